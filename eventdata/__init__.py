@@ -1,0 +1,48 @@
+"""Event-camera datasets for spiking neural networks.
+
+Raw events -> one verified Zarr store -> batches for torch. The command is ``eventdata --help``;
+the names here are loaded when first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eventdata.convert import Conversion, convert
+    from eventdata.dataset import FrameDataset
+    from eventdata.errors import EventDataError
+    from eventdata.store.read import Store, open_store
+    from eventdata.store.verify import verify
+
+__version__ = "0.1.0"
+__all__ = [
+    "Conversion",
+    "EventDataError",
+    "FrameDataset",
+    "Store",
+    "convert",
+    "open_store",
+    "verify",
+]
+
+_HOMES = {
+    "Conversion": "eventdata.convert",
+    "EventDataError": "eventdata.errors",
+    "FrameDataset": "eventdata.dataset",
+    "Store": "eventdata.store.read",
+    "convert": "eventdata.convert",
+    "open_store": "eventdata.store.read",
+    "verify": "eventdata.store.verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'eventdata' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

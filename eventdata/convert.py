@@ -1,0 +1,317 @@
+"""Conversion: plan -> one task a shard -> executor -> store."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eventdata.errors import InputError, MismatchError, OptionError
+from eventdata.raw.registry import build_source
+from eventdata.raw.source import Samples, Source, file_numbers
+from eventdata.store.files import Files, open_files
+from eventdata.store.layout import Header, SampleFormat, parameters_digest
+from eventdata.store.shard import ShardBuilder, compressed_bytes, index_bytes
+from eventdata.store.write import (
+    ShardRecord,
+    StorePlan,
+    begin,
+    check_same,
+    count_skipped,
+    existing_header,
+    finish,
+    read_records,
+    write_shard,
+    writer_lock,
+)
+from eventdata.workers import run_tasks, worker_pool
+
+OnError = Literal["fail", "skip"]
+Progress = Callable[[int, int], None]  # samples done, samples in all
+
+DEFAULT_SHARD_SIZE = 512
+ESTIMATE_SAMPLES = 64  # samples that a dry run compresses to foretell the bytes
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a call of `convert` did, or with ``dry_run`` would do.
+
+    samples: samples of each split; done_before: those that an earlier call had finished;
+    skipped: slots without a sample; bytes: of the store (expected, in a dry run).
+    """
+
+    out: str
+    state: Literal["complete", "already complete", "dry run"]
+    samples: Mapping[str, int]
+    done_before: int
+    skipped: int
+    bytes: int
+    seconds: float
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """All that a worker needs to make one shard; it travels by pickle."""
+
+    source: Source
+    sample: SampleFormat
+    files: Files
+    split: str
+    shard: int
+    shard_size: int
+    samples: Samples
+    on_error: OnError
+
+
+def convert(
+    source: str | Source,
+    input: str | os.PathLike[str],  # noqa: A002 the command's own word
+    out: str | os.PathLike[str],
+    *,
+    workers: int = 1,
+    shard_size: int = DEFAULT_SHARD_SIZE,
+    limit: int | None = None,
+    on_error: OnError = "fail",
+    overwrite: bool = False,
+    dry_run: bool = False,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Conversion:
+    """Convert raw samples into a store; finish an interrupted conversion when called again.
+
+    source: a name (``es-imagenet``, ``es-ucf101``, ...) with that source's ``options`` (split,
+    splits, fold, ...), or any `Source` (``input`` is then not read).
+    workers: processes; 1 converts in this one. In a script, call this under
+    ``if __name__ == "__main__":`` when workers > 1. executor: a `concurrent.futures.Executor` to
+    use instead, such as Dask's ``Client(...).get_executor()``.
+    limit: only the first so many samples of each split. on_error="skip": a sample that can't be
+    read keeps its slot, invalid, with the reason in ``skipped.json``.
+    overwrite: replace the store that is there. dry_run: only tell what would be done.
+
+    Raises InputError (a raw file or manifest), MismatchError (OUT was made from something else),
+    StoreError (OUT can't be written or is no store), OptionError.
+    """
+    started = time.monotonic()
+    _check_options(workers, shard_size, limit, on_error)
+    if isinstance(source, str):
+        source = build_source(source, Path(input), options)
+    job = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error)
+    files = open_files(out)
+    found = existing_header(files)  # StoreError before anything is touched
+    if dry_run:
+        return _foretell(job, files, None if overwrite else found, started)
+    files.prepare()
+    with writer_lock(files):
+        done_before = job.total
+        already_complete = begin(files, job.plan, overwrite=overwrite)
+        if not already_complete:
+            todo, done_before = _unfinished(job, files)
+            pool = nullcontext(executor) if executor is not None else worker_pool(workers)
+            done = done_before
+            with pool as running:
+                if progress is not None:
+                    progress(done, job.total)
+                tasks = _tasks(job, files, todo)
+                for count in run_tasks(running, convert_shard, tasks, backlog=4 * workers):
+                    done += count
+                    if progress is not None:
+                        progress(done, job.total)
+            finish(files, job.plan)
+    return Conversion(
+        out=files.where,
+        state="already complete" if already_complete else "complete",
+        samples=job.counts,
+        done_before=done_before,
+        skipped=count_skipped(files),
+        bytes=files.total_bytes(),
+        seconds=time.monotonic() - started,
+        notes=job.notes,
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A source, its listed samples and the plan of the store that they make."""
+
+    source: Source
+    listing: Mapping[str, Samples]
+    plan: StorePlan
+    on_error: OnError
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples of each split."""
+        return {split: len(samples) for split, samples in self.listing.items()}
+
+    @property
+    def total(self) -> int:
+        """Samples of all splits."""
+        return sum(self.counts.values())
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the listing."""
+        return [note for samples in self.listing.values() for note in samples.notes]
+
+
+def plan_job(source: Source, *, shard_size: int, limit: int | None, on_error: OnError) -> Job:
+    """List the source's samples and plan the store; no sample is opened.
+
+    InputError for the first sample that can't be read, unless such are to be skipped.
+    """
+    listing = source.splits()
+    for split, samples in listing.items():
+        part = samples if limit is None else samples[:limit]
+        part.notes = samples.notes
+        part.inspect_files()
+        if part.problems and on_error == "fail":
+            first = part.problems[min(part.problems)]
+            others = len(part.problems) - 1
+            more = f" (and {others:,} more in {split})" if others else ""
+            raise InputError(f"{first}{more}; mend that, or leave it out with --on-error skip")
+        listing[split] = part
+    sample = source.sample_format
+    parameters = {
+        **source.parameters,
+        "split_names": sorted(listing),
+        "limit": limit,
+        "shard_size": shard_size,
+    }
+    header = Header(
+        dataset=source.dataset,
+        representation=sample.representation,
+        steps=sample.steps,
+        polarity=["positive", "negative"] if sample.channels == 2 else [],
+        classes=list(source.classes),
+        parameters=parameters,
+        parameters_sha256=parameters_digest(parameters),
+        complete=False,
+    )
+    columns = {split: samples.columns() for split, samples in listing.items()}
+    return Job(source, listing, StorePlan(header, sample, shard_size, columns), on_error)
+
+
+def convert_shard(task: ShardTask) -> int:
+    """Read the samples of one shard, pack and compress them, put the shard into its place.
+
+    Returns the number of samples, skipped ones counted in.
+    """
+    builder = ShardBuilder(task.sample, task.shard_size)
+    packed = np.zeros(task.sample.packed_shape, task.sample.dtype)
+    events = [0] * len(task.samples)
+    skipped: dict[int, str] = {}
+    for slot in range(len(task.samples)):
+        try:
+            events[slot] = read_sample(task.source, task.samples, slot, packed)
+        except InputError as error:
+            if task.on_error == "fail":
+                raise
+            skipped[slot] = str(error)
+        else:
+            builder.add(slot, packed)
+    data = builder.finish()
+    record = ShardRecord(events, skipped, len(data))
+    write_shard(task.files, task.split, task.sample, task.shard, data, record)
+    return len(task.samples)
+
+
+def read_sample(source: Source, samples: Samples, index: int, out: NDArray[Any]) -> int:
+    """Read one listed sample into out (K, H, W, P); its number of events.
+
+    InputError where it can't be used, MismatchError where its file is not the one listed.
+    """
+    if index in samples.problems:
+        raise InputError(samples.problems[index])
+    path = samples.paths[index]
+    try:
+        return source.read(samples.row(index), out)
+    finally:
+        # After reading, so that the store's record of the file is of what was read.
+        ((size, changed),) = file_numbers([path])
+        if (size, changed) != (samples.input_size[index], samples.input_time[index]):
+            raise MismatchError(
+                f"{path}: changed while the conversion ran; call again once the input rests, with "
+                "--overwrite if it is meant to be another"
+            )
+
+
+def _unfinished(job: Job, files: Files) -> tuple[list[tuple[str, int]], int]:
+    """(split, shard) of what is still to be done, and how many samples are done."""
+    todo = []
+    done = 0
+    for split, count in job.counts.items():
+        records = read_records(files, job.plan, split)
+        for shard in range(job.plan.shards(split)):
+            record = records.get(shard)
+            if record is None or (record.skipped and job.on_error == "fail"):
+                todo.append((split, shard))
+            else:
+                done += min(job.plan.shard_size, count - shard * job.plan.shard_size)
+    return todo, done
+
+
+def _tasks(job: Job, files: Files, todo: Iterable[tuple[str, int]]) -> Iterator[ShardTask]:
+    """Tasks made one at a time: a million samples need not travel at once."""
+    size = job.plan.shard_size
+    for split, shard in todo:
+        yield ShardTask(
+            source=job.source,
+            sample=job.plan.sample,
+            files=files,
+            split=split,
+            shard=shard,
+            shard_size=size,
+            samples=job.listing[split][shard * size : (shard + 1) * size],
+            on_error=job.on_error,
+        )
+
+
+def _foretell(job: Job, files: Files, found: Header | None, started: float) -> Conversion:
+    """What a conversion would do; bytes from compressing samples spread over each split."""
+    done = 0
+    if found is not None:
+        check_same(files, found, job.plan)
+        done = job.total if found.complete else _unfinished(job, files)[1]
+    packed = np.zeros(job.plan.sample.packed_shape, job.plan.sample.dtype)
+    expected = 0.0
+    skipped = 0
+    for split, samples in job.listing.items():
+        skipped += len(samples.problems)
+        expected += job.plan.shards(split) * index_bytes(job.plan.sample, job.plan.shard_size)
+        sizes = []
+        for index in np.unique(np.linspace(0, len(samples) - 1, ESTIMATE_SAMPLES).astype(int)):
+            try:
+                read_sample(job.source, samples, int(index), packed)
+            except InputError:
+                if job.on_error == "fail":
+                    raise
+            else:
+                sizes.append(compressed_bytes(packed))
+        expected += len(samples) * float(np.mean(sizes)) if sizes else 0.0
+    return Conversion(
+        out=files.where,
+        state="dry run",
+        samples=job.counts,
+        done_before=done,
+        skipped=skipped,
+        bytes=round(expected),
+        seconds=time.monotonic() - started,
+        notes=job.notes,
+    )
+
+
+def _check_options(workers: int, shard_size: int, limit: int | None, on_error: str) -> None:
+    for name, value in (("workers", workers), ("shard-size", shard_size), ("limit", limit)):
+        if value is not None and value < 1:
+            raise OptionError(f"--{name} must be at least 1, not {value}")
+    if on_error not in ("fail", "skip"):
+        raise OptionError(f"--on-error is fail or skip, not {on_error!r}")

@@ -1,0 +1,120 @@
+"""`FrameDataset`: a split of a store as a torch Dataset."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from eventdata.kernels.packing import unpack
+from eventdata.store.layout import SampleFormat
+from eventdata.store.read import open_store
+
+
+class FrameDataset(Dataset[tuple[Any, Any]]):
+    """The valid samples of one split: ``ds[i] -> (uint8 tensor (T, P, H, W), int label)``.
+
+    Binary frames hold 0 and 1, count frames counts (uint8 or uint16); of a store of still images
+    a sample is (C, H, W). Channel 0 is positive. ``transform`` and ``target_transform`` get the
+    tensor and the label of each sample.
+
+    It pickles, works in DataLoader workers by fork (also after the parent has read) and by spawn,
+    and threads may share it. Batches are read by one call of ``__getitems__``, which torch's
+    DataLoader uses by itself.
+
+    Raises StoreError where there is no store, it is incomplete or damaged; OptionError for a
+    split that it does not have.
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str],
+        split: str = "train",
+        *,
+        transform: Callable[[torch.Tensor], Any] | None = None,
+        target_transform: Callable[[int], Any] | None = None,
+    ) -> None:
+        opened = open_store(store)
+        self._split = opened.split(split)
+        self._reader = self._split.reader()
+        self._indices = np.flatnonzero(self._split.valid)
+        self.transform = transform
+        self.target_transform = target_transform
+        self.split = split
+        self.attrs: dict[str, Any] = asdict(opened.header)
+        self.classes: list[str] = list(opened.header.classes)
+        self.labels: NDArray[np.int64] = self._split.labels[self._indices].astype(np.int64)
+
+    @property
+    def sample_format(self) -> SampleFormat:
+        """Shape and type of a stored sample."""
+        return self._split.sample
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each sample, as its raw file is called."""
+        return list(self._split.sample_names[self._indices])
+
+    @property
+    def event_counts(self) -> NDArray[np.uint32]:
+        """Events in the frames of each sample."""
+        return self._split.event_counts[self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
+        """Samples of several indices; their tensors are views of one."""
+        sample = self._split.sample
+        packed = np.empty(sample.packed_shape, sample.dtype)
+        batch = np.empty((len(indices), *_dense_shape(sample)), sample.dtype)
+        for slot, index in enumerate(indices):
+            self._reader.read(self._stored_index(index), packed)
+            _make_dense(sample, packed, batch[slot])
+        frames: Sequence[Any] = torch.from_numpy(batch).unbind()
+        labels: Sequence[Any] = [int(self.labels[index]) for index in indices]
+        if self.transform is not None:
+            frames = [self.transform(tensor) for tensor in frames]
+        if self.target_transform is not None:
+            labels = [self.target_transform(label) for label in labels]
+        return list(zip(frames, labels, strict=True))
+
+    def packed(self, index: int) -> NDArray[Any]:
+        """One sample as it is stored, (K, H, W, P); see `eventdata.store.layout.SampleFormat`."""
+        sample = self._split.sample
+        out = np.empty(sample.packed_shape, sample.dtype)
+        self._reader.read(self._stored_index(index), out)
+        return out
+
+    def _stored_index(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return int(self._indices[index])
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, _dense_shape(self._split.sample)))
+        return (
+            f"FrameDataset({self._split.files.where!r}, split={self.split!r}: {len(self):,} samples of "
+            f"{shape} {self._split.sample.representation}, {len(self.classes)} classes)"
+        )
+
+
+def _dense_shape(sample: SampleFormat) -> tuple[int, ...]:
+    """(T, P, H, W), or (C, H, W) of images."""
+    shape = (sample.channels, sample.height, sample.width)
+    return shape if sample.steps is None else (sample.steps, *shape)
+
+
+def _make_dense(sample: SampleFormat, packed: NDArray[Any], out: NDArray[Any]) -> None:
+    """A stored sample (K, H, W, P) as frames (T, P, H, W) or an image (C, H, W)."""
+    if sample.representation == "binary":
+        unpack(packed, out)
+    else:
+        out[:] = np.moveaxis(packed, -1, 1).reshape(out.shape)

@@ -1,0 +1,25 @@
+"""Errors of this package: one sentence each that says what is wrong, in which file, what to do."""
+
+
+class EventDataError(ValueError):
+    """Base of all errors that eventdata raises on purpose."""
+
+
+class OptionError(EventDataError):
+    """An option or argument that does not make sense (exit code 2 on the command line)."""
+
+
+class InputError(EventDataError):
+    """A raw file, manifest, image, video or recording that cannot be used as it is."""
+
+
+class StoreError(EventDataError):
+    """A store that is missing, damaged, of a newer version, or not a store at all."""
+
+
+class IncompleteStoreError(StoreError):
+    """A store whose conversion has not finished."""
+
+
+class MismatchError(StoreError):
+    """A store made with other parameters or from other input than this call asks for."""

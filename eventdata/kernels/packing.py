@@ -1,0 +1,112 @@
+"""Packed frames: raw coordinates and dense planes into bits, and bits into dense frames.
+
+T steps, K = ceil(T/8) time bytes, P polarities (0 = positive), H rows, W columns. Packed frames
+are uint8 (K, H, W, P): byte [k, y, x, p] holds steps 8k..8k+7 of a pixel, the first in the highest
+bit, pad bits zero.
+"""
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+U8 = NDArray[np.uint8]
+
+OK, BAD_STEP, BAD_COORDINATE, BAD_VALUE = 0, 1, 2, 3
+
+
+@numba.njit(cache=True, nogil=True)
+def scatter_coordinates(
+    events: U8, polarity: int, row_shift: int, column_shift: int, canvas: int, margin: int, out: U8
+) -> tuple[int, int, int]:
+    """Set the bit of each event (row, column, step 1..8) that falls into the crop.
+
+    events (n, 3); out (1, H, W, P), where H = W = canvas - 2 * margin. The shifts centre the
+    sample on the canvas. Returns how many bits were new, a fault code and the faulty event.
+    """
+    _, height, width, _ = out.shape
+    ones = 0
+    for i in range(events.shape[0]):
+        step = events[i, 2]
+        if step < 1 or step > 8:
+            return ones, BAD_STEP, i
+        row = events[i, 0] + row_shift
+        column = events[i, 1] + column_shift
+        if row >= canvas or column >= canvas:
+            return ones, BAD_COORDINATE, i
+        y = row - margin
+        x = column - margin
+        if 0 <= y < height and 0 <= x < width:
+            bit = np.uint8(128 >> (step - 1))
+            byte = out[0, y, x, polarity]
+            ones += (byte & bit) == 0
+            out[0, y, x, polarity] = byte | bit
+    return ones, OK, 0
+
+
+@numba.njit(cache=True, nogil=True)
+def pack_dense(frames: U8, out: U8) -> tuple[int, int]:
+    """Pack dense binary planes (P, T, H, W) into out (K, H, W, P).
+
+    Returns how many cells are set and OK, or BAD_VALUE where a cell is neither 0 nor 1.
+    """
+    polarities, steps, height, width = frames.shape
+    out[:] = 0
+    ones = 0
+    seen = np.uint8(0)
+    row_bytes = np.empty(width, np.uint8)
+    for k in range(out.shape[0]):
+        for p in range(polarities):
+            for y in range(height):
+                row_bytes[:] = 0
+                for step in range(8 * k, min(8 * k + 8, steps)):
+                    shift = np.uint8(7 - step % 8)
+                    total = 0
+                    for x in range(width):
+                        value = frames[p, step, y, x]
+                        seen |= value
+                        total += value
+                        row_bytes[x] |= np.uint8(value << shift)
+                    ones += total
+                for x in range(width):
+                    out[k, y, x, p] = row_bytes[x]
+    return ones, BAD_VALUE if seen > 1 else OK
+
+
+@numba.njit(cache=True, nogil=True)
+def unpack(packed: U8, out: U8) -> None:
+    """Unpack (K, H, W, P) into dense out (T, P, H, W) of zeros and ones."""
+    steps, polarities, height, width = out.shape
+    row_bytes = np.empty((polarities, width), np.uint8)
+    for k in range(packed.shape[0]):
+        last = min(8 * k + 8, steps)
+        for y in range(height):
+            # Polarities apart first: the loop over x below then runs on whole vectors.
+            for x in range(width):
+                for p in range(polarities):
+                    row_bytes[p, x] = packed[k, y, x, p]
+            for step in range(8 * k, last):
+                shift = np.uint8(7 - step % 8)
+                for p in range(polarities):
+                    for x in range(width):
+                        out[step, p, y, x] = (row_bytes[p, x] >> shift) & np.uint8(1)
+
+
+@numba.njit(cache=True, nogil=True)
+def count_ones(packed: U8) -> int:
+    """How many bits are set in packed frames of any shape (contiguous)."""
+    table = np.empty(256, np.uint8)
+    table[0] = 0
+    for value in range(1, 256):
+        table[value] = table[value >> 1] + (value & 1)
+    ones = 0
+    for byte in packed.reshape(-1):
+        ones += table[byte]
+    return ones
+
+
+@numba.njit(cache=True, nogil=True)
+def pad_bits_set(packed: U8, steps: int) -> bool:
+    """Whether any bit after the last step is set in packed frames (K, H, W, P)."""
+    pad = packed.shape[0] * 8 - steps
+    mask = np.uint8((1 << pad) - 1)
+    return bool((packed[-1] & mask).any())

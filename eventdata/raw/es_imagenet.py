@@ -1,0 +1,151 @@
+"""ES-ImageNet as published: a manifest and one small npz of event coordinates a sample.
+
+Lin et al., "ES-ImageNet: A Million Event-Stream Classification Dataset for Spiking Neural
+Networks", 2021. A manifest line is ``path label height width``; a file holds ``pos`` and ``neg``,
+uint8 (n, 3): row, column, step 1..8. The frames are those of the published loader: centred on a
+256x256 canvas, one bit a cell, cropped to [16:240, 16:240].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eventdata.errors import InputError
+from eventdata.kernels.packing import BAD_STEP, OK, scatter_coordinates
+from eventdata.raw.npz import read_npz
+from eventdata.raw.source import Sample, Samples, read_lines, safe_relative
+from eventdata.store.layout import Parameters, SampleFormat
+
+MANIFESTS = {"train": "trainlabel.txt", "val": "vallabel.txt"}
+CLASSES = 1000
+LONG_SIDE = 254
+CANVAS = 256
+MARGIN = 16
+STEPS = 8
+# A cell can hold one event a step and polarity: more bytes than this is no sample.
+MAX_ARRAY_BYTES = STEPS * CANVAS * CANVAS * 3 + 4096
+
+
+@dataclass(frozen=True)
+class EsImageNet:
+    """Raw ES-ImageNet under ``root``: manifests there, files in ``train/`` and ``val/``."""
+
+    root: Path
+    only: str | None = None
+    dataset = "es-imagenet"
+
+    @cached_property
+    def classes(self) -> Sequence[str]:
+        """``class0`` .. ``class999``, as the published folders are named."""
+        return [f"class{label}" for label in range(CLASSES)]
+
+    @property
+    def sample_format(self) -> SampleFormat:
+        """Binary frames (8, 2, 224, 224)."""
+        side = CANVAS - 2 * MARGIN
+        return SampleFormat(
+            representation="binary", steps=STEPS, channels=2, height=side, width=side
+        )
+
+    @property
+    def parameters(self) -> Parameters:
+        """The published framing; it has no settings."""
+        return {"source": "es-imagenet", "framing": "published"}
+
+    def splits(self) -> dict[str, Samples]:
+        """Train and val, those of them whose manifest is there."""
+        if self.only is not None and self.only not in MANIFESTS:
+            raise InputError(f"es-imagenet has the splits train and val, not {self.only!r}")
+        wanted = [self.only] if self.only else list(MANIFESTS)
+        present = [split for split in wanted if (self.root / MANIFESTS[split]).is_file()]
+        if not present:
+            names = " or ".join(MANIFESTS[split] for split in wanted)
+            raise InputError(
+                f"{self.root}: no {names} in it; give the folder that holds the manifests and the "
+                "folders train and val (see datasets.md)"
+            )
+        return {split: self._list(split) for split in present}
+
+    def _list(self, split: str) -> Samples:
+        manifest = self.root / MANIFESTS[split]
+        lines = read_lines(manifest)
+        if not lines:
+            raise InputError(f"{manifest}: the manifest is empty; get it again")
+        folder = str(self.root / split)
+        names: list[str] = []
+        paths: list[str] = []
+        labels = np.full(len(lines), -1, np.int32)
+        sizes = np.zeros((len(lines), 2), np.int64)
+        problems: dict[int, str] = {}
+        seen: set[str] = set()
+        for index, line in enumerate(lines):
+            name, label, height, width, problem = _parse_line(line)
+            if not problem and name in seen:
+                problem = f"{name!r} is listed twice"
+            if problem:
+                problems[index] = f"{manifest}:{index + 1}: {problem}"
+            seen.add(name)
+            names.append(name)
+            paths.append("" if problem else f"{folder}/{name}")
+            labels[index] = label
+            sizes[index] = height, width
+        return Samples(names, labels, paths, sizes, problems)
+
+    def read(self, sample: Sample, out: NDArray[Any]) -> int:
+        """Fill out (1, 224, 224, 2) from one npz; see `Source.read`."""
+        pos, neg = read_npz(Path(sample.path), ("pos", "neg"), MAX_ARRAY_BYTES)
+        height, width = sample.details
+        out[:] = 0
+        ones = 0
+        for polarity, (key, events) in enumerate((("pos", pos), ("neg", neg))):
+            if events.ndim != 2 or events.shape[1] != 3:
+                raise InputError(
+                    f"{sample.path}: array {key!r} has shape {events.shape}, not (n, 3) = row, "
+                    "column, step; generate the file again"
+                )
+            new, fault, event = scatter_coordinates(
+                events,
+                polarity,
+                (LONG_SIDE - height) // 2,
+                (LONG_SIDE - width) // 2,
+                CANVAS,
+                MARGIN,
+                out,
+            )
+            if fault != OK:
+                what = (
+                    "a step that is not 1 to 8" if fault == BAD_STEP else "coordinates off canvas"
+                )
+                row, column, step = (int(value) for value in events[event])
+                raise InputError(
+                    f"{sample.path}: event {event} of {key!r} (row {row}, column {column}, step "
+                    f"{step}; image {height}x{width}) has {what}; generate the file again"
+                )
+            ones += new
+        if not len(pos) + len(neg):
+            raise InputError(f"{sample.path}: no events in it; generate the file again")
+        return ones
+
+
+def _parse_line(line: str) -> tuple[str, int, int, int, str]:
+    """Name, label, height, width of a manifest line, and what is wrong with it ("" if nothing)."""
+    fields = line.split()
+    name = fields[0] if fields else ""
+    if len(fields) != 4:
+        return name, -1, 0, 0, f"{len(fields)} fields, not 4 (path label height width): {line!r}"
+    try:
+        label, height, width = (int(value) for value in fields[1:])
+    except ValueError:
+        return name, -1, 0, 0, f"label, height and width must be whole numbers: {line!r}"
+    if not 0 <= label < CLASSES:
+        return name, -1, 0, 0, f"unknown label {label}, they go from 0 to {CLASSES - 1}"
+    if not (0 < height <= LONG_SIDE and 0 < width <= LONG_SIDE):
+        return name, label, 0, 0, f"image size {height}x{width} is not within 1 to {LONG_SIDE}"
+    if not safe_relative(name):
+        return name, label, 0, 0, f"path {name!r} leaves the folder"
+    return name, label, height, width, ""

@@ -1,0 +1,109 @@
+"""Read arrays from a published ``.npz`` without trusting it.
+
+The zip's directory is read by zipfile and arrays' headers by NumPy; the members themselves are
+inflated by ISA-L in one call each, bounded by their declared size. Nothing is ever unpickled.
+"""
+
+import io
+import struct
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from isal import isal_zlib
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from eventdata.errors import InputError
+
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_REMEDY = "get or generate the file again, or leave it out with --on-error skip"
+
+
+def read_npz(path: Path, keys: Sequence[str], max_bytes: int) -> list[NDArray[np.uint8]]:
+    """The uint8 arrays under ``keys``, read-only.
+
+    ``max_bytes`` bounds the file and each array, so that a damaged header can't ask for more
+    memory than a sound sample needs. InputError names the file and what is wrong with it.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(2 * max_bytes + 1)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}); {_REMEDY}") from None
+    try:
+        return parse_npz(data, keys, max_bytes)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; {_REMEDY}") from None
+
+
+def parse_npz(data: bytes, keys: Sequence[str], max_bytes: int) -> list[NDArray[np.uint8]]:
+    """`read_npz` on the bytes of the file; errors say what is wrong, not where."""
+    if len(data) > 2 * max_bytes:
+        raise InputError(f"the file is larger than the {2 * max_bytes:,} bytes a sample can have")
+    try:
+        members = {info.filename: info for info in zipfile.ZipFile(io.BytesIO(data)).infolist()}
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError):
+        raise InputError("not a whole zip file (truncated, or something else)") from None
+    arrays = []
+    for key in keys:
+        info = members.get(f"{key}.npy")
+        if info is None:
+            raise InputError(f"no array {key!r} in it (it has: {', '.join(members) or 'nothing'})")
+        if info.file_size > max_bytes:
+            raise InputError(
+                f"array {key!r} declares {info.file_size:,} bytes, a sample has at most "
+                f"{max_bytes:,}"
+            )
+        arrays.append(_parse_npy(_inflate(data, info), key))
+    return arrays
+
+
+def _inflate(data: bytes, info: zipfile.ZipInfo) -> bytes:
+    damaged = InputError(f"member {info.filename!r} is damaged")
+    try:
+        magic, name_length, extra_length = _LOCAL_HEADER.unpack_from(data, info.header_offset)
+    except struct.error:
+        raise damaged from None
+    start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    packed = data[start : start + info.compress_size]
+    if magic != b"PK\x03\x04" or len(packed) != info.compress_size or info.flag_bits & 1:
+        raise damaged
+    if info.compress_type == zipfile.ZIP_STORED:
+        content = packed
+    elif info.compress_type == zipfile.ZIP_DEFLATED:
+        try:
+            # One byte more than declared shows a member that inflates to more than it says.
+            content = isal_zlib.decompressobj(-15).decompress(packed, info.file_size + 1)
+        except isal_zlib.error:
+            raise damaged from None
+    else:
+        raise InputError(f"member {info.filename!r} is compressed by an unknown method")
+    if len(content) != info.file_size or isal_zlib.crc32(content) != info.CRC:
+        raise damaged
+    return content
+
+
+def _parse_npy(content: bytes, key: str) -> NDArray[np.uint8]:
+    stream = io.BytesIO(content)
+    try:
+        version = npy.read_magic(stream)
+        read_header = {
+            (1, 0): npy.read_array_header_1_0,
+            (2, 0): npy.read_array_header_2_0,
+        }[version]
+        shape, fortran_order, dtype = read_header(stream)
+    except (ValueError, KeyError, SyntaxError, TypeError, RecursionError, MemoryError):
+        raise InputError(f"array {key!r} has a damaged header") from None
+    if dtype != np.uint8:
+        kind = "Python objects, which are never unpickled" if dtype.hasobject else str(dtype)
+        raise InputError(f"array {key!r} holds {kind}, not uint8")
+    # Python integers: a declared shape can't overflow.
+    size = 1
+    for length in shape:
+        size *= length
+    if min(shape, default=0) < 0 or size != len(content) - stream.tell():
+        raise InputError(f"array {key!r} declares shape {shape}, its data do not fit that")
+    values = np.frombuffer(content, np.uint8, offset=stream.tell())
+    return values.reshape(shape, order="F" if fortran_order else "C")

@@ -1,0 +1,164 @@
+"""What a source of samples is, and the columns in which it lists them."""
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eventdata.errors import InputError
+from eventdata.store.layout import Parameters, SampleFormat
+
+
+class Sample(NamedTuple):
+    """One listed sample: its name (unique in its split), label, and numbers its source needs."""
+
+    name: str
+    label: int
+    path: str
+    details: tuple[int, ...]
+
+
+@dataclass
+class Samples:
+    """The samples of one split as columns (a million samples as objects would fill the memory).
+
+    names: unique; paths: files they are read from ("" where there is none); labels: int32, -1
+    where unknown; details: int64 (N, D), whatever the source wants back in `Source.read`;
+    problems: index -> why a listed sample can't be read (a bad line, a file that isn't there);
+    notes: what a user should know of the listing.
+    """
+
+    names: list[str]
+    labels: NDArray[np.int32]
+    paths: list[str]
+    details: NDArray[np.int64]
+    problems: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    input_size: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    input_time: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, part: slice) -> "Samples":
+        indices = range(*part.indices(len(self)))
+        return Samples(
+            names=self.names[part],
+            labels=self.labels[part],
+            paths=self.paths[part],
+            details=self.details[part],
+            problems={i - indices.start: self.problems[i] for i in indices if i in self.problems},
+            input_size=self.input_size[part],
+            input_time=self.input_time[part],
+        )
+
+    def row(self, index: int) -> Sample:
+        """One sample of the list."""
+        details = tuple(int(value) for value in self.details[index])
+        return Sample(self.names[index], int(self.labels[index]), self.paths[index], details)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns that a store keeps of its input, by the names of its arrays."""
+        return {
+            "name": np.array(self.names, dtype=object),
+            "label": self.labels,
+            "input_size": self.input_size,
+            "input_time": self.input_time,
+        }
+
+    def inspect_files(self) -> None:
+        """Fill input_size (bytes) and input_time (ns); note each file that isn't there."""
+        self.input_size = np.zeros(len(self), np.uint64)
+        self.input_time = np.zeros(len(self), np.int64)
+        with ThreadPoolExecutor(16) as threads:  # a stat over a network is slow, not busy
+            batches = (self.paths[i : i + 1024] for i in range(0, len(self), 1024))
+            numbers = threads.map(file_numbers, batches)
+            found = (pair for batch in numbers for pair in batch)
+            for index, (size, time) in enumerate(found):
+                if size < 0:
+                    self.problems.setdefault(index, f"{self.paths[index]}: the file isn't there")
+                else:
+                    self.input_size[index], self.input_time[index] = size, time
+
+
+def file_numbers(paths: Iterable[str]) -> list[tuple[int, int]]:
+    """Size and time of change of each file; (-1, 0) where it isn't there, (0, 0) for ""."""
+    numbers = []
+    for path in paths:
+        if not path:
+            numbers.append((0, 0))
+            continue
+        try:
+            status = os.stat(path)  # noqa: PTH116 a Path a file costs more than the stat
+        except (OSError, ValueError):
+            numbers.append((-1, 0))
+        else:
+            numbers.append((status.st_size, status.st_mtime_ns))
+    return numbers
+
+
+class Source(Protocol):
+    """Lists samples and reads one. A new source is one new file and one line in `raw.registry`.
+
+    A source is a frozen dataclass of its settings: it travels to worker processes by pickle, and
+    two with the same ``parameters`` read the same file to the same bytes.
+    """
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Class names, by label."""
+
+    @property
+    def sample_format(self) -> SampleFormat:
+        """Shape and type of each sample."""
+
+    @property
+    def parameters(self) -> Parameters:
+        """Settings that decide what the samples hold, as JSON values."""
+
+    def splits(self) -> dict[str, Samples]:
+        """The samples of each split, in the order in which they will be stored.
+
+        Raises InputError where the listing as a whole can't be used; a fault of a single sample
+        goes into ``Samples.problems``. Files are not opened here.
+        """
+
+    def read(self, sample: Sample, out: NDArray[Any]) -> int:
+        """Fill out (K, H, W, P) with one sample; return how many events its frames hold.
+
+        Raises InputError, naming the file, where the sample can't be used.
+        """
+
+
+def safe_relative(name: str) -> bool:
+    """Whether a listed path stays inside its folder."""
+    path = Path(name)
+    return (
+        bool(name)
+        and "\\" not in name
+        and "\0" not in name
+        and not path.is_absolute()
+        and (".." not in path.parts)
+    )
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a manifest, whatever its line ends, blank lines at the end left out."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(
+            f"{path}: can't be read ({error.strerror}); give the folder with it"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file; get it again") from None
+    return [line.rstrip() for line in text.rstrip().split("\n")] if text.strip() else []

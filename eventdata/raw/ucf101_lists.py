@@ -1,0 +1,158 @@
+"""UCF101's clips and official lists, for the raw events (es_ucf101) and the videos (ucf101).
+
+``classInd.txt``: ``1 ApplyEyeMakeup``; ``trainlist01.txt``: ``CLASS/v_CLASS_g08_c01.avi 1``;
+``testlist01.txt``: the same without the label. Line ends are CRLF as published.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from eventdata.errors import InputError, OptionError
+from eventdata.raw.source import Samples, read_lines, safe_relative
+
+_CLIP = re.compile(r"v_(?P<label>\w+)_g\d+_c\d+")
+FOLDS = (1, 2, 3)
+ALL = "all"
+
+
+def find_clips(root: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
+    """Clip name (stem) -> where it lies, in ``root`` itself or in class folders there, sorted.
+
+    A suffix of "" stands for folders: a clip as a folder of frames.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the one that holds the clips")
+    found: dict[str, list[Path]] = {}
+    for path in sorted([*root.glob("*"), *root.glob("*/*")]):
+        is_clip = (
+            "" in suffixes and bool(_CLIP.fullmatch(path.name))
+            if path.is_dir()
+            else path.suffix.lower() in suffixes
+        )
+        if is_clip:
+            found.setdefault(path.name if path.is_dir() else path.stem, []).append(path)
+    if not found:
+        kinds = " or ".join(suffix or "frame folders" for suffix in suffixes)
+        raise InputError(f"{root}: no clips ({kinds}) in it or in class folders there")
+    return found
+
+
+def clip_class(clip: str) -> str | None:
+    """The class in a clip's name, None where it is not named v_CLASS_gGG_cCC."""
+    match = _CLIP.fullmatch(clip)
+    return match["label"] if match else None
+
+
+def read_class_index(lists: Path) -> list[str]:
+    """Class names of ``classInd.txt`` in order; InputError where it does not count 1, 2, 3, ..."""
+    path = lists / "classInd.txt"
+    classes = []
+    for number, line in enumerate(read_lines(path), 1):
+        fields = line.split()
+        if len(fields) != 2 or fields[0] != str(number):
+            raise InputError(f"{path}:{number}: expected '{number} CLASS', found {line!r}")
+        classes.append(fields[1])
+    if len(set(classes)) != len(classes) or not classes:
+        raise InputError(f"{path}: no classes in it, or one twice; get the file again")
+    return classes
+
+
+def list_clips(
+    clips: Mapping[str, list[Path]],
+    classes: Sequence[str],
+    lists: Path | None,
+    fold: int | None,
+    only: str | None,
+) -> dict[str, Samples]:
+    """The clips of each split: train and test of the fold, or ``all`` without lists.
+
+    Of a list, the clips that are there make the split, in the list's order (a part of UCF101 is
+    a common thing to have); how many are not there is noted, as are clips that no list names.
+    """
+    if (lists is None) != (fold is None):
+        raise OptionError("--splits DIR and --fold 1|2|3 go together; give both or neither")
+    if lists is None:
+        if only not in (None, ALL):
+            raise OptionError(f"without --splits there is one split, {ALL!r}, not {only!r}")
+        lines = [(clip, None, "") for clip in clips]
+        return {ALL: _samples(lines, clips, classes)}
+    if fold not in FOLDS:
+        raise OptionError(f"UCF101 has the folds 1, 2 and 3, not {fold}")
+    if only not in (None, "train", "test"):
+        raise OptionError(f"with --splits the splits are train and test, not {only!r}")
+    splits: dict[str, Samples] = {}
+    notes = []
+    elsewhere: dict[str, str] = {}  # clip -> the list that named it first
+    for split in ("train", "test"):
+        path = lists / f"{split}list{fold:02d}.txt"
+        lines, absent = [], 0
+        for number, line in enumerate(read_lines(path), 1):
+            clip, label, problem = _parse_line(line, classes)
+            if not problem and clip in elsewhere:
+                problem = f"{clip!r} is listed twice (also in {elsewhere[clip]})"
+            if not problem and clip not in clips:
+                absent += 1
+                continue
+            elsewhere.setdefault(clip, path.name)
+            lines.append((clip, label, f"{path}:{number}: {problem}" if problem else ""))
+        if absent:
+            notes.append(f"{path.name}: {absent:,} of its clips are not in the input, left out")
+        if lines and only in (None, split):
+            splits[split] = _samples(lines, clips, classes)
+    unlisted = sum(clip not in elsewhere for clip in clips)
+    if unlisted:
+        notes.append(f"{unlisted:,} clips of the input are in no list of fold {fold}, left out")
+    if not splits:
+        raise InputError(f"{lists}: none of the listed clips is in the input")
+    next(iter(splits.values())).notes.extend(notes)
+    return splits
+
+
+def _parse_line(line: str, classes: Sequence[str]) -> tuple[str, int | None, str]:
+    """Clip, label and what is wrong ("" if nothing) of a line of a train or test list."""
+    fields = line.split()
+    clip = PurePosixPath(fields[0]).stem if fields else ""
+    if len(fields) not in (1, 2):
+        return clip, None, f"{len(fields)} fields, not 1 or 2 (CLASS/CLIP.avi [label]): {line!r}"
+    if not safe_relative(fields[0]):
+        return clip, None, f"path {fields[0]!r} leaves the folder"
+    name = clip_class(clip)
+    if name is not None and name not in classes:
+        # HandStandPushups is spelt in two ways in the published names.
+        name = next((known for known in classes if known.lower() == name.lower()), None)
+    if name is None:
+        return clip, None, f"no class of classInd.txt is in the name: {line!r}"
+    label = classes.index(name)
+    if len(fields) == 2 and fields[1] != str(label + 1):
+        return clip, None, f"label {fields[1]} is not that of {name} ({label + 1})"
+    return clip, label, ""
+
+
+def _samples(
+    lines: Sequence[tuple[str, int | None, str]],
+    clips: Mapping[str, list[Path]],
+    classes: Sequence[str],
+) -> Samples:
+    """Columns of (clip, label or None to take it from the name, problem)."""
+    problems = {}
+    labels = np.full(len(lines), -1, np.int32)
+    paths = []
+    for index, (clip, label, problem) in enumerate(lines):
+        places = clips.get(clip, [])
+        if not problem and len(places) > 1:
+            problem = f"{places[0]}: the same clip lies at {places[1]}"
+        if label is None and not problem:
+            name = clip_class(clip)
+            label = classes.index(name) if name in classes else None
+            if label is None:
+                problem = f"{places[0]}: not named v_CLASS_gGG_cCC, so its class is unknown"
+        if problem:
+            problems[index] = problem
+        labels[index] = -1 if label is None else label
+        paths.append("" if problem else str(places[0]))
+    # A sample is named as its file is; where there is none, as its line has it.
+    names = [clips[clip][0].name if clip in clips else clip for clip, _, _ in lines]
+    return Samples(names, labels, paths, np.empty((len(lines), 0), np.int64), problems)

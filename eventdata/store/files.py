@@ -1,0 +1,219 @@
+"""Where a store's files lie: a folder, or anything fsspec reaches (``s3://...``, ``memory://...``).
+
+Keys are paths inside the store with forward slashes. A write appears whole or not at all: in a
+folder by a temporary file in ``.work``, synced and renamed; an object store does it by itself.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fsspec.core import url_to_fs
+
+from eventdata.errors import StoreError
+from eventdata.store.layout import WORK
+
+
+class Files(Protocol):
+    """Bytes under keys."""
+
+    @property
+    def where(self) -> str:
+        """The store's place, for messages."""
+
+    def read(self, key: str) -> bytes | None:
+        """The bytes under a key, None where there is none."""
+
+    def write(self, key: str, data: bytes | bytearray) -> None:
+        """Put bytes under a key, whole or not at all."""
+
+    def size(self, key: str) -> int | None:
+        """Bytes under a key, None where there is none."""
+
+    def names(self) -> list[str]:
+        """What lies at the top of the store, sorted; empty where there is no store."""
+
+    def list(self, prefix: str) -> list[str]:
+        """All keys below a folder, sorted."""
+
+    def total_bytes(self) -> int:
+        """Bytes of all files."""
+
+    def remove(self, prefix: str) -> None:
+        """Remove a key or all below it; nothing happens where there is none."""
+
+    def prepare(self) -> None:
+        """Make ready for writing: the folder and its ``.work``."""
+
+
+def open_files(place: str | os.PathLike[str]) -> Files:
+    """The files of a store at a path or URL."""
+    text = os.fspath(place)
+    return RemoteFiles(text) if "://" in text else LocalFiles(Path(text))
+
+
+@contextlib.contextmanager
+def told_plainly(where: str) -> Iterator[None]:
+    """Turn an OSError of writing into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space and call again: what is done is kept"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "choose a folder that you may write to"
+        else:
+            remedy = "see to that and call again: what is done is kept"
+        reason = error.strerror or str(error)
+        raise StoreError(f"{where}: can't be written ({reason}); {remedy}") from error
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """A store in a folder."""
+
+    root: Path
+
+    @property
+    def where(self) -> str:
+        """The folder."""
+        return str(self.root)
+
+    def read(self, key: str) -> bytes | None:
+        """See `Files.read`."""
+        try:
+            return (self.root / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"{self.root / key}: can't be read ({error.strerror})") from error
+
+    def write(self, key: str, data: bytes | bytearray) -> None:
+        """See `Files.write`."""
+        target = self.root / key
+        # .work is not made here: a worker that outlives its conversion must find no place to write.
+        temporary = self.root / WORK / f"{uuid.uuid4().hex}.tmp"
+        with told_plainly(str(target)):
+            try:
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary.replace(target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def size(self, key: str) -> int | None:
+        """See `Files.size`."""
+        try:
+            return (self.root / key).stat().st_size
+        except OSError:
+            return None
+
+    def names(self) -> list[str]:
+        """See `Files.names`."""
+        return sorted(path.name for path in self.root.iterdir()) if self.root.is_dir() else []
+
+    def list(self, prefix: str) -> list[str]:
+        """See `Files.list`."""
+        below = self.root / prefix
+        found = (Path(folder, name) for folder, _, names in os.walk(below) for name in names)
+        return sorted(path.relative_to(self.root).as_posix() for path in found)
+
+    def total_bytes(self) -> int:
+        """See `Files.total_bytes`."""
+        return sum(self.size(key) or 0 for key in self.list(""))
+
+    def remove(self, prefix: str) -> None:
+        """See `Files.remove`."""
+        target = self.root / prefix
+        with told_plainly(str(target)):
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+
+    def prepare(self) -> None:
+        """See `Files.prepare`."""
+        with told_plainly(self.where):
+            (self.root / WORK).mkdir(parents=True, exist_ok=True)
+
+
+class RemoteFiles:
+    """A store that fsspec reaches by a URL."""
+
+    def __init__(self, url: str) -> None:
+        self.where = url.rstrip("/")
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._system, self._root = url_to_fs(self.where)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"{self.where}: {error}") from None
+
+    def __getstate__(self) -> str:  # a connection does not travel to another process
+        return self.where
+
+    def __setstate__(self, where: str) -> None:
+        self.where = where
+        self._open()
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}" if key else str(self._root)
+
+    def read(self, key: str) -> bytes | None:
+        """See `Files.read`."""
+        try:
+            return bytes(self._system.cat_file(self._path(key)))
+        except FileNotFoundError:
+            return None
+
+    def write(self, key: str, data: bytes | bytearray) -> None:
+        """See `Files.write`."""
+        with told_plainly(f"{self.where}/{key}"):
+            self._system.pipe_file(self._path(key), bytes(data))
+
+    def size(self, key: str) -> int | None:
+        """See `Files.size`."""
+        try:
+            return int(self._system.size(self._path(key)))
+        except FileNotFoundError:
+            return None
+
+    def names(self) -> list[str]:
+        """See `Files.names`."""
+        self._system.invalidate_cache()
+        try:
+            paths = self._system.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
+
+    def list(self, prefix: str) -> list[str]:
+        """See `Files.list`."""
+        self._system.invalidate_cache()
+        start = len(str(self._root)) + 1
+        return sorted(path[start:] for path in self._system.find(self._path(prefix)))
+
+    def total_bytes(self) -> int:
+        """See `Files.total_bytes`."""
+        self._system.invalidate_cache()
+        return int(self._system.du(self._root))
+
+    def remove(self, prefix: str) -> None:
+        """See `Files.remove`."""
+        self._system.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError), told_plainly(f"{self.where}/{prefix}"):
+            self._system.rm(self._path(prefix), recursive=True)
+
+    def prepare(self) -> None:
+        """See `Files.prepare`; objects need no folder."""

@@ -1,0 +1,243 @@
+"""What a store looks like on disk: Zarr v3, core data types and codecs only.
+
+    OUT.zarr/                 group; attributes {"eventdata": {...}} (`Header`)
+      SPLIT/                  group, one a split
+        frames | images       the samples, sharded (`SampleFormat`)
+        label event_count name valid        one value a sample
+        input_size input_time               size (bytes) and time of change (ns) of each raw file:
+                                            by these a later call knows that its input is the same
+      skipped.json            only where samples were skipped: which, and why
+      .work/                  only while a conversion runs or after it was interrupted
+
+N samples, T steps, K planes (time bytes, steps or 1), P polarities or colour channels, H rows,
+W columns. In memory a sample is (K, H, W, P), polarity last: the order in which it is compressed.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from eventdata.errors import StoreError
+
+FORMAT_VERSION = 1
+ZSTD_LEVEL = 1
+HEADER_KEY = "zarr.json"
+SKIPPED_KEY = "skipped.json"
+WORK = ".work"
+METADATA_CHUNK = 65_536  # samples a chunk of the one-value-a-sample arrays
+
+Representation = Literal["binary", "count", "image"]
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleFormat:
+    """Shape and type of one sample.
+
+    ``binary``: K = ceil(T/8) bytes a pixel, step 8k in the highest bit of byte k, pad bits zero.
+    ``count``: K = T counts a pixel, uint8 or uint16. ``image``: K = 1, uint8, P colour channels.
+    """
+
+    representation: Representation
+    steps: int | None
+    channels: int
+    height: int
+    width: int
+    dtype: str = "uint8"
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) != (self.representation == "image"):
+            raise StoreError(
+                f"a store of {self.representation} frames can't have steps={self.steps}"
+            )
+
+    @property
+    def planes(self) -> int:
+        """K: how many chunks a sample has."""
+        if self.steps is None:
+            return 1
+        return -(-self.steps // 8) if self.representation == "binary" else self.steps
+
+    @property
+    def array(self) -> str:
+        """Name of the array that holds the samples."""
+        return "images" if self.representation == "image" else "frames"
+
+    @property
+    def packed_shape(self) -> tuple[int, int, int, int]:
+        """Shape (K, H, W, P) of a sample in memory before compression."""
+        return (self.planes, self.height, self.width, self.channels)
+
+    @property
+    def dimension_names(self) -> list[str]:
+        """Names of the dimensions of the array on disk."""
+        if self.representation == "image":
+            return ["sample", "channel", "y", "x"]
+        time = "time_byte" if self.representation == "binary" else "time"
+        return ["sample", time, "polarity", "y", "x"]
+
+    @property
+    def array_shape(self) -> tuple[int, ...]:
+        """Shape of one sample on disk: (K, P, H, W), or (C, H, W) for images."""
+        shape = (self.channels, self.height, self.width)
+        return shape if self.representation == "image" else (self.planes, *shape)
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Shape of the inner chunk: one plane of one sample."""
+        plane = (self.channels, self.height, self.width)
+        return (1, *plane) if self.representation == "image" else (1, 1, *plane)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one inner chunk before compression."""
+        return self.height * self.width * self.channels * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """The ``eventdata`` attribute of the root group."""
+
+    dataset: str
+    representation: Representation
+    steps: int | None
+    polarity: Sequence[str]
+    classes: Sequence[str]
+    parameters: Parameters
+    parameters_sha256: str
+    complete: bool
+    version: int = FORMAT_VERSION
+
+    def document(self) -> bytes:
+        """The root group's ``zarr.json``."""
+        return group_document({"eventdata": asdict(self)})
+
+
+def parameters_digest(parameters: Parameters) -> str:
+    """SHA-256 of the parameters as JSON with sorted keys and no spaces."""
+    text = json.dumps(parameters, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_header(document: bytes, where: str) -> Header:
+    """Read the root group's ``zarr.json``; StoreError where it is not one of ours."""
+    try:
+        values = json.loads(document)["attributes"]["eventdata"]
+        version = int(values["version"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise StoreError(
+            f"{where}: not a store of eventdata (its zarr.json has no readable 'eventdata' "
+            "attributes); give the folder that `eventdata convert` wrote"
+        ) from None
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"{where}: the store has format version {version}, this eventdata reads up to "
+            f"{FORMAT_VERSION}; upgrade eventdata"
+        )
+    try:
+        header = Header(**values)
+        sound = (
+            header.representation in ("binary", "count", "image")
+            and isinstance(header.complete, bool)
+            and isinstance(header.parameters, dict)
+            and all(isinstance(name, str) for name in (*header.classes, *header.polarity))
+        )
+    except TypeError:
+        sound = False
+    if not sound:
+        raise StoreError(f"{where}: the 'eventdata' attributes in zarr.json are damaged")
+    return header
+
+
+def group_document(attributes: Mapping[str, Any] | None = None) -> bytes:
+    """A group's ``zarr.json``."""
+    document = {"attributes": attributes or {}, "zarr_format": 3, "node_type": "group"}
+    return json.dumps(document, indent=2).encode()
+
+
+def sample_array_document(sample: SampleFormat, count: int, shard_size: int) -> bytes:
+    """The ``zarr.json`` of the array of samples: ``count`` of them, ``shard_size`` a shard."""
+    last = len(sample.chunk_shape) - 1
+    channel_last = [*range(last - 2), last - 1, last, last - 2]
+    itemsize = np.dtype(sample.dtype).itemsize
+    to_bytes: dict[str, Any] = {"name": "bytes"}
+    if itemsize > 1:
+        to_bytes["configuration"] = {"endian": "little"}
+    sharding = {
+        "chunk_shape": list(sample.chunk_shape),
+        "codecs": [
+            {"name": "transpose", "configuration": {"order": channel_last}},
+            to_bytes,
+            {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
+            {"name": "crc32c"},
+        ],
+        "index_codecs": [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "crc32c"},
+        ],
+        "index_location": "end",
+    }
+    document = {
+        "shape": [count, *sample.array_shape],
+        "data_type": sample.dtype,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [shard_size, *sample.array_shape]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": {},
+        "dimension_names": sample.dimension_names,
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+    return json.dumps(document, indent=2).encode()
+
+
+def parse_sample_array(
+    document: bytes, header: Header, where: str
+) -> tuple[SampleFormat, int, int]:
+    """Sample format, number of samples and shard size from an array's ``zarr.json``.
+
+    StoreError unless the document says what `sample_array_document` would: a reader of our own
+    must not guess at codecs it does not know.
+    """
+    damaged = StoreError(f"{where}: the array's zarr.json is damaged or not of this layout")
+    try:
+        found = json.loads(document)
+        count, *shape = (int(n) for n in found["shape"])
+        shard_size = int(found["chunk_grid"]["configuration"]["chunk_shape"][0])
+        channels, height, width = shape[-3:]
+        sample = SampleFormat(
+            representation=header.representation,
+            steps=header.steps,
+            channels=channels,
+            height=height,
+            width=width,
+            dtype=found["data_type"],
+        )
+        expected = json.loads(sample_array_document(sample, count, shard_size))
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        raise damaged from None
+    if any(found.get(key) != value for key, value in expected.items()):
+        raise damaged
+    if min(count, *shape) < 0 or shard_size < 1 or sample.dtype not in ("uint8", "uint16"):
+        raise damaged
+    return sample, count, shard_size
+
+
+def shard_key(split: str, sample: SampleFormat, shard: int) -> str:
+    """Where a shard lies: SPLIT/frames/c/SHARD/0/0/0/0."""
+    zeros = "/".join("0" * (len(sample.chunk_shape) - 1))
+    return f"{split}/{sample.array}/c/{shard}/{zeros}"
+
+
+def shard_count(samples: int, shard_size: int) -> int:
+    """How many shards hold so many samples."""
+    return -(-samples // shard_size)

@@ -1,0 +1,273 @@
+"""Write a store so that it can be interrupted anywhere and finished by the same call.
+
+Order of writing: root header (complete: false), input columns of each split, shards in any order
+(each followed by its record in ``.work``), columns of results, root header (complete: true), and
+``.work`` is removed. A shard counts as done when its record says so, and is the same bytes
+whoever writes it, so that a second writer can do no harm.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from eventdata.errors import MismatchError, StoreError
+from eventdata.store.columns import encode_column, read_column
+from eventdata.store.files import Files, LocalFiles, told_plainly
+from eventdata.store.layout import (
+    HEADER_KEY,
+    SKIPPED_KEY,
+    WORK,
+    Header,
+    SampleFormat,
+    group_document,
+    parse_header,
+    sample_array_document,
+    shard_count,
+    shard_key,
+)
+
+Columns = Mapping[str, NDArray[Any]]
+INPUT_COLUMNS = ("name", "label", "input_size", "input_time")
+_CHANGED = {
+    "name": "is another one",
+    "label": "has another label",
+    "input_size": "is a file of another size",
+    "input_time": "is a file that was changed since",
+}
+_WAY_OUT = "call with the same, choose another OUT, or replace the store with --overwrite"
+
+
+@dataclass(frozen=True)
+class StorePlan:
+    """All that is known of a store before its samples are read.
+
+    ``splits``: the input columns (name, label, input_size, input_time) of each split.
+    """
+
+    header: Header
+    sample: SampleFormat
+    shard_size: int
+    splits: Mapping[str, Columns]
+
+    def shards(self, split: str) -> int:
+        """How many shards the split has."""
+        return shard_count(len(self.splits[split]["label"]), self.shard_size)
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What came of one shard: events a sample, reasons of skipped slots, bytes of the shard."""
+
+    events: Sequence[int]
+    skipped: Mapping[int, str]
+    size: int
+
+    def document(self) -> bytes:
+        """The record as JSON, whose keys are strings."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def parse(cls, document: bytes) -> "ShardRecord":
+        """ValueError or TypeError where the document is not whole."""
+        values = json.loads(document)
+        skipped = {int(slot): reason for slot, reason in values["skipped"].items()}
+        return cls([int(count) for count in values["events"]], skipped, int(values["size"]))
+
+
+def existing_header(files: Files) -> Header | None:
+    """Header of the store that is there; None for an empty place; StoreError for something else."""
+    if isinstance(files, LocalFiles) and files.root.exists() and not files.root.is_dir():
+        raise StoreError(f"{files.where}: is a file, not a store; choose another OUT")
+    document = files.read(HEADER_KEY)
+    if document is not None:
+        return parse_header(document, files.where)
+    if set(files.names()) - {WORK}:
+        raise StoreError(
+            f"{files.where}: holds something else than a store of eventdata; choose another OUT"
+        )
+    return None
+
+
+@contextlib.contextmanager
+def writer_lock(files: Files) -> Iterator[None]:
+    """Hold the store for this process; the system lets go of it whatever way the process ends."""
+    if not isinstance(files, LocalFiles):
+        yield
+        return
+    lock = FileLock(files.root / WORK / "lock")
+    try:
+        with told_plainly(files.where):
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise StoreError(
+            f"{files.where}: another conversion is writing to it; wait for that to end"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> bool:
+    """Lay out the store, or check that the one that is there is this one; True if complete.
+
+    Call with `writer_lock` held. MismatchError tells what differs.
+    """
+    found = existing_header(files)
+    if found is not None and (overwrite or not found.parameters_sha256):
+        _discard(files, found)
+        found = None
+    if found is None:
+        files.write(HEADER_KEY, plan.header.document())
+    else:
+        check_same(files, found, plan)
+        if found.complete:
+            files.remove(WORK)
+            return True
+    for key in files.list(WORK):
+        if key.endswith(".tmp"):
+            files.remove(key)
+    for split in plan.splits:
+        for key, data in _fixed_files(plan, split).items():
+            if files.size(key) is None:
+                files.write(key, data)
+    return False
+
+
+def _discard(files: Files, found: Header) -> None:
+    """Remove a store; without a digest it is none any more, should this be interrupted."""
+    files.write(HEADER_KEY, replace(found, complete=False, parameters_sha256="").document())
+    for name in set(files.names()) - {HEADER_KEY, WORK}:
+        files.remove(name)
+    for key in files.list(WORK):
+        if not key.endswith("/lock"):
+            files.remove(key)
+
+
+def check_same(files: Files, found: Header, plan: StorePlan) -> None:
+    """MismatchError unless the store was begun with the plan's parameters and input."""
+    pairs = [
+        (key, getattr(found, key), getattr(plan.header, key))
+        for key in ("dataset", "representation", "steps")
+    ]
+    keys = sorted({*found.parameters, *plan.header.parameters})
+    pairs += [(k, found.parameters.get(k), plan.header.parameters.get(k)) for k in keys]
+    different = [
+        f"{key} is {a!r} in the store, {b!r} in this call" for key, a, b in pairs if a != b
+    ]
+    if list(found.classes) != list(plan.header.classes):
+        different.append("the classes are others")
+    if different:
+        raise MismatchError(
+            f"{files.where}: made with other parameters: {'; '.join(different)}; {_WAY_OUT}"
+        )
+    for split, columns in plan.splits.items():
+        for key, data in _fixed_files(plan, split).items():
+            stored = files.read(key)
+            if stored is not None and stored != data:
+                _tell_difference(files, split, key, columns)
+
+
+def _fixed_files(plan: StorePlan, split: str) -> dict[str, bytes]:
+    """The files of a split that are known before its samples are read."""
+    columns = plan.splits[split]
+    array = sample_array_document(plan.sample, len(columns["label"]), plan.shard_size)
+    documents = {"zarr.json": group_document(), f"{plan.sample.array}/zarr.json": array}
+    for name in INPUT_COLUMNS:
+        documents |= encode_column(name, columns[name])
+    return {f"{split}/{key}": data for key, data in documents.items()}
+
+
+def _tell_difference(files: Files, split: str, key: str, columns: Columns) -> None:
+    """MismatchError with the first sample whose input is not what the store was made from.
+
+    Returns where the values are the same after all, encoded by another version of a library.
+    """
+    name = key.split("/")[1]
+    if name not in INPUT_COLUMNS:
+        raise MismatchError(f"{files.where}/{key}: other shapes than this call makes; {_WAY_OUT}")
+    stored, wanted = read_column(files, split, name), columns[name]
+    if len(stored) != len(wanted):
+        raise MismatchError(
+            f"{files.where}: {split} has {len(stored):,} samples in the store, {len(wanted):,} in "
+            f"the input now; {_WAY_OUT}"
+        )
+    if (stored != wanted).any():
+        index = int(np.flatnonzero(stored != wanted)[0])
+        raise MismatchError(
+            f"{files.where}: sample {index} of {split}, {columns['name'][index]}, {_CHANGED[name]} "
+            f"({stored[index]} in the store, {wanted[index]} now); {_WAY_OUT}"
+        )
+
+
+def write_shard(
+    files: Files,
+    split: str,
+    sample: SampleFormat,
+    shard: int,
+    data: bytes | bytearray,
+    record: ShardRecord,
+) -> None:
+    """Put a shard into its place, then its record."""
+    files.write(shard_key(split, sample, shard), data)
+    files.write(_record_key(split, shard), record.document())
+
+
+def read_records(files: Files, plan: StorePlan, split: str) -> dict[int, ShardRecord]:
+    """Records of the shards that are done: the record reads well and the shard has its size."""
+    done = {}
+    for key in files.list(WORK):
+        name = key.removeprefix(f"{WORK}/{split}-").removesuffix(".json")
+        if not name.isdecimal() or key != _record_key(split, int(name)):
+            continue
+        shard = int(name)
+        try:
+            record = ShardRecord.parse(files.read(key) or b"")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+        if files.size(shard_key(split, plan.sample, shard)) == record.size:
+            done[shard] = record
+    return done
+
+
+def finish(files: Files, plan: StorePlan) -> None:
+    """Write the columns of results, mark the store complete, remove ``.work``."""
+    skips = []
+    for split, columns in plan.splits.items():
+        count = len(columns["label"])
+        records = read_records(files, plan, split)
+        lost = set(range(plan.shards(split))) - set(records)
+        if lost:
+            raise StoreError(f"{files.where}: shard {min(lost)} of {split} is gone; call again")
+        events = np.zeros(count, np.uint32)
+        valid = np.ones(count, np.bool_)
+        for shard, record in sorted(records.items()):
+            start = shard * plan.shard_size
+            events[start : start + len(record.events)] = record.events
+            for slot, reason in sorted(record.skipped.items()):
+                index = start + slot
+                valid[index] = False
+                name = str(columns["name"][index])
+                skips.append({"split": split, "index": index, "name": name, "reason": reason})
+        for name, values in (("event_count", events), ("valid", valid)):
+            for key, data in encode_column(name, values).items():
+                files.write(f"{split}/{key}", data)
+    if skips:
+        files.write(SKIPPED_KEY, json.dumps(skips, indent=1, ensure_ascii=False).encode())
+    files.write(HEADER_KEY, replace(plan.header, complete=True).document())
+    files.remove(WORK)
+
+
+def count_skipped(files: Files) -> int:
+    """How many samples the store's ``skipped.json`` lists."""
+    return len(json.loads(files.read(SKIPPED_KEY) or b"[]"))
+
+
+def _record_key(split: str, shard: int) -> str:
+    return f"{WORK}/{split}-{shard}.json"
