@@ -8,11 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eventdata.checking import Verification, verify
     from eventdata.convert import Conversion, convert
     from eventdata.dataset import FrameDataset
     from eventdata.errors import EventDataError
     from eventdata.store.read import Store, open_store
-    from eventdata.store.verify import verify
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "EventDataError",
     "FrameDataset",
     "Store",
+    "Verification",
     "convert",
     "open_store",
     "verify",
@@ -30,9 +31,10 @@ _HOMES = {
     "EventDataError": "eventdata.errors",
     "FrameDataset": "eventdata.dataset",
     "Store": "eventdata.store.read",
+    "Verification": "eventdata.checking",
     "convert": "eventdata.convert",
     "open_store": "eventdata.store.read",
-    "verify": "eventdata.store.verify",
+    "verify": "eventdata.checking",
 }
 
 

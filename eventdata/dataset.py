@@ -100,9 +100,10 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, _dense_shape(self._split.sample)))
+        kind = self._split.sample.representation
         return (
-            f"FrameDataset({self._split.files.where!r}, split={self.split!r}: {len(self):,} samples of "
-            f"{shape} {self._split.sample.representation}, {len(self.classes)} classes)"
+            f"FrameDataset({self._split.files.where!r}, {self.split!r}: {len(self):,} samples "
+            f"of {shape}, {kind}, {len(self.classes)} classes)"
         )
 
 

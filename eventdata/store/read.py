@@ -139,6 +139,16 @@ class Split:
         """str (N,)."""
         return self._column("name")
 
+    @cached_property
+    def input_sizes(self) -> NDArray[np.uint64]:
+        """uint64 (N,): bytes of each sample's raw file, 0 where it has none."""
+        return self._column("input_size")
+
+    @cached_property
+    def input_times(self) -> NDArray[np.int64]:
+        """int64 (N,): time of change of each sample's raw file, ns since 1970."""
+        return self._column("input_time")
+
     def _column(self, name: str) -> NDArray[Any]:
         values = read_column(self.files, self.name, name)
         if len(values) != self.count:

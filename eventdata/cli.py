@@ -1,0 +1,287 @@
+"""The command ``eventdata``: parse, call, print; nothing else."""
+
+import dataclasses
+import json
+import os
+import traceback
+from typing import Any
+
+import click
+
+from eventdata import __version__
+from eventdata.errors import EventDataError, OptionError
+from eventdata.raw.registry import SOURCES
+
+EXIT_BAD_DATA, EXIT_BAD_USAGE, EXIT_STOPPED = 1, 2, 130
+
+
+class Commands(click.Group):
+    """Commands whose errors are one sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a traceback only with --debug."""
+        try:
+            return super().invoke(ctx)
+        except EventDataError as error:
+            if ctx.find_root().meta.get("debug"):
+                traceback.print_exc()
+            click.echo(f"eventdata: {error}", err=True)
+            ctx.exit(EXIT_BAD_USAGE if isinstance(error, OptionError) else EXIT_BAD_DATA)
+        except KeyboardInterrupt:
+            click.echo("eventdata: stopped; call the same again to go on", err=True)
+            ctx.exit(EXIT_STOPPED)
+
+
+def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.find_root().meta["debug"] = value or ctx.find_root().meta.get("debug", False)
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_debug,
+    help="Show tracebacks of errors.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=lambda: os.cpu_count() or 1,
+    show_default="one a core",
+    help="Worker processes.",
+)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="eventdata")
+@debug_option
+def main() -> None:
+    """Event-camera datasets for spiking neural networks.
+
+    \b
+    eventdata convert es-imagenet ES-imagenet-0.18/ es.zarr
+    eventdata verify es.zarr --against ES-imagenet-0.18/
+    eventdata info es.zarr
+    eventdata show es.zarr --split val --index 0:16 -o sheet.png
+    """
+
+
+def _complete_source(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    return [
+        CompletionItem(name, help=entry.summary)
+        for name, entry in SOURCES.items()
+        if name.startswith(incomplete)
+    ]
+
+
+@main.command(
+    epilog="Sources:\n\n\b\n"
+    + "\n".join(f"  {name:<12} {entry.summary}" for name, entry in SOURCES.items())
+)
+@click.argument("source", shell_complete=_complete_source)
+@click.argument("input", type=click.Path(file_okay=False))
+@click.argument("out", type=click.Path())
+@click.option("--split", help="Only this split (train, val, ...).")
+@click.option(
+    "--splits", type=click.Path(file_okay=False), help="Folder of UCF101's official lists."
+)
+@click.option("--fold", type=click.IntRange(1, 3), help="Which of UCF101's three splits.")
+@workers_option
+@click.option("--shard-size", type=click.IntRange(1), default=512, show_default=True)
+@click.option("--limit", type=click.IntRange(1), help="Only the first N samples of each split.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="Stop at a sample that can't be read, or leave its slot invalid and tell why.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the store that is there.")
+@click.option("--dry-run", is_flag=True, help="Only tell what would be done, and the bytes.")
+@json_option
+@debug_option
+def convert(
+    source: str,
+    input: str,  # noqa: A002
+    out: str,
+    workers: int,
+    shard_size: int,
+    limit: int | None,
+    on_error: Any,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Convert raw data in the folder INPUT into one verified store OUT.
+
+    Call it again to finish a conversion that was interrupted. OUT may be a folder or a URL that
+    fsspec reaches (s3://...).
+
+    \b
+    eventdata convert es-imagenet ES-imagenet-0.18/ es.zarr
+    eventdata convert es-imagenet ES-imagenet-0.18/ val.zarr --split val --workers 8
+    eventdata convert es-ucf101 event_dvs/ ucf.zarr --splits ucfTrainTestlist/ --fold 1
+    """
+    from eventdata.convert import convert as run
+    from eventdata.info import human_bytes
+    from eventdata.progress import progress_bar
+
+    with progress_bar("converting") as progress:
+        result = run(
+            source,
+            input,
+            out,
+            workers=workers,
+            shard_size=shard_size,
+            limit=limit,
+            on_error=on_error,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            progress=progress,
+            **options,
+        )
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(result)))
+        return
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
+    total = sum(result.samples.values())
+    splits = ", ".join(f"{split} {count:,}" for split, count in result.samples.items())
+    if dry_run:
+        click.echo(
+            f"{result.out}: would hold {total:,} samples ({splits}) in about "
+            f"{human_bytes(result.bytes)}; {result.done_before:,} are done, "
+            f"{total - result.done_before:,} to do"
+        )
+    else:
+        click.echo(
+            f"{result.out}: {result.state}, {total:,} samples ({splits}), "
+            f"{human_bytes(result.bytes)}, {result.seconds:.1f} s"
+        )
+    if result.skipped:
+        click.echo(f"skipped: {result.skipped:,} (reasons in skipped.json)", err=True)
+
+
+@main.command()
+@click.argument("store")
+@json_option
+@debug_option
+def info(store: str, as_json: bool) -> None:
+    """Tell what is in STORE: splits, shapes, classes, bytes, event rate, parameters."""
+    from eventdata.info import describe, print_table
+    from eventdata.store.read import open_store
+
+    facts = describe(open_store(store))
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        print_table(facts)
+
+
+@main.command()
+@click.argument("store")
+@click.option("--against", type=click.Path(file_okay=False), help="Raw data to convert again.")
+@click.option(
+    "--samples",
+    default="256",
+    show_default=True,
+    help="With --against: how many of each split, drawn at random, or 'all'.",
+)
+@click.option("--seed", type=int, help="With --against: seed of the draw.")
+@click.option(
+    "--splits", type=click.Path(file_okay=False), help="Folder of UCF101's official lists."
+)
+@workers_option
+@json_option
+@debug_option
+def verify(
+    store: str,
+    against: str | None,
+    samples: str,
+    seed: int | None,
+    workers: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Check every checksum of STORE, and every array against the others.
+
+    Exit code 1 where anything is wrong, with the shard and the sample.
+
+    \b
+    eventdata verify es.zarr
+    eventdata verify es.zarr --against ES-imagenet-0.18/ --samples all
+    """
+    from eventdata.checking import verify as run
+    from eventdata.info import human_bytes
+    from eventdata.progress import progress_bar
+
+    if samples != "all" and not samples.isdecimal():
+        raise OptionError(f"--samples is a number or 'all', not {samples!r}")
+    with progress_bar("verifying") as progress:
+        result = run(
+            store,
+            against=against,
+            samples=None if samples == "all" else int(samples),
+            seed=seed,
+            workers=workers,
+            progress=progress,
+            **{key: value for key, value in options.items() if value is not None},
+        )
+    if as_json:
+        click.echo(json.dumps({**dataclasses.asdict(result), "ok": result.ok}))
+    else:
+        for problem in result.problems:
+            click.echo(f"{result.store}: {problem}", err=True)
+        verdict = "sound" if result.ok else f"{len(result.problems):,} problems"
+        compared = f", {result.compared:,} compared with their raw files" if against else ""
+        click.echo(
+            f"{result.store}: {verdict}; {result.samples:,} samples{compared}, "
+            f"{human_bytes(result.bytes)}, {result.seconds:.1f} s"
+        )
+    if not result.ok:
+        raise SystemExit(EXIT_BAD_DATA)
+
+
+@main.command()
+@click.argument("store")
+@click.option("--split", help="Which split; needed where there are several.")
+@click.option("--index", default="0", show_default=True, help="A sample (7), or a range (0:16).")
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help=".png or .gif")
+@click.option("--scale", type=click.IntRange(1, 32), default=1, show_default=True)
+@debug_option
+def show(store: str, split: str | None, index: str, out: str, scale: int) -> None:
+    """Draw samples of STORE: positive events blue, negative ones vermilion.
+
+    \b
+    eventdata show es.zarr --split val --index 7 -o steps.png      the steps of one sample
+    eventdata show es.zarr --split val --index 7 -o moving.gif     the same, moving
+    eventdata show es.zarr --split val --index 0:16 -o sheet.png   a contact sheet
+    """
+    from eventdata.show import show as draw
+    from eventdata.store.read import open_store
+
+    opened = open_store(store)
+    if split is None:
+        if len(opened.splits) > 1:
+            raise OptionError(f"{store}: which --split? There are {', '.join(opened.splits)}")
+        split = next(iter(opened.splits), "")
+    click.echo(draw(opened, split, index, out, scale=scale))
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that makes SHELL complete this command with the tab key.
+
+    \b
+    eval "$(eventdata completion bash)"        in ~/.bashrc
+    """
+    from click.shell_completion import get_completion_class
+
+    complete = get_completion_class(shell)
+    if complete is not None:
+        click.echo(complete(main, {}, "eventdata", "_EVENTDATA_COMPLETE").source())

@@ -1,0 +1,110 @@
+"""What is in a store, as plain values for programs and as a table for people."""
+
+from typing import Any
+
+import numpy as np
+
+from eventdata.store.layout import shard_count, shard_key
+from eventdata.store.read import Split, Store
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """Splits, shapes, classes, bytes, event rates and parameters, as JSON values.
+
+    ``event_rate`` is the share of cells (step, polarity, row, column) that hold an event in
+    binary frames, and events a cell in counts; None for still images.
+    """
+    header = store.header
+    return {
+        "store": store.files.where,
+        "version": header.version,
+        "dataset": header.dataset,
+        "representation": header.representation,
+        "steps": header.steps,
+        "polarity": list(header.polarity),
+        "classes": len(header.classes),
+        "class_names": list(header.classes),
+        "complete": header.complete,
+        "bytes": store.files.total_bytes(),
+        "splits": {name: _describe_split(split) for name, split in store.splits.items()},
+        "skipped": store.skipped,
+        "parameters": dict(header.parameters),
+        "parameters_sha256": header.parameters_sha256,
+    }
+
+
+def _describe_split(split: Split) -> dict[str, Any]:
+    sample = split.sample
+    valid = int(split.valid.sum())
+    shards = shard_count(split.count, split.shard_size)
+    sizes = [split.files.size(shard_key(split.name, sample, shard)) for shard in range(shards)]
+    total = sum(size or 0 for size in sizes)
+    events = int(split.event_counts[split.valid].sum(dtype=np.int64))
+    cells = (sample.steps or 0) * sample.channels * sample.height * sample.width * valid
+    shape = (sample.channels, sample.height, sample.width)
+    return {
+        "samples": split.count,
+        "valid": valid,
+        "skipped": split.count - valid,
+        "classes_present": len(np.unique(split.labels[split.valid])),
+        "shape": list(shape if sample.steps is None else (sample.steps, *shape)),
+        "dtype": sample.dtype,
+        "stored_shape": list(sample.array_shape),
+        "shards": shards,
+        "shard_size": split.shard_size,
+        "bytes": total,
+        "bytes_per_sample": round(total / valid, 1) if valid else None,
+        "events": events,
+        "events_per_sample": round(events / valid, 1) if valid and cells else None,
+        "event_rate": events / cells if cells else None,
+    }
+
+
+def print_table(facts: dict[str, Any]) -> None:
+    """Print `describe`'s values for a person."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    steps = f", {facts['steps']} steps" if facts["steps"] else ""
+    console.print(
+        f"[bold]{facts['store']}[/bold]: {facts['dataset']}, {facts['representation']}{steps}, "
+        f"{facts['classes']} classes, {human_bytes(facts['bytes'])}, format {facts['version']}"
+    )
+    table = Table("split", box=None, header_style="bold", pad_edge=False)
+    for column in ("samples", "skipped", "shape", "shards", "bytes", "bytes/sample"):
+        table.add_column(column, justify="right")
+    table.add_column("events/sample", justify="right")
+    table.add_column("event rate", justify="right")
+    for name, split in facts["splits"].items():
+        rate = split["event_rate"]
+        table.add_row(
+            name,
+            f"{split['samples']:,}",
+            f"{split['skipped']:,}",
+            "x".join(map(str, split["shape"])),
+            f"{split['shards']:,}",
+            human_bytes(split["bytes"]),
+            f"{split['bytes_per_sample'] or 0:,.0f}",
+            "" if rate is None else f"{split['events_per_sample']:,.0f}",
+            "" if rate is None else f"{rate:.2%}",
+        )
+    console.print(table)
+    settings = ", ".join(f"{k}={v}" for k, v in facts["parameters"].items() if v is not None)
+    console.print(f"parameters: {settings}", markup=False, soft_wrap=True)
+    for entry in facts["skipped"][:10]:
+        text = f"skipped: {entry['split']} {entry['index']} {entry['name']}: {entry['reason']}"
+        console.print(text, markup=False, soft_wrap=True)
+    if len(facts["skipped"]) > 10:
+        console.print(f"... and {len(facts['skipped']) - 10:,} more in skipped.json")
+
+
+def human_bytes(count: float) -> str:
+    """Bytes in the unit that leaves one to three digits before the point."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,191 @@
+"""Pictures of stored samples: the steps of one, a contact sheet of many, or an animation.
+
+Positive events are blue, negative ones vermilion (Okabe and Ito's palette, which colour-blind
+readers can tell apart), on white; where both fall on a pixel the colours mix to dark.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from eventdata.errors import OptionError
+from eventdata.store.files import told_plainly
+from eventdata.store.read import Store
+
+POSITIVE = (0, 114, 178)
+NEGATIVE = (213, 94, 0)
+INK = (40, 40, 40)
+GAP = 6
+CAPTION = 14
+TITLE = 20
+STEP_MILLISECONDS = 120
+MAX_TILES = 256
+
+Rgb = NDArray[np.uint8]
+
+
+def show(
+    store: Store, split: str, index: str, out: str | os.PathLike[str], *, scale: int = 1
+) -> Path:
+    """Write a picture of samples of a split to a .png, or an animation over steps to a .gif.
+
+    index: ``7``, ``-1``, or a range ``0:16`` or ``0:100:10`` (a contact sheet, of each sample the
+    step with the most events). scale: pixels on a side for each pixel of a frame.
+    """
+    path = Path(out)
+    suffix = path.suffix.lower()
+    if suffix not in (".png", ".gif"):
+        raise OptionError(f"{path}: a picture is .png or .gif; name it so")
+    chosen = parse_index(index, len(store.split(split)))
+    samples = [_dense(store, split, number) for number in chosen]
+    titles = [_title(store, split, number) for number in chosen]
+    scale_up = max(1, scale)
+    if suffix == ".gif":
+        steps = max(len(sample) for sample in samples)
+        pictures = [
+            _sheet([paint(sample[step % len(sample)]) for sample in samples], titles, scale_up, "")
+            for step in range(steps)
+        ]
+    elif len(samples) == 1:
+        captions = [f"step {step + 1}" for step in range(len(samples[0]))]
+        tiles = [paint(frame) for frame in samples[0]]
+        pictures = [_sheet(tiles, captions if len(tiles) > 1 else [""], scale_up, titles[0])]
+    else:
+        tiles = [paint(sample[busiest_step(sample)]) for sample in samples]
+        pictures = [_sheet(tiles, titles, scale_up, "")]
+    with told_plainly(str(path)):
+        if suffix == ".gif":
+            pictures[0].save(
+                path,
+                save_all=True,
+                append_images=pictures[1:],
+                duration=STEP_MILLISECONDS,
+                loop=0,
+            )
+        else:
+            pictures[0].save(path)
+    return path
+
+
+def parse_index(text: str, count: int) -> list[int]:
+    """Sample numbers of ``7``, ``-1``, ``0:16`` or ``0:100:10`` in a split of ``count`` samples."""
+    try:
+        numbers = [int(part) if part else None for part in text.split(":")]
+    except ValueError:
+        numbers = []
+    if not 1 <= len(numbers) <= 3 or numbers == [None]:
+        raise OptionError(f"--index {text!r}: give a number (7) or a range (0:16)")
+    if len(numbers) == 1:
+        number = numbers[0] or 0
+        if not -count <= number < count:
+            raise OptionError(f"--index {text}: the split has {count:,} samples, from 0")
+        return [number % count]
+    if numbers[2:] == [0]:
+        raise OptionError(f"--index {text}: the range's step can't be 0")
+    chosen = list(range(count)[slice(*numbers)])
+    if not 0 < len(chosen) <= MAX_TILES:
+        raise OptionError(
+            f"--index {text}: {len(chosen):,} of {count:,} samples; a sheet has 1 to {MAX_TILES}"
+        )
+    return chosen
+
+
+def paint(frame: NDArray[Any]) -> Rgb:
+    """One step (P, H, W), or an image (C, H, W), as RGB (H, W, 3).
+
+    Binary cells are painted full; counts by their share of the largest.
+    """
+    if frame.shape[0] == 2:
+        return _mix(*(frame.astype(np.float32) / max(1, int(frame.max()))))
+    if frame.shape[0] == 3:
+        return np.ascontiguousarray(np.moveaxis(frame, 0, -1)).astype(np.uint8)
+    grey = frame[0].astype(np.float32) * (255 / max(1, int(frame.max())))
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def busiest_step(frames: NDArray[Any]) -> int:
+    """The step of (T, P, H, W) with the most events; all at once would paint every edge dark."""
+    return int(np.argmax(frames.sum(axis=(1, 2, 3), dtype=np.int64)))
+
+
+def _mix(positive: NDArray[np.float32], negative: NDArray[np.float32]) -> Rgb:
+    """White less the colours' complements, by weights (H, W) from 0 to 1."""
+    rgb = np.full((*positive.shape, 3), 255, np.float32)
+    rgb -= positive[..., None] * (255 - np.array(POSITIVE, np.float32))
+    rgb -= negative[..., None] * (255 - np.array(NEGATIVE, np.float32))
+    return np.clip(rgb, 0, 255).astype(np.uint8)
+
+
+def _dense(store: Store, split_name: str, index: int) -> NDArray[Any]:
+    """Frames (T, P, H, W) of a sample; zeros for a skipped one; images as one step."""
+    split = store.split(split_name)
+    sample = split.sample
+    packed = np.zeros(sample.packed_shape, sample.dtype)
+    if split.valid[index]:
+        split.reader().read(index, packed)
+    frames = np.moveaxis(packed, -1, 1)  # (K, P, H, W)
+    if sample.representation == "binary":
+        return np.unpackbits(frames, axis=0, count=sample.steps)
+    return frames
+
+
+def _title(store: Store, split_name: str, index: int) -> str:
+    split = store.split(split_name)
+    name = f"{split_name} {index}: {split.sample_names[index]}"
+    if not split.valid[index]:
+        return f"{name} (skipped)"
+    label = store.header.classes[split.labels[index]]
+    return f"{name}, {label}, {split.event_counts[index]:,} events"
+
+
+def _sheet(tiles: Sequence[Rgb], captions: Sequence[str], scale: int, title: str) -> Image.Image:
+    """Tiles in rows under their captions, as near to 16:9 as they come."""
+    height, width = (scale * side for side in tiles[0].shape[:2])
+    columns = _columns(len(tiles), width / height)
+    rows = -(-len(tiles) // columns)
+    top = TITLE if title else 0
+    caption = CAPTION if any(captions) else 0
+    legend = "blue: positive, vermilion: negative"
+    size = (
+        GAP + columns * (width + GAP),
+        GAP + top + rows * (height + caption + GAP) + CAPTION,
+    )
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    small, large = ImageFont.load_default(10), ImageFont.load_default(13)
+    draw.text((GAP, 3), title, INK, large)
+    for number, (tile, text) in enumerate(zip(tiles, captions, strict=True)):
+        row, column = divmod(number, columns)
+        left = GAP + column * (width + GAP)
+        upper = GAP + top + row * (height + caption + GAP)
+        draw.text((left, upper), _shorten(text, width, small), INK, small)
+        picture = Image.fromarray(tile).resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(picture, (left, upper + caption))
+        draw.rectangle(
+            (left - 1, upper + caption - 1, left + width, upper + caption + height),
+            outline=(200,) * 3,
+        )
+    draw.text((GAP, size[1] - CAPTION), legend, INK, small)
+    return sheet
+
+
+def _columns(tiles: int, aspect: float) -> int:
+    """Tiles a row: near to a sheet of 16:9, with few places left empty in the last row."""
+    best = math.sqrt(tiles * 16 / 9 / aspect)
+    near = range(max(1, math.floor(0.7 * best)), min(tiles, math.ceil(1.3 * best)) + 1)
+    return min(near, key=lambda columns: (-tiles % columns, abs(columns - best)))
+
+
+def _shorten(text: str, width: int, font: Any) -> str:
+    """The text, its end cut where it is wider than its tile."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"

@@ -1,0 +1,221 @@
+"""Check a store against itself: every checksum, every array against the others."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eventdata.errors import StoreError
+from eventdata.kernels.packing import count_ones, pad_bits_set
+from eventdata.store.columns import TYPES, encode_column
+from eventdata.store.files import Files
+from eventdata.store.layout import (
+    HEADER_KEY,
+    SKIPPED_KEY,
+    SampleFormat,
+    parameters_digest,
+    shard_count,
+    shard_key,
+)
+from eventdata.store.read import Split, Store
+from eventdata.store.shard import MISSING, index_bytes, read_chunk, read_index
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of a store: where (as far as it is known) and what."""
+
+    message: str
+    split: str | None = None
+    shard: int | None = None
+    sample: int | None = None
+    name: str | None = None
+
+    def __str__(self) -> str:
+        places = [f"{key} {value}" for key, value in self._places() if value is not None]
+        return f"{', '.join(places)}: {self.message}" if places else self.message
+
+    def _places(self) -> list[tuple[str, Any]]:
+        return [
+            ("split", self.split),
+            ("shard", self.shard),
+            ("sample", self.sample),
+            ("name", self.name),
+        ]
+
+
+@dataclass(frozen=True)
+class ShardCheck:
+    """One shard to check, and what the columns say of its samples; it travels by pickle."""
+
+    files: Files
+    split: str
+    sample: SampleFormat
+    shard: int
+    shard_size: int
+    valid: NDArray[np.bool_]
+    events: NDArray[np.uint32]
+    names: NDArray[np.object_]
+
+
+def check_metadata(store: Store) -> Iterator[Problem]:
+    """Faults of headers, columns and ``skipped.json``, and files that do not belong there."""
+    header = store.header
+    if parameters_digest(header.parameters) != header.parameters_sha256:
+        yield Problem("the parameters do not match their sha256 in zarr.json")
+    if not store.splits:
+        yield Problem("the store has no splits")
+    for split in store.splits.values():
+        try:
+            yield from _check_columns(split, len(header.classes))
+        except StoreError as error:
+            yield Problem(str(error), split=split.name)
+    yield from _check_skipped(store)
+    known = {HEADER_KEY, SKIPPED_KEY}
+    for split in store.splits.values():
+        known |= {f"{split.name}/zarr.json", f"{split.name}/{split.sample.array}/zarr.json"}
+        known |= {
+            shard_key(split.name, split.sample, shard)
+            for shard in range(shard_count(split.count, split.shard_size))
+        }
+    for key in sorted(set(store.files.list("")) - known):
+        split_name, _, rest = key.partition("/")
+        if split_name not in store.splits or rest.split("/")[0] not in TYPES:
+            yield Problem(f"{key}: a file that does not belong to the store")
+
+
+def _check_columns(split: Split, classes: int) -> Iterator[Problem]:
+    columns = {
+        "label": split.labels,
+        "event_count": split.event_counts,
+        "valid": split.valid,
+        "name": split.sample_names,
+        "input_size": split.input_sizes,
+        "input_time": split.input_times,
+    }
+    for column, values in columns.items():
+        key = f"{split.name}/{column}/zarr.json"
+        expected = json.loads(encode_column(column, values)[f"{column}/zarr.json"])
+        found = json.loads(split.files.read(key) or b"{}")
+        if any(found.get(name) != value for name, value in expected.items()):
+            yield Problem(f"{key} is not what this layout has", split=split.name)
+    outside = split.valid & ((split.labels < 0) | (split.labels >= classes))
+    for index in np.flatnonzero(outside)[:10]:
+        yield _sample_problem(split, int(index), f"label {split.labels[index]} has no class")
+    for index in np.flatnonzero(~split.valid & (split.event_counts != 0))[:10]:
+        yield _sample_problem(split, int(index), "skipped, yet it has an event count")
+    repeated = Counter(split.sample_names[split.valid])
+    for name, times in repeated.most_common(10):
+        if times > 1:
+            yield Problem(f"{times} samples have this name", split=split.name, name=str(name))
+
+
+def _check_skipped(store: Store) -> Iterator[Problem]:
+    try:
+        listed = {(entry["split"], entry["index"]) for entry in store.skipped}
+    except (ValueError, KeyError, TypeError):
+        yield Problem(f"{SKIPPED_KEY} is damaged")
+        return
+    try:
+        invalid = {
+            (split.name, int(index))
+            for split in store.splits.values()
+            for index in np.flatnonzero(~split.valid)
+        }
+    except StoreError:
+        return  # told by the check of the columns
+    for split_name, index in sorted(listed ^ invalid, key=str)[:10]:
+        where = f"listed in {SKIPPED_KEY}" if (split_name, index) in listed else "marked invalid"
+        yield Problem(f"sample {index} is {where} alone", split=split_name)
+
+
+def shard_checks(store: Store) -> Iterator[ShardCheck]:
+    """All shards of splits whose columns can be read."""
+    for split in store.splits.values():
+        try:
+            valid, events, names = split.valid, split.event_counts, split.sample_names
+        except StoreError:
+            continue  # told by the check of the columns
+        for shard in range(shard_count(split.count, split.shard_size)):
+            part = slice(shard * split.shard_size, (shard + 1) * split.shard_size)
+            yield ShardCheck(
+                files=split.files,
+                split=split.name,
+                sample=split.sample,
+                shard=shard,
+                shard_size=split.shard_size,
+                valid=valid[part],
+                events=events[part],
+                names=names[part],
+            )
+
+
+def check_shard(task: ShardCheck) -> tuple[int, list[Problem]]:
+    """Samples in a shard, and its faults: checksums, event counts, pad bits, missing chunks."""
+    return len(task.valid), list(_shard_problems(task))
+
+
+def _shard_problems(task: ShardCheck) -> Iterator[Problem]:
+    here = Problem("", split=task.split, shard=task.shard)
+    sample = task.sample
+    key = shard_key(task.split, sample, task.shard)
+    data = task.files.read(key)
+    if data is None:
+        yield replace(here, message=f"{key}: the shard is missing")
+        return
+    view = memoryview(data)
+    try:
+        index = read_index(view, sample, task.shard_size, key)
+    except StoreError as error:
+        yield replace(here, message=str(error))
+        return
+    entries = index[index[..., 0] != MISSING]
+    entries = entries[np.argsort(entries[:, 0])]
+    starts = np.concatenate([[0], np.cumsum(entries[:, 1], dtype=np.uint64)])
+    body = len(data) - index_bytes(sample, task.shard_size)
+    if (entries[:, 0] != starts[:-1]).any() or starts[-1] != body:
+        yield replace(here, message=f"{key}: chunks overlap or leave gaps")
+    if (index[len(task.valid) :, :, 0] != MISSING).any():
+        yield replace(here, message=f"{key}: chunks after the last sample")
+    packed = np.empty(sample.packed_shape, sample.dtype)
+    for slot, valid in enumerate(task.valid):
+        number = task.shard * task.shard_size + slot
+        at = replace(here, sample=number, name=str(task.names[slot]))
+        if not valid:
+            if (index[slot, :, 0] != MISSING).any():
+                yield replace(at, message="skipped, yet it has data")
+            continue
+        try:
+            for plane in range(sample.planes):
+                read_chunk(view, index[slot, plane], packed[plane], f"time chunk {plane}")
+        except StoreError as error:
+            yield replace(at, message=str(error))
+            continue
+        yield from _content_problems(sample, packed, int(task.events[slot]), at)
+
+
+def _content_problems(
+    sample: SampleFormat, packed: NDArray[Any], events: int, at: Problem
+) -> Iterator[Problem]:
+    if sample.representation == "image":
+        return
+    binary = sample.representation == "binary"
+    held = int(count_ones(packed) if binary else packed.sum(dtype=np.int64))
+    if held != events:
+        yield replace(at, message=f"frames hold {held:,} events, event_count says {events:,}")
+    if binary and sample.steps is not None and pad_bits_set(packed, sample.steps):
+        yield replace(at, message=f"bits after the last step ({sample.steps}) are set")
+
+
+def _sample_problem(split: Split, index: int, message: str) -> Problem:
+    return Problem(
+        message,
+        split=split.name,
+        shard=index // split.shard_size,
+        sample=index,
+        name=str(split.sample_names[index]),
+    )
