@@ -1,0 +1,97 @@
+"""Packing kernels against plain NumPy."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventdata.kernels.packing import (
+    BAD_COORDINATE,
+    BAD_STEP,
+    BAD_VALUE,
+    OK,
+    count_ones,
+    pack_dense,
+    pad_bits_set,
+    scatter_coordinates,
+    unpack,
+)
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def numpy_packed(frames):
+    """(T, P, H, W) of zeros and ones -> (K, H, W, P), by numpy.packbits."""
+    return np.moveaxis(np.packbits(frames, axis=0), 1, -1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, st.integers(1, 30), st.integers(1, 3), st.integers(1, 9), st.integers(1, 40))
+def test_pack_dense_then_unpack(seed, steps, polarities, height, width):
+    rng = np.random.default_rng(seed)
+    dense = (rng.random((polarities, steps, height, width)) < 0.3).astype(np.uint8)
+    frames = np.ascontiguousarray(dense.swapaxes(0, 1))
+    packed = np.full((-(-steps // 8), height, width, polarities), 255, np.uint8)
+    assert pack_dense(dense, packed) == (dense.sum(), OK)
+    np.testing.assert_array_equal(packed, numpy_packed(frames))
+    back = np.full_like(frames, 9)
+    unpack(packed, back)
+    np.testing.assert_array_equal(back, frames)
+    assert count_ones(packed) == dense.sum()
+    assert not pad_bits_set(packed, steps)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, st.integers(0, 300), st.integers(0, 60), st.integers(0, 60))
+def test_scatter_is_the_published_canvas_and_crop(seed, count, row_shift, column_shift):
+    rng = np.random.default_rng(seed)
+    events = np.stack(
+        [
+            rng.integers(0, 256 - row_shift, count),
+            rng.integers(0, 256 - column_shift, count),
+            rng.integers(1, 9, count),
+        ],
+        axis=1,
+    ).astype(np.uint8)
+    canvas = np.zeros((8, 2, 256, 256), np.uint8)
+    rows, columns, steps = events.astype(int).T
+    canvas[steps - 1, 1, rows + row_shift, columns + column_shift] = 1
+    crop = canvas[:, :, 16:240, 16:240]
+    out = np.zeros((1, 224, 224, 2), np.uint8)
+    ones, fault, _ = scatter_coordinates(events, 1, row_shift, column_shift, 256, 16, out)
+    assert (ones, fault) == (crop.sum(), OK)
+    np.testing.assert_array_equal(out, numpy_packed(crop))
+
+
+def test_scatter_counts_a_cell_once():
+    out = np.zeros((1, 224, 224, 2), np.uint8)
+    twice = np.array([[100, 100, 3], [100, 100, 3], [100, 100, 4]], np.uint8)
+    assert scatter_coordinates(twice, 0, 0, 0, 256, 16, out)[0] == 2
+    assert out[0, 84, 84, 0] == 0b00110000
+
+
+def test_scatter_tells_the_faulty_event():
+    good = [100, 100, 1]
+    for bad, fault in (
+        ([100, 100, 0], BAD_STEP),
+        ([100, 100, 9], BAD_STEP),
+        ([250, 100, 1], BAD_COORDINATE),
+        ([100, 255, 1], BAD_COORDINATE),
+    ):
+        out = np.zeros((1, 224, 224, 2), np.uint8)
+        events = np.array([good, bad, good], np.uint8)
+        assert scatter_coordinates(events, 0, 6, 1, 256, 16, out)[1:] == (fault, 1)
+
+
+def test_pack_dense_refuses_other_values():
+    dense = np.zeros((2, 9, 4, 5), np.uint8)
+    dense[1, 8, 3, 4] = 2
+    assert pack_dense(dense, np.empty((2, 4, 5, 2), np.uint8))[1] == BAD_VALUE
+
+
+def test_pad_bits_are_seen():
+    packed = np.zeros((4, 3, 5, 2), np.uint8)
+    packed[3, 2, 4, 1] = 0b00000100  # the thirtieth of 30 steps
+    assert not pad_bits_set(packed, 30)
+    packed[3, 0, 0, 0] = 0b00000010
+    assert pad_bits_set(packed, 30)
+    assert not pad_bits_set(np.full((1, 2, 2, 2), 255, np.uint8), 8)

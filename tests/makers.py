@@ -1,0 +1,80 @@
+"""Small raw data in the published layouts, made of random numbers, for tests that need no real data."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+EVENTS_SHAPE = (8, 224, 224)
+
+
+def write_npz(path: Path, **arrays: NDArray[np.generic]) -> None:
+    """A compressed npz in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **arrays)
+
+
+def events_between(
+    rng: np.random.Generator, count: int, height: int, width: int
+) -> NDArray[np.uint8]:
+    """Random (row, column, step) that the published window could hold."""
+    rows = rng.integers(17, max(18, min(240, height)), count)
+    columns = rng.integers(17, max(18, min(240, width)), count)
+    return np.stack([rows, columns, rng.integers(1, 9, count)], axis=1).astype(np.uint8)
+
+
+def make_es_imagenet(root: Path, *, train: int = 12, val: int = 4, seed: int = 0) -> Path:
+    """Raw ES-ImageNet under ``root``: manifests, train/class{K}/, val/."""
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", train), ("val", val)):
+        lines = []
+        for number in range(count):
+            label = int(rng.integers(0, 1000))
+            height, width = (254, 180) if number % 2 else (191, 254)
+            name = (
+                f"class{label}/class{label}_{number}.npz"
+                if split == "train"
+                else f"ILSVRC2012_val_{number:08d}.npz"
+            )
+            write_npz(
+                root / split / name,
+                pos=events_between(rng, 900, height, width),
+                neg=events_between(rng, 1100, height, width),
+            )
+            lines.append(f"{name} {label} {height} {width}\n")
+        if count:
+            (root / f"{split}label.txt").write_text("".join(lines))
+    return root
+
+
+def make_es_ucf101(root: Path, *, clips: int = 6, folders: bool = False, seed: int = 0) -> Path:
+    """Raw ES-UCF101 clips of two classes in ``root`` itself, or in class folders there."""
+    rng = np.random.default_rng(seed)
+    for number in range(clips):
+        name = ("Archery", "PushUps")[number % 2]
+        frames = (rng.random((2, 30, 256, 342)) < 0.05).astype(np.uint8)
+        folder = root / name if folders else root
+        write_npz(folder / f"v_{name}_g{number // 2 + 1:02d}_c01.npz", arr_0=frames)
+    return root
+
+
+def published_es_imagenet_frames(path: Path, height: int, width: int) -> NDArray[np.uint8]:
+    """What the published loader makes of a raw file, stated plainly: uint8 (8, 2, 224, 224)."""
+    canvas = np.zeros((8, 2, 256, 256), np.uint8)
+    with np.load(path) as raw:
+        for polarity, key in enumerate(("pos", "neg")):
+            rows, columns, steps = raw[key].astype(int).T
+            canvas[
+                steps - 1, polarity, rows + (254 - height) // 2, columns + (254 - width) // 2
+            ] = 1
+    return canvas[:, :, 16:240, 16:240]
+
+
+def tree_digest(root: Path) -> dict[str, str]:
+    """SHA-256 of every file under a folder, by its path there."""
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,117 @@
+"""The npz reader: everything that can be wrong with a file is one clear InputError."""
+
+import io
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventdata.errors import InputError
+from eventdata.raw.npz import parse_npz, read_npz
+
+LIMIT = 100_000
+
+
+def npz(compress=True, **arrays):
+    stream = io.BytesIO()
+    (np.savez_compressed if compress else np.savez)(stream, **arrays)
+    return stream.getvalue()
+
+
+def zipped(compression=zipfile.ZIP_DEFLATED, **members):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as file:
+        for name, content in members.items():
+            file.writestr(f"{name}.npy", content)
+    return stream.getvalue()
+
+
+def npy_header(descr="|u1", shape="(5, 3)", order="False"):
+    text = f"{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}"
+    text = text.ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+events = np.arange(30, dtype=np.uint8).reshape(10, 3)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_reads_what_numpy_wrote(tmp_path, compress):
+    path = tmp_path / "a.npz"
+    path.write_bytes(npz(compress, pos=events, neg=np.asfortranarray(events[:4])))
+    pos, neg = read_npz(path, ("pos", "neg"), LIMIT)
+    np.testing.assert_array_equal(pos, events)
+    np.testing.assert_array_equal(neg, events[:4])
+    assert not pos.flags.writeable
+
+
+class Evil:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle from a file was loaded",))
+
+
+BAD = {
+    "truncated": (npz(pos=events)[:-30], "not a whole zip"),
+    "not a zip": (b"hello world, this is no zip file", "not a whole zip"),
+    "empty": (b"", "not a whole zip"),
+    "missing key": (npz(neg=events), "no array 'pos'"),
+    "other dtype": (npz(pos=events.astype(np.int32)), "holds int32, not uint8"),
+    "objects": (npz(pos=np.array([Evil()], dtype=object)), "never unpickled"),
+    "raw pickle": (zipped(pos=pickle.dumps(Evil())), "damaged header"),
+    "unknown version": (zipped(pos=b"\x93NUMPY\x09\x00" + bytes(50)), "damaged header"),
+    "header is code": (
+        zipped(pos=npy_header(shape="__import__('os')") + bytes(15)),
+        "damaged header",
+    ),
+    "too few data": (zipped(pos=npy_header() + bytes(14)), "do not fit"),
+    "too many data": (zipped(pos=npy_header() + bytes(16)), "do not fit"),
+    "huge shape": (zipped(pos=npy_header(shape="(2**40, 3)") + bytes(15)), "damaged header"),
+    "huge number": (zipped(pos=npy_header(shape=f"({10**15}, 3)") + bytes(15)), "do not fit"),
+    "overflowing shape": (zipped(pos=npy_header(shape=f"({2**32}, {2**32})")), "do not fit"),
+    "negative shape": (zipped(pos=npy_header(shape="(-5, -3)") + bytes(15)), "do not fit"),
+    "declares too much": (zipped(pos=npy_header() + bytes(LIMIT)), "declares"),
+    "odd compression": (zipped(zipfile.ZIP_BZIP2, pos=npy_header() + bytes(15)), "unknown method"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_file_is_one_clear_error(tmp_path, case):
+    content, says = BAD[case]
+    path = tmp_path / "bad.npz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says) as caught:
+        read_npz(path, ("pos",), LIMIT)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bomb_is_not_inflated():
+    """A member that inflates to more than its header says is refused after one byte more."""
+    data = bytearray(zipped(pos=npy_header() + bytes(50_000_000)))
+    for at in (data.find(b"PK\x03\x04") + 22, data.find(b"PK\x01\x02") + 24):
+        data[at : at + 4] = struct.pack("<I", 500)
+    with pytest.raises(InputError, match="damaged"):
+        parse_npz(bytes(data), ("pos",), LIMIT)
+
+
+def test_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="can't be read"):
+        read_npz(tmp_path / "none.npz", ("pos",), LIMIT)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_any_damage_is_an_input_error_or_harmless(data):
+    content = bytearray(npz(pos=events, neg=events))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        arrays = parse_npz(bytes(content), ("pos", "neg"), LIMIT)
+    except InputError:
+        return
+    for array in arrays:  # checksums cover the data, not every byte of the zip's own headers
+        np.testing.assert_array_equal(array, events)
