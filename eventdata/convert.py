@@ -21,6 +21,7 @@ from eventdata.store.shard import ShardBuilder, compressed_bytes, index_bytes
 from eventdata.store.write import (
     ShardRecord,
     StorePlan,
+    already_complete,
     begin,
     check_same,
     count_skipped,
@@ -36,6 +37,7 @@ OnError = Literal["fail", "skip"]
 Progress = Callable[[int, int], None]  # samples done, samples in all
 
 DEFAULT_SHARD_SIZE = 512
+FOREIGN_BACKLOG = 256  # shards handed at a time to an executor whose size is not known
 ESTIMATE_SAMPLES = 64  # samples that a dry run compresses to foretell the bytes
 
 
@@ -109,26 +111,17 @@ def convert(
     found = existing_header(files)  # StoreError before anything is touched
     if dry_run:
         return _foretell(job, files, None if overwrite else found, started)
-    files.prepare()
-    with writer_lock(files):
-        done_before = job.total
-        already_complete = begin(files, job.plan, overwrite=overwrite)
-        if not already_complete:
-            todo, done_before = _unfinished(job, files)
-            pool = nullcontext(executor) if executor is not None else worker_pool(workers)
-            done = done_before
-            with pool as running:
-                if progress is not None:
-                    progress(done, job.total)
-                tasks = _tasks(job, files, todo)
-                for count in run_tasks(running, convert_shard, tasks, backlog=4 * workers):
-                    done += count
-                    if progress is not None:
-                        progress(done, job.total)
+    done_before = job.total
+    is_complete = not overwrite and already_complete(files, job.plan)
+    if not is_complete:
+        files.prepare()
+        with writer_lock(files):
+            begin(files, job.plan, overwrite=overwrite)
+            done_before = _run(job, files, workers, executor, progress)
             finish(files, job.plan)
     return Conversion(
         out=files.where,
-        state="already complete" if already_complete else "complete",
+        state="already complete" if is_complete else "complete",
         samples=job.counts,
         done_before=done_before,
         skipped=count_skipped(files),
@@ -161,6 +154,24 @@ class Job:
     def notes(self) -> list[str]:
         """What a user should know of the listing."""
         return [note for samples in self.listing.values() for note in samples.notes]
+
+
+def _run(
+    job: Job, files: Files, workers: int, executor: Executor | None, progress: Progress | None
+) -> int:
+    """Make the shards that are not done yet; returns how many samples were done before."""
+    todo, done_before = _unfinished(job, files)
+    done = done_before
+    pool = nullcontext(executor) if executor is not None else worker_pool(workers)
+    backlog = 4 * workers if executor is None else FOREIGN_BACKLOG
+    with pool as running:
+        if progress is not None:
+            progress(done, job.total)
+        for count in run_tasks(running, convert_shard, _tasks(job, files, todo), backlog):
+            done += count
+            if progress is not None:
+                progress(done, job.total)
+    return done_before
 
 
 def plan_job(source: Source, *, shard_size: int, limit: int | None, on_error: OnError) -> Job:

@@ -89,7 +89,7 @@ class LocalFiles:
         """See `Files.read`."""
         try:
             return (self.root / key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
             raise StoreError(f"{self.root / key}: can't be read ({error.strerror})") from error
@@ -212,7 +212,7 @@ class RemoteFiles:
     def remove(self, prefix: str) -> None:
         """See `Files.remove`."""
         self._system.invalidate_cache()
-        with contextlib.suppress(FileNotFoundError), told_plainly(f"{self.where}/{prefix}"):
+        with told_plainly(f"{self.where}/{prefix}"), contextlib.suppress(FileNotFoundError):
             self._system.rm(self._path(prefix), recursive=True)
 
     def prepare(self) -> None:

@@ -167,7 +167,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Store:
-    """An open store. splits: by name, in alphabetical order."""
+    """An open store."""
 
     files: Files
     header: Header
@@ -203,8 +203,8 @@ def open_store(place: str | os.PathLike[str]) -> Store:
     header = parse_header(document, files.where)
     if not header.complete:
         raise _incomplete(files)
-    names = sorted(set(files.names()) - {HEADER_KEY, SKIPPED_KEY, WORK})
-    return Store(files, header, {name: Split(files, name, header) for name in names})
+    names = header.parameters.get("split_names", [])
+    return Store(files, header, {str(name): Split(files, str(name), header) for name in names})
 
 
 def _incomplete(files: Files) -> IncompleteStoreError:

@@ -17,6 +17,7 @@ from eventdata.store.layout import (
     HEADER_KEY,
     SKIPPED_KEY,
     SampleFormat,
+    group_document,
     parameters_digest,
     shard_count,
     shard_key,
@@ -74,6 +75,8 @@ def check_metadata(store: Store) -> Iterator[Problem]:
             yield from _check_columns(split, len(header.classes))
         except StoreError as error:
             yield Problem(str(error), split=split.name)
+        except ValueError as error:  # JSON
+            yield Problem(f"a zarr.json is damaged ({error})", split=split.name)
     yield from _check_skipped(store)
     known = {HEADER_KEY, SKIPPED_KEY}
     for split in store.splits.values():
@@ -97,6 +100,9 @@ def _check_columns(split: Split, classes: int) -> Iterator[Problem]:
         "input_size": split.input_sizes,
         "input_time": split.input_times,
     }
+    group = split.files.read(f"{split.name}/zarr.json") or b"{}"
+    if json.loads(group) != json.loads(group_document()):
+        yield Problem(f"{split.name}/zarr.json is not what this layout has", split=split.name)
     for column, values in columns.items():
         key = f"{split.name}/{column}/zarr.json"
         expected = json.loads(encode_column(column, values)[f"{column}/zarr.json"])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import MismatchError, StoreError
 from eventdata.store.columns import encode_column, read_column
-from eventdata.store.files import Files, LocalFiles, told_plainly
+from eventdata.store.files import Files, LocalFiles
 from eventdata.store.layout import (
     HEADER_KEY,
     SKIPPED_KEY,
@@ -102,20 +102,32 @@ def writer_lock(files: Files) -> Iterator[None]:
         return
     lock = FileLock(files.root / WORK / "lock")
     try:
-        with told_plainly(files.where):
-            lock.acquire(timeout=0)
+        lock.acquire(timeout=0)
     except Timeout:
         raise StoreError(
             f"{files.where}: another conversion is writing to it; wait for that to end"
         ) from None
+    except OSError as error:
+        raise StoreError(f"{files.where}: can't be locked ({error.strerror})") from error
     try:
         yield
     finally:
         lock.release()
 
 
-def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> bool:
-    """Lay out the store, or check that the one that is there is this one; True if complete.
+def already_complete(files: Files, plan: StorePlan) -> bool:
+    """Whether the plan's store is there and complete. MismatchError where it is another one."""
+    found = existing_header(files)
+    if found is None or not found.complete:
+        return False
+    check_same(files, found, plan)
+    if WORK in files.names():  # killed between the last two steps
+        files.remove(WORK)
+    return True
+
+
+def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> None:
+    """Lay out the store, or check that the unfinished one that is there is this one.
 
     Call with `writer_lock` held. MismatchError tells what differs.
     """
@@ -127,9 +139,6 @@ def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> bool:
         files.write(HEADER_KEY, plan.header.document())
     else:
         check_same(files, found, plan)
-        if found.complete:
-            files.remove(WORK)
-            return True
     for key in files.list(WORK):
         if key.endswith(".tmp"):
             files.remove(key)
@@ -137,7 +146,6 @@ def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> bool:
         for key, data in _fixed_files(plan, split).items():
             if files.size(key) is None:
                 files.write(key, data)
-    return False
 
 
 def _discard(files: Files, found: Header) -> None:

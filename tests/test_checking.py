@@ -1,0 +1,198 @@
+"""`verify` finds every kind of damage and says where it is."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+from makers import make_es_imagenet, make_es_ucf101, write_npz
+
+import eventdata
+from eventdata.errors import InputError, StoreError
+from eventdata.store.columns import encode_column
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checking")
+    raw = make_es_imagenet(folder / "raw")
+    eventdata.convert("es-imagenet", raw, folder / "store.zarr", shard_size=5)
+    return folder
+
+
+@pytest.fixture
+def store(sound, tmp_path):
+    return shutil.copytree(sound / "store.zarr", tmp_path / "store.zarr")
+
+
+def messages(store, **options):
+    return [str(problem) for problem in eventdata.verify(store, **options).problems]
+
+
+def replace_column(store, split, name, values):
+    for key, data in encode_column(name, values).items():
+        (store / split / key).write_bytes(data)
+
+
+def test_sound_store(sound):
+    result = eventdata.verify(sound / "store.zarr", against=sound / "raw", workers=2)
+    assert result.ok
+    assert (result.samples, result.compared) == (16, 16)
+
+
+def test_any_flipped_bit_of_any_chunk_or_index_is_found(store):
+    """A hundred bits in a hundred places: data chunks, shard indices, columns."""
+    draw = random.Random(1)
+    places = sorted(path for path in store.rglob("c/**/*") if path.is_file())
+    assert len(places) == 4 + 12
+    for trial in range(100):
+        path = places[trial % len(places)]
+        content = bytearray(path.read_bytes())
+        bit = draw.randrange(8 * len(content))
+        content[bit // 8] ^= 1 << bit % 8
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        found = messages(store)
+        path.write_bytes(whole)
+        assert found, (path, bit)
+    assert eventdata.verify(store).ok
+
+
+def test_damaged_sample_is_named(store):
+    name = eventdata.FrameDataset(store).names[7]
+    path = store / "train/frames/c/1/0/0/0/0"
+    content = bytearray(path.read_bytes())
+    middle = len(content) - 5 * 16 - 4
+    content[middle // 2] ^= 1
+    path.write_bytes(content)
+    (problem,) = eventdata.verify(store).problems
+    assert (problem.split, problem.shard, problem.sample, problem.name) == ("train", 1, 7, name)
+    assert "checksum" in problem.message
+
+
+def test_missing_and_foreign_files(store):
+    (store / "train/frames/c/2/0/0/0/0").unlink()
+    (store / "val/label/c/0").unlink()
+    (store / "notes.txt").write_text("x")
+    found = " ".join(messages(store))
+    assert "the shard is missing" in found
+    assert "chunk 0 is missing" in found
+    assert "notes.txt: a file that does not belong" in found
+
+
+def test_swapped_shards_are_found_by_event_counts(store):
+    a, b = (store / f"train/frames/c/{n}/0/0/0/0" for n in (0, 1))
+    first, second = a.read_bytes(), b.read_bytes()
+    a.write_bytes(second)
+    b.write_bytes(first)
+    assert "event_count says" in messages(store)[0]
+
+
+def test_columns_against_each_other(store):
+    opened = eventdata.open_store(store).splits["train"]
+    labels, counts = opened.labels.copy(), opened.event_counts.copy()
+    valid, names = opened.valid.copy(), opened.sample_names.copy()
+    labels[3] = 1000
+    counts[4] += 1
+    valid[5] = False
+    names[6] = names[7]
+    for name, values in (
+        ("label", labels),
+        ("event_count", counts),
+        ("valid", valid),
+        ("name", names),
+    ):
+        replace_column(store, "train", name, values)
+    found = "\n".join(messages(store))
+    assert "sample 3, name" in found
+    assert "label 1000 has no class" in found
+    assert f"event_count says {counts[4]:,}" in found
+    assert "sample 5 is marked invalid alone" in found
+    assert "2 samples have this name" in found
+    assert "skipped, yet it has data" in found
+
+
+def test_columns_of_another_length_or_type(store):
+    replace_column(store, "val", "label", np.zeros(3, np.int32))
+    assert any("3 values for 4 samples" in text for text in messages(store))
+    (store / "val/label/zarr.json").write_text("{")
+    assert any("is damaged" in text for text in messages(store))
+
+
+def test_header_that_was_edited(store):
+    path = store / "zarr.json"
+    document = json.loads(path.read_text())
+    document["attributes"]["eventdata"]["parameters"]["shard_size"] = 7
+    path.write_text(json.dumps(document))
+    assert "parameters do not match" in messages(store)[0]
+    for content in ("", "{}", "[" * 5000, '{"attributes": {"eventdata": {"version": 1}}}'):
+        path.write_text(content)
+        with pytest.raises(StoreError):
+            eventdata.verify(store)
+    document["attributes"]["eventdata"]["version"] = 2
+    path.write_text(json.dumps(document))
+    with pytest.raises(StoreError, match="format version 2, this eventdata reads up to 1; upgrade"):
+        eventdata.verify(store)
+
+
+def test_frames_metadata_that_was_edited(store):
+    path = store / "val/frames/zarr.json"
+    text = path.read_text()
+    for old, new in (("transpose", "transpoze"), ('"zstd"', '"gzip"'), ("224", "223")):
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(StoreError, match="damaged or not of this layout"):
+            eventdata.verify(store)
+    path.unlink()
+    with pytest.raises(StoreError, match="missing"):
+        eventdata.verify(store)
+
+
+def test_against_raw_that_is_not_the_same(sound, store, tmp_path):
+    raw = shutil.copytree(sound / "raw", tmp_path / "raw")
+    lines = (raw / "vallabel.txt").read_text().splitlines()
+    changed, gone = lines[0].split()[0], lines[1].split()[0]
+    other = np.array([[100, 100, 1]], np.uint8)
+    write_npz(raw / "val" / changed, pos=other, neg=other)
+    (raw / "val" / gone).unlink()
+    name, label, height, width = lines[2].split()
+    lines[2] = f"{name} {(int(label) + 1) % 1000} {height} {width}"
+    (raw / "vallabel.txt").write_text("\n".join(lines))
+    result = eventdata.verify(store, against=raw, samples=None)
+    assert result.compared == 16
+    found = {problem.name: problem.message for problem in result.problems}
+    assert set(found) == {changed, gone, name}
+    assert "other frames" in found[changed]
+    assert "not in the raw data" in found[gone]
+    assert "class class" in found[name]
+
+
+def test_against_draws_at_random_and_by_seed(sound):
+    some = [
+        eventdata.verify(sound / "store.zarr", against=sound / "raw", samples=3, seed=seed)
+        for seed in (0, 1)
+    ]
+    assert [result.compared for result in some] == [6, 6]
+    with pytest.raises(InputError):
+        eventdata.verify(sound / "store.zarr", against=sound / "none")
+
+
+def test_against_ucf101_without_its_lists(tmp_path):
+    raw = make_es_ucf101(tmp_path / "raw", clips=4)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 Archery\n2 PushUps\n")
+    clips = sorted(path.stem for path in raw.glob("*.npz"))
+    (lists / "trainlist01.txt").write_text("".join(f"{clip}.avi\n" for clip in clips[:2]))
+    (lists / "testlist01.txt").write_text("".join(f"{clip}.avi\n" for clip in clips[2:]))
+    out = tmp_path / "ucf.zarr"
+    eventdata.convert("es-ucf101", raw, out, splits=lists, fold=1)
+    for options in ({}, {"splits": lists}):
+        result = eventdata.verify(out, against=raw, **options)
+        assert result.ok, result.problems
+        assert result.compared == 4
+
+
+def test_no_store(tmp_path):
+    with pytest.raises(StoreError, match="no store there"):
+        eventdata.verify(tmp_path / "none")

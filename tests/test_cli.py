@@ -1,0 +1,150 @@
+"""The command as a user types it."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from makers import make_es_imagenet
+from PIL import Image
+
+from eventdata.cli import main
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    return make_es_imagenet(tmp_path_factory.mktemp("cli") / "raw")
+
+
+@pytest.fixture(scope="module")
+def store(raw):
+    out = raw.parent / "store.zarr"
+    assert call("convert", "es-imagenet", raw, out, "--workers", 1).exit_code == 0
+    return out
+
+
+def call(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def test_help_has_examples():
+    for command in ([], ["convert"], ["verify"], ["show"]):
+        result = call(*command, "--help")
+        assert result.exit_code == 0
+        assert "eventdata " in result.output.split("Options:")[0].split("\n", 1)[1]
+    assert "es-ucf101" in call("convert", "--help").output
+
+
+def test_convert_tells_what_it_did(raw, tmp_path):
+    out = tmp_path / "o.zarr"
+    result = call("convert", "es-imagenet", raw, out, "--dry-run")
+    assert "would hold 16 samples (train 12, val 4)" in result.output
+    result = call("convert", "es-imagenet", raw, out, "--workers", 1, "--json")
+    told = json.loads(result.stdout)
+    assert (told["state"], told["samples"]) == ("complete", {"train": 12, "val": 4})
+    assert "already complete" in call("convert", "es-imagenet", raw, out).output
+
+
+def test_info(store):
+    result = call("info", store)
+    assert result.exit_code == 0
+    for word in ("train", "val", "8x2x224x224", "1000 classes", "event rate"):
+        assert word in result.output
+    facts = json.loads(call("info", store, "--json").output)
+    train = facts["splits"]["train"]
+    assert train["samples"] == 12
+    assert train["shape"] == [8, 2, 224, 224]
+    assert train["event_rate"] == pytest.approx(train["events"] / 12 / 8 / 2 / 224 / 224)
+    assert facts["parameters"]["source"] == "es-imagenet"
+    sizes = [path.stat().st_size for path in store.rglob("*") if path.is_file()]
+    assert facts["bytes"] == sum(sizes)
+
+
+def test_verify(store, raw, tmp_path):
+    result = call("verify", store, "--against", raw, "--samples", "all", "--workers", 1)
+    assert result.exit_code == 0
+    assert "sound; 16 samples, 16 compared with their raw files" in result.output
+    import shutil
+
+    bad = shutil.copytree(store, tmp_path / "bad.zarr")
+    shard = bad / "train/frames/c/0/0/0/0/0"
+    content = bytearray(shard.read_bytes())
+    content[5] ^= 8
+    shard.write_bytes(content)
+    result = call("verify", bad, "--workers", 1)
+    assert result.exit_code == 1
+    assert "split train, shard 0, sample 0" in result.output
+    told = json.loads(call("verify", bad, "--json", "--workers", 1).stdout)
+    assert told["ok"] is False
+    assert told["problems"][0]["sample"] == 0
+
+
+def test_show(store, tmp_path):
+    for index, name, frames in (("0", "a.png", 1), ("-1", "b.gif", 8), ("0:5", "c.png", 1)):
+        out = tmp_path / name
+        result = call("show", store, "--split", "train", "--index", index, "-o", out)
+        assert result.exit_code == 0, result.output
+        with Image.open(out) as picture:
+            assert getattr(picture, "n_frames", 1) == frames
+            colours = {tuple(c) for c in np.asarray(picture.convert("RGB")).reshape(-1, 3)}
+        assert {(255, 255, 255), (0, 114, 178), (213, 94, 0)} <= colours or name.endswith("gif")
+    for index, out in (("99", "x.png"), ("a", "x.png"), ("5:5", "x.png"), ("0", "x.jpg")):
+        result = call("show", store, "--split", "val", "--index", index, "-o", tmp_path / out)
+        assert result.exit_code == 2
+    assert "which --split? There are train, val" in call("show", store, "-o", "x.png").output
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["convert", "nonsense", ".", "x"], 2, "unknown source 'nonsense'"),
+        (["convert", "es-imagenet", "/no/such", "x"], 1, "no trainlabel.txt"),
+        (["convert", "es-imagenet", "RAW", "x", "--fold", "1"], 2, "does not know the option"),
+        (["convert", "es-imagenet", "RAW", "RAW"], 1, "something else than a store"),
+        (["convert", "es-imagenet", "RAW", "RAW/vallabel.txt/x"], 1, "can't be written"),
+        (["convert", "es-imagenet", "RAW", "STORE", "--shard-size", "5"], 1, "shard_size is 512"),
+        (["info", "/no/such"], 1, "no store there"),
+        (["verify", "STORE", "--against", "RAW", "--samples", "few"], 2, "number or 'all'"),
+        (["convert", "es-imagenet"], 2, "Missing argument"),
+        (["frobnicate"], 2, "No such command"),
+    ],
+)
+def test_errors_are_one_sentence_and_a_code(raw, store, words, code, says):
+    words = [word.replace("RAW", str(raw)).replace("STORE", str(store)) for word in words]
+    result = call(*words)
+    assert result.exit_code == code
+    assert says in result.output
+    assert "Traceback" not in result.output
+
+
+def test_debug_shows_the_traceback(store):
+    for words in (["--debug", "info", "/no/such"], ["info", "/no/such", "--debug"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "eventdata", *words], capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 1
+        assert "Traceback" in run.stderr
+
+
+def test_completion():
+    for shell in ("bash", "zsh", "fish"):
+        assert "_EVENTDATA_COMPLETE" in call("completion", shell).output
+
+
+def test_import_and_help_load_neither_torch_nor_numba():
+    code = (
+        "import sys, eventdata, eventdata.cli\n"
+        "try: eventdata.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "bad = {'torch', 'numba', 'zarr', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {bad}' if bad else 0)"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5  # 0.3 on an idle machine; CI's may be busy

@@ -1,0 +1,348 @@
+"""Conversion: same bytes always, finished by the same call, stopped by another."""
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from makers import make_es_imagenet, make_es_ucf101, published_es_imagenet_frames, tree_digest
+
+import eventdata
+from eventdata.convert import convert
+from eventdata.errors import (
+    IncompleteStoreError,
+    InputError,
+    MismatchError,
+    OptionError,
+    StoreError,
+)
+from eventdata.store import write
+
+
+@pytest.fixture
+def raw(tmp_path):
+    return make_es_imagenet(tmp_path / "raw")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out.zarr"
+
+
+def run(raw, out, **options):
+    return convert("es-imagenet", raw, out, **{"shard_size": 4, **options})
+
+
+def break_file(raw, number):
+    """Truncate one raw file, its time of change kept; returns its manifest name."""
+    name = (raw / "trainlabel.txt").read_text().splitlines()[number].split()[0]
+    path = raw / "train" / name
+    path.write_bytes(path.read_bytes()[:100])
+    return name
+
+
+def test_store_holds_what_the_published_loader_makes(raw, out):
+    result = run(raw, out)
+    assert (result.state, result.samples) == ("complete", {"train": 12, "val": 4})
+    for split in ("train", "val"):
+        ds = eventdata.FrameDataset(out, split)
+        lines = [line.split() for line in (raw / f"{split}label.txt").read_text().splitlines()]
+        assert ds.names == [line[0] for line in lines]
+        for index, (name, label, height, width) in enumerate(lines):
+            frames, stored_label = ds[index]
+            expected = published_es_imagenet_frames(raw / split / name, int(height), int(width))
+            np.testing.assert_array_equal(frames.numpy(), expected)
+            assert stored_label == int(label)
+            assert ds.event_counts[index] == expected.sum()
+
+
+def test_header(raw, out):
+    run(raw, out)
+    header = json.loads((out / "zarr.json").read_text())["attributes"]["eventdata"]
+    assert {k: header[k] for k in ("dataset", "representation", "steps", "polarity")} == {
+        "dataset": "es-imagenet",
+        "representation": "binary",
+        "steps": 8,
+        "polarity": ["positive", "negative"],
+    }
+    assert header["complete"] is True
+    assert len(header["classes"]) == 1000
+    assert set(header) >= {"version", "parameters", "parameters_sha256"}
+
+
+def test_same_bytes_whatever_does_the_work(raw, tmp_path):
+    run(raw, tmp_path / "1.zarr")
+    run(raw, tmp_path / "2.zarr", workers=2)
+    with ThreadPoolExecutor(3) as threads:
+        run(raw, tmp_path / "3.zarr", executor=threads)
+    digests = [tree_digest(tmp_path / f"{n}.zarr") for n in (1, 2, 3)]
+    assert digests[0] == digests[1] == digests[2]
+    assert not any(key.startswith(".work") for key in digests[0])
+
+
+def test_interrupted_then_finished(raw, out, tmp_path, monkeypatch):
+    """Stop after each shard in turn: the next call goes on, and the bytes are the same."""
+    run(raw, tmp_path / "whole.zarr")
+    real = write.write_shard
+
+    class Stop(Exception):
+        pass
+
+    done = 0
+    for _ in range(4):
+
+        def stop_after_one(*args, _calls=[], **kwargs):  # noqa: B006
+            if _calls:
+                raise Stop
+            _calls.append(1)
+            real(*args, **kwargs)
+
+        monkeypatch.setattr("eventdata.convert.write_shard", stop_after_one)
+        try:
+            result = run(raw, out)
+        except Stop:
+            done += 4
+            with pytest.raises(IncompleteStoreError, match="has not finished"):
+                eventdata.open_store(out)
+            assert run(raw, out, dry_run=True).done_before == done
+    assert result.done_before == done == 12
+    assert tree_digest(out) == tree_digest(tmp_path / "whole.zarr")
+
+
+def test_second_call_does_nothing(raw, out):
+    run(raw, out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    (out / ".work").mkdir()  # as a kill just before the end leaves it
+    result = run(raw, out)
+    assert result.state == "already complete"
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} | {out: 0} == before | {
+        out: 0
+    }
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_other_parameters_stop_it(raw, out, complete, monkeypatch):
+    if complete:
+        run(raw, out)
+    else:
+        monkeypatch.setattr("eventdata.convert.finish", lambda *_: None)
+        run(raw, out)
+    before = tree_digest(out)
+    with pytest.raises(MismatchError, match="shard_size is 4 in the store, 8 in this call"):
+        run(raw, out, shard_size=8)
+    with pytest.raises(MismatchError, match="limit is None in the store, 2 in this call"):
+        run(raw, out, limit=2)
+    with pytest.raises(MismatchError, match="split_names"):
+        run(raw, out, split="val")
+    with pytest.raises(MismatchError, match="dataset is 'es-imagenet'"):
+        convert("es-ucf101", make_es_ucf101(raw.parent / "ucf", clips=2), out)
+    assert tree_digest(out) == before
+
+
+def test_other_input_stops_it(raw, out):
+    run(raw, out)
+    manifest = raw / "trainlabel.txt"
+    text = manifest.read_text()
+    lines = text.splitlines()
+    name, label, height, width = lines[2].split()
+
+    manifest.write_text("\n".join(lines[:-1]))
+    with pytest.raises(MismatchError, match="shapes|samples"):
+        run(raw, out)
+    manifest.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
+    with pytest.raises(MismatchError, match="sample 0 of train, .* is another one"):
+        run(raw, out)
+    lines[2] = f"{name} {(int(label) + 1) % 1000} {height} {width}"
+    manifest.write_text("\n".join(lines))
+    with pytest.raises(MismatchError, match="sample 2 of train, .* has another label"):
+        run(raw, out)
+    manifest.write_text(text)
+
+    path = raw / "train" / name
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with pytest.raises(MismatchError, match=f"{name}, is a file that was changed since"):
+        run(raw, out)
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(MismatchError, match=f"{name}, is a file of another size"):
+        run(raw, out)
+    assert run(raw, out, overwrite=True).state == "complete"
+
+
+def test_file_that_changes_while_it_is_read(raw, out, monkeypatch):
+    from eventdata.raw.es_imagenet import EsImageNet
+
+    read = EsImageNet.read
+
+    def touch_then_read(self, sample, packed):
+        os.utime(sample.path, ns=(1, 1))
+        return read(self, sample, packed)
+
+    monkeypatch.setattr(EsImageNet, "read", touch_then_read)
+    with pytest.raises(MismatchError, match="changed while the conversion ran"):
+        run(raw, out, on_error="skip")
+
+
+def test_bad_sample_fails_then_is_skipped(raw, out):
+    name = break_file(raw, 5)
+    with pytest.raises(InputError, match=f"{name}: not a whole zip"):
+        run(raw, out)
+    with pytest.raises(IncompleteStoreError):
+        eventdata.FrameDataset(out)
+    result = run(raw, out, on_error="skip")
+    assert (result.skipped, result.done_before) == (1, 4)
+    (entry,) = json.loads((out / "skipped.json").read_text())
+    assert (entry["split"], entry["index"], entry["name"]) == ("train", 5, name)
+    assert "not a whole zip" in entry["reason"]
+    ds = eventdata.FrameDataset(out)
+    assert len(ds) == len(ds.labels) == len(ds.names) == 11
+    assert name not in ds.names
+    store = eventdata.open_store(out)
+    assert store.splits["train"].valid.tolist() == [i != 5 for i in range(12)]
+    assert eventdata.verify(out).ok
+
+
+def test_shards_with_skips_are_done_again_when_none_may_be(raw, out, monkeypatch):
+    break_file(raw, 5)
+    monkeypatch.setattr("eventdata.convert.finish", lambda *_: None)
+    run(raw, out, on_error="skip")
+    with pytest.raises(InputError, match="not a whole zip"):
+        run(raw, out, on_error="fail")
+
+
+def test_bad_manifest_lines_fail_or_are_skipped(raw, out):
+    manifest = raw / "trainlabel.txt"
+    lines = manifest.read_text().splitlines()
+    lines += ["class1/a.npz 1 254", "class1/none.npz 1 254 254", lines[0], "../x.npz 1 254 254"]
+    manifest.write_text("\r\n".join(lines))
+    with pytest.raises(InputError, match=r"trainlabel.txt:13: 3 fields.*\(and 3 more in train\)"):
+        run(raw, out)
+    assert not out.exists()
+    assert run(raw, out, on_error="skip").skipped == 4
+    assert len(eventdata.FrameDataset(out)) == 12
+    assert eventdata.open_store(out).splits["train"].count == 16
+    result = eventdata.verify(out, against=raw, samples=None)
+    assert result.ok, result.problems
+
+
+def test_all_samples_bad(raw, out):
+    for number in range(12):
+        break_file(raw, number)
+    run(raw, out, on_error="skip")
+    assert len(eventdata.FrameDataset(out)) == 0
+    assert eventdata.verify(out).ok
+
+
+def test_error_in_a_worker_process(raw, out):
+    break_file(raw, 9)
+    with pytest.raises(InputError, match="not a whole zip"):
+        run(raw, out, workers=2)
+    assert run(raw, out, workers=2, on_error="skip").skipped == 1
+
+
+def test_dry_run_touches_nothing_and_foretells(raw, out):
+    told = run(raw, out, dry_run=True)
+    assert not out.exists()
+    assert (told.state, told.samples, told.done_before) == ("dry run", {"train": 12, "val": 4}, 0)
+    arrays = sum(p.stat().st_size for p in _converted(raw, out).rglob("frames/c/*/*/*/*/*"))
+    assert told.bytes == pytest.approx(arrays, rel=0.01)
+    assert run(raw, out, dry_run=True).done_before == 16
+    with pytest.raises(MismatchError):
+        run(raw, out, dry_run=True, shard_size=5)
+
+
+def _converted(raw, out):
+    run(raw, out)
+    return out
+
+
+def test_limit_and_split(raw, out):
+    result = run(raw, out, limit=3, split="train")
+    assert result.samples == {"train": 3}
+    assert len(eventdata.FrameDataset(out)) == 3
+    with pytest.raises(OptionError, match="no split 'val'; there are: train"):
+        eventdata.FrameDataset(out, "val")
+
+
+def test_out_is_something_else(raw, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("precious")
+    (tmp_path / "foreign.zarr").mkdir()
+    (tmp_path / "foreign.zarr" / "zarr.json").write_text('{"zarr_format": 3, "attributes": {}}')
+    for place in (other, other / "thesis.tex", tmp_path / "foreign.zarr"):
+        before = tree_digest(tmp_path)
+        for overwrite in (False, True):
+            with pytest.raises(StoreError):
+                run(raw, place, overwrite=overwrite)
+        assert tree_digest(tmp_path) == before
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert run(raw, empty).state == "complete"
+
+
+def test_overwrite_that_was_interrupted(raw, out, tmp_path, monkeypatch):
+    run(raw, tmp_path / "whole.zarr")
+    run(raw, out, shard_size=3)
+    real = shutil.rmtree
+    monkeypatch.setattr("eventdata.store.files.shutil.rmtree", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(raw, out, overwrite=True)
+    monkeypatch.setattr("eventdata.store.files.shutil.rmtree", real)
+    with pytest.raises(IncompleteStoreError):
+        eventdata.open_store(out)
+    run(raw, out)
+    assert tree_digest(out) == tree_digest(tmp_path / "whole.zarr")
+
+
+def test_two_at_once(raw, out):
+    """The second stops, and a lock file left by a crash holds nobody up."""
+    started = []
+
+    def second(done, total):
+        if not started:
+            started.append(1)
+            with pytest.raises(StoreError, match="another conversion is writing"):
+                run(raw, out)
+
+    run(raw, out, progress=second)
+    assert started
+    (out / ".work").mkdir()
+    (out / ".work" / "lock").touch()
+    assert run(raw, out, overwrite=True).state == "complete"
+
+
+def test_bad_options(raw, out):
+    for options in (
+        {"workers": 0},
+        {"shard_size": 0},
+        {"limit": 0},
+        {"on_error": "ignore"},
+        {"fold": 1},
+        {"nonsense": 1},
+    ):
+        with pytest.raises(OptionError):
+            run(raw, out, **options)
+    with pytest.raises(OptionError, match="unknown source 'imagenette'"):
+        convert("imagenette", raw, out)
+
+
+def test_remote_store_has_the_same_bytes(raw, out):
+    import fsspec
+
+    run(raw, out)
+    result = run(raw, "memory://bucket/out.zarr")
+    assert result.state == "complete"
+    system = fsspec.filesystem("memory")
+    for path in out.rglob("*"):
+        if path.is_file():
+            key = f"/bucket/out.zarr/{path.relative_to(out).as_posix()}"
+            assert system.cat_file(key) == path.read_bytes()
+    remote = eventdata.FrameDataset("memory://bucket/out.zarr")
+    local = eventdata.FrameDataset(out)
+    for (a, label_a), (b, label_b) in zip(remote, local, strict=True):
+        assert label_a == label_b
+        assert (a == b).all()
+    assert eventdata.verify("memory://bucket/out.zarr").ok

@@ -1,0 +1,82 @@
+"""Kills and full disks: nothing lost, nothing half done counted as done."""
+
+import errno
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from makers import make_es_imagenet, tree_digest
+
+import eventdata
+from eventdata.errors import StoreError
+from eventdata.store import files
+
+KILLS = 20
+
+
+def command(raw, out):
+    words = ["convert", "es-imagenet", str(raw), str(out), "--shard-size", "4", "--workers", "2"]
+    return [sys.executable, "-m", "eventdata", *words]
+
+
+def test_kill_at_random_moments(tmp_path):
+    raw = make_es_imagenet(tmp_path / "raw", train=120, val=40)
+    started = time.monotonic()
+    subprocess.run(command(raw, tmp_path / "whole.zarr"), check=True, capture_output=True)
+    seconds = time.monotonic() - started
+    whole = tree_digest(tmp_path / "whole.zarr")
+    draw = random.Random(0)
+    found_parts = 0
+    for trial in range(KILLS):
+        out = tmp_path / f"{trial}.zarr"
+        with subprocess.Popen(
+            command(raw, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            time.sleep(draw.uniform(0.3, 1) * seconds)
+            process.send_signal(signal.SIGKILL)
+        if out.exists() and tree_digest(out) != whole:
+            found_parts += 1
+        subprocess.run(command(raw, out), check=True, capture_output=True)
+        assert tree_digest(out) == whole
+        shutil.rmtree(out)
+    assert found_parts  # the moments do hit conversions in their middle
+
+
+def test_disk_full_at_any_write(tmp_path, monkeypatch):
+    """ENOSPC at every write in turn: one clear error, and the next call finishes the store."""
+    raw = make_es_imagenet(tmp_path / "raw", train=6, val=2)
+    eventdata.convert("es-imagenet", raw, tmp_path / "whole.zarr", shard_size=2)
+    whole = tree_digest(tmp_path / "whole.zarr")
+    real = files.os.fsync
+    writes = 0
+
+    def count(descriptor):
+        nonlocal writes
+        writes += 1
+        real(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", count)
+    eventdata.convert("es-imagenet", raw, tmp_path / "count.zarr", shard_size=2)
+    total, out = writes, tmp_path / "out.zarr"
+    assert total > 20
+    for failing in range(1, total + 1):
+        writes = 0
+
+        def fail(descriptor, failing=failing):
+            count(descriptor)
+            if writes == failing:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(files.os, "fsync", fail)
+        with pytest.raises(StoreError, match="No space left on device.*free some space"):
+            eventdata.convert("es-imagenet", raw, out, shard_size=2)
+        with pytest.raises(StoreError):
+            eventdata.open_store(out)
+        monkeypatch.setattr(files.os, "fsync", real)
+        eventdata.convert("es-imagenet", raw, out, shard_size=2)
+        assert tree_digest(out) == whole
+        shutil.rmtree(out)
