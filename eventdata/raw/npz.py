@@ -5,10 +5,15 @@ inflated by ISA-L in one call each, bounded by their declared size. Nothing is e
 """
 
 import io
+import math
+import os
+import re
+import stat
 import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from isal import isal_zlib
@@ -18,6 +23,11 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+_PLAIN_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00.."
+    rb"\{'descr': '\|u1', 'fortran_order': False, 'shape': \(([0-9]+(?:, [0-9]+)*)\), \} *\n",
+    re.DOTALL,
+)
 _REMEDY = "get or generate the file again, or leave it out with --on-error skip"
 
 
@@ -28,11 +38,19 @@ def read_npz(path: Path, keys: Sequence[str], max_bytes: int) -> list[NDArray[np
     memory than a sound sample needs. InputError names the file and what is wrong with it.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(2 * max_bytes + 1)
+        with path.open("rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{path}: not a plain file; {_REMEDY}")
+            # readall takes a buffer of the file's size, so the size is checked first.
+            data = file.readall() if status.st_size <= 2 * max_bytes else None
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror}); {_REMEDY}") from None
     try:
+        if data is None:
+            raise InputError(
+                f"the file is larger than the {2 * max_bytes:,} bytes a sample can have"
+            )
         return parse_npz(data, keys, max_bytes)
     except InputError as error:
         raise InputError(f"{path}: {error}; {_REMEDY}") from None
@@ -40,8 +58,6 @@ def read_npz(path: Path, keys: Sequence[str], max_bytes: int) -> list[NDArray[np
 
 def parse_npz(data: bytes, keys: Sequence[str], max_bytes: int) -> list[NDArray[np.uint8]]:
     """`read_npz` on the bytes of the file; errors say what is wrong, not where."""
-    if len(data) > 2 * max_bytes:
-        raise InputError(f"the file is larger than the {2 * max_bytes:,} bytes a sample can have")
     try:
         members = {info.filename: info for info in zipfile.ZipFile(io.BytesIO(data)).infolist()}
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError):
@@ -76,7 +92,7 @@ def _inflate(data: bytes, info: zipfile.ZipInfo) -> bytes:
         try:
             # One byte more than declared shows a member that inflates to more than it says.
             content = isal_zlib.decompressobj(-15).decompress(packed, info.file_size + 1)
-        except isal_zlib.error:
+        except isal_zlib.error:  # type: ignore[misc]  # its stub forgets that it is an exception
             raise damaged from None
     else:
         raise InputError(f"member {info.filename!r} is compressed by an unknown method")
@@ -86,6 +102,18 @@ def _inflate(data: bytes, info: zipfile.ZipInfo) -> bytes:
 
 
 def _parse_npy(content: bytes, key: str) -> NDArray[np.uint8]:
+    shape, order, start = _parse_header(content, key)
+    # Python integers: a declared shape can't overflow.
+    if min(shape, default=0) < 0 or math.prod(shape) != len(content) - start:
+        raise InputError(f"array {key!r} declares shape {shape}, its data do not fit that")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape, order=order)
+
+
+def _parse_header(content: bytes, key: str) -> tuple[tuple[int, ...], Literal["C", "F"], int]:
+    """Shape, order and start of the data of a ``.npy``."""
+    plain = _PLAIN_HEADER.match(content)  # as NumPy writes it: a tenth of the time
+    if plain is not None and plain.end() == 10 + int.from_bytes(content[8:10], "little"):
+        return tuple(int(length) for length in plain[1].split(b",")), "C", plain.end()
     stream = io.BytesIO(content)
     try:
         version = npy.read_magic(stream)
@@ -99,11 +127,4 @@ def _parse_npy(content: bytes, key: str) -> NDArray[np.uint8]:
     if dtype != np.uint8:
         kind = "Python objects, which are never unpickled" if dtype.hasobject else str(dtype)
         raise InputError(f"array {key!r} holds {kind}, not uint8")
-    # Python integers: a declared shape can't overflow.
-    size = 1
-    for length in shape:
-        size *= length
-    if min(shape, default=0) < 0 or size != len(content) - stream.tell():
-        raise InputError(f"array {key!r} declares shape {shape}, its data do not fit that")
-    values = np.frombuffer(content, np.uint8, offset=stream.tell())
-    return values.reshape(shape, order="F" if fortran_order else "C")
+    return shape, "F" if fortran_order else "C", stream.tell()

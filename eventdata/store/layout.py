@@ -16,7 +16,7 @@ W columns. In memory a sample is (K, H, W, P), polarity last: the order in which
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -114,7 +114,7 @@ class Header:
 
     def document(self) -> bytes:
         """The root group's ``zarr.json``."""
-        return group_document({"eventdata": asdict(self)})
+        return group_document({"eventdata": vars(self)})
 
 
 def parameters_digest(parameters: Parameters) -> str:

@@ -136,21 +136,21 @@ def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> None:
         _discard(files, found)
         found = None
     if found is None:
-        files.write(HEADER_KEY, plan.header.document())
+        files.write({HEADER_KEY: plan.header.document()})
     else:
         check_same(files, found, plan)
     for key in files.list(WORK):
         if key.endswith(".tmp"):
             files.remove(key)
     for split in plan.splits:
-        for key, data in _fixed_files(plan, split).items():
-            if files.size(key) is None:
-                files.write(key, data)
+        fixed = _fixed_files(plan, split)
+        files.write({key: data for key, data in fixed.items() if files.size(key) is None})
 
 
 def _discard(files: Files, found: Header) -> None:
     """Remove a store; without a digest it is none any more, should this be interrupted."""
-    files.write(HEADER_KEY, replace(found, complete=False, parameters_sha256="").document())
+    unfinished = replace(found, complete=False, parameters_sha256="")
+    files.write({HEADER_KEY: unfinished.document()})
     for name in set(files.names()) - {HEADER_KEY, WORK}:
         files.remove(name)
     for key in files.list(WORK):
@@ -223,8 +223,9 @@ def write_shard(
     record: ShardRecord,
 ) -> None:
     """Put a shard into its place, then its record."""
-    files.write(shard_key(split, sample, shard), data)
-    files.write(_record_key(split, shard), record.document())
+    files.write(
+        {shard_key(split, sample, shard): data, _record_key(split, shard): record.document()}
+    )
 
 
 def read_records(files: Files, plan: StorePlan, split: str) -> dict[int, ShardRecord]:
@@ -246,6 +247,7 @@ def read_records(files: Files, plan: StorePlan, split: str) -> dict[int, ShardRe
 
 def finish(files: Files, plan: StorePlan) -> None:
     """Write the columns of results, mark the store complete, remove ``.work``."""
+    results: dict[str, bytes] = {}
     skips = []
     for split, columns in plan.splits.items():
         count = len(columns["label"])
@@ -264,11 +266,12 @@ def finish(files: Files, plan: StorePlan) -> None:
                 name = str(columns["name"][index])
                 skips.append({"split": split, "index": index, "name": name, "reason": reason})
         for name, values in (("event_count", events), ("valid", valid)):
-            for key, data in encode_column(name, values).items():
-                files.write(f"{split}/{key}", data)
+            encoded = encode_column(name, values)
+            results |= {f"{split}/{key}": data for key, data in encoded.items()}
     if skips:
-        files.write(SKIPPED_KEY, json.dumps(skips, indent=1, ensure_ascii=False).encode())
-    files.write(HEADER_KEY, replace(plan.header, complete=True).document())
+        results[SKIPPED_KEY] = json.dumps(skips, indent=1, ensure_ascii=False).encode()
+    files.write(results)
+    files.write({HEADER_KEY: replace(plan.header, complete=True).document()})
     files.remove(WORK)
 
 

@@ -22,8 +22,8 @@ class FilesContract:
         return opened
 
     def test_write_then_read(self, files):
-        files.write("a/b/c", b"one")
-        files.write("a/b/c", bytearray(b"two"))
+        files.write({"a/b/c": b"one"})
+        files.write({"a/b/c": bytearray(b"two")})
         assert files.read("a/b/c") == b"two"
         assert files.size("a/b/c") == 3
         assert files.read("a/b") is None or files.read("a/none") is None
@@ -31,7 +31,7 @@ class FilesContract:
 
     def test_lists_and_totals(self, files):
         for key in ("b/2", "a/1", "b/c/3", "top"):
-            files.write(key, b"1234")
+            files.write({key: b"1234"})
         assert files.list("b") == ["b/2", "b/c/3"]
         assert files.list("none") == []
         assert set(files.names()) - {".work"} == {"a", "b", "top"}
@@ -39,13 +39,13 @@ class FilesContract:
 
     def test_remove(self, files):
         for key in ("b/2", "b/c/3", "top"):
-            files.write(key, b"1")
+            files.write({key: b"1"})
         for prefix in ("b", "top", "none"):
             files.remove(prefix)
         assert set(files.names()) <= {".work"}
 
     def test_pickles(self, files):
-        files.write("a", b"1")
+        files.write({"a": b"1"})
         assert pickle.loads(pickle.dumps(files)).read("a") == b"1"
 
 
@@ -54,14 +54,14 @@ class TestLocal(FilesContract):
         return open_files(tmp_path / "store")
 
     def test_a_write_that_fails_leaves_nothing(self, files, monkeypatch):
-        files.write("a", b"old")
+        files.write({"a": b"old"})
 
         def full(_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(module.os, "fsync", full)
         with pytest.raises(StoreError, match=r"No space left on device\); free some space"):
-            files.write("a", b"new")
+            files.write({"a": b"new"})
         assert files.read("a") == b"old"
         assert files.list(".work") == []
 
@@ -69,7 +69,7 @@ class TestLocal(FilesContract):
         """A worker that outlives its conversion must not bring .work back to life."""
         files.remove(".work")
         with pytest.raises(StoreError):
-            files.write("a", b"1")
+            files.write({"a": b"1"})
         assert not (files.root / ".work").exists()
 
     def test_folder_that_can_not_be_made(self, tmp_path):
