@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eventdata.checking import Verification, verify
-    from eventdata.convert import Conversion, convert
+    from eventdata.conversion import Conversion, convert
     from eventdata.dataset import FrameDataset
     from eventdata.errors import EventDataError
     from eventdata.store.read import Store, open_store
@@ -27,12 +27,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Conversion": "eventdata.convert",
+    "Conversion": "eventdata.conversion",
     "EventDataError": "eventdata.errors",
     "FrameDataset": "eventdata.dataset",
     "Store": "eventdata.store.read",
     "Verification": "eventdata.checking",
-    "convert": "eventdata.convert",
+    "convert": "eventdata.conversion",
     "open_store": "eventdata.store.read",
     "verify": "eventdata.checking",
 }

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eventdata.convert import read_sample
+from eventdata.conversion import read_sample
 from eventdata.errors import EventDataError, OptionError
 from eventdata.raw.registry import SOURCES, build_source
 from eventdata.raw.source import Samples, Source

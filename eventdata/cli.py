@@ -126,7 +126,7 @@ def convert(
     eventdata convert es-imagenet ES-imagenet-0.18/ val.zarr --split val --workers 8
     eventdata convert es-ucf101 event_dvs/ ucf.zarr --splits ucfTrainTestlist/ --fold 1
     """
-    from eventdata.convert import convert as run
+    from eventdata.conversion import convert as run
     from eventdata.info import human_bytes
     from eventdata.progress import progress_bar
 

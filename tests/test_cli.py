@@ -148,3 +148,16 @@ def test_import_and_help_load_neither_torch_nor_numba():
         subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.5  # 0.3 on an idle machine; CI's may be busy
+
+
+def test_names_of_the_package_are_not_hidden_by_modules():
+    """A module that is called like a function would replace it once it is imported."""
+    import eventdata
+    import eventdata.checking
+    import eventdata.conversion
+    import eventdata.show
+
+    for name in eventdata.__all__:
+        assert callable(getattr(eventdata, name)), name
+    with pytest.raises(AttributeError):
+        eventdata.nonsense  # noqa: B018

@@ -10,7 +10,7 @@ import pytest
 from makers import make_es_imagenet, make_es_ucf101, published_es_imagenet_frames, tree_digest
 
 import eventdata
-from eventdata.convert import convert
+from eventdata.conversion import convert
 from eventdata.errors import (
     IncompleteStoreError,
     InputError,
@@ -99,7 +99,7 @@ def test_interrupted_then_finished(raw, out, tmp_path, monkeypatch):
             _calls.append(1)
             real(*args, **kwargs)
 
-        monkeypatch.setattr("eventdata.convert.write_shard", stop_after_one)
+        monkeypatch.setattr("eventdata.conversion.write_shard", stop_after_one)
         try:
             result = run(raw, out)
         except Stop:
@@ -127,7 +127,7 @@ def test_other_parameters_stop_it(raw, out, complete, monkeypatch):
     if complete:
         run(raw, out)
     else:
-        monkeypatch.setattr("eventdata.convert.finish", lambda *_: None)
+        monkeypatch.setattr("eventdata.conversion.finish", lambda *_: None)
         run(raw, out)
     before = tree_digest(out)
     with pytest.raises(MismatchError, match="shard_size is 4 in the store, 8 in this call"):
@@ -206,7 +206,7 @@ def test_bad_sample_fails_then_is_skipped(raw, out):
 
 def test_shards_with_skips_are_done_again_when_none_may_be(raw, out, monkeypatch):
     break_file(raw, 5)
-    monkeypatch.setattr("eventdata.convert.finish", lambda *_: None)
+    monkeypatch.setattr("eventdata.conversion.finish", lambda *_: None)
     run(raw, out, on_error="skip")
     with pytest.raises(InputError, match="not a whole zip"):
         run(raw, out, on_error="fail")
