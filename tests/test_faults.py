@@ -1,6 +1,7 @@
 """Kills and full disks: nothing lost, nothing half done counted as done."""
 
 import errno
+import itertools
 import random
 import shutil
 import signal
@@ -52,31 +53,30 @@ def test_disk_full_at_any_write(tmp_path, monkeypatch):
     eventdata.convert("es-imagenet", raw, tmp_path / "whole.zarr", shard_size=2)
     whole = tree_digest(tmp_path / "whole.zarr")
     real = files.os.fsync
-    writes = 0
 
-    def count(descriptor):
-        nonlocal writes
-        writes += 1
-        real(descriptor)
+    def convert_with_fault_at(number, out):
+        """Convert; the ``number``-th write (from 0) finds the disk full. Returns the writes tried."""
+        calls = itertools.count()
 
-    monkeypatch.setattr(files.os, "fsync", count)
-    eventdata.convert("es-imagenet", raw, tmp_path / "count.zarr", shard_size=2)
-    total, out = writes, tmp_path / "out.zarr"
-    assert total > 20
-    for failing in range(1, total + 1):
-        writes = 0
-
-        def fail(descriptor, failing=failing):
-            count(descriptor)
-            if writes == failing:
+        def fsync(descriptor):
+            if next(calls) == number:
                 raise OSError(errno.ENOSPC, "No space left on device")
+            real(descriptor)
 
-        monkeypatch.setattr(files.os, "fsync", fail)
-        with pytest.raises(StoreError, match="No space left on device.*free some space"):
+        monkeypatch.setattr(files.os, "fsync", fsync)
+        try:
             eventdata.convert("es-imagenet", raw, out, shard_size=2)
+        finally:
+            monkeypatch.setattr(files.os, "fsync", real)
+        return next(calls)
+
+    total, out = convert_with_fault_at(-1, tmp_path / "count.zarr"), tmp_path / "out.zarr"
+    assert total > 20
+    for number in range(total):
+        with pytest.raises(StoreError, match="No space left on device.*free some space"):
+            convert_with_fault_at(number, out)
         with pytest.raises(StoreError):
             eventdata.open_store(out)
-        monkeypatch.setattr(files.os, "fsync", real)
         eventdata.convert("es-imagenet", raw, out, shard_size=2)
         assert tree_digest(out) == whole
         shutil.rmtree(out)
