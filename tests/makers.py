@@ -1,4 +1,4 @@
-"""Small raw data in the published layouts, made of random numbers, for tests that need no real data."""
+"""Small raw data in the published layouts, made of random numbers."""
 
 import hashlib
 from pathlib import Path

@@ -87,7 +87,7 @@ def test_interrupted_then_finished(raw, out, tmp_path, monkeypatch):
     run(raw, tmp_path / "whole.zarr")
     real = write.write_shard
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     done = 0
@@ -95,14 +95,14 @@ def test_interrupted_then_finished(raw, out, tmp_path, monkeypatch):
 
         def stop_after_one(*args, _calls=[], **kwargs):  # noqa: B006
             if _calls:
-                raise Stop
+                raise StopError
             _calls.append(1)
             real(*args, **kwargs)
 
         monkeypatch.setattr("eventdata.conversion.write_shard", stop_after_one)
         try:
             result = run(raw, out)
-        except Stop:
+        except StopError:
             done += 4
             with pytest.raises(IncompleteStoreError, match="has not finished"):
                 eventdata.open_store(out)
@@ -149,7 +149,7 @@ def test_other_input_stops_it(raw, out):
     name, label, height, width = lines[2].split()
 
     manifest.write_text("\n".join(lines[:-1]))
-    with pytest.raises(MismatchError, match="shapes|samples"):
+    with pytest.raises(MismatchError, match=r"shapes|samples"):
         run(raw, out)
     manifest.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
     with pytest.raises(MismatchError, match="sample 0 of train, .* is another one"):

@@ -55,7 +55,7 @@ def test_disk_full_at_any_write(tmp_path, monkeypatch):
     real = files.os.fsync
 
     def convert_with_fault_at(number, out):
-        """Convert; the ``number``-th write (from 0) finds the disk full. Returns the writes tried."""
+        """Convert; write ``number`` (from 0) finds the disk full. Returns the writes tried."""
         calls = itertools.count()
 
         def fsync(descriptor):

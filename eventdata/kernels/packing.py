@@ -74,21 +74,43 @@ def pack_dense(frames: U8, out: U8) -> tuple[int, int]:
 
 @numba.njit(cache=True, nogil=True)
 def unpack(packed: U8, out: U8) -> None:
-    """Unpack (K, H, W, P) into dense out (T, P, H, W) of zeros and ones."""
+    """Unpack (K, H, W, P) into dense out (T, P, H, W) of zeros and ones, both contiguous."""
     steps, polarities, height, width = out.shape
-    row_bytes = np.empty((polarities, width), np.uint8)
+    size = height * width
+    planes = np.empty((polarities, size), np.uint8)
     for k in range(packed.shape[0]):
-        last = min(8 * k + 8, steps)
-        for y in range(height):
-            # Polarities apart first: the loop over x below then runs on whole vectors.
-            for x in range(width):
-                for p in range(polarities):
-                    row_bytes[p, x] = packed[k, y, x, p]
-            for step in range(8 * k, last):
-                shift = np.uint8(7 - step % 8)
-                for p in range(polarities):
-                    for x in range(width):
-                        out[step, p, y, x] = (row_bytes[p, x] >> shift) & np.uint8(1)
+        # Polarities apart first, then eight pixels at a time: both loops run on whole vectors.
+        _split_polarities(packed[k].reshape(-1), planes)
+        for step in range(8 * k, min(8 * k + 8, steps)):
+            shift = 7 - step % 8
+            for p in range(polarities):
+                _take_bit(planes[p], shift, out[step, p].reshape(-1))
+
+
+@numba.njit(cache=True, nogil=True)
+def _split_polarities(interleaved: U8, planes: U8) -> None:
+    polarities, size = planes.shape
+    if polarities == 2:  # a stride that the compiler knows makes it a vector shuffle
+        first, second = planes[0], planes[1]
+        for i in range(size):
+            first[i] = interleaved[2 * i]
+            second[i] = interleaved[2 * i + 1]
+    else:
+        for p in range(polarities):
+            for i in range(size):
+                planes[p, i] = interleaved[polarities * i + p]
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_bit(plane: U8, shift: int, out: U8) -> None:
+    whole = plane.size - plane.size % 8
+    words, out_words = plane[:whole].view(np.uint64), out[:whole].view(np.uint64)
+    mask = np.uint64(0x0101010101010101)
+    distance = np.uint64(shift)
+    for i in range(words.size):
+        out_words[i] = (words[i] >> distance) & mask
+    for i in range(whole, plane.size):
+        out[i] = (plane[i] >> np.uint8(shift)) & np.uint8(1)
 
 
 @numba.njit(cache=True, nogil=True)

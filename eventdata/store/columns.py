@@ -1,18 +1,22 @@
-"""The one-value-a-sample arrays of a split, written and read by zarr-python in memory.
+"""The one-value-a-sample arrays of a split: plain Zarr arrays in chunks of 65,536 samples.
 
-Both sides pass whole documents and chunks through a dictionary, so that the files themselves are
-written by `Files.write` (whole or not at all) and checked by the codecs' CRC-32C.
+Written here byte by byte, so that the same values are the same bytes whatever version of a library
+is there (a later call compares them), and read by zarr-python.
 """
 
+import json
 import warnings
 from typing import Any
 
 import numpy as np
+import zstandard
+from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
 from eventdata.store.files import Files
 from eventdata.store.layout import METADATA_CHUNK, ZSTD_LEVEL
+from eventdata.store.shard import crc32c
 
 TYPES = {
     "label": "int32",
@@ -22,26 +26,54 @@ TYPES = {
     "input_size": "uint64",
     "input_time": "int64",
 }
+_FILL = {"string": "", "bool": False}
 
 
 def encode_column(name: str, values: NDArray[Any]) -> dict[str, bytes]:
     """Files of the array ``name`` with these values (N,): ``NAME/zarr.json``, ``NAME/c/0``, ..."""
-    import zarr
-    from zarr.codecs import Crc32cCodec, ZstdCodec
-    from zarr.core.buffer import Buffer
+    kind = TYPES[name]
+    chunk = min(METADATA_CHUNK, max(len(values), 1))
+    files = {f"{name}/zarr.json": _document(kind, len(values), chunk)}
+    compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress
+    for number, start in enumerate(range(0, len(values), chunk)):
+        part = values[start : start + chunk]
+        if kind == "string":
+            full = np.full(chunk, "", dtype=object)
+            full[: len(part)] = part
+            raw = VLenUTF8().encode(full)
+        else:
+            padded = np.zeros(chunk, np.dtype(kind).newbyteorder("<"))
+            padded[: len(part)] = part
+            raw = padded.tobytes()
+        packed = compress(raw)
+        files[f"{name}/c/{number}"] = packed + crc32c(packed)
+    return files
 
-    files: dict[str, Buffer] = {}
-    array = zarr.create_array(
-        zarr.storage.MemoryStore(files),
-        shape=values.shape,
-        dtype=TYPES[name],
-        chunks=(min(METADATA_CHUNK, max(len(values), 1)),),
-        compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
-        dimension_names=["sample"],
-        config={"write_empty_chunks": True},
-    )
-    array[:] = values
-    return {f"{name}/{key}": value.to_bytes() for key, value in files.items()}
+
+def _document(kind: str, count: int, chunk: int) -> bytes:
+    to_bytes: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+    if kind == "string":
+        to_bytes = {"name": "vlen-utf8", "configuration": {}}
+    elif kind == "bool":
+        to_bytes = {"name": "bytes"}
+    document = {
+        "shape": [count],
+        "data_type": kind,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": _FILL.get(kind, 0),
+        "codecs": [
+            to_bytes,
+            {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
+            {"name": "crc32c"},
+        ],
+        "attributes": {},
+        "dimension_names": ["sample"],
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+    return json.dumps(document, indent=2).encode()
 
 
 def read_column(files: Files, split: str, name: str) -> NDArray[Any]:

@@ -135,20 +135,19 @@ def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> None:
     if found is not None and (overwrite or not found.parameters_sha256):
         _discard(files, found)
         found = None
-    if found is None:
-        files.write({HEADER_KEY: plan.header.document()})
-    else:
+    if found is not None:
         check_same(files, found, plan)
     for key in files.list(WORK):
         if key.endswith(".tmp"):
             files.remove(key)
+    fixed = {HEADER_KEY: plan.header.document()}
     for split in plan.splits:
-        fixed = _fixed_files(plan, split)
-        files.write({key: data for key, data in fixed.items() if files.size(key) is None})
+        fixed |= _fixed_files(plan, split)
+    files.write({key: data for key, data in fixed.items() if files.size(key) is None})
 
 
 def _discard(files: Files, found: Header) -> None:
-    """Remove a store; without a digest it is none any more, should this be interrupted."""
+    """Remove a store, its header last; without a digest it is one to discard, should this stop."""
     unfinished = replace(found, complete=False, parameters_sha256="")
     files.write({HEADER_KEY: unfinished.document()})
     for name in set(files.names()) - {HEADER_KEY, WORK}:
@@ -156,6 +155,7 @@ def _discard(files: Files, found: Header) -> None:
     for key in files.list(WORK):
         if not key.endswith("/lock"):
             files.remove(key)
+    files.remove(HEADER_KEY)
 
 
 def check_same(files: Files, found: Header, plan: StorePlan) -> None:
@@ -270,8 +270,8 @@ def finish(files: Files, plan: StorePlan) -> None:
             results |= {f"{split}/{key}": data for key, data in encoded.items()}
     if skips:
         results[SKIPPED_KEY] = json.dumps(skips, indent=1, ensure_ascii=False).encode()
+    results[HEADER_KEY] = replace(plan.header, complete=True).document()  # the last to appear
     files.write(results)
-    files.write({HEADER_KEY: replace(plan.header, complete=True).document()})
     files.remove(WORK)
 
 

@@ -131,7 +131,10 @@ def test_lists_that_are_not_there_or_damaged(tmp_path, lists):
     [
         (np.zeros((2, 30, 256, 342), np.uint8), "no events"),
         (np.full((2, 30, 256, 342), 2, np.uint8), "values other than 0 and 1"),
-        (np.ones((30, 2, 256, 342), np.uint8), r"shape \(30, 2, 256, 342\), not \(2, 30, 256, 342\)"),
+        (
+            np.ones((30, 2, 256, 342), np.uint8),
+            r"shape \(30, 2, 256, 342\), not \(2, 30, 256, 342\)",
+        ),
         (np.ones((2, 30, 256, 340), np.uint8), "not \\(2, 30, 256, 342\\)"),
         (np.ones((2, 31, 256, 342), np.uint8), "declares"),
         (np.ones((2, 30, 256, 342), np.bool_), "bool, not uint8"),

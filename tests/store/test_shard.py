@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import zarr
+import zstandard
 
 from eventdata.errors import StoreError
 from eventdata.store.layout import SampleFormat, sample_array_document, shard_key
-from eventdata.store.shard import MISSING, ShardBuilder, content_size, read_chunk, read_index
+from eventdata.store.shard import MISSING, ShardBuilder, crc32c, read_chunk, read_index
 
 SHARD = 8
 FORMATS = {
@@ -102,7 +103,7 @@ def test_our_reader_reads_it(written):
 
 
 def test_every_flipped_bit_is_seen(written):
-    sample, packed, _, shard = written
+    sample, _, _, shard = written
     sound = shard.read_bytes()
     out = np.empty(sample.packed_shape, sample.dtype)
     rng = np.random.default_rng(2)
@@ -124,11 +125,15 @@ def test_shard_cut_short(written, cut):
         read_index(memoryview(shard.read_bytes()[:cut]), sample, SHARD, "x")
 
 
-def test_content_size_of_zstd_frames():
-    from numcodecs import zstd
-
-    for size in (0, 1, 255, 256, 257, 65_535, 65_536, 65_792, 100_352, 5_000_000):
-        chunk = zstd.compress(np.random.default_rng(0).integers(0, 9, size, np.uint8).tobytes(), 1)
-        if len(chunk) >= 14:
-            assert content_size(chunk) == size
-    assert content_size(b"no zstd frame, long enough") == -1
+def test_chunk_that_declares_another_size(written):
+    """A frame of the right checksum but another size is refused before it is decompressed."""
+    sample = written[0]
+    chunk = zstandard.ZstdCompressor().compress(bytes(10**6))
+    data = memoryview(chunk + crc32c(chunk))
+    entry = np.array([0, len(data)], np.uint64)
+    with pytest.raises(StoreError, match="holds 1000000 bytes"):
+        read_chunk(data, entry, np.empty(sample.packed_shape, sample.dtype)[0], "x")
+    for content in (b"", b"no zstd frame at all"):
+        data = memoryview(content + crc32c(content))
+        with pytest.raises(StoreError, match=r"can't be decompressed|holds"):
+            read_chunk(data, np.array([0, len(data)], np.uint64), np.empty(9, np.uint8), "x")
