@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from eventdata.errors import InputError, MismatchError, OptionError
+from eventdata.errors import InputError, LeftOutError, MismatchError, OptionError
 from eventdata.raw.registry import build_source
 from eventdata.raw.source import Samples, Source, file_numbers
 from eventdata.store.files import Files, open_files
@@ -224,7 +224,7 @@ def convert_shard(task: ShardTask) -> int:
         try:
             events[slot] = read_sample(task.source, task.samples, slot, packed)
         except InputError as error:
-            if task.on_error == "fail":
+            if task.on_error == "fail" and not isinstance(error, LeftOutError):
                 raise
             skipped[slot] = str(error)
         else:
@@ -302,8 +302,8 @@ def _foretell(job: Job, files: Files, found: Header | None, started: float) -> C
         for index in np.unique(np.linspace(0, len(samples) - 1, ESTIMATE_SAMPLES).astype(int)):
             try:
                 read_sample(job.source, samples, int(index), packed)
-            except InputError:
-                if job.on_error == "fail":
+            except InputError as error:
+                if job.on_error == "fail" and not isinstance(error, LeftOutError):
                     raise
             else:
                 sizes.append(compressed_bytes(packed))

@@ -13,6 +13,10 @@ class InputError(EventDataError):
     """A raw file, manifest, image, video or recording that cannot be used as it is."""
 
 
+class LeftOutError(InputError):
+    """A sound sample that the data set's own rules leave out, such as an image with few events."""
+
+
 class StoreError(EventDataError):
     """A store that is missing, damaged, of a newer version, or not a store at all."""
 

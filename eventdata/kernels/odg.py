@@ -1,0 +1,232 @@
+"""Still image -> events, by the Omnidirectional Discrete Gradient (ODG) of ES-ImageNet.
+
+The image is laid on an empty canvas at one placement after another, each a pixel or two beside
+the one before; where the brightness of a canvas pixel changes by more than a threshold between
+two placements there is an event (Lin et al., ES-ImageNet, Frontiers in Neuroscience 15, 2021).
+
+Legend: T steps, P polarities (0 = positive), C channels, H rows, W columns.
+
+    image (H, W, C) -> scaled, max over channels (a, b) -> bits on a canvas (ceil(T/8), a+m, b+m, P)
+      -> events, or centred and cropped frames (ceil(T/8), H, W, P)
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from eventdata.errors import InputError, LeftOutError, OptionError
+from eventdata.kernels.packing import U8, count_ones
+from eventdata.kernels.placements import add_edges, difference, list_events
+from eventdata.kernels.resample import scale_area, scale_nearest
+
+PUBLISHED_TRACE = ((1, 0), (0, 2), (2, 1), (1, 0), (0, 1), (2, 2), (1, 0), (1, 1), (2, 1))
+
+
+class TooFewEventsError(LeftOutError):
+    """An image too plain for ``min_events``; the published generator drops these silently."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OdgSettings:
+    """How an image becomes events; the defaults are ES-ImageNet's, with its window mended."""
+
+    mode: Literal["centred", "published"] = "centred"
+    """``published`` is bit-exact with ES-ImageNet: it keeps a crop-sized window of the canvas and
+    only then centres the image, so a landscape image loses rows at its top and keeps them at its
+    bottom (and loses the window's first row and column). ``centred`` centres first."""
+
+    long_side: int = 254
+    """Pixels of the image's longer side after scaling; the other keeps the aspect ratio."""
+
+    crop: int = 224
+    """Rows and columns of the frames, at most ``canvas``."""
+
+    threshold: float = 0.18
+    """An event is a change by more than this, of brightness in 0..1."""
+
+    min_events: int = 1000
+    """An image with fewer events is refused."""
+
+    resampling: Literal["nearest", "area"] = "nearest"
+    """``nearest`` is ES-ImageNet's and aliases; ``area`` takes the mean of the pixels covered."""
+
+    trace: tuple[tuple[int, int], ...] = PUBLISHED_TRACE
+    """The placements (row, column); each after the first makes a step."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("centred", "published"):
+            raise OptionError(f"mode is {self.mode!r}: choose 'centred' or 'published'")
+        if self.resampling not in ("nearest", "area"):
+            raise OptionError(f"resampling is {self.resampling!r}: choose 'nearest' or 'area'")
+        if len(self.trace) < 2 or any(
+            len(place) != 2 or not all(0 <= offset < 16 for offset in place) for place in self.trace
+        ):
+            raise OptionError("trace needs at least two placements (row, column), each 0 to 15")
+        if not 1 <= self.long_side <= 4096:
+            raise OptionError(f"long side is {self.long_side}: choose 1 to 4096 pixels")
+        if not 1 <= self.crop <= self.canvas:
+            raise OptionError(
+                f"crop is {self.crop}: choose 1 to {self.canvas}, the canvas of a "
+                f"long side of {self.long_side}"
+            )
+        if not 0 <= self.threshold < 1:
+            raise OptionError(f"threshold is {self.threshold}: choose 0 up to, not with, 1")
+        if self.min_events < 0:
+            raise OptionError(f"min events is {self.min_events}: choose 0 or more")
+
+    @property
+    def steps(self) -> int:
+        """T, one less than the placements."""
+        return len(self.trace) - 1
+
+    @cached_property
+    def reach(self) -> int:
+        """The largest offset of the trace; half of it is where the image rests on average."""
+        return max(max(place) for place in self.trace)
+
+    @property
+    def canvas(self) -> int:
+        """Rows and columns of the square that holds every placement of a square image."""
+        return self.long_side + self.reach
+
+    @property
+    def margin(self) -> int:
+        """Rows and columns of the canvas that the crop cuts off at the top and left."""
+        return (self.canvas - self.crop) // 2
+
+    @property
+    def levels(self) -> int:
+        """The smallest change that is an event, in grey levels of 1/255.
+
+        Differences of levels/255 in floating point, as published, decide the same wherever
+        255 * threshold is not within rounding (1e-4) of a whole number; 0.18 gives 45.9.
+        """
+        return math.floor(255 * self.threshold) + 1
+
+    @property
+    def frames_shape(self) -> tuple[int, int, int, int]:
+        """Shape of one sample's packed frames, (ceil(T/8), H, W, P)."""
+        return -(-self.steps // 8), self.crop, self.crop, 2
+
+
+def scaled_size(height: int, width: int, settings: OdgSettings) -> tuple[int, int]:
+    """Rows and columns after scaling (a and b of an ES-ImageNet manifest line).
+
+    Raises:
+        InputError: the image is so narrow that nothing of its short side is left.
+    """
+    long = max(height, width)
+    a, b = (side * settings.long_side // max(long, 1) for side in (height, width))
+    if min(a, b) < 1:
+        raise InputError(f"an image of {height}x{width} pixels is too narrow to scale")
+    return a, b
+
+
+def image_events(image: U8, settings: OdgSettings) -> tuple[U8, U8]:
+    """Events of an image as a raw ES-ImageNet file holds them.
+
+    Args:
+        image: uint8 (H, W, 3) or grey (H, W).
+        settings: long side and reach small enough for uint8 coordinates.
+
+    Returns:
+        ``pos`` and ``neg``, uint8 (n, 3): row and column on the canvas before centring, and step
+        from 1; ordered by step, row, column.
+
+    Raises:
+        InputError: the image is too narrow, or has too few events (``TooFewEventsError``).
+        OptionError: coordinates or steps would not fit in uint8.
+    """
+    if settings.canvas > 256 or settings.steps > 255:
+        raise OptionError("raw events are bytes: choose a canvas of at most 256 and 255 steps")
+    bits = _canvas_bits(image, settings)
+    return list_events(bits, settings.steps, 0), list_events(bits, settings.steps, 1)
+
+
+def image_frames(image: U8, settings: OdgSettings, out: U8) -> int:
+    """Packed frames of an image, without its events in between.
+
+    Args:
+        image: uint8 (H, W, 3) or grey (H, W).
+        settings: how to make them.
+        out: uint8 of ``settings.frames_shape``, overwritten whole.
+
+    Returns:
+        The number of set cells of ``out``. In mode ``published`` some events lie outside the crop,
+        and ``min_events`` is held against all, as published.
+
+    Raises:
+        InputError: as ``image_events``; ``out`` is then all zero.
+    """
+    if out.shape != settings.frames_shape:
+        raise ValueError(f"out is {out.shape}, the frames are {settings.frames_shape}")
+    out[:] = 0
+    bits = _canvas_bits(image, settings)
+    size = scaled_size(image.shape[0], image.shape[1], settings)
+    (top, bottom), (left, right) = _inside(size, settings)
+    y, x = _shift(size, settings)
+    out[:, top + y : bottom + y, left + x : right + x] = bits[:, top:bottom, left:right]
+    return int(count_ones(out))
+
+
+def edge_integral(packed: U8, settings: OdgSettings) -> U8:
+    """Grey image from the events of one: each step moved back by its placement, and summed.
+
+    Sums of positive minus negative events lie in -T..T; they become uint8 by a fixed scale, so
+    that samples compare: -T is 0, no event (T*255 + T) // 2T = 128, T is 255.
+
+    Args:
+        packed: packed frames, uint8 (ceil(T/8), H, W, 2).
+        settings: those that the frames were made with, for steps and trace.
+
+    Returns:
+        uint8 (H, W), centred between the placements; what moves past the border is lost.
+    """
+    if packed.ndim != 4 or packed.shape[0] != settings.frames_shape[0] or packed.shape[3] != 2:
+        raise InputError(f"frames {packed.shape} don't hold {settings.steps} steps, polarity last")
+    steps, home = settings.steps, settings.reach // 2
+    sums = np.zeros(packed.shape[1:3], np.int64)
+    add_edges(packed, np.array(settings.trace, np.int64), home, sums)
+    return (((sums + steps) * 255 + steps) // (2 * steps)).astype(np.uint8)
+
+
+def _canvas_bits(image: U8, settings: OdgSettings) -> U8:
+    """All events in the mode's window, as bits on the canvas: (ceil(T/8), a+m, b+m, P)."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+        raise InputError(f"an image is uint8 (H, W, 3) or (H, W), not {image.dtype} {image.shape}")
+    a, b = scaled_size(image.shape[0], image.shape[1], settings)
+    m = settings.reach
+    # With empty rows around it the image is one run of memory, in which a placement is a shift.
+    padded = np.zeros((a + 2 * m + 1, b + m), np.uint8)
+    scale = scale_nearest if settings.resampling == "nearest" else scale_area
+    scale(np.ascontiguousarray(image).reshape(*image.shape[:2], -1), padded[m + 1 : m + 1 + a, :b])
+    rows, columns = _inside((a, b), settings)
+    if settings.mode == "published":
+        rows = columns = (settings.margin + 1, settings.margin + settings.crop)
+    cells = np.zeros((settings.frames_shape[0], a + m, b + m), np.uint16)
+    trace = np.array(settings.trace, np.int64)
+    difference(padded, trace, settings.levels, np.array((rows, columns), np.int64), cells)
+    bits = cells.astype("<u2", copy=False).view(np.uint8).reshape(*cells.shape, 2)
+    events = count_ones(bits)
+    if events < settings.min_events:
+        raise TooFewEventsError(
+            f"the image gives {events} events, fewer than the {settings.min_events} asked for"
+        )
+    return bits
+
+
+def _shift(size: tuple[int, int], settings: OdgSettings) -> tuple[int, int]:
+    """Rows and columns from a place on the canvas to its place in the frames: centre, then crop."""
+    y, x = ((settings.long_side - side) // 2 - settings.margin for side in size)
+    return y, x
+
+
+def _inside(size: tuple[int, int], settings: OdgSettings) -> tuple[tuple[int, int], ...]:
+    """First and end of the canvas rows, and of its columns, that lie inside the frames."""
+    return tuple(
+        (max(0, -move), min(side + settings.reach, settings.crop - move))
+        for side, move in zip(size, _shift(size, settings), strict=True)
+    )

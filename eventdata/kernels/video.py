@@ -1,0 +1,227 @@
+"""Video -> events: differences between frames against thresholds that fit the clip (ES-UCF101).
+
+Legend: F frames, T = F - 1 steps, P polarities (0 = positive), H rows, W columns.
+
+A difference is grey/255 - grey/255 in float64, as published. It depends on the two grey values
+alone: over all 256x256 pairs a histogram gives exact percentiles and a table gives the events,
+so no difference is ever stored.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from eventdata.errors import InputError, OptionError
+from eventdata.kernels.packing import U8, count_ones, unpack
+
+GREY = np.arange(256) / 255.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSettings:
+    """How a clip becomes events; the defaults are ES-UCF101's."""
+
+    frames: int = 31
+    """F, spread evenly over the clip; two neighbours make a step."""
+
+    size: tuple[int, int] = (256, 342)
+    """H and W; frames of another size are scaled."""
+
+    event_ratio: float = 0.15
+    """The part of all differences that become events, half of them positive."""
+
+    mode: Literal[1, 2] = 1
+    """1: two thresholds a clip. 2: these are the means, each pixel and step draws its own."""
+
+    sigma: float = 0.03
+    """Standard deviation of mode 2's thresholds, in brightness 0..1."""
+
+    least: float = 0.01
+    """Mode 2's thresholds are no nearer to zero than this."""
+
+    seed: int = 0
+    """Of mode 2's draws; each clip has its own stream, from the seed and its name."""
+
+    interpolation: Literal["bilinear", "bicubic", "area", "nearest", "lanczos"] = "bilinear"
+    """How frames of another size are scaled."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.frames <= 65536:
+            raise OptionError(f"frames is {self.frames}: choose 2 to 65536")
+        if len(self.size) != 2 or not all(1 <= side <= 8192 for side in self.size):
+            raise OptionError(f"size is {self.size}: choose rows and columns of 1 to 8192")
+        if not 0 < self.event_ratio <= 1:
+            raise OptionError(f"event ratio is {self.event_ratio}: choose more than 0, at most 1")
+        if self.mode not in (1, 2):
+            raise OptionError(f"mode is {self.mode}: choose 1 or 2")
+        if self.sigma < 0 or self.least < 0 or self.seed < 0:
+            raise OptionError("sigma, least and seed can't be negative")
+        if self.interpolation not in ("bilinear", "bicubic", "area", "nearest", "lanczos"):
+            raise OptionError(
+                f"interpolation is {self.interpolation!r}: choose bilinear, bicubic, area, "
+                "nearest or lanczos"
+            )
+
+    @property
+    def steps(self) -> int:
+        """T, one less than the frames."""
+        return self.frames - 1
+
+    @property
+    def frames_shape(self) -> tuple[int, int, int, int]:
+        """Shape of one clip's packed frames, (ceil(T/8), H, W, P)."""
+        return -(-self.steps // 8), *self.size, 2
+
+
+def frame_indices(available: int, wanted: int) -> NDArray[np.int64]:
+    """Which frames of a clip are taken: evenly spread, first and last among them, halves to even.
+
+    A clip of fewer frames gives some of them more than once.
+    """
+    return np.round(np.linspace(0, available - 1, wanted)).astype(np.int64)
+
+
+def clip_frames(grey: U8, settings: VideoSettings, out: U8, name: str = "") -> int:
+    """Packed event frames of a clip.
+
+    Args:
+        grey: uint8 (F, H, W).
+        settings: how to make them.
+        out: uint8 of ``settings.frames_shape``, overwritten whole.
+        name: the clip's, for mode 2's draws.
+
+    Returns:
+        The number of set cells.
+    """
+    if grey.dtype != np.uint8 or grey.shape != (settings.frames, *settings.size):
+        raise InputError(
+            f"a clip is uint8 {(settings.frames, *settings.size)}, not {grey.dtype} {grey.shape}"
+        )
+    if out.shape != settings.frames_shape:
+        raise ValueError(f"out is {out.shape}, the frames are {settings.frames_shape}")
+    grey = np.ascontiguousarray(grey)
+    lower, upper = thresholds(grey, settings.event_ratio)
+    if settings.mode == 1:
+        _compare_pairs(grey, _event_table(lower, upper), out)
+    else:
+        digest = hashlib.sha256(name.encode()).digest()
+        rng = np.random.default_rng([settings.seed, *digest])
+        _compare_drawn(grey, GREY, lower, upper, settings.sigma, settings.least, rng, out)
+    return int(count_ones(out))
+
+
+def clip_events(grey: U8, settings: VideoSettings, name: str = "") -> U8:
+    """Dense event frames of a clip as a raw ES-UCF101 file holds them: uint8 (P, T, H, W)."""
+    packed = np.empty(settings.frames_shape, np.uint8)
+    clip_frames(grey, settings, packed, name)
+    dense = np.empty((settings.steps, 2, *settings.size), np.uint8)
+    unpack(packed, dense)
+    return np.ascontiguousarray(dense.transpose(1, 0, 2, 3))
+
+
+def thresholds(grey: U8, event_ratio: float) -> tuple[float, float]:
+    """The percentiles between which a clip's differences are no events.
+
+    Equal to ``numpy.percentile`` (linear) of all differences to the last bit.
+
+    Args:
+        grey: contiguous uint8 (F, H, W).
+        event_ratio: the part of the differences outside, half on either side.
+    """
+    values, order = _pair_differences()
+    counts = np.cumsum(_count_pairs(grey).ravel()[order])
+    total = int(counts[-1])
+
+    def percentile(percent: float) -> float:
+        place = (total - 1) * (percent / 100)
+        rank = math.floor(place)
+        ranks = np.array([rank, min(rank + 1, total - 1)])
+        below, above = values.ravel()[order[np.searchsorted(counts, ranks, side="right")]].tolist()
+        part = place - rank
+        # numpy's own two branches: they round differently.
+        if part < 0.5:
+            return float(below + (above - below) * part)
+        return float(above - (above - below) * (1 - part))
+
+    return percentile(50 * event_ratio), percentile(100 - 50 * event_ratio)
+
+
+@cache
+def _pair_differences() -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """All differences new/255 - old/255, float64 (new, old), and their ascending order."""
+    values = GREY[:, None] - GREY
+    return values, np.argsort(values, axis=None)
+
+
+def _event_table(lower: float, upper: float) -> NDArray[np.uint16]:
+    """What a pair (new, old) makes: 1 a positive event, 256 a negative one, uint16 (256, 256)."""
+    values, _ = _pair_differences()
+    return np.uint16(1) * (values > upper) | np.uint16(256) * (values < lower)
+
+
+@njit(cache=True, nogil=True)
+def _count_pairs(grey: Any) -> Any:
+    """How often a pixel goes from one grey value to another: int64 (new, old)."""
+    counts = np.zeros((256, 256), np.int64)
+    for step in range(len(grey) - 1):
+        old, new = grey[step].reshape(-1), grey[step + 1].reshape(-1)
+        for i in range(len(old)):
+            counts[new[i], old[i]] += 1
+    return counts
+
+
+@njit(cache=True, nogil=True)
+def _compare_pairs(grey: Any, table: Any, out: Any) -> None:
+    """Looks every pair of neighbours up and packs what it makes."""
+    steps = len(grey) - 1
+    octets, height, width, _ = out.shape
+    line = np.empty(width, np.uint16)
+    for octet in range(octets):
+        for row in range(height):
+            line[:] = 0
+            for step in range(8 * octet, min(8 * octet + 8, steps)):
+                old, new = grey[step, row], grey[step + 1, row]
+                shift = np.uint16(7 - step % 8)
+                for column in range(width):
+                    line[column] |= table[new[column], old[column]] << shift
+            target = out[octet, row]
+            for column in range(width):
+                target[column, 0] = np.uint8(line[column])
+                target[column, 1] = np.uint8(line[column] >> 8)
+
+
+@njit(cache=True, nogil=True)
+def _compare_drawn(
+    grey: Any,
+    brightness: Any,
+    lower: float,
+    upper: float,
+    sigma: float,
+    least: float,
+    rng: Any,
+    out: Any,
+) -> None:
+    """Compares each difference with a threshold drawn for it alone.
+
+    A threshold is at least ``least`` from zero, so that only differences beyond draw one, and of
+    their own sign, in the order step, row, column: the same chances with a quarter of the draws.
+    """
+    out[:] = 0
+    height, width = grey.shape[1:]
+    for step in range(len(grey) - 1):
+        old, new, target = grey[step], grey[step + 1], out[step // 8]
+        bit = np.uint8(128 >> (step % 8))
+        for row in range(height):
+            for column in range(width):
+                difference = brightness[new[row, column]] - brightness[old[row, column]]
+                if difference > least:
+                    if difference > upper + sigma * rng.standard_normal():
+                        target[row, column, 0] |= bit
+                elif difference < -least and difference < lower + sigma * rng.standard_normal():
+                    target[row, column, 1] |= bit

@@ -1,0 +1,167 @@
+"""Reads a video clip as evenly spread grey frames: a folder of images, or a video file.
+
+Legend: F frames, H rows, W columns.
+"""
+
+import re
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from eventdata.errors import InputError, OptionError
+from eventdata.kernels.video import VideoSettings, frame_indices
+from eventdata.raw.pictures import MAX_PIXELS, read_picture
+
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,
+    "nearest": Image.Resampling.NEAREST,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def read_clip(path: Path | str, settings: VideoSettings) -> NDArray[np.uint8]:
+    """The frames of a clip that ``settings`` asks for, and no more of it in memory.
+
+    Args:
+        path: a folder of images, one a frame, taken in natural order (frame 2 before 10); or a
+            video file, which needs PyAV.
+        settings: number of frames, size, interpolation.
+
+    Returns:
+        uint8 (F, H, W). Frames of another size are scaled; the grey of a JPEG is the luma that it
+        stores, that of a video its luma stretched to 0..255.
+
+    Raises:
+        InputError: missing, empty, damaged or cut short.
+        OptionError: a video file, and PyAV isn't installed.
+    """
+    path = Path(path)
+    return _read_folder(path, settings) if path.is_dir() else _read_video(path, settings)
+
+
+def natural_order(names: Sequence[str]) -> list[str]:
+    """Names sorted with their numbers as numbers: frame2 before frame10."""
+
+    def key(name: str) -> tuple[list[str | int], str]:
+        # Split at numbers, text and numbers alternate: like is only compared with like.
+        parts = re.split(r"([0-9]+)", name)
+        return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+    return sorted(names, key=key)
+
+
+def _read_folder(folder: Path, settings: VideoSettings) -> NDArray[np.uint8]:
+    try:
+        files = [file.name for file in folder.iterdir() if not file.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"{folder}: can't be read ({error.strerror})") from None
+    names = natural_order([name for name in files if name.lower().endswith(FRAME_SUFFIXES)])
+    if not names:
+        raise InputError(f"{folder}: no frames ({', '.join(FRAME_SUFFIXES)}) in this folder")
+    indices = frame_indices(len(names), settings.frames)
+    frames = {}
+    for index in set(indices.tolist()):
+        frame = read_picture(folder / names[index], grey=True)
+        if frame.shape != settings.size:
+            size = settings.size[1], settings.size[0]
+            scaled = Image.fromarray(frame).resize(size, RESAMPLING[settings.interpolation])
+            frame = np.asarray(scaled)
+        frames[index] = frame
+    return np.stack([frames[index] for index in indices.tolist()])
+
+
+def _read_video(path: Path, settings: VideoSettings) -> NDArray[np.uint8]:
+    _check_whole(path)
+    # A sound file's header tells the number of frames, and one pass does. Where it is wrong or
+    # silent, the first pass has counted them.
+    expected, count, frames = _decode(path, settings, None)
+    if expected != count > 0:
+        expected, count, frames = _decode(path, settings, count)
+    if count == 0:
+        raise InputError(f"{path}: no frames in this video; get the file again")
+    if expected != count:
+        raise InputError(f"{path}: decodes to {expected} frames, then {count}; get the file again")
+    return np.stack([frames[index] for index in frame_indices(count, settings.frames).tolist()])
+
+
+def _decode(
+    path: Path, settings: VideoSettings, expected: int | None
+) -> tuple[int, int, dict[int, NDArray[np.uint8]]]:
+    """Decode all frames and keep those that a clip of ``expected`` frames is made of.
+
+    Returns:
+        The number expected (what the header says, where None was given), the number found, and
+        the frames kept by their index, uint8 (H, W).
+    """
+    try:
+        import av
+        from av.codec.context import Flags
+        from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+    except ImportError:
+        raise OptionError("videos need PyAV: pip install 'eventdata[video]'") from None
+
+    name = {"nearest": "POINT"}.get(settings.interpolation, settings.interpolation.upper())
+    # Exact rounding, in the decoder too: the same bytes whatever the processor can do.
+    scaling = Interpolation[name] | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+    scaler, count = VideoReformatter(), 0
+    kept: dict[int, NDArray[np.uint8]] = {}
+    height, width = settings.size
+    try:
+        # As a file and nothing else: a name may look like an address, a playlist hold one.
+        with av.open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
+            if not container.streams.video:
+                raise InputError(f"{path}: no video in this file; get the file again")
+            stream = container.streams.video[0]
+            decoder = stream.codec_context
+            if decoder.width * decoder.height > MAX_PIXELS:
+                raise InputError(f"{path}: frames of more than {MAX_PIXELS} pixels; scale it down")
+            decoder.thread_count = 1  # clips are read in parallel, not frames
+            decoder.flags |= Flags.bitexact
+            expected = stream.frames if expected is None else expected
+            wanted = set(frame_indices(expected, settings.frames).tolist()) if expected else set()
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise InputError(f"{path}: frame {count} is damaged; get the file again")
+                if count in wanted:
+                    scaled = scaler.reformat(
+                        frame,
+                        width,
+                        height,
+                        "gray",
+                        interpolation=scaling,
+                        dst_color_range=ColorRange.JPEG,
+                        threads=1,
+                    )
+                    kept[count] = np.asarray(scaled.to_ndarray(), np.uint8)
+                count += 1
+    except InputError:
+        raise
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: can't be decoded ({reason}); get the file again") from error
+    return expected, count, kept
+
+
+def _check_whole(path: Path) -> None:
+    """An AVI says how long it is; cut between two frames it would pass for a shorter clip.
+
+    Raises:
+        InputError: the file isn't there, or is shorter than its first twelve bytes say.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from None
+    if len(head) == 12 and head[:4] == b"RIFF" and head[8:] == b"AVI ":
+        (length,) = struct.unpack("<I", head[4:8])
+        if size < length + 8:
+            raise InputError(f"{path}: cut short, {size} of {length + 8} bytes; get the file again")

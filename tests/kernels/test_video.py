@@ -1,0 +1,170 @@
+"""Video differences against the published files, and against plain NumPy statements of them."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from eventdata.errors import InputError, OptionError
+from eventdata.kernels.video import (
+    VideoSettings,
+    clip_events,
+    clip_frames,
+    frame_indices,
+    thresholds,
+)
+
+U8 = NDArray[np.uint8]
+
+
+def plain_thresholds(grey: U8, ratio: float) -> tuple[float, float]:
+    change = np.diff(grey / 255.0, axis=0)
+    low, high = np.percentile(change, [50 * ratio, 100 - 50 * ratio])
+    return float(low), float(high)
+
+
+def plain_events(grey: U8, video: VideoSettings, name: str) -> U8:
+    """(P, T, H, W), each mode in whole arrays."""
+    change = np.diff(grey / 255.0, axis=0)
+    low, high = plain_thresholds(grey, video.event_ratio)
+    if video.mode == 1:
+        return np.stack([change > high, change < low]).astype(np.uint8)
+    rng = np.random.default_rng([video.seed, *hashlib.sha256(name.encode()).digest()])
+    drawn = np.zeros(change.shape)
+    beyond = np.abs(change) > video.least  # nearer to zero no threshold can be
+    drawn[beyond] = video.sigma * rng.standard_normal(beyond.sum())
+    upper = np.maximum(high + drawn, video.least)
+    lower = np.minimum(low + drawn, -video.least)
+    return np.stack([change > upper, change < lower]).astype(np.uint8)
+
+
+def random_clip(seed: int, frames: int, size: tuple[int, int], kind: str) -> U8:
+    rng = np.random.default_rng(seed)
+    shape = (frames, *size)
+    if kind == "still":
+        return np.full(shape, rng.integers(256), np.uint8)
+    if kind == "two values":
+        return rng.choice(np.array([0, 255], np.uint8), shape)
+    walk = rng.integers(-9, 10, shape).cumsum(axis=0) + rng.integers(60, 190, size)
+    return walk.clip(0, 255).astype(np.uint8)
+
+
+clips = st.builds(
+    random_clip,
+    st.integers(0, 2**32 - 1),
+    st.integers(2, 20),
+    st.tuples(st.integers(1, 7), st.integers(1, 40)),
+    st.sampled_from(["still", "two values", "walk"]),
+)
+ratios = st.sampled_from([0.15, 0.1, 0.3, 0.01, 1.0, 0.999]) | st.floats(1e-6, 1.0)
+
+
+def test_published_files(shared: Path) -> None:
+    folders = sorted((shared / "es_ucf101" / "jpegs_256").iterdir())
+    assert len(folders) == 3
+    for folder in folders:
+        paths = sorted(folder.glob("*.jpg"))
+        taken = []
+        for index in frame_indices(len(paths), 31):
+            with Image.open(paths[index]) as image:
+                image.draft("YCbCr", None)
+                taken.append(np.asarray(image)[..., 0])
+        with np.load(shared / "es_ucf101" / "event_dvs" / f"{folder.name}.npz") as raw:
+            made = clip_events(np.stack(taken), VideoSettings())
+            assert made.dtype == raw["arr_0"].dtype
+            np.testing.assert_array_equal(made, raw["arr_0"], err_msg=folder.name)
+
+
+@settings(deadline=None, max_examples=150)
+@given(clips, ratios)
+def test_thresholds_are_numpys_percentiles(grey: U8, ratio: float) -> None:
+    assert thresholds(grey, ratio) == plain_thresholds(grey, ratio)
+
+
+@settings(deadline=None, max_examples=100)
+@given(clips, ratios, st.sampled_from([1, 2]), st.integers(0, 9), st.sampled_from(["", "v_a"]))
+def test_events(grey: U8, ratio: float, mode: Any, seed: int, name: str) -> None:
+    video = VideoSettings(
+        frames=len(grey), size=grey.shape[1:], event_ratio=ratio, mode=mode, seed=seed
+    )
+    plain = plain_events(grey, video, name)
+    np.testing.assert_array_equal(clip_events(grey, video, name), plain)
+    packed = np.full(video.frames_shape, 0xAA, np.uint8)
+    assert clip_frames(grey, video, packed, name) == plain.sum()
+    np.testing.assert_array_equal(packed, np.packbits(plain, axis=1).transpose(1, 2, 3, 0))
+
+
+def test_every_pair_of_greys() -> None:
+    """All 65,536 differences, whose float64 values differ in the last bit within one level."""
+    old, new = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    grey = np.stack([old, new])
+    for ratio in (0.15, 0.5, 0.07, 0.93):
+        video = VideoSettings(frames=2, size=(256, 256), event_ratio=ratio)
+        np.testing.assert_array_equal(clip_events(grey, video), plain_events(grey, video, ""))
+
+
+def test_mode_2_draws_by_seed_and_name() -> None:
+    grey = random_clip(0, 16, (40, 50), "walk")
+
+    def made(seed: int, name: str) -> U8:
+        return clip_events(grey, VideoSettings(frames=16, size=(40, 50), mode=2, seed=seed), name)
+
+    np.testing.assert_array_equal(made(0, "a"), made(0, "a"))
+    assert (made(0, "a") != made(0, "b")).any()
+    assert (made(0, "a") != made(1, "a")).any()
+
+
+def test_mode_2_has_the_chances_of_a_threshold_a_pixel() -> None:
+    """A difference d is an event as often as normal(upper, sigma), at least 0.01, is below d."""
+    grey = np.zeros((2, 400, 500), np.uint8)
+    grey[1] = 20  # a positive difference of 20/255, the threshold's own mean
+    video = VideoSettings(frames=2, size=(400, 500), mode=2)
+    assert abs(clip_events(grey, video)[0].mean() - 0.5) < 0.01
+    grey[1] = 2  # 2/255 is under 0.01: never an event, whatever is drawn
+    assert not clip_events(grey, video).any()
+
+
+@pytest.mark.parametrize("available", [1, 2, 30, 31, 32, 56, 164, 1776])
+def test_frame_indices(available: int) -> None:
+    indices = frame_indices(available, 31)
+    published = [int(sample) for sample in np.round(np.linspace(0, available - 1, 31))]
+    assert indices.tolist() == published
+    assert (indices[0], indices[-1]) == (0, available - 1)
+
+
+def test_frame_indices_take_halves_to_the_even_frame() -> None:
+    assert frame_indices(6, 11).tolist() == [0, 0, 1, 2, 2, 2, 3, 4, 4, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"frames": 1}, "frames"),
+        ({"size": (0, 4)}, "size"),
+        ({"event_ratio": 0.0}, "event ratio"),
+        ({"event_ratio": float("nan")}, "event ratio"),
+        ({"mode": 3}, "mode"),
+        ({"sigma": -0.1}, "sigma"),
+        ({"least": -0.1}, "least"),
+        ({"seed": -1}, "seed"),
+        ({"interpolation": "cubic"}, "interpolation"),
+    ],
+)
+def test_settings_are_checked(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(OptionError, match=named):
+        VideoSettings(**options)
+
+
+def test_other_arrays_are_refused() -> None:
+    video = VideoSettings(frames=3, size=(4, 5))
+    for grey in (np.zeros((3, 5, 4), np.uint8), np.zeros((3, 4, 5)), np.zeros((2, 4, 5), np.uint8)):
+        with pytest.raises(InputError, match="a clip is uint8"):
+            clip_events(grey, video)
+    with pytest.raises(ValueError, match="out is"):
+        clip_frames(np.zeros((3, 4, 5), np.uint8), video, np.empty((1, 5, 4, 2), np.uint8))
