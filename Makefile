@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 demo: $(INSTALLED)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/demo.py demo
+	PATH="$(abspath $(BIN)):$$PATH" python tools/demo.py demo
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
