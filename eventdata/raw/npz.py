@@ -13,6 +13,7 @@ import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Literal
 
 import numpy as np
@@ -122,7 +123,7 @@ def _parse_header(content: bytes, key: str) -> tuple[tuple[int, ...], Literal["C
             (2, 0): npy.read_array_header_2_0,
         }[version]
         shape, fortran_order, dtype = read_header(stream)
-    except (ValueError, KeyError, SyntaxError, TypeError, RecursionError, MemoryError):
+    except (ValueError, KeyError, SyntaxError, TypeError, RecursionError, MemoryError, TokenError):
         raise InputError(f"array {key!r} has a damaged header") from None
     if dtype != np.uint8:
         kind = "Python objects, which are never unpickled" if dtype.hasobject else str(dtype)

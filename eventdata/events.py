@@ -1,0 +1,144 @@
+"""The event record, and the checks that every event passes before it is framed.
+
+Events are Tonic's structured array: fields ``x`` (column), ``y`` (row, 0 at the top), ``t`` (time)
+and ``p`` (polarity, true = brighter = "on"), so that Tonic's transforms work on them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from eventdata.errors import InputError
+
+Events = NDArray[np.void]
+SensorSize = tuple[int, int]  # (W, H), columns first, as Tonic writes it
+
+EVENT_DTYPE = np.dtype([("x", np.int16), ("y", np.int16), ("t", np.int64), ("p", np.bool_)])
+LARGEST_SIDE = np.iinfo(np.int16).max
+LATEST = 2**61  # microseconds, or nanoseconds until 2043; sums of two times still fit int64
+
+
+def check_events(
+    events: NDArray[Any], sensor_size: tuple[int, ...] | None = None, *, name: str = "events"
+) -> Events:
+    """Check an event array and bring it to the one form that the rest of the package takes.
+
+    ``events`` is a structured array (N,) with fields ``x, y, t, p`` in any order and of any numeric
+    type; other fields are left out. ``sensor_size`` is (W, H) or Tonic's (W, H, P); without it only
+    negative coordinates are refused. Times are integers (steps, microseconds: the unit is kept) or
+    floats, which are seconds and become microseconds. Polarities are {0, 1} or {-1, 1}. Events out
+    of order are sorted by time, those of the same time keeping their order.
+
+    Returns a contiguous array of ``EVENT_DTYPE``, which is ``events`` itself where nothing had to
+    change; the caller's array is never written to. Raises ``InputError``, which begins with
+    ``name``, for anything that is not an event of that sensor.
+    """
+    events = np.asarray(events)
+    if events.dtype.names is None or events.ndim != 1:
+        raise InputError(
+            f"{name}: not an event array but {events.dtype} of shape {events.shape}; "
+            "give a structured array (N,) with the fields x, y, t, p"
+        )
+    missing = [field for field in "xytp" if field not in events.dtype.names]
+    if missing:
+        raise InputError(f"{name}: no field {', '.join(missing)} (there are {events.dtype.names})")
+    columns = _check_columns([events[field] for field in "xytp"], sensor_size, name)
+    if events.dtype == EVENT_DTYPE and events.flags.c_contiguous and _ordered(columns[2]):
+        return events
+    return _pack(columns)
+
+
+def make_events(
+    x: ArrayLike,
+    y: ArrayLike,
+    t: ArrayLike,
+    p: ArrayLike,
+    sensor_size: tuple[int, ...] | None = None,
+    *,
+    name: str = "events",
+) -> Events:
+    """Put four columns (N,) together to an event array, with the checks of ``check_events``."""
+    columns = [np.asarray(column) for column in (x, y, t, p)]
+    return _pack(_check_columns(columns, sensor_size, name))
+
+
+def sensor_of(events: Events) -> SensorSize:
+    """The smallest sensor (W, H) that holds all events; (0, 0) where there is none."""
+    if not len(events):
+        return 0, 0
+    return int(events["x"].max()) + 1, int(events["y"].max()) + 1
+
+
+def _ordered(t: NDArray[Any]) -> bool:
+    return not np.any(t[1:] < t[:-1])
+
+
+def _pack(columns: Sequence[NDArray[Any]]) -> Events:
+    """Checked columns as an event array, ordered by time."""
+    t = columns[2]
+    events = np.empty(len(t), EVENT_DTYPE)
+    for field, column in zip("xytp", columns, strict=True):
+        events[field] = column
+    return events if _ordered(t) else events[np.argsort(t, kind="stable")]
+
+
+def _check_columns(
+    columns: Sequence[NDArray[Any]], sensor_size: tuple[int, ...] | None, name: str
+) -> list[NDArray[Any]]:
+    """The columns x, y, t, p as numbers that fit ``EVENT_DTYPE``, or an ``InputError``."""
+    shapes = sorted({column.shape for column in columns})
+    if len(shapes) > 1 or len(shapes[0]) != 1:
+        raise InputError(f"{name}: x, y, t and p are not four columns of one length: {shapes}")
+    x, y, t, p = columns
+    width, height = (sensor_size or (LARGEST_SIDE, LARGEST_SIDE))[:2]
+    if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
+        raise InputError(
+            f"{name}: a sensor of {width} x {height} pixels; each side must be 1 to {LARGEST_SIDE}"
+        )
+    x, y = _whole(x, "x", name), _whole(y, "y", name)
+    for axis, column, side in (("x", x, width), ("y", y, height)):
+        if len(column) and not (column.min() >= 0 and column.max() < side):
+            raise InputError(
+                f"{name}: {axis} runs from {column.min()} to {column.max()} "
+                f"on a sensor of {width} x {height} pixels; give the right sensor size"
+            )
+    return [x, y, _times(t, name), _polarities(p, name)]
+
+
+def _whole(column: NDArray[Any], field: str, name: str) -> NDArray[Any]:
+    """A column of whole numbers, contiguous (the checks then run on vectors), floats as int64."""
+    if column.dtype.kind in "iub":
+        return np.ascontiguousarray(column)
+    if column.dtype.kind != "f":
+        raise InputError(f"{name}: {field} holds {column.dtype}, not numbers")
+    column = column.astype(np.float64)
+    if not np.all((np.abs(column) < LATEST) & (column == np.rint(column))):  # also False for NaN
+        raise InputError(f"{name}: {field} has values that are not whole numbers")
+    return column.astype(np.int64)
+
+
+def _times(t: NDArray[Any], name: str) -> NDArray[np.int64]:
+    if t.dtype.kind == "f":
+        seconds = t.astype(np.float64)
+        if not np.all(np.abs(seconds) < LATEST / 1e6):  # also False for NaN
+            raise InputError(f"{name}: t has times (in seconds) that are NaN or beyond any clock")
+        t = np.rint(seconds * 1e6)
+    t = _whole(t, "t", name)
+    if len(t) and not (t.min() > -LATEST and t.max() < LATEST):
+        raise InputError(f"{name}: t runs from {t.min()} to {t.max()}, beyond any clock")
+    return t.astype(np.int64, copy=False)
+
+
+def _polarities(p: NDArray[Any], name: str) -> NDArray[np.bool_]:
+    if p.dtype.kind == "b":
+        return p
+    p = _whole(p, "p", name)
+    on: NDArray[np.bool_] = p == 1
+    if not (np.all(on | (p == 0)) or np.all(on | (p == -1))):
+        raise InputError(
+            f"{name}: p has the values {np.unique(p)[:5].tolist()}; polarities are 0 and 1, "
+            "or -1 and 1"
+        )
+    return on

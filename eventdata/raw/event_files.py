@@ -1,0 +1,212 @@
+"""Recordings of event cameras: the common file formats -> checked event arrays.
+
+    .aedat4 .aedat  AEDAT 4.0 (by the package aedat), AEDAT 2.0 of a DVS128      raw.aedat
+    .raw            Prophesee's EVT 2.0 and 3.0                                  raw.prophesee
+    .dat            Prophesee's DAT, of N-CARS too                               raw.prophesee
+    .bin            ATIS, as N-MNIST and N-Caltech101 have it                    here
+    .es             Event Stream 2                                               here
+    .npz .npy       columns x, y, t, p, or one structured array of these         here
+
+Formats of fixed-size words are decoded here and not by the libraries that know them, because those
+hang, wrap or stop without a word on a damaged file; tests hold each decoder against one of them.
+Rows count from the top and p is true for brighter, whatever the format says. A file that ends
+inside an event, or that holds what its format hasn't, is an InputError; one that was cut between
+two events, in a format that does not say how many there are, looks like a shorter recording.
+"""
+
+import io
+import math
+import struct
+import zipfile
+import zlib
+from array import array
+from collections.abc import Callable
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from eventdata.errors import InputError, OptionError
+from eventdata.events import Events, SensorSize, check_events, make_events, sensor_of
+from eventdata.raw.aedat import read_aedat
+from eventdata.raw.event_columns import Columns, check_whole
+from eventdata.raw.prophesee import read_dat, read_raw
+
+MAX_PIECES = 1 << 20  # of one recording: more is a damaged time stamp or a wrong unit
+
+
+def read_events(
+    path: str | PathLike[str], sensor_size: SensorSize | None = None
+) -> tuple[Events, SensorSize]:
+    """Read one recording.
+
+    Args:
+        path: the file; its suffix says the format.
+        sensor_size: (W, H); without it what the file says, or, where it says nothing (.bin, .npz,
+            .npy, some .dat), the smallest that holds its events. That differs from file to file:
+            give the size to put several into one store.
+
+    Returns:
+        Events as ``check_events`` returns them, times in microseconds, and the size (W, H).
+
+    Raises:
+        InputError: not a whole file of that format, or not a known format.
+        OptionError: a package for the format is missing.
+    """
+    path = Path(path)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{path}: not an event file; these end in {', '.join(READERS)}")
+    try:
+        columns = reader(path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    x, y, t, p, stated = columns
+    size = sensor_size or stated
+    events = make_events(x, y, t, p, size, name=str(path))
+    if size is None and not len(events):
+        raise InputError(f"{path}: no events, by which to tell the sensor size; give that")
+    return events, size or sensor_of(events)
+
+
+def cut(events: Events, every: int, *, include_incomplete: bool = False) -> list[slice]:
+    """Cut a recording into samples of ``every`` microseconds, from its first event on.
+
+    Returns one slice of ``events`` a sample, without events where nothing happened. The rest that
+    does not fill a sample is left out unless ``include_incomplete``, but a recording shorter than
+    ``every`` is one sample.
+
+    Raises:
+        OptionError: ``every`` is not positive.
+        InputError: more than ``MAX_PIECES`` samples.
+    """
+    if every < 1:
+        raise OptionError(f"every is {every}: choose 1 microsecond or more")
+    if not len(events):
+        return [slice(0, 0)]
+    t = np.ascontiguousarray(events["t"])
+    span = int(t[-1]) - int(t[0]) + 1
+    pieces = max(-(-span // every) if include_incomplete else span // every, 1)
+    if pieces > MAX_PIECES:
+        raise InputError(f"a recording of {span:,} us makes {pieces:,} samples of {every:,} us")
+    edges = t[0] + np.arange(pieces + 1) * min(every, span)
+    bounds = np.searchsorted(t, edges).tolist()
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
+
+
+def _read_bin(path: Path) -> Columns:
+    """x, y, then polarity (1 bit) and microseconds (23 bits), big-endian.
+
+    An event at y = 240 is no event but moves the clock on by 2**13
+    (garrickorchard.com/datasets/n-mnist and its eventvision.py).
+    """
+    data = path.read_bytes()
+    check_whole(len(data), 5)
+    fields = np.frombuffer(data, np.uint8).reshape(-1, 5).T.astype(np.int32)
+    x, y, high, middle, low = fields
+    overflow = y == 240
+    t = (high & 0x7F) << 16 | middle << 8 | low
+    t = t + (np.cumsum(overflow) << 13)
+    keep = ~overflow
+    return Columns(x[keep], y[keep], t[keep], high[keep] >> 7, None)
+
+
+def _read_es(path: Path) -> Columns:
+    """A byte of microseconds since the event before (7 bits) and polarity, then x and y (16 bits).
+
+    In place of that byte 0xFF adds 127 microseconds and 0xFE is a mark. y counts from the bottom
+    (github.com/neuromorphicsystems/event_stream).
+    """
+    data = path.read_bytes()
+    if data[:12] != b"Event Stream" or len(data) < 20:
+        raise InputError("not an Event Stream file, or one without its whole header")
+    if data[12] != 2 or data[15] != 1:
+        raise InputError(f"Event Stream version {data[12]}, type {data[15]}; only DVS of version 2")
+    width, height = struct.unpack_from("<HH", data, 16)
+    starts, pauses = array("q"), array("q")
+    place = 20
+    while place < len(data):  # where an event begins is known only from the one before it
+        if data[place] < 0xFE:
+            starts.append(place)
+            place += 5
+        else:
+            if data[place] == 0xFF:
+                pauses.append(place)
+            place += 1
+    if place > len(data):
+        raise InputError("a truncated file: it ends inside an event")
+    at, body = np.array(starts, np.int64), np.frombuffer(data, np.uint8)
+    paused = 127 * np.searchsorted(np.array(pauses, np.int64), at)
+    t = np.cumsum(body[at] >> 1, dtype=np.int64) + paused
+    x, y = (body[at + i] | body[at + i + 1].astype(np.int32) << 8 for i in (1, 3))
+    return Columns(x, height - 1 - y, t, body[at] & 1, (width, height))
+
+
+def _read_npz(path: Path) -> Columns:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            names = list("xytp") if set("xytp") <= members.keys() else list(members)
+            if len(names) not in (1, 4) or not names:
+                raise InputError(f"no arrays x, y, t, p in it (it has: {', '.join(names) or '-'})")
+            arrays = [_parse_npy(_inflate(archive, members[name])) for name in names]
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError):
+        raise InputError("not a whole npz file (truncated, damaged or something else)") from None
+    if len(arrays) == 1:
+        return _columns(arrays[0])
+    x, y, t, p = arrays
+    return Columns(x, y, t, p, None)
+
+
+def _read_npy(path: Path) -> Columns:
+    return _columns(_parse_npy(path.read_bytes()))
+
+
+def _columns(events: NDArray[Any]) -> Columns:
+    """The columns of one structured array."""
+    events = check_events(events, name="the array")
+    return Columns(events["x"], events["y"], events["t"], events["p"], None)
+
+
+def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """One member of a zip, unless it declares more than deflate can make of its bytes."""
+    if info.file_size > 1032 * info.compress_size + 64:
+        raise InputError(f"array {info.filename} declares {info.file_size:,} bytes: damaged")
+    return archive.read(info)
+
+
+def _parse_npy(content: bytes) -> NDArray[Any]:
+    """A column or a structured array (N,) out of an npy file; nothing is ever unpickled."""
+    stream = io.BytesIO(content)
+    read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    try:
+        shape, _, dtype = read_header[npy.read_magic(stream)](stream)
+    except (ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError):
+        raise InputError("not a NumPy array, or one with a damaged header") from None
+    if dtype.hasobject:
+        raise InputError("an array of Python objects, which are never unpickled")
+    size = math.prod(shape) * dtype.itemsize
+    if len(shape) != 1 or not dtype.itemsize or size != len(content) - stream.tell():
+        raise InputError(f"an array of shape {shape} that its data don't fit; it must be (N,)")
+    return np.frombuffer(content, dtype, offset=stream.tell())
+
+
+READERS: dict[str, Callable[[Path], Columns]] = {
+    ".aedat4": read_aedat,
+    ".aedat": read_aedat,
+    ".raw": read_raw,
+    ".dat": read_dat,
+    ".bin": _read_bin,
+    ".es": _read_es,
+    ".npz": _read_npz,
+    ".npy": _read_npy,
+}

@@ -1,0 +1,471 @@
+"""Event files: every real recording, each decoder against a library or a plain state machine, and
+damage of every kind."""
+
+import io
+import struct
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import aedat
+import numpy as np
+import pytest
+import tonic.io
+from expelliarmus import Wizard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventdata.errors import InputError, OptionError
+from eventdata.events import EVENT_DTYPE, make_events
+from eventdata.raw.event_files import cut, read_events
+
+# name: bytes before the events, bytes an event, (W, H), microseconds, whether the file says (W, H)
+RECORDINGS = {
+    "DVS128-2017-03-21-short.aedat": (3383, 8, (128, 128), 6_181_499, True),
+    "davis.aedat4": (0, None, (346, 260), 129_999, True),
+    "dvs.es": (20, None, (320, 240), 999_000, True),
+    "evt2_sample.raw": (163, None, (640, 480), 50_000, True),
+    "faces_easy_0001.bin": (0, 5, (151, 173), 299_358, False),
+    "sample.aedat4": (0, None, (320, 240), 589_917, True),
+    "sample_ncars.dat": (93, 8, (78, 42), 99_952, False),
+    "sample_nmnist.bin": (0, 5, (34, 34), 310_521, False),
+}
+
+
+@pytest.fixture(params=RECORDINGS)
+def recording(request, shared):
+    return shared / "recordings" / request.param
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def columns(events):
+    return [events[field].tolist() for field in "xytp"]
+
+
+def test_recordings_are_read_whole(recording):
+    header, each, size, duration, says_size = RECORDINGS[recording.name]
+    events, found = read_events(recording)
+    assert (events.dtype, found) == (EVENT_DTYPE, size)
+    if each:
+        assert len(events) == (recording.stat().st_size - header) / each
+    t = events["t"]
+    assert np.all(np.diff(t) >= 0)
+    assert t[-1] - t[0] == duration
+    for field, side in zip("xy", size, strict=True):
+        assert events[field].min() >= 0
+        assert side // 2 < events[field].max() < side
+    assert 0.4 < events["p"].mean() < 0.7
+    if says_size:
+        with pytest.raises(InputError, match="x runs from"):
+            read_events(recording, (16, 16))
+    else:
+        assert read_events(recording, (400, 300))[1] == (400, 300)
+
+
+def test_reading_takes_memory_in_proportion(recording):
+    read_events(recording)
+    tracemalloc.start()
+    events, _ = read_events(recording)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * events.nbytes + 100_000
+
+
+# The decoders, beside the libraries.
+
+
+@pytest.mark.parametrize("name", ["faces_easy_0001.bin", "sample_nmnist.bin"])
+def test_bin_is_what_tonic_reads(shared, name):
+    path = shared / "recordings" / name
+    events, _ = read_events(path)
+    np.testing.assert_array_equal(events, tonic.io.read_mnist_file(str(path), EVENT_DTYPE))
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"), [("evt2_sample.raw", "evt2"), ("sample_ncars.dat", "dat")]
+)
+def test_prophesee_files_are_what_expelliarmus_reads(shared, name, encoding):
+    path = shared / "recordings" / name
+    assert columns(read_events(path)[0]) == columns(Wizard(encoding=encoding).read(path))
+
+
+def test_evt3_is_what_expelliarmus_writes(shared, tmp_path):
+    events, _ = read_events(shared / "recordings" / "evt2_sample.raw")
+    events = events[:100_000]
+    path = tmp_path / "evt3.raw"
+    Wizard(encoding="evt3").save(path, events)
+    again, size = read_events(path)
+    assert size == (1280, 720)
+    assert columns(again) == columns(events)
+
+
+@pytest.mark.parametrize("name", ["davis.aedat4", "sample.aedat4"])
+def test_aedat4_is_what_tonic_reads(shared, name):
+    path = shared / "recordings" / name
+    assert columns(read_events(path)[0]) == columns(tonic.io.read_aedat4(str(path)))
+
+
+def test_aedat2_is_what_jaer_shows(shared):
+    path = shared / "recordings" / "DVS128-2017-03-21-short.aedat"
+    with pytest.raises(ValueError, match="too many values"):
+        tonic.io.read_dvs_128(str(path))  # Tonic's own reader of this camera does not run
+    version, start, _ = tonic.io.read_aedat_header_from_file(str(path))
+    raw = tonic.io.get_aer_events_from_file(str(path), version, start)
+    address = raw["address"].astype(int)
+    events, _ = read_events(path)
+    assert events["x"].tolist() == (127 - (address >> 1) % 128).tolist()
+    assert events["y"].tolist() == (127 - (address >> 8) % 128).tolist()
+    assert events["p"].tolist() == (address % 2 == 0).tolist()
+    assert events["t"].tolist() == raw["timeStamp"].tolist()
+
+
+def test_nmnist_archive(shared, tmp_path):
+    with zipfile.ZipFile(shared / "nmnist_550.zip") as archive:
+        archive.extractall(tmp_path)
+    paths = sorted(tmp_path.glob("NMNIST/*/*/*.bin"))
+    assert len(paths) == 550
+    for path in paths:
+        events, size = read_events(path, (34, 34))
+        assert size == (34, 34)
+        assert len(events) == path.stat().st_size // 5
+        assert 250_000 < events["t"][-1] < 350_000
+        np.testing.assert_array_equal(events, tonic.io.read_mnist_file(str(path), EVENT_DTYPE))
+
+
+# The decoders, beside plain statements.
+
+words16 = st.builds(
+    lambda kind, value: kind << 12 | value,
+    st.sampled_from([0, 2, 3, 4, 5, 6, 7, 8, 8, 10, 14, 15]),
+    st.one_of(st.integers(0, 4095), st.sampled_from([0, 1, 2047, 4094, 4095])),
+)
+
+
+def evt3_state_machine(words):
+    """The events of EVT 3.0 words, one word after the other."""
+    events, high, low, y, base = [], None, 0, None, None
+    for word in words:
+        kind, value = word >> 12, word & 0xFFF
+        pixels = []
+        if kind == 0:
+            y = value & 0x7FF
+        elif kind == 2:
+            pixels = [(value & 0x7FF, value >> 11)]
+        elif kind == 3:
+            base = [value & 0x7FF, value >> 11]
+        elif kind in (4, 5) and base is not None:
+            width = 12 if kind == 4 else 8
+            pixels = [(base[0] + i, base[1]) for i in range(width) if value >> i & 1]
+            base[0] += width
+        elif kind == 6 and high is not None:
+            low = value + 4096 * (low // 4096 + (value - low % 4096 < -2048))
+        elif kind == 8:
+            turns, before = divmod(0 if high is None else high, 4096)
+            now = value + 4096 * (turns + (value - before < -2048))
+            low = low if now == high else 0
+            high = now
+        if high is not None and y is not None:
+            events += [(x, y, 4096 * high + low, bool(p)) for x, p in pixels]
+    return sorted(events, key=lambda event: event[2])
+
+
+@settings(deadline=None, max_examples=200)
+@given(words=st.lists(words16, min_size=1, max_size=60))
+def test_evt3_is_its_state_machine(tmp_path_factory, words):
+    folder = tmp_path_factory.getbasetemp()
+    header = b"% evt 3.0\n% geometry 30000x2048\n% end\n"
+    path = write(folder, "words.raw", header + struct.pack(f"<{len(words)}H", *words))
+    events, size = read_events(path)
+    assert size == (30_000, 2048)
+    assert events.tolist() == evt3_state_machine(words)
+
+
+words32 = st.builds(
+    lambda kind, value: kind << 28 | value,
+    st.sampled_from([0, 0, 1, 1, 8, 8, 10, 14, 15]),
+    st.one_of(st.integers(0, 2**28 - 1), st.sampled_from([0, 2**28 - 1])),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(words=st.lists(words32, min_size=1, max_size=40))
+def test_evt2_is_its_state_machine(tmp_path_factory, words):
+    expected, high = [], None
+    for word in words:
+        kind, value = word >> 28, word & (2**28 - 1)
+        if kind == 8:
+            turns, before = divmod(0 if high is None else high, 2**28)
+            high = value + 2**28 * (turns + (value - before < -(2**27)))
+        elif kind < 2 and high is not None:
+            t = high << 6 | value >> 22
+            expected.append((value >> 11 & 0x7FF, value & 0x7FF, t, kind == 1))
+    folder = tmp_path_factory.getbasetemp()
+    header = b"% format EVT2;height=2048;width=2048\n"
+    path = write(folder, "words.raw", header + struct.pack(f"<{len(words)}I", *words))
+    assert read_events(path)[0].tolist() == sorted(expected, key=lambda event: event[2])
+
+
+es_events = st.tuples(
+    st.integers(0, 1000), st.integers(0, 319), st.integers(0, 239), st.booleans(), st.booleans()
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(rows=st.lists(es_events, max_size=30))
+def test_es_is_what_its_specification_encodes(tmp_path_factory, rows):
+    content, expected, t = b"Event Stream\x02\0\0\x01" + struct.pack("<HH", 320, 240), [], 0
+    for pause, x, y, on, mark in rows:
+        t += pause
+        content += b"\xfe" * mark + b"\xff" * (pause // 127)
+        content += struct.pack("<BHH", pause % 127 << 1 | on, x, y)
+        expected.append((x, 239 - y, t, on))  # y counts from the bottom
+    events, size = read_events(write(tmp_path_factory.getbasetemp(), "events.es", content))
+    assert (events.tolist(), size) == (expected, (320, 240))
+
+
+def test_bits_of_aedat2(tmp_path):
+    header = b"#!AER-DAT2.0\r\n# AEChip: ch.unizh.ini.jaer.chip.retina.DVS128\r\n"
+    rows = [(0, 2**32 - 5), (3 << 8 | 2 << 1 | 1, 2**32 - 1), (0x8000, 0), (127 << 8, 4)]
+    path = write(tmp_path, "a.aedat", header + b"".join(struct.pack(">II", *row) for row in rows))
+    # The clock turned once, and the trigger is no event.
+    expected = [
+        (127, 127, 2**32 - 5, True),
+        (125, 124, 2**32 - 1, False),
+        (127, 0, 2**32 + 4, True),
+    ]
+    assert read_events(path)[0].tolist() == expected
+
+
+def test_clock_of_dat_turns_and_its_header_has_the_size(tmp_path):
+    header = b"% Width 304\n% Height 240\n\x0c\x08"
+    rows = [(2**32 - 2, 303 | 239 << 14 | 1 << 28), (3, 0)]
+    path = write(tmp_path, "a.dat", header + b"".join(struct.pack("<II", *row) for row in rows))
+    events, size = read_events(path)
+    assert size == (304, 240)
+    assert events.tolist() == [(303, 239, 2**32 - 2, True), (0, 0, 2**32 + 3, False)]
+
+
+def test_overflow_marks_of_bin(tmp_path):
+    path = write(tmp_path, "a.bin", bytes([1, 2, 0x80, 0, 9, 0, 240, 0, 0, 0, 3, 4, 0x01, 0, 1]))
+    assert read_events(path)[0].tolist() == [(1, 2, 9, True), (3, 4, 2**16 + 2**13 + 1, False)]
+
+
+# Damage.
+
+
+def test_files_cut_short(recording, tmp_path):
+    """A cut file is refused, or the head of the whole where its format can't tell."""
+    content = recording.read_bytes()
+    whole, _ = read_events(recording)
+    rng = np.random.default_rng(0)
+    stops = [*range(0, 40, 7), *rng.integers(40, 4000, 12), *rng.integers(0, len(content), 12)]
+    refused = 0
+    for stop in stops:
+        path = write(tmp_path, f"cut{recording.suffix}", content[: min(stop, len(content) - 1)])
+        try:
+            events, _ = read_events(path)
+        except InputError:
+            refused += 1
+        else:
+            assert recording.suffix != ".aedat4"
+            np.testing.assert_array_equal(events, whole[: len(events)])
+            assert len(events) < len(whole)
+    assert refused > len(stops) / 2
+
+
+def test_flipped_bits_never_do_worse_than_an_input_error(recording, tmp_path):
+    content = recording.read_bytes()
+    rng = np.random.default_rng(1)
+    for trial in range(24):
+        damaged = bytearray(content)
+        reach = len(content) if trial % 2 else min(len(content), 4000)
+        for place in rng.integers(0, reach, rng.choice([1, 20])):
+            damaged[place] ^= 1 << rng.integers(0, 8)
+        path = write(tmp_path, f"flipped{recording.suffix}", damaged)
+        try:
+            events, (width, height) = read_events(path)
+        except InputError:
+            continue
+        assert np.all((events["x"] >= 0) & (events["x"] < width))
+        assert np.all((events["y"] >= 0) & (events["y"] < height))
+        assert np.all(np.diff(events["t"]) >= 0)
+
+
+def test_aedat4_headers_that_make_the_decoder_abort(shared, tmp_path):
+    content = (shared / "recordings" / "sample.aedat4").read_bytes()
+    first = 18 + struct.unpack_from("<I", content, 14)[0]
+    in_text = content.index(b"typeDescription")
+    for place, byte in ((first + 7, 0x7F), (in_text, 0xE1)):
+        damaged = bytearray(content)
+        damaged[place] = byte
+        path = write(tmp_path, "damaged.aedat4", damaged)
+        with pytest.raises(InputError, match="truncated or damaged AEDAT 4 file$"):
+            read_events(path)  # not a word from the decoder: it was not asked
+
+
+def test_the_package_for_aedat4_is_named_where_it_is_missing(shared, monkeypatch):
+    monkeypatch.setitem(sys.modules, "aedat", None)
+    with pytest.raises(OptionError, match=r"pip install 'eventdata\[recordings\]'"):
+        read_events(shared / "recordings" / "sample.aedat4")
+
+
+def test_a_panic_of_the_decoder_is_an_input_error(shared, monkeypatch):
+    panic = type("PanicException", (BaseException,), {})
+
+    def decoder(path):
+        raise panic("end byte index 903 is not a char boundary")
+
+    monkeypatch.setattr(aedat, "Decoder", decoder)
+    with pytest.raises(InputError, match=r"damaged AEDAT 4 file .*char boundary"):
+        read_events(shared / "recordings" / "sample.aedat4")
+
+
+def npy(array):
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=True)
+    return stream.getvalue()
+
+
+def npz(**members):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return stream.getvalue()
+
+
+COLUMNS = {"x": [0, 1, 2], "y": [2, 1, 0], "t": [5, 5, 9], "p": [1, 0, 1]}
+BYTES = {name: npy(np.array(column)) for name, column in COLUMNS.items()}
+EVENTS = make_events(*COLUMNS.values())
+
+
+def test_numpy_files(tmp_path):
+    structured = npy(EVENTS)
+    for name, content in (
+        ("a.npz", npz(**BYTES)),
+        ("A.NPZ", npz(other=structured, **BYTES)),
+        ("b.npz", npz(events=structured)),
+        ("c.npy", structured),
+    ):
+        events, size = read_events(str(write(tmp_path, name, content)))
+        assert (events.tolist(), size) == (EVENTS.tolist(), (3, 3))
+    seconds = npz(**BYTES | {"t": npy(np.array([0.5, 0.5, 1.25]))})
+    path = write(tmp_path, "d.npz", seconds)
+    assert read_events(path)[0]["t"].tolist() == [500_000, 500_000, 1_250_000]
+
+
+def bomb(name):
+    """An npz in which a member's declared size is not what its bytes can hold."""
+    content = bytearray(npz(**BYTES))
+    entry = content.index(b"PK\x01\x02")
+    while content[entry + 46 : entry + 47] != name:
+        entry = content.index(b"PK\x01\x02", entry + 1)
+    struct.pack_into("<I", content, entry + 24, 2**31)
+    return bytes(content)
+
+
+def with_shape(shape):
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': %s, }\n" % shape
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(24)
+
+
+HEADERS = {"aedat": b"#!AER-DAT2.0\r\n", "evt2": b"% evt 2.0\n", "es": b"Event Stream"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"1 2 3 4", "not an event file; these end in .aedat4, .aedat, .raw"),
+        ("a", b"", "not an event file"),
+        ("a.bin", b"", "truncated file: it has no events"),
+        ("a.bin", bytes(6), "6 bytes are no whole number of 5"),
+        ("a.bin", bytes([0, 240, 0, 0, 0]), "no events, by which to tell the sensor size"),
+        ("a.aedat", b"PK\x03\x04" * 9, "doesn't begin with #!AER-DAT"),
+        ("a.aedat", b"#!AER-DAT3.1\r\n" + bytes(99), "AEDAT 3.1; only 2.0 and 4.0"),
+        ("a.aedat", HEADERS["aedat"] + b"# no end", "ends inside its header"),
+        ("a.aedat", HEADERS["aedat"], "no events"),
+        ("a.aedat", HEADERS["aedat"] + b"# AEChip: DAVIS240C\r\n" + bytes(8), "another chip"),
+        ("a.aedat4", b"#!AER-DAT4.0\r\n", "truncated or damaged AEDAT 4"),
+        ("a.raw", bytes(64), "not a Prophesee file"),
+        ("a.raw", b"% Date today\n" + bytes(64), "encoding is 'EVT[?]'"),
+        ("a.raw", b"% format EVT21;height=1\n" + bytes(64), "encoding is 'EVT21'"),
+        ("a.raw", HEADERS["evt2"] + bytes(7), "no whole number of 4"),
+        ("a.raw", HEADERS["evt2"] + b"\0\0\0\x30", "1 words of types .* [(]3[)]"),
+        ("a.raw", b"% evt 3.0\n\0\x10\0\x90", "2 words of types .* [(]1, 9[)]"),
+        ("a.dat", bytes(64), "not a Prophesee file"),
+        ("a.dat", b"% Version 2\n\x0e\x08" + bytes(8), "not a DAT file of CD events"),
+        ("a.dat", b"% Version 2\n\x0c", "not a DAT file of CD events"),
+        ("a.dat", b"% Version 2\n\x0c\x08" + bytes(9), "no whole number of 8"),
+        ("a.dat", b"% Version 2\n\x0c\x08" + b"\xff" * 8, "p has the values"),
+        ("a.es", b"Even", "not an Event Stream file"),
+        ("a.es", HEADERS["es"] + bytes(3), "without its whole header"),
+        ("a.es", HEADERS["es"] + b"\x01\0\0\x01" + bytes(4), "version 1, type 1"),
+        ("a.es", HEADERS["es"] + b"\x02\0\0\x02" + bytes(4), "version 2, type 2"),
+        ("a.es", HEADERS["es"] + b"\x02\0\0\x01\x08\0\x08\0" + bytes(4), "inside an event"),
+        ("a.es", HEADERS["es"] + b"\x02\0\0\x01\x08\0\x08\0\0\x08\0\0\0", "x runs from 8 to 8"),
+        ("a.npz", b"nonsense", "not a whole npz"),
+        ("a.npz", npz(**BYTES)[:-30], "not a whole npz"),
+        ("a.npz", npz(), "no arrays x, y, t, p"),
+        ("a.npz", npz(x=BYTES["x"], y=BYTES["y"]), r"it has: x, y\)"),
+        ("a.npz", npz(**BYTES | {"p": npy(np.zeros(2))}), "four columns of one length"),
+        ("a.npz", npz(**BYTES | {"t": npy(np.array([1, "a", None]))}), "never unpickled"),
+        ("a.npz", npz(**BYTES | {"t": npy(np.zeros((3, 1)))}), "must be [(]N,[)]"),
+        ("a.npz", npz(**BYTES | {"t": b"\x93NUMPY\x01\0\x04\0{'a("}), "damaged header"),
+        ("a.npz", npz(**BYTES | {"x": with_shape(b"(4000000000000,)")}), "that its data don't fit"),
+        ("a.npz", bomb(b"t"), "declares 2,147,483,648 bytes: damaged"),
+        ("a.npy", npy(np.zeros(4)), "the array: not an event array"),
+        ("a.npy", npy(EVENTS)[:-1], "that its data don't fit"),
+        ("a.npy", npy(np.empty(0, EVENT_DTYPE)), "no events"),
+    ],
+)
+def test_what_is_no_event_file_is_refused_by_name(tmp_path, name, content, message):
+    path = write(tmp_path, name, content)
+    with pytest.raises(InputError, match=message) as error:
+        read_events(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"gone.es: can't be read \(No such file"):
+        read_events(tmp_path / "gone.es")
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(InputError, match=r"can't be read \(Is a directory"):
+        read_events(Path(tmp_path / "folder.npz"))
+
+
+# Cutting.
+
+
+@given(
+    st.lists(st.integers(0, 200), min_size=1, max_size=40).map(sorted),
+    st.integers(1, 60),
+    st.booleans(),
+)
+def test_cut_is_windows_from_the_first_event_on(times, every, include_incomplete):
+    n = len(times)
+    events = make_events([0] * n, [0] * n, times, [0] * n)
+    pieces = cut(events, every, include_incomplete=include_incomplete)
+    span = times[-1] - times[0] + 1
+    whole = -(-span // every) if include_incomplete else max(span // every, 1)
+    assert len(pieces) == whole
+    for i, piece in enumerate(pieces):
+        start = times[0] + i * every
+        expected = [t for t in times if start <= t < start + every]
+        assert events[piece]["t"].tolist() == expected
+
+
+def test_cut_of_nothing_and_of_nonsense():
+    events = np.empty(0, EVENT_DTYPE)
+    assert cut(events, 10) == [slice(0, 0)]
+    with pytest.raises(OptionError, match="every is 0"):
+        cut(events, 0)
+    damaged = make_events([0, 0], [0, 0], [0, 2**60], [0, 0])
+    with pytest.raises(InputError, match="makes 1,152,921,504,606,846,977 samples of 1 us"):
+        cut(damaged, 1)

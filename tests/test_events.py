@@ -1,0 +1,149 @@
+"""The event record: what it takes, what it refuses, and that it leaves the caller's array alone."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventdata.errors import InputError
+from eventdata.events import EVENT_DTYPE, check_events, make_events, sensor_of
+
+SENSOR = (6, 4)
+
+
+def structured(dtype=EVENT_DTYPE, x=(0, 5, 2), y=(3, 0, 1), t=(10, 20, 30), p=(1, 0, 1)):
+    events = np.empty(len(x), dtype)
+    for field, column in zip("xytp", (x, y, t, p), strict=True):
+        events[field] = column
+    return events
+
+
+@st.composite
+def any_events(draw):
+    """Valid events in any numeric types, field order and byte order, in any order of time."""
+    rows = draw(
+        st.lists(
+            st.tuples(
+                st.integers(0, SENSOR[0] - 1),
+                st.integers(0, SENSOR[1] - 1),
+                st.integers(0, 50),
+                st.booleans(),
+            ),
+            max_size=30,
+        )
+    )
+    types = {
+        "x": draw(st.sampled_from(["i2", "u1", ">u2", "i8", "f4", "f8"])),
+        "y": draw(st.sampled_from(["i2", "u1", ">u2", "i8", "f4", "f8"])),
+        "t": draw(st.sampled_from(["i8", "u8", "<u4", ">i4", "u1"])),
+        "p": draw(st.sampled_from(["?", "i1", "u1", "i8", "f4"])),
+    }
+    order = draw(st.permutations("xytp"))
+    signed = types["p"] in ("i1", "i8", "f4") and draw(st.booleans())
+    x, y, t, p = (list(column) for column in zip(*rows, strict=True)) if rows else ([],) * 4
+    on = [2 * int(value) - 1 if signed else int(value) for value in p]
+    return structured(np.dtype([(field, types[field]) for field in order]), x, y, t, on), p
+
+
+@given(any_events())
+def test_all_types_and_orders_come_out_the_same(case):
+    events, on = case
+    before = events.copy()
+    checked = check_events(events, SENSOR)
+    assert checked.dtype == EVENT_DTYPE
+    assert checked.flags.c_contiguous
+    expected = sorted(
+        zip(events["x"], events["y"], events["t"], on, strict=True), key=lambda event: event[2]
+    )  # Python's sort is stable
+    assert [tuple(event) for event in checked.tolist()] == [tuple(event) for event in expected]
+    np.testing.assert_array_equal(events, before)
+    np.testing.assert_array_equal(make_events(*(events[f] for f in "xytp"), SENSOR), checked)
+
+
+def test_a_canonical_array_is_not_copied_and_others_are():
+    events = structured()
+    assert check_events(events, SENSOR) is events
+    strided = np.concatenate([events, events])[::2]
+    assert check_events(strided, SENSOR).flags.c_contiguous
+
+
+def test_tonics_sensor_size_with_polarities_is_taken():
+    assert check_events(structured(), (*SENSOR, 2)) is not None
+
+
+def test_float_times_are_seconds():
+    dtype = np.dtype([("x", "i2"), ("y", "i2"), ("t", "f8"), ("p", "i1")])
+    checked = check_events(structured(dtype, t=(0.1, 0.3, 1.5)), SENSOR)
+    assert checked["t"].tolist() == [100_000, 300_000, 1_500_000]
+
+
+def test_other_fields_are_left_out():
+    dtype = np.dtype([*((f, EVENT_DTYPE[f]) for f in "xytp"), ("id", "O")])
+    assert check_events(structured(dtype), SENSOR).dtype == EVENT_DTYPE
+
+
+def test_no_events():
+    checked = check_events(structured(x=(), y=(), t=(), p=()), SENSOR)
+    assert (len(checked), checked.dtype) == (0, EVENT_DTYPE)
+    assert sensor_of(checked) == (0, 0)
+    assert sensor_of(structured()) == SENSOR
+
+
+def field_types(**types):
+    kinds = {"x": "i4", "y": "i4", "t": "i8", "p": "i4"} | types
+    return np.dtype(list(kinds.items()))
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        (np.zeros((3, 4)), "not an event array"),
+        (structured().reshape(1, 3), "not an event array"),
+        (structured()[["x", "y", "t"]], "no field p"),
+        (structured(field_types(x="O")), "x holds object"),
+        (structured(field_types(t="O")), "t holds object"),
+        (structured(field_types(p="U1")), "p holds <U1"),
+        (structured(field_types(x="c16")), "x holds complex128"),
+        (structured(x=(0, 6, 2)), "x runs from 0 to 6"),
+        (structured(y=(0, -1, 2)), "y runs from -1 to 2"),
+        (structured(field_types(x="u2"), x=(0, 65535, 2)), "x runs from 0 to 65535"),
+        (structured(field_types(x="f4"), x=(0, 0.5, 2)), "not whole numbers"),
+        (structured(field_types(y="f2"), y=(0, np.inf, 2)), "not whole numbers"),
+        (structured(field_types(t="f8"), t=(0, np.nan, 2)), "NaN or beyond"),
+        (structured(field_types(t="f8"), t=(0, 1, 1.7e308)), "NaN or beyond"),
+        (np.zeros(3, [("x", "i2", 2), ("y", "i2"), ("t", "i8"), ("p", "?")]), "four columns"),
+        (structured(field_types(t="u8"), t=(0, 1, 2**64 - 1)), "beyond any clock"),
+        (structured(field_types(), t=(-(2**62), 1, 2)), "beyond any clock"),
+        (structured(field_types(), p=(-1, 0, 1)), "polarities are 0 and 1"),
+        (structured(field_types(), p=(0, 1, 2)), "polarities are 0 and 1"),
+        (structured(field_types(p="f4"), p=(0, 1, np.nan)), "not whole numbers"),
+    ],
+)
+def test_what_is_no_event_is_refused_by_name(events, message):
+    with pytest.raises(InputError, match=message) as error:
+        check_events(events, SENSOR, name="walk.npz")
+    assert str(error.value).startswith("walk.npz: ")
+    assert "\n" not in str(error.value)
+
+
+def test_columns_of_different_length_are_refused():
+    with pytest.raises(InputError, match="four columns of one length"):
+        make_events([1, 2], [1, 2], [1, 2], [1], SENSOR)
+
+
+@pytest.mark.parametrize("sensor", [(0, 4), (6, -1), (40_000, 4)])
+def test_sensors_that_events_cannot_have(sensor):
+    with pytest.raises(InputError, match="each side must be 1 to 32767"):
+        check_events(structured(x=(), y=(), t=(), p=()), sensor)
+
+
+def test_importing_it_loads_neither_numba_nor_torch():
+    code = (
+        "import sys, eventdata.events, eventdata.raw.event_files\n"
+        "print([name for name in ('numba', 'torch', 'tonic', 'aedat') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,167 @@
+"""Events -> frames beside Tonic's ToFrame, on recordings.
+
+Each row is one recording cut one way. Ours is measured twice, as packed binary frames and as counts
+in uint16 (as many bytes as Tonic's int16), into an array that is used again as a conversion does;
+checking the events, once in a conversion, is its own column. All run in turn, in one process. The
+floors are what frames cost at least: reading the events and writing the frames once, at the speed
+of a copy.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import tonic.transforms
+from rich.console import Console
+from rich.table import Table
+
+from eventdata.events import Events, SensorSize, check_events
+from eventdata.kernels.framing import Framing, frame_edges, frame_events
+from eventdata.raw.event_files import READERS, read_events
+
+Row = dict[str, Any]
+
+
+@click.command()
+@click.argument("recordings", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--window", default=10_000, show_default=True, help="Microseconds a frame.")
+@click.option("--events-per-frame", default=3_000, show_default=True, help="Events a frame.")
+@click.option("--frames", default=10, show_default=True, help="Number of frames.")
+@click.option("--repeats", default=7, show_default=True, help="Runs of each; the median counts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def main(
+    recordings: Path, window: int, events_per_frame: int, frames: int, repeats: int, as_json: bool
+) -> None:
+    """Measure framing on all event files in the folder RECORDINGS."""
+    ways: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+        "time window": ({"window": window}, {"time_window": window}),
+        "event count": ({"events_per_frame": events_per_frame}, {"event_count": events_per_frame}),
+        "number of bins": ({"frames": frames}, {"n_time_bins": frames}),
+    }
+    bandwidth = copy_bandwidth()
+    rows: list[Row] = []
+    for path in sorted(path for path in recordings.iterdir() if path.suffix in READERS):
+        events, size = read_events(path)
+        for way, (ours, tonics) in ways.items():
+            row = measure(events, size, ours, tonics, repeats, bandwidth)
+            rows.append({"recording": path.name, "way": way, "events": len(events)} | row)
+    summary = {
+        way: {
+            kind: round(
+                statistics.geometric_mean(row[kind] for row in rows if row["way"] == way), 1
+            )
+            for kind in ("times_faster_packed", "times_faster_count")
+        }
+        for way in ways
+    }
+    if as_json:
+        result = {"copy_gb_s": round(bandwidth / 1e9, 2), "rows": rows, "geometric_mean": summary}
+        click.echo(json.dumps(result, indent=2))
+    else:
+        print_table(rows, summary, bandwidth)
+
+
+def measure(
+    events: Events,
+    size: SensorSize,
+    ours: dict[str, int],
+    tonics: dict[str, int],
+    repeats: int,
+    bandwidth: float,
+) -> Row:
+    """Median times and their spread of one recording, cut one way."""
+    binary = Framing(**ours)  # type: ignore[arg-type]
+    count = Framing(**ours, representation="count")  # type: ignore[arg-type]
+    steps, (width, height) = len(frame_edges(events["t"], binary).start), size
+    packed = np.empty((-(-steps // 8), height, width, 2), np.uint8)
+    counts = np.empty((steps, height, width, 2), np.uint16)
+    to_frame = tonic.transforms.ToFrame(sensor_size=(width, height, 2), **tonics)
+    runs: dict[str, Callable[[], Any]] = {
+        "packed": lambda: frame_events(events, binary, packed),
+        "count": lambda: frame_events(events, count, counts),
+        "tonic": lambda: to_frame(events),
+        "check": lambda: check_events(events, size),
+    }
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            if repeat:  # the first run compiles, and fills the caches
+                times[name].append(1e3 * (time.perf_counter() - started))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    floors = {
+        name: 1e3 * (events.nbytes + out.nbytes) / bandwidth
+        for name, out in (("packed", packed), ("count", counts))
+    }
+    return {
+        "frames": steps,
+        **{f"{name}_ms": round(median, 4) for name, median in medians.items()},
+        **{f"{name}_spread_ms": round(spread(values), 4) for name, values in times.items()},
+        **{f"{name}_floor_ms": round(floor, 4) for name, floor in floors.items()},
+        **{f"{name}_over_floor": round(medians[name] / floors[name], 1) for name in floors},
+        **{f"times_faster_{name}": round(medians["tonic"] / medians[name], 1) for name in floors},
+    }
+
+
+def spread(values: list[float]) -> float:
+    """Half of the distance between the quartiles."""
+    low, high = np.percentile(values, [25, 75])
+    return float(high - low) / 2
+
+
+def copy_bandwidth(size: int = 1 << 27) -> float:
+    """Bytes a second that a copy reads and writes, the best of a few."""
+    source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        np.copyto(target, source)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size / best
+
+
+def print_table(rows: list[Row], summary: dict[str, dict[str, float]], bandwidth: float) -> None:
+    """The rows, and the geometric means of each way."""
+    table = Table(
+        title="events to frames; ms, median ± half the quartiles' distance; "
+        f"a copy runs at {bandwidth / 1e9:.1f} GB/s"
+    )
+    table.add_column("recording")
+    table.add_column("way")
+    for heading in ("events", "frames", "Tonic", "packed", "count", "check"):
+        table.add_column(heading, justify="right")
+    for heading in ("Tonic/packed", "Tonic/count", "packed/floor", "count/floor"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        measured = (
+            f"{row[f'{name}_ms']:.3g} ± {row[f'{name}_spread_ms']:.1g}"
+            for name in ("tonic", "packed", "count", "check")
+        )
+        table.add_row(
+            row["recording"],
+            row["way"],
+            f"{row['events']:,}",
+            str(row["frames"]),
+            *measured,
+            str(row["times_faster_packed"]),
+            str(row["times_faster_count"]),
+            str(row["packed_over_floor"]),
+            str(row["count_over_floor"]),
+        )
+    console = Console(width=None if Console().is_terminal else 200)
+    console.print(table)
+    for way, means in summary.items():
+        console.print(
+            f"by {way}: {means['times_faster_packed']} times as fast as Tonic packed, "
+            f"{means['times_faster_count']} as counts (geometric means)"
+        )
+
+
+if __name__ == "__main__":
+    main()
