@@ -1,0 +1,179 @@
+"""Weights from one network into another, and the report of it."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eventdata.errors import EventDataError, InputError, OptionError
+from train.networks import build
+from train.neurons import NeuronSettings
+from train.transfer import freeze, load_state, thaw, transfer
+
+
+def network(kind="lif", name="event-resnet18", *, seed=0, **settings):
+    torch.manual_seed(seed)
+    settings = {"channels": 2, "classes": 5, "width": 4} | settings
+    return build(name, neuron=NeuronSettings(kind=kind), **settings)
+
+
+def crnn(kind, seed=0, **settings):
+    small = {"size": (33, 33), "hidden": 40, "embedding": 20, "memory": 10}
+    return network(kind, "crnn", seed=seed, **small | settings)
+
+
+def test_the_stem_gets_the_mean_of_the_colours_for_each_polarity():
+    ann, lif = network("ann", channels=3), network("lif", seed=1)
+    report = transfer(lif, ann.state_dict())
+    mean = ann.stem.conv.weight.detach().mean(dim=1)
+    assert torch.equal(lif.stem.conv.weight[:, 0], mean)
+    assert torch.equal(lif.stem.conv.weight[:, 1], mean)
+    assert report.adapted == {"stem.conv.weight": "mean of 3 channels for each of 2"}
+    assert report.fresh == {}
+    assert torch.equal(lif.stem.norm.weight, ann.stem.norm.weight)
+
+
+def test_a_fresh_stem_keeps_all_of_its_own():
+    ann, lif = network("ann"), network("lif", seed=1)
+    before = {key: value.clone() for key, value in lif.state_dict().items()}
+    report = transfer(lif, ann.state_dict(), stem="fresh")
+    assert set(report.fresh) == {key for key in before if key.startswith("stem.")}
+    for key, value in lif.state_dict().items():
+        want = before if key in report.fresh else ann.state_dict()
+        assert torch.equal(value, want[key]), key
+
+
+def test_a_classifier_of_other_classes_is_fresh():
+    source, target = network(classes=7), network(seed=1)
+    fc = target.fc.weight.detach().clone()
+    report = transfer(target, source.state_dict())
+    assert set(report.fresh) == {"fc.weight", "fc.bias"}
+    assert report.fresh["fc.bias"] == "7 classes in the source, 5 here"
+    assert torch.equal(target.fc.weight, fc)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder", "both"])
+def test_parts_of_a_crnn(part):
+    source, target = crnn("ann", channels=3), crnn("lif", seed=1)
+    report = transfer(target, source.state_dict(), stem="fresh", part=part)
+    taken = {key.split(".")[0] for key in report.taken}
+    assert taken == ({"encoder", "decoder"} if part == "both" else {part})
+    assert all("stem" in key or part not in ("both", key.split(".")[0]) for key in report.fresh)
+    for key in report.taken:
+        assert torch.equal(target.state_dict()[key], source.state_dict()[key])
+
+
+def test_the_decoder_of_a_network_without_one_is_its_classifier():
+    report = transfer(network(), network(seed=1).state_dict(), part="decoder")
+    assert report.taken == ("fc.weight", "fc.bias")
+
+
+def test_the_report_tells_the_fate_of_every_entry():
+    source = network("ann", channels=3, classes=7).state_dict()
+    source["extra.weight"] = torch.zeros(1)
+    del source["stages.0.0.neuron.decay"]
+    target = network("lif")
+    report = transfer(target, source)
+    told = [*report.taken, *report.adapted, *report.fresh]
+    assert sorted(told) == sorted(target.state_dict())
+    assert report.fresh["stages.0.0.neuron.decay"] == "not in the source"
+    assert report.unused == ("extra.weight",)
+    lines = str(report).splitlines()
+    assert len(lines) == len(told) + 2
+    assert any(line.split() == ["stem.conv.bias", "taken"] for line in lines)
+    assert any(line.startswith("stem.conv.weight") and "adapted" in line for line in lines)
+    assert lines[-1].endswith("1 adapted, 3 fresh, 1 unused")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({}, "nothing of the checkpoint fits.*it has nothing"),
+        ({"conv.weight": torch.zeros(3)}, "nothing of the checkpoint fits.*it has conv.weight"),
+    ],
+)
+def test_nothing_that_matches_is_an_error(source, says):
+    with pytest.raises(EventDataError, match=says):
+        transfer(network(), source)
+
+
+def test_another_network_is_an_error_and_changes_nothing():
+    target = network()
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    with pytest.raises(InputError, match=r"of another network: stem\.conv\.weight is"):
+        transfer(target, network(width=8).state_dict())
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize("wrong", [{"stem": "sum"}, {"part": "head"}])
+def test_wrong_options_are_named(wrong):
+    with pytest.raises(OptionError, match="is not one of"):
+        transfer(network(), network().state_dict(), **wrong)
+
+
+def test_checkpoints_of_either_format_load(tmp_path):
+    state = network().state_dict()
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "b.pt")
+    lightning = {f"network.{key}": value for key, value in state.items()}
+    torch.save({"state_dict": lightning, "epoch": 3}, tmp_path / "c.ckpt")
+    for path in tmp_path.iterdir():
+        loaded = load_state(path)
+        assert list(loaded) == list(state) or sorted(loaded) == sorted(state)
+        assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+class Trap:
+    """What a hostile checkpoint would run when unpickled."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("the checkpoint was unpickled",))
+
+
+def test_bad_checkpoints_are_told_and_never_unpickled(tmp_path):
+    torch.save({"state_dict": Trap()}, tmp_path / "trap.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"epoch": 3}, tmp_path / "empty.pt")
+    (tmp_path / "text.pt").write_text("weights")
+    (tmp_path / "nothing.pt").touch()
+    (tmp_path / "torn.safetensors").write_bytes(b"\x00\x01")
+    for path in [*tmp_path.iterdir(), tmp_path / "missing.pt", tmp_path / "missing.safetensors"]:
+        with pytest.raises(InputError, match=path.name):
+            load_state(path)
+
+
+def test_frozen_parts_keep_their_weights_until_thawed():
+    net = network()
+    names = freeze(net, ["stem", "stages.0"])
+    assert "stem.conv.weight" in names
+    assert "stages.0.1.second.norm.bias" in names
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    x = (torch.rand(2, 3, 2, 64, 64) < 0.1).float()
+
+    def step():
+        before = {name: value.detach().clone() for name, value in net.named_parameters()}
+        optimizer.zero_grad()
+        net(x).square().sum().backward()
+        optimizer.step()
+        return {n for n, value in net.named_parameters() if not torch.equal(value, before[n])}
+
+    moved = step()
+    assert moved
+    assert not moved & set(names)
+    thaw(net, names)
+    assert "stem.conv.weight" in step()
+
+
+def test_thawing_leaves_an_anns_decay_alone():
+    ann = network("ann")
+    thaw(ann, freeze(ann, ["stages"]))
+    decays = [p for name, p in ann.named_parameters() if name.endswith("decay")]
+    assert decays
+    assert not any(decay.requires_grad for decay in decays)
+
+
+def test_freezing_what_is_not_there_is_an_error():
+    net = network()
+    with pytest.raises(OptionError, match="cannot freeze 'ste'"):
+        freeze(net, ["stem", "ste"])
+    assert all(parameter.requires_grad for parameter in net.parameters())

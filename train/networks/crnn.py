@@ -1,0 +1,116 @@
+"""The ES-UCF101 network: a strided convolutional encoder of each step, an LSTM over the steps.
+
+::
+
+    encoder: stem 5x5 (8) - 3x3 (16) - 3x3 (32) - 3x3 (64), stride 2, each conv - norm - neuron
+             - hidden linear (1024) - neuron - embedding linear (512)
+    decoder: LSTM (256) - its last step - fc
+
+Legend: T steps, N samples, P polarities, C channels, H rows, W columns.
+"""
+
+from torch import Tensor, nn
+
+from eventdata.errors import OptionError
+from train.networks.layers import ConvCell, enter
+from train.neurons import Neuron, NeuronSettings
+
+
+class Encoder(nn.Module):
+    """Frames (N, T, P, H, W) or images (N, C, H, W) -> embeddings (T, N, embedding)."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        size: tuple[int, int],
+        neuron: NeuronSettings,
+        width: int,
+        hidden: int,
+        embedding: int,
+        steps: int,
+    ) -> None:
+        super().__init__()
+        self.size, self.steps = tuple(size), steps
+        cells: list[ConvCell] = []
+        inputs, rows, columns = channels, *size
+        for layer, kernel in enumerate((5, 3, 3, 3)):
+            outputs = width << layer
+            cells.append(ConvCell(nn.Conv2d(inputs, outputs, kernel, stride=2), neuron))
+            inputs, rows, columns = outputs, (rows - kernel) // 2 + 1, (columns - kernel) // 2 + 1
+        if min(rows, columns) < 1:
+            raise OptionError(f"frames of {size[0]}x{size[1]} are too small; 33x33 is the least")
+        self.stem = cells[0]
+        self.cells = nn.Sequential(*cells[1:])
+        self.hidden = nn.Linear(inputs * rows * columns, hidden)
+        # No norm here: as published, weights and bias start so that half of the neurons fire.
+        nn.init.kaiming_normal_(self.hidden.weight)
+        nn.init.constant_(self.hidden.bias, neuron.threshold)
+        self.neuron = Neuron(neuron)
+        self.embedding = nn.Linear(hidden, embedding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-2:] != self.size:
+            here = "x".join(str(length) for length in x.shape[-2:])
+            raise OptionError(f"frames of {here} in a network built for size {self.size}")
+        maps = self.cells(enter(self.stem, x, self.steps))  # (T, N, C, H, W)
+        out: Tensor = self.embedding(self.neuron(self.hidden(maps.flatten(2))))  # (T, N, embedding)
+        return out
+
+
+class Decoder(nn.Module):
+    """Embeddings (T, N, embedding) -> (N, classes)."""
+
+    def __init__(self, *, embedding: int, memory: int, classes: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(embedding, memory)
+        self.fc = nn.Linear(memory, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps, _ = self.lstm(x)
+        out: Tensor = self.fc(steps[-1])
+        return out
+
+
+class CRNN(nn.Module):
+    """Frames (N, T, P, H, W) or images (N, C, H, W) -> (N, classes)."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        classes: int,
+        neuron: NeuronSettings,
+        size: tuple[int, int] = (256, 342),
+        width: int = 8,
+        hidden: int = 1024,
+        embedding: int = 512,
+        memory: int = 256,
+        steps: int = 1,
+    ) -> None:
+        """
+        Args:
+            channels: of the input: P for events, C for images.
+            classes: of the output.
+            neuron: kind and settings of all neurons.
+            size: H and W of the input, on which the hidden layer's shape depends.
+            width: channels of the stem; each convolution has twice those of the one before.
+            hidden, embedding: of the encoder's two linear layers.
+            memory: of the LSTM.
+            steps: T for images; frames bring their own.
+        """
+        super().__init__()
+        self.encoder = Encoder(
+            channels=channels,
+            size=size,
+            neuron=neuron,
+            width=width,
+            hidden=hidden,
+            embedding=embedding,
+            steps=steps,
+        )
+        self.decoder = Decoder(embedding=embedding, memory=memory, classes=classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.decoder(self.encoder(x))
+        return out

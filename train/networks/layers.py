@@ -1,0 +1,81 @@
+"""The parts networks are made of. Legend: T steps, N samples, P polarities, C channels, H rows, W.
+
+Between the parts tensors are (T, N, C, H, W). Convolution and norm see steps and samples folded,
+(T*N, C, H, W), so that the norm's statistics are over (T, N, H, W); neurons see the steps.
+"""
+
+from torch import Tensor, nn
+
+from eventdata.errors import OptionError
+from train.neurons import Neuron, NeuronSettings
+
+
+def fold(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a module that knows no time to every step: (T, N, ...) -> (T, N, ...)."""
+    out: Tensor = module(x.flatten(0, 1))
+    return out.reshape(*x.shape[:2], *out.shape[1:])
+
+
+class ConvNorm(nn.Module):
+    """A convolution (or nn.Identity), then batch norm over (T, N, H, W)."""
+
+    def __init__(self, conv: nn.Module, channels: int, *, norm_scale: float = 1.0) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = nn.BatchNorm2d(channels)
+        nn.init.constant_(self.norm.weight, norm_scale)
+
+    def forward(self, x: Tensor) -> Tensor:  # (T, N, C, H, W)
+        return fold(self.norm, fold(self.conv, x))
+
+
+class ConvCell(ConvNorm):
+    """Convolution, norm, neuron, and a pooling of what the neurons put out."""
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        neuron: NeuronSettings,
+        *,
+        pool: nn.Module | None = None,
+        norm_scale: float = 1.0,
+    ) -> None:
+        super().__init__(conv, conv.out_channels, norm_scale=norm_scale)
+        self.neuron = Neuron(neuron)
+        self.pool = pool
+
+    def forward(self, x: Tensor, repeat: int = 1) -> Tensor:  # (T, N, C, H, W)
+        """`repeat` gives a single step (T = 1) to the neurons as the current of that many."""
+        current = super().forward(x)
+        if repeat > 1:
+            current = current.expand(repeat, *current.shape[1:])
+        out: Tensor = self.neuron(current)
+        return out if self.pool is None else fold(self.pool, out)
+
+
+def enter(stem: ConvCell, x: Tensor, steps: int) -> Tensor:
+    """A batch through the stem: (N, T, P, H, W) frames or (N, C, H, W) images -> (T, N, C, H, W).
+
+    An image is the input current of each of `steps` steps; it is convolved once. An ann has no
+    membrane, all its steps would be the same: it takes one.
+
+    Raises:
+        OptionError: neither four nor five axes, or another number of channels than the stem's.
+    """
+    if x.ndim not in (4, 5) or x.shape[-3] != stem.conv.in_channels:
+        raise OptionError(
+            f"a batch of shape {tuple(x.shape)} is neither frames (N, T, {stem.conv.in_channels}, "
+            f"H, W) nor images (N, {stem.conv.in_channels}, H, W)"
+        )
+    if x.ndim == 5:
+        out: Tensor = stem(x.transpose(0, 1))
+    else:
+        out = stem(x.unsqueeze(0), 1 if stem.neuron.settings.kind == "ann" else steps)
+    return out
+
+
+class MeanClassifier(nn.Linear):
+    """Mean over space, mean over time, linear: (T, N, C, H, W) -> (N, classes)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mean(dim=(3, 4)).mean(dim=0))

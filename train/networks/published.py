@@ -1,0 +1,43 @@
+"""State dicts of the published networks, under this package's names."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+PUBLISHED = (
+    # distributed training's wrapper
+    (r"^module\.", ""),
+    # event networks
+    (r"^conv1\.kernel\.", "stem.conv."),
+    (r"^conv1\.NormLayer\.", "stem.norm."),
+    (r"^conv1\.decay$", "stem.neuron.decay"),
+    (r"^layer(\d)\.", lambda m: f"stages.{int(m[1]) - 1}."),
+    (r"^(stages\.\d+\.\d+)\.decay$", r"\1.neuron.decay"),
+    (r"\.cv1\.", ".first.conv."),
+    (r"\.bn1\.", ".first.norm."),
+    (r"\.cv2\.", ".second.conv."),
+    (r"\.bn2\.", ".second.norm."),
+    (r"\.shortcut_norm\.", ".shortcut.norm."),
+    (r"\.shortcut\.(weight|bias)$", r".shortcut.conv.\1"),
+    # image networks
+    (r"^conv1\.0\.", "stem.conv."),
+    (r"^conv1\.1\.bn\.", "stem.norm."),
+    (r"^conv(\d)_x\.", lambda m: f"stages.{int(m[1]) - 2}."),
+    (r"\.residual_function\.0\.", ".first.conv."),
+    (r"\.residual_function\.1\.bn\.", ".first.norm."),
+    (r"\.residual_function\.3\.", ".second.conv."),
+    (r"\.residual_function\.4\.bn\.", ".second.norm."),
+    (r"\.shortcut\.0\.", ".shortcut.conv."),
+    (r"\.shortcut\.1\.bn\.", ".shortcut.norm."),
+)
+
+
+def rename_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A published state dict under our names; one that has them already comes back as it is."""
+    renamed = {}
+    for key, value in state.items():
+        for pattern, name in PUBLISHED:
+            key = re.sub(pattern, name, key)
+        renamed[key] = value
+    return renamed

@@ -1,0 +1,139 @@
+"""ResNet-18/34 with neurons, for images (pipe-S) and for events (pipe-D).
+
+::
+
+    stem: conv - norm - neuron [- pool]
+    block:    .-- first: conv - norm -- neuron -- second: conv - norm --.
+           x -+                                                         + -- (respond) -- neuron
+              '-------------------- shortcut -------------------------'
+    mean over space - mean over time - fc
+
+A block's two neurons are one module and so share one decay. Residual networks: He et al. 2016.
+Legend: T steps, N samples, P polarities, C channels, H rows, W columns.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import Tensor, nn
+
+from train.networks.layers import ConvCell, ConvNorm, MeanClassifier, enter
+from train.neurons import Neuron, NeuronSettings
+
+StemName = Literal["imagenet", "medium", "small"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """Where the published networks for images and those for events differ."""
+
+    bias: bool
+    """Convolutions have one."""
+    norm_identity: bool
+    """A shortcut without convolution has a norm all the same."""
+    norm_scale: float
+    """Of every batch norm, to begin with."""
+    pool_stem: bool
+    """The imagenet stem ends in a 3x3 stride-2 max-pool; else the first stage has stride 2."""
+
+
+IMAGE = Design(bias=False, norm_identity=False, norm_scale=0.5, pool_stem=False)
+EVENT = Design(bias=True, norm_identity=True, norm_scale=1.0, pool_stem=True)
+
+
+class Block(nn.Module):
+    """The basic block; (T, N, C, H, W) -> (T, N, channels, H / stride, W / stride)."""
+
+    def __init__(
+        self,
+        inputs: int,
+        channels: int,
+        stride: int,
+        *,
+        design: Design,
+        neuron: NeuronSettings,
+        respond_to_sum: bool,
+    ) -> None:
+        super().__init__()
+
+        def conv(inputs: int, kernel: int, stride: int) -> ConvNorm:
+            layer = nn.Conv2d(inputs, channels, kernel, stride, kernel // 2, bias=design.bias)
+            return ConvNorm(layer, channels, norm_scale=design.norm_scale)
+
+        self.first = conv(inputs, 3, stride)
+        self.second = conv(channels, 3, 1)
+        self.shortcut: nn.Module
+        if stride != 1 or inputs != channels:
+            self.shortcut = conv(inputs, 1, stride)
+        elif design.norm_identity:
+            self.shortcut = ConvNorm(nn.Identity(), channels, norm_scale=design.norm_scale)
+        else:
+            self.shortcut = nn.Identity()
+        self.neuron = Neuron(neuron)
+        self.respond_to_sum = respond_to_sum
+
+    def forward(self, x: Tensor) -> Tensor:  # (T, N, C, H, W)
+        total = self.second(self.neuron(self.first(x))) + self.shortcut(x)
+        out: Tensor = self.neuron(self.neuron.respond(total) if self.respond_to_sum else total)
+        return out
+
+
+class ResNet(nn.Module):
+    """Frames (N, T, P, H, W) or images (N, C, H, W) -> (N, classes)."""
+
+    def __init__(
+        self,
+        *,
+        design: Design,
+        depths: tuple[int, ...],
+        channels: int,
+        classes: int,
+        neuron: NeuronSettings,
+        width: int = 64,
+        stem: StemName = "imagenet",
+        steps: int = 1,
+        respond_to_sum: bool = False,
+    ) -> None:
+        """
+        Args:
+            design: IMAGE or EVENT.
+            depths: blocks a stage; a stage has twice the channels of the one before.
+            channels: of the input: P for events, C for images.
+            classes: of the output.
+            neuron: kind and settings of all neurons.
+            width: channels of the stem and the first stage.
+            stem: imagenet (7x7, stride 2, the first stage at a quarter of the size), medium (3x3,
+                stride 2) for 64 pixels, small (3x3, stride 1) for 32.
+            steps: T for images; frames bring their own.
+            respond_to_sum: put the residual sum through the neuron's output function (the
+                activation; in lif the spike) before the neuron, as the published event networks do.
+                Needed for their checkpoints, bad for training in lif: the neuron then sees only 0
+                and 1, both at the edge of the rectangular surrogate, and no gradient passes.
+        """
+        super().__init__()
+        self.steps = steps
+        kernel, stride = {"imagenet": (7, 2), "medium": (3, 2), "small": (3, 1)}[stem]
+        large = stem == "imagenet"
+        self.stem = ConvCell(
+            nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=design.bias),
+            neuron,
+            pool=nn.MaxPool2d(3, 2) if large and design.pool_stem else None,
+            norm_scale=design.norm_scale,
+        )
+        block = partial(Block, design=design, neuron=neuron, respond_to_sum=respond_to_sum)
+        stages: list[nn.Module] = []
+        inputs = width
+        for stage, depth in enumerate(depths):
+            outputs = width << stage
+            halve = stage > 0 or (large and not design.pool_stem)
+            blocks = [block(inputs, outputs, 2 if halve else 1)]
+            blocks += [block(outputs, outputs, 1) for _ in range(depth - 1)]
+            stages.append(nn.Sequential(*blocks))
+            inputs = outputs
+        self.stages = nn.Sequential(*stages)
+        self.fc = MeanClassifier(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.stages(enter(self.stem, x, self.steps)))
+        return out

@@ -1,0 +1,54 @@
+"""A VGG-style network with neurons: 3x3 convolutions and max-pools, no shortcuts.
+
+The plan of channels is that of the VGG commonly trained on CIFAR10-DVS (Deng et al. 2022, TET). Its
+average pools are max-pools here, so that spikes stay spikes.
+"""
+
+from torch import Tensor, nn
+
+from train.networks.layers import ConvCell, MeanClassifier, enter
+from train.neurons import NeuronSettings
+
+PLAN = ((1, 2), (4, 4), (8, 8), (8, 8))
+"""Channels of each convolution in units of the width; a max-pool ends every group but the last."""
+
+
+class VGG(nn.Module):
+    """Frames (N, T, P, H, W) or images (N, C, H, W) -> (N, classes)."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        classes: int,
+        neuron: NeuronSettings,
+        width: int = 64,
+        plan: tuple[tuple[int, ...], ...] = PLAN,
+        steps: int = 1,
+    ) -> None:
+        """
+        Args:
+            channels: of the input: P for events, C for images.
+            classes: of the output.
+            neuron: kind and settings of all neurons.
+            width: channels of the first convolution.
+            plan: see PLAN.
+            steps: T for images; frames bring their own.
+        """
+        super().__init__()
+        self.steps = steps
+        cells: list[ConvCell] = []
+        inputs = channels
+        for group, factors in enumerate(plan):
+            for place, factor in enumerate(factors, start=1):
+                ends = place == len(factors) and group < len(plan) - 1
+                conv = nn.Conv2d(inputs, width * factor, 3, padding=1, bias=False)
+                cells.append(ConvCell(conv, neuron, pool=nn.MaxPool2d(2) if ends else None))
+                inputs = width * factor
+        self.stem = cells[0]
+        self.cells = nn.Sequential(*cells[1:])
+        self.fc = MeanClassifier(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.cells(enter(self.stem, x, self.steps)))
+        return out

@@ -1,0 +1,162 @@
+"""Numba kernels of the membrane over time: one pass forward, one pass backward.
+
+Arrays are float32 (T, M), C-contiguous: T steps of M neurons. Neurons do not see each other, so
+blocks of them are spread over threads; all steps of a block are done while it is in the cache. The
+membrane of spiking neurons never leaves it: the pass backward computes it again from the input,
+which costs less than writing and reading it. The loops are free of branches and of negative
+indices, which is what lets LLVM vectorise them.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+BLOCK = 4096  # neurons; two rows of a block fit the first-level cache, tens of rows the second
+MEMBRANE, RECTANGULAR, TRIANGULAR, ARCTANGENT = range(4)  # what comes out, and its slope backward
+SURROGATES = {"rectangular": RECTANGULAR, "triangular": TRIANGULAR, "arctangent": ARCTANGENT}
+
+
+@njit(cache=True, nogil=True)
+def _advance(x: Floats, before: Floats, decay: float, threshold: float, u: Floats) -> None:
+    for j in range(u.size):
+        kept = np.float32(0) if before[j] > threshold else decay * before[j]
+        u[j] = kept + x[j]
+
+
+@njit(cache=True, nogil=True)
+def _fire(u: Floats, threshold: float, spikes: Floats) -> None:
+    for j in range(u.size):
+        spikes[j] = np.float32(1) if u[j] > threshold else np.float32(0)
+
+
+@njit(cache=True, nogil=True)
+def forward(
+    x: Floats, decay: float, threshold: float, output: int, out: Floats, first: int, last: int
+) -> None:
+    """Fill out (T, M) from the input x (T, M) in blocks first..last-1.
+
+    `output` is MEMBRANE, or any of the surrogates for spikes.
+    """
+    rows = np.empty((2, BLOCK), np.float32)  # two: a loop that works in place is not vectorised
+    for block in range(first, last):
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, x.shape[1])
+        before = x[0, start:stop]
+        for t in range(x.shape[0]):
+            u = out[t, start:stop] if output == MEMBRANE else rows[t % 2, : stop - start]
+            if t == 0:
+                u[:] = before
+            else:
+                _advance(x[t, start:stop], before, decay, threshold, u)
+            if output != MEMBRANE:
+                _fire(u, threshold, out[t, start:stop])
+            before = u
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _weigh(gradient: Floats, u: Floats, threshold: float, output: int, gx: Floats) -> None:
+    """The output's gradient times the output's slope over u."""
+    one, half, pi = np.float32(1), np.float32(0.5), np.float32(np.pi)
+    if output == RECTANGULAR:
+        for j in range(u.size):
+            gx[j] = gradient[j] if abs(u[j] - threshold) < half else np.float32(0)
+    elif output == TRIANGULAR:
+        for j in range(u.size):
+            gx[j] = gradient[j] * max(one - abs(u[j] - threshold), np.float32(0))
+    elif output == ARCTANGENT:
+        for j in range(u.size):
+            scaled = pi * (u[j] - threshold)
+            gx[j] = gradient[j] * (one / (one + scaled * scaled))
+    else:
+        for j in range(u.size):
+            gx[j] = gradient[j]
+
+
+@njit(cache=True, nogil=True)
+def _retreat(after: Floats, u: Floats, decay: float, threshold: float, gx: Floats) -> None:
+    for j in range(u.size):
+        gx[j] += np.float32(0) if u[j] > threshold else decay * after[j]
+
+
+@njit(cache=True, nogil=True)
+def _decay_terms(after: Floats, u: Floats, threshold: float, terms: Floats) -> None:
+    for j in range(u.size):
+        terms[j] += np.float32(0) if u[j] > threshold else after[j] * u[j]
+
+
+@njit(cache=True, nogil=True)
+def backward(
+    gradient: Floats,
+    saved: Floats,
+    decay: float,
+    threshold: float,
+    output: int,
+    gx: Floats,
+    gdecay: NDArray[np.float64] | None,
+    first: int,
+    last: int,
+) -> None:
+    """Fill the input's gradient gx (T, M) and, if given, the decay's gradient of each block.
+
+    `saved` (T, M) is the membrane where `output` is MEMBRANE, else the input.
+    """
+    T = saved.shape[0]
+    membranes = np.empty((T, BLOCK), np.float32)
+    terms = np.empty(BLOCK, np.float32)
+    for block in range(first, last):
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, saved.shape[1])
+        size = stop - start
+        if output != MEMBRANE:
+            membranes[0, :size] = saved[0, start:stop]
+            for t in range(1, T):
+                before, u = membranes[t - 1, :size], membranes[t, :size]
+                _advance(saved[t, start:stop], before, decay, threshold, u)
+        terms[:] = 0
+        for t in range(T - 1, -1, -1):
+            u = saved[t, start:stop] if output == MEMBRANE else membranes[t, :size]
+            _weigh(gradient[t, start:stop], u, threshold, output, gx[t, start:stop])
+            if t < T - 1:
+                after = gx[t + 1, start:stop]
+                _retreat(after, u, decay, threshold, gx[t, start:stop])
+                if gdecay is not None:
+                    _decay_terms(after, u, threshold, terms[:size])
+        if gdecay is not None:
+            gdecay[block] = terms[:size].astype(np.float64).sum()
+
+
+def blocks(neurons: int) -> int:
+    """How many blocks M neurons make."""
+    return -(-neurons // BLOCK)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="neurons")
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has the pool but none of its threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def over_blocks(kernel: Callable[..., None], neurons: int, threads: int, *args: Any) -> None:
+    """Call ``kernel(*args, first, last)`` on ranges of blocks that together cover all neurons.
+
+    A plain pool of threads and not Numba's own layer, which neither survives a fork nor bears two
+    callers at once. A block's result does not depend on the thread it ran on, or on how many ran.
+    """
+    total = blocks(neurons)
+    parts = max(1, min(threads, total // 4))  # under four blocks a thread costs more than it saves
+    edges = [total * part // parts for part in range(parts + 1)]
+    mine, *others = pairwise(edges)
+    waiting = [_pool().submit(kernel, *args, *part) for part in others]
+    kernel(*args, *mine)
+    for future in waiting:
+        future.result()

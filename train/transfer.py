@@ -1,0 +1,173 @@
+"""Weights from one network into another: any kind of neuron to any, images to events.
+
+The kinds have the same parameters, so most are taken as they are. Two parts may not fit: the stem,
+where C colour channels become P polarities, and the classifier, where the classes are others.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from eventdata.errors import InputError, OptionError
+from train.networks.published import rename_published
+
+Stem = Literal["mean", "fresh"]
+Part = Literal["encoder", "decoder", "both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of every entry of a network's state dict. Printable."""
+
+    taken: tuple[str, ...]
+    """Entries that have the source's values."""
+    adapted: dict[str, str]
+    """Entries computed from the source's, and how."""
+    fresh: dict[str, str]
+    """Entries that kept the values they had, and why."""
+    unused: tuple[str, ...]
+    """Entries of the source that have no place in the network."""
+
+    def __str__(self) -> str:
+        fate = dict.fromkeys(self.taken, "taken")
+        fate |= {key: f"adapted  {how}" for key, how in self.adapted.items()}
+        fate |= {key: f"fresh    {why}" for key, why in self.fresh.items()}
+        fate |= dict.fromkeys(self.unused, "unused")
+        width = max(map(len, fate), default=0)
+        lines = [f"{key:{width}}  {what}" for key, what in fate.items()]
+        counts = f"{len(self.taken)} taken, {len(self.adapted)} adapted, {len(self.fresh)} fresh"
+        return "\n".join([*lines, f"{counts}, {len(self.unused)} unused"])
+
+
+def load_state(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a checkpoint: safetensors by its suffix, else a torch file.
+
+    A torch file is loaded with weights_only=True; it is the state dict or keeps it under
+    "state_dict", as Lightning does. Keys of the published networks and of wrappers (``module.``,
+    ``network.``) come back as ours.
+
+    Raises:
+        InputError: no such file, or not a checkpoint of tensors alone.
+    """
+    path = Path(path)
+    loaded: Any
+    try:
+        if path.suffix == ".safetensors":
+            loaded = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError, SafetensorError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{path} cannot be read as a checkpoint of tensors: {reason}") from error
+    if isinstance(loaded, dict):
+        loaded = loaded.get("state_dict", loaded)
+    tensors = isinstance(loaded, dict) and all(isinstance(v, Tensor) for v in loaded.values())
+    if not tensors or not loaded:
+        raise InputError(f"{path} holds no state dict: save the network's state_dict() instead")
+    return rename_published({key.removeprefix("network."): value for key, value in loaded.items()})
+
+
+def _fate(
+    key: str, here: Tensor, there: Tensor | None, stem: Stem, part: Part
+) -> tuple[Literal["taken", "adapted", "fresh"], str]:
+    """What is to become of one entry, and how or why. The rules of `transfer`, in their order."""
+    names = key.split(".")
+    if part not in ("both", "decoder" if names[0] in ("decoder", "fc") else "encoder"):
+        return "fresh", f"not of the {part}"
+    if "stem" in names and stem == "fresh":
+        return "fresh", "stem"
+    if there is None:
+        return "fresh", "not in the source"
+    if there.shape == here.shape:
+        return "taken", ""
+    if "stem" in names and there.ndim == here.ndim == 4 and there[:, 0].shape == here[:, 0].shape:
+        return "adapted", f"mean of {there.shape[1]} channels for each of {here.shape[1]}"
+    if "fc" in names and there.shape[1:] == here.shape[1:]:
+        return "fresh", f"{len(there)} classes in the source, {len(here)} here"
+    raise InputError(
+        f"the checkpoint is of another network: {key} is {tuple(there.shape)} there and "
+        f"{tuple(here.shape)} here; build both with the same settings"
+    )
+
+
+def transfer(
+    network: nn.Module,
+    source: Mapping[str, Tensor],
+    *,
+    stem: Stem = "mean",
+    part: Part = "both",
+) -> Report:
+    """Set a network's state from a source's, in place, and report what became of each entry.
+
+    Args:
+        network: of any kind of neuron.
+        source: state dict of the same architecture, of any kind of neuron (`load_state`).
+        stem: mean: where the source's kernel has another number of channels, each of ours is the
+            mean over them; fresh: nothing of the stem is taken.
+        part: encoder: all but the decoder and the classifier; decoder: those alone; both.
+
+    Raises:
+        InputError: nothing matches, or an entry other than the stem's kernel and the classifier has
+            another shape. The network is then as it was.
+        OptionError: no such `stem` or `part`.
+    """
+    for name, value, allowed in (("stem", stem, get_args(Stem)), ("part", part, get_args(Part))):
+        if value not in allowed:
+            raise OptionError(f"{name} {value!r} is not one of {', '.join(allowed)}")
+    own = network.state_dict()
+    fates = {key: _fate(key, here, source.get(key), stem, part) for key, here in own.items()}
+    if all(fate == "fresh" for fate, _ in fates.values()):
+        raise InputError(
+            f"nothing of the checkpoint fits the network: it has {next(iter(source), 'nothing')}, "
+            f"the network has {next(iter(own))}; give a checkpoint of the same architecture"
+        )
+    for key, (fate, _) in fates.items():
+        if fate == "taken":
+            own[key].copy_(source[key])
+        elif fate == "adapted":
+            own[key].copy_(source[key].mean(dim=1, keepdim=True).expand_as(own[key]))
+    return Report(
+        taken=tuple(key for key, (fate, _) in fates.items() if fate == "taken"),
+        adapted={key: how for key, (fate, how) in fates.items() if fate == "adapted"},
+        fresh={key: why for key, (fate, why) in fates.items() if fate == "fresh"},
+        unused=tuple(key for key in source if key not in own),
+    )
+
+
+def freeze(network: nn.Module, prefixes: Iterable[str]) -> list[str]:
+    """Take parameters out of training by the prefix of their names; `thaw` what this returns.
+
+    Only the gradients stop: batch norm goes on following its input. Under DDP a stage that thaws
+    later needs find_unused_parameters.
+
+    Raises:
+        OptionError: a prefix that no parameter's name has.
+    """
+    chosen: dict[str, nn.Parameter] = {}
+    for prefix in prefixes:
+        inside = prefix.rstrip(".") + "."
+        matches = {
+            name: parameter
+            for name, parameter in network.named_parameters()
+            if f"{name}.".startswith(inside)
+        }
+        if not matches:
+            raise OptionError(f"cannot freeze {prefix!r}: no parameter's name starts so")
+        chosen |= matches
+    frozen = [name for name, parameter in chosen.items() if parameter.requires_grad]
+    for name in frozen:
+        chosen[name].requires_grad_(False)
+    return frozen
+
+
+def thaw(network: nn.Module, names: Iterable[str]) -> None:
+    """Train the named parameters again."""
+    for name in names:
+        network.get_parameter(name).requires_grad_(True)
