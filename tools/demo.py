@@ -65,7 +65,7 @@ def make_raw(root: Path) -> None:
         name = f"class{label}/class{label}_{number}.npz"
         (root / split / name).parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(root / split / name, pos=pos, neg=neg)
-        height, width = scaled_size(*image.shape, settings)
+        height, width = scaled_size(image.shape[0], image.shape[1], settings)
         manifests[split].append(f"{name} {label} {height} {width}\n")
     for split, lines in manifests.items():
         (root / f"{split}label.txt").write_text("".join(lines))

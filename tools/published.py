@@ -24,7 +24,7 @@ def raw_files(root: Path) -> list[RawFile]:
 def frames(raw: RawFile, dtype: type = np.uint8) -> NDArray[Any]:
     """numpy.load, scatter into a dense (2, 8, 256, 256) array, crop: (2, 8, 224, 224)."""
     path, height, width = raw
-    canvas = np.zeros((2, 8, 256, 256), dtype)
+    canvas: NDArray[Any] = np.zeros((2, 8, 256, 256), dtype)
     with np.load(path) as data:
         for polarity, key in enumerate(("pos", "neg")):
             events = data[key].astype(np.int64)

@@ -14,6 +14,7 @@ from eventdata.errors import InputError, OptionError
 from eventdata.raw.source import Samples, read_lines, safe_relative
 
 _CLIP = re.compile(r"v_(?P<label>\w+)_g\d+_c\d+")
+_Line = tuple[str, int | None, str]  # clip, label (None: by its name), problem ("": none)
 FOLDS = (1, 2, 3)
 ALL = "all"
 
@@ -77,8 +78,8 @@ def list_clips(
     if lists is None:
         if only not in (None, ALL):
             raise OptionError(f"without --splits there is one split, {ALL!r}, not {only!r}")
-        lines = [(clip, None, "") for clip in clips]
-        return {ALL: _samples(lines, clips, classes)}
+        everything: list[_Line] = [(clip, None, "") for clip in clips]
+        return {ALL: _samples(everything, clips, classes)}
     if fold not in FOLDS:
         raise OptionError(f"UCF101 has the folds 1, 2 and 3, not {fold}")
     if only not in (None, "train", "test"):
@@ -88,7 +89,8 @@ def list_clips(
     elsewhere: dict[str, str] = {}  # clip -> the list that named it first
     for split in ("train", "test"):
         path = lists / f"{split}list{fold:02d}.txt"
-        lines, absent = [], 0
+        lines: list[_Line] = []
+        absent = 0
         for number, line in enumerate(read_lines(path), 1):
             clip, label, problem = _parse_line(line, classes)
             if not problem and clip in elsewhere:
@@ -111,7 +113,7 @@ def list_clips(
     return splits
 
 
-def _parse_line(line: str, classes: Sequence[str]) -> tuple[str, int | None, str]:
+def _parse_line(line: str, classes: Sequence[str]) -> _Line:
     """Clip, label and what is wrong ("" if nothing) of a line of a train or test list."""
     fields = line.split()
     clip = PurePosixPath(fields[0]).stem if fields else ""
@@ -132,7 +134,7 @@ def _parse_line(line: str, classes: Sequence[str]) -> tuple[str, int | None, str
 
 
 def _samples(
-    lines: Sequence[tuple[str, int | None, str]],
+    lines: Sequence[_Line],
     clips: Mapping[str, list[Path]],
     classes: Sequence[str],
 ) -> Samples:
