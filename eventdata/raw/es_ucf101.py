@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError
 from eventdata.kernels.packing import OK, pack_dense
 from eventdata.raw.npz import read_npz
-from eventdata.raw.source import Sample, Samples
+from eventdata.raw.source import Sample, Samples, SettingsOnly
 from eventdata.raw.ucf101_lists import clip_class, find_clips, list_clips, read_class_index
 from eventdata.store.layout import Parameters, SampleFormat
 
 
 @dataclass(frozen=True, kw_only=True)
-class EsUcf101:
+class EsUcf101(SettingsOnly):
     """Raw ES-UCF101 clips in ``root`` itself or in class folders there.
 
     With ``lists`` (the folder ucfTrainTestlist) and ``fold`` 1 to 3 the splits are train and

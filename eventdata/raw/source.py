@@ -1,9 +1,10 @@
 """What a source of samples is, and the columns in which it lists them."""
 
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -87,7 +88,10 @@ class Samples:
 
 
 def file_numbers(paths: Iterable[str]) -> list[tuple[int, int]]:
-    """Size and time of change of each file; (-1, 0) where it isn't there, (0, 0) for ""."""
+    """Size and time of change of each file; (-1, 0) where it isn't there, (0, 0) for "".
+
+    Of a folder (a clip as frames): the sum of its files' sizes, the latest change of it or them.
+    """
     numbers = []
     for path in paths:
         if not path:
@@ -95,11 +99,23 @@ def file_numbers(paths: Iterable[str]) -> list[tuple[int, int]]:
             continue
         try:
             status = os.stat(path)  # noqa: PTH116 a Path a file costs more than the stat
+            size, time = status.st_size, status.st_mtime_ns
+            if stat.S_ISDIR(status.st_mode):
+                inside = [entry.stat() for entry in os.scandir(path)]
+                size = sum(one.st_size for one in inside)
+                time = max([time, *(one.st_mtime_ns for one in inside)])
         except (OSError, ValueError):
             numbers.append((-1, 0))
         else:
-            numbers.append((status.st_size, status.st_mtime_ns))
+            numbers.append((size, time))
     return numbers
+
+
+class SettingsOnly:
+    """Base of sources that keep what they list: only their fields travel to worker processes."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
 
 class Source(Protocol):

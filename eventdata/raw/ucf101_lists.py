@@ -4,6 +4,7 @@
 ``testlist01.txt``: the same without the label. Line ends are CRLF as published.
 """
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -27,14 +28,16 @@ def find_clips(root: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the one that holds the clips")
     found: dict[str, list[Path]] = {}
-    for path in sorted([*root.glob("*"), *root.glob("*/*")]):
-        is_clip = (
-            "" in suffixes and bool(_CLIP.fullmatch(path.name))
-            if path.is_dir()
-            else path.suffix.lower() in suffixes
-        )
-        if is_clip:
-            found.setdefault(path.name if path.is_dir() else path.stem, []).append(path)
+    inside = list(os.scandir(root))
+    for entry in list(inside):
+        # A folder of frames is a clip or nothing: UCF101 as frames is two million files.
+        if entry.is_dir() and not _CLIP.fullmatch(entry.name):
+            inside += os.scandir(entry)
+    for path, is_folder in sorted((Path(entry.path), entry.is_dir()) for entry in inside):
+        name = path.name if is_folder else path.stem
+        kind = "" if is_folder and _CLIP.fullmatch(name) else path.suffix.lower() or None
+        if kind in suffixes and (kind == "") == is_folder:
+            found.setdefault(name, []).append(path)
     if not found:
         kinds = " or ".join(suffix or "frame folders" for suffix in suffixes)
         raise InputError(f"{root}: no clips ({kinds}) in it or in class folders there")
