@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from eventdata import __version__
+from eventdata.cli_options import SectionCommand, convert_options, verify_options
 from eventdata.errors import EventDataError, OptionError
 from eventdata.raw.registry import SOURCES
 
@@ -78,17 +79,14 @@ def _complete_source(_: click.Context, __: click.Parameter, incomplete: str) -> 
 
 
 @main.command(
+    cls=SectionCommand,
     epilog="Sources:\n\n\b\n"
-    + "\n".join(f"  {name:<12} {entry.summary}" for name, entry in SOURCES.items())
+    + "\n".join(f"  {name:<12} {entry.summary}" for name, entry in SOURCES.items()),
 )
 @click.argument("source", shell_complete=_complete_source)
 @click.argument("input", type=click.Path(file_okay=False))
 @click.argument("out", type=click.Path())
-@click.option("--split", help="Only this split (train, val, ...).")
-@click.option(
-    "--splits", type=click.Path(file_okay=False), help="Folder of UCF101's official lists."
-)
-@click.option("--fold", type=click.IntRange(1, 3), help="Which of UCF101's three splits.")
+@convert_options
 @workers_option
 @click.option("--shard-size", type=click.IntRange(1), default=512, show_default=True)
 @click.option("--limit", type=click.IntRange(1), help="Only the first N samples of each split.")
@@ -125,6 +123,11 @@ def convert(
     eventdata convert es-imagenet ES-imagenet-0.18/ es.zarr
     eventdata convert es-imagenet ES-imagenet-0.18/ val.zarr --split val --workers 8
     eventdata convert es-ucf101 event_dvs/ ucf.zarr --splits ucfTrainTestlist/ --fold 1
+    eventdata convert imagenet ILSVRC2012/ es.zarr --workers 8
+    eventdata convert imagenet ILSVRC2012/ es.zarr --odg published --list val.txt
+    eventdata convert ucf101 UCF-101/ ucf.zarr --splits ucfTrainTestlist/ --fold 1
+    eventdata convert images ILSVRC2012/ images.zarr --short-side 256 --crop 224
+    eventdata convert images es.zarr grey.zarr --grey-from-events
     """
     from eventdata.conversion import convert as run
     from eventdata.info import human_bytes
@@ -182,7 +185,7 @@ def info(store: str, as_json: bool) -> None:
         print_table(facts)
 
 
-@main.command()
+@main.command(cls=SectionCommand)
 @click.argument("store")
 @click.option("--against", type=click.Path(file_okay=False), help="Raw data to convert again.")
 @click.option(
@@ -192,9 +195,7 @@ def info(store: str, as_json: bool) -> None:
     help="With --against: how many of each split, drawn at random, or 'all'.",
 )
 @click.option("--seed", type=int, help="With --against: seed of the draw.")
-@click.option(
-    "--splits", type=click.Path(file_okay=False), help="Folder of UCF101's official lists."
-)
+@verify_options
 @workers_option
 @json_option
 @debug_option

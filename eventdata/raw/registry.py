@@ -27,23 +27,139 @@ def _es_imagenet(root: Path, options: Mapping[str, Any]) -> Source:
 def _es_ucf101(root: Path, options: Mapping[str, Any]) -> Source:
     from eventdata.raw.es_ucf101 import EsUcf101
 
-    lists = options.get("splits")
-    return EsUcf101(
-        root=root,
-        lists=Path(lists) if lists is not None else None,
-        fold=options.get("fold"),
-        only=options.get("split"),
+    return EsUcf101(root=root, fold=options.get("fold"), **_chosen(options, _CLIPS))
+
+
+def _imagenet(root: Path, options: Mapping[str, Any]) -> Source:
+    from eventdata.kernels.odg import OdgSettings
+    from eventdata.raw.imagenet import ImageNet, parse_trace
+
+    odg = OdgSettings(**_chosen(options, {**_ODG, "trace": ("trace", parse_trace)}))
+    return ImageNet(root=root, odg=odg, **_chosen(options, _IMAGES))
+
+
+def _ucf101(root: Path, options: Mapping[str, Any]) -> Source:
+    from eventdata.kernels.video import VideoSettings
+    from eventdata.raw.ucf101 import Ucf101, parse_size
+
+    video = VideoSettings(**_chosen(options, {**_VIDEO, "size": ("size", parse_size)}))
+    return Ucf101(root=root, video=video, fold=options.get("fold"), **_chosen(options, _CLIPS))
+
+
+def _images(root: Path, options: Mapping[str, Any]) -> Source:
+    from eventdata.raw.images import GreyFromEvents, Images
+
+    if not options.get("grey_from_events"):
+        return Images(root=root, **_chosen(options, {**_IMAGES, **_PIXELS}))
+    useless = sorted(set(options) - {"grey_from_events", "split"})
+    if useless:
+        raise OptionError(f"--grey-from-events has no use for {useless[0]!r}; leave it out")
+    return GreyFromEvents(root=root, only=options.get("split"))
+
+
+def _tonic(root: Path, options: Mapping[str, Any]) -> Source:
+    from eventdata.raw.framed import FrameSettings
+    from eventdata.raw.tonic import TonicSource
+
+    frames = FrameSettings.from_options(options)
+    name = options["name"].removeprefix(_TONIC)
+    return TonicSource(root=root, name=name, frames=frames, only=options.get("split"))
+
+
+def _recordings(root: Path, options: Mapping[str, Any]) -> Source:
+    from eventdata.raw.framed import FrameSettings
+    from eventdata.raw.recordings import Recordings
+
+    frames = FrameSettings.from_options(options)
+    return Recordings(
+        root=root, frames=frames, every=options.get("every"), only=options.get("split")
     )
+
+
+# Options -> settings of a source, and how a value is read.
+_Names = Mapping[str, tuple[str, Callable[[Any], Any]]]
+_IMAGES: _Names = {
+    "split": ("only", str),
+    "list": ("list_file", Path),
+    "classes": ("classes_file", Path),
+}
+_CLIPS: _Names = {"split": ("only", str), "splits": ("lists", Path)}
+_ODG: _Names = {
+    "odg": ("mode", str),
+    "long_side": ("long_side", int),
+    "crop": ("crop", int),
+    "threshold": ("threshold", float),
+    "min_events": ("min_events", int),
+    "resampling": ("resampling", str),
+}
+_VIDEO: _Names = {
+    "mode": ("mode", int),
+    "event_ratio": ("event_ratio", float),
+    "steps": ("frames", lambda steps: int(steps) + 1),
+    "seed": ("seed", int),
+    "interpolation": ("interpolation", str),
+}
+_PIXELS: _Names = {"short_side": ("short_side", int), "crop": ("crop", int), "grey": ("grey", bool)}
+
+_FRAMES = frozenset(
+    {
+        "split",
+        "frames",
+        "window",
+        "events_per_frame",
+        "overlap",
+        "include_incomplete",
+        "steps",
+        "representation",
+        "count_dtype",
+        "merge_polarities",
+        "transform",
+        "sensor_size",
+    }
+)
+_TONIC = "tonic:"  # what follows is the name of Tonic's class
+
+
+def _chosen(options: Mapping[str, Any], names: _Names) -> dict[str, Any]:
+    """Settings by their own names; what was not chosen keeps the source's default."""
+    return {setting: read(options[key]) for key, (setting, read) in names.items() if key in options}
 
 
 SOURCES: Mapping[str, SourceEntry] = {
     "es-imagenet": SourceEntry(
         "ES-ImageNet's raw npz files with their manifests", frozenset({"split"}), _es_imagenet
     ),
-    "es-ucf101": SourceEntry(
-        "ES-UCF101's raw npz files", frozenset({"split", "splits", "fold"}), _es_ucf101
+    "es-ucf101": SourceEntry("ES-UCF101's raw npz files", frozenset({*_CLIPS, "fold"}), _es_ucf101),
+    "imagenet": SourceEntry(
+        "images, made into events by ODG", frozenset({*_IMAGES, *_ODG, "trace"}), _imagenet
+    ),
+    "ucf101": SourceEntry(
+        "UCF101's clips (videos, or folders of frames), made into events by differences",
+        frozenset({*_CLIPS, "fold", *_VIDEO, "size"}),
+        _ucf101,
+    ),
+    "images": SourceEntry(
+        "images as they are, or --grey-from-events of a store",
+        frozenset({*_IMAGES, *_PIXELS, "grey_from_events"}),
+        _images,
+    ),
+    f"{_TONIC}NAME": SourceEntry(
+        "a data set of Tonic, such as tonic:NMNIST, in Tonic's own folders", _FRAMES, _tonic
+    ),
+    "recordings": SourceEntry(
+        "class folders of aedat, aedat4, raw, dat, bin, es, npz and npy files",
+        _FRAMES | {"every"},
+        _recordings,
     ),
 }
+
+
+def source_entry(name: str) -> SourceEntry:
+    """What is known of a source; OptionError for a name that is none."""
+    entry = SOURCES.get(f"{_TONIC}NAME" if name.startswith(_TONIC) else name)
+    if entry is None:
+        raise OptionError(f"unknown source {name!r}; the sources are {', '.join(SOURCES)}")
+    return entry
 
 
 def build_source(name: str, root: Path, options: Mapping[str, Any]) -> Source:
@@ -51,9 +167,7 @@ def build_source(name: str, root: Path, options: Mapping[str, Any]) -> Source:
 
     Options whose value is None count as not given.
     """
-    entry = SOURCES.get(name)
-    if entry is None:
-        raise OptionError(f"unknown source {name!r}; the sources are {', '.join(SOURCES)}")
+    entry = source_entry(name)
     given = {key: value for key, value in options.items() if value is not None}
     unknown = sorted(set(given) - entry.options)
     if unknown:
@@ -61,4 +175,4 @@ def build_source(name: str, root: Path, options: Mapping[str, Any]) -> Source:
             f"the source {name} does not know the option {unknown[0]!r}; it knows "
             f"{', '.join(sorted(entry.options))}"
         )
-    return entry.build(root, given)
+    return entry.build(root, {**given, "name": name})

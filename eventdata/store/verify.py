@@ -208,6 +208,8 @@ def _content_problems(
     sample: SampleFormat, packed: NDArray[Any], events: int, at: Problem
 ) -> Iterator[Problem]:
     if sample.representation == "image":
+        if events:
+            yield replace(at, message=f"a still image, yet event_count says {events:,}")
         return
     binary = sample.representation == "binary"
     held = int(count_ones(packed) if binary else packed.sum(dtype=np.int64))

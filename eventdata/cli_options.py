@@ -1,0 +1,110 @@
+"""The options of sources on the command line, and a help page that shows them in sections."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+LABELS = "Which samples (imagenet, images, ucf101, es-ucf101)"
+ODG = "Events from images (imagenet)"
+VIDEO = "Events from clips (ucf101)"
+PIXELS = "Images (images; --crop is for imagenet too)"
+
+
+class SectionOption(click.Option):
+    """An option that the help page shows under a heading of its own."""
+
+    def __init__(self, *args: Any, section: str, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.section = section
+
+
+class SectionCommand(click.Command):
+    """A command whose help page shows sections, each option in one line where it fits."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Options without a section first."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        for name, records in sections.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
+def _option(section: str, name: str, text: str, **attributes: Any) -> Callable[[Any], Any]:
+    return click.option(name, cls=SectionOption, section=section, help=text, **attributes)
+
+
+def _choice(*values: str) -> Any:
+    return click.Choice(values)
+
+
+_FILE = click.Path(exists=True, dir_okay=False)
+_FOLDER = click.Path(exists=True, file_okay=False)
+
+_IMAGE_LABELS = (
+    _option(LABELS, "--split", "Only this split (train, val, ...)."),
+    _option(LABELS, "--list", "Labels of images: lines 'path label'.", type=_FILE),
+    _option(LABELS, "--classes", "Indices of classes: lines 'name index'.", type=_FILE),
+)
+_CLIP_LABELS = (
+    _option(LABELS, "--splits", "Folder of UCF101's official lists.", type=_FOLDER),
+    _option(LABELS, "--fold", "Which of UCF101's three splits.", type=click.IntRange(1, 3)),
+)
+_ODG = (
+    _option(ODG, "--odg", "Window mended, or as published.", type=_choice("centred", "published")),
+    _option(ODG, "--threshold", "Least change of brightness [0.18].", type=float),
+    _option(ODG, "--min-events", "Images with fewer are left out [1000].", type=int),
+    _option(ODG, "--resampling", "How images are scaled.", type=_choice("nearest", "area")),
+)
+_ODG_FRAMES = (
+    _option(ODG, "--long-side", "Longer side after scaling [254].", type=int),
+    _option(ODG, "--trace", "Placements 'row,col row,col ...'."),
+)
+_VIDEO = (
+    _option(VIDEO, "--mode", "Two thresholds a clip, or drawn.", type=_choice("1", "2")),
+    _option(VIDEO, "--event-ratio", "Part of cells with events [0.15].", type=float),
+    _option(VIDEO, "--seed", "Of mode 2's draws [0].", type=int),
+    _option(
+        VIDEO,
+        "--interpolation",
+        "How frames are scaled: bilinear (default), bicubic, area, nearest, lanczos.",
+    ),
+)
+_VIDEO_FRAMES = (
+    _option(VIDEO, "--steps", "Differences taken of a clip [30].", type=int),
+    _option(VIDEO, "--size", "Rows x columns [256x342]."),
+)
+_PIXELS = (
+    _option(PIXELS, "--short-side", "Shorter side after scaling [256].", type=int),
+    _option(PIXELS, "--crop", "Rows and columns in the middle [224].", type=int),
+    _option(PIXELS, "--grey", "Brightness alone.", is_flag=True, default=None),
+    _option(
+        PIXELS,
+        "--grey-from-events",
+        "INPUT is a store; put its images together.",
+        is_flag=True,
+        default=None,
+    ),
+)
+
+
+def _all(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
+    def decorate(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+convert_options = _all(
+    *_IMAGE_LABELS, *_CLIP_LABELS, *_ODG, *_ODG_FRAMES, *_VIDEO, *_VIDEO_FRAMES, *_PIXELS
+)
+generate_options = _all(*_IMAGE_LABELS, *_ODG, *_VIDEO)
+verify_options = _all(*_IMAGE_LABELS[1:], *_CLIP_LABELS)

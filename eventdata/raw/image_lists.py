@@ -1,0 +1,193 @@
+"""Lists folders of labelled images, for events from them (imagenet) and for themselves (images).
+
+    INPUT/CLASS/*.JPEG              class folders: one split, train
+    INPUT/{train,val,test}/CLASS/*  split folders with class folders
+    INPUT/val/*.JPEG and a list     a split folder without class folders, as ImageNet's val comes
+
+A list has lines ``path label``, where a label is a class's name or its index. A class's index is
+its place among the sorted names, which for ImageNet are WordNet ids, or as a file of lines
+``name index`` says.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from eventdata.errors import InputError, OptionError
+from eventdata.raw.source import Samples, read_lines, safe_relative
+
+SPLITS = ("train", "val", "test")
+MAX_CLASSES = 1_000_000
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+
+
+@dataclass
+class _Rows:
+    """What is listed of a split: names in its folder, class names or indices, problems."""
+
+    folder: Path
+    names: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    from_list: bool = False
+    problems: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Class names by label, and the samples of each split."""
+
+    classes: Sequence[str]
+    splits: Mapping[str, Samples]
+
+
+def list_images(
+    root: Path, list_file: Path | None, classes_file: Path | None, only: str | None
+) -> ImageList:
+    """The images under ``root``, sorted, or in the order of ``list_file`` where that has them.
+
+    ``only``: list this split alone; classes are numbered by all splits whichever is wanted, so
+    that a split converted alone has the same labels. A sample's name is its path in its split's
+    folder. InputError where nothing can be listed; a bad line is a problem of its sample.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the one that holds the images")
+    folders = {split: root / split for split in SPLITS if (root / split).is_dir()}
+    notes = []
+    if not folders:
+        folders = {"train": root}
+        if only is None:
+            notes.append("no folders train, val or test in the input: all is one split, train")
+    if only is not None and only not in folders:
+        raise OptionError(f"{root}: no split {only!r}; there are: {', '.join(folders)}")
+    rows = {split: _Rows(folder) for split, folder in folders.items()}
+    class_folders = {split: _class_folders(folder) for split, folder in folders.items()}
+    if list_file is not None:
+        _read_list(list_file, rows, [split for split in rows if not class_folders[split]])
+    for split, part in rows.items():
+        if not part.names:
+            _walk_classes(part, class_folders[split])
+        if not part.names and only is None:
+            notes.append(f"{part.folder}: no images in class folders or in the list, left out")
+    classes = _classes(rows, classes_file)
+    splits = {
+        split: _samples(part, classes)
+        for split, part in rows.items()
+        if part.names and only in (None, split)
+    }
+    if not splits:
+        raise InputError(
+            f"{folders.get(only or '', root)}: no images in class folders; give a folder of class "
+            "folders, or the images' labels by --list FILE (lines 'path label')"
+        )
+    next(iter(splits.values())).notes.extend(notes)
+    return ImageList(classes, splits)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(one.name for one in entries if one.is_dir() and not one.name.startswith("."))
+
+
+def _walk_classes(rows: _Rows, class_folders: Sequence[str]) -> None:
+    """All images of the class folders, at any depth, by class and then by path."""
+    for name in class_folders:
+        found = []
+        for folder, _, files in os.walk(rows.folder / name):
+            inside = Path(folder).relative_to(rows.folder).as_posix()
+            found += [f"{inside}/{file}" for file in files if file.lower().endswith(SUFFIXES)]
+        rows.names += sorted(found)
+        rows.labels += [name] * len(found)
+
+
+def _read_list(path: Path, rows: Mapping[str, _Rows], flat: Sequence[str]) -> None:
+    """Add each line to the split that its path starts with.
+
+    Where it starts with none, to the only split (INPUT itself, say), or to the only one without
+    class folders.
+    """
+    home = next(iter(rows)) if len(rows) == 1 else flat[0] if len(flat) == 1 else None
+    seen: set[tuple[str, str]] = set()
+    lines = read_lines(path)
+    if not lines:
+        raise InputError(f"{path}: the list is empty")
+    for number, line in enumerate(lines, 1):
+        name, label = [*line.rsplit(maxsplit=1), "", ""][:2]
+        problem = ""
+        first, _, rest = name.partition("/")
+        split = first if rest and first in rows and rows[first].folder.name == first else home
+        if split is None:
+            raise InputError(
+                f"{path}:{number}: {line!r} is of no split; begin its path with "
+                f"{' or '.join(f'{one}/' for one in rows)}"
+            )
+        name = rest if split == first and rest else name
+        if not name:
+            problem = f"expected 'path label', found {line!r}"
+        elif not safe_relative(name):
+            problem = f"path {name!r} leaves the folder"
+        elif (split, name) in seen:
+            problem = f"{name!r} is listed twice"
+        seen.add((split, name))
+        part = rows[split]
+        part.from_list = True
+        if problem:
+            part.problems[len(part.names)] = f"{path}:{number}: {problem}"
+        part.names.append(name or line)
+        part.labels.append(label)
+
+
+def _classes(rows: Mapping[str, _Rows], classes_file: Path | None) -> list[str]:
+    """Class names by index: of the file, of the folders' and lists' names, or just numbers."""
+    if classes_file is not None:
+        return _read_classes(classes_file)
+    listed = {
+        label
+        for part in rows.values()
+        if part.from_list
+        for index, label in enumerate(part.labels)
+        if index not in part.problems
+    }
+    numbers = {int(label) for label in listed if label.isdecimal()}
+    names = {name for part in rows.values() if not part.from_list for name in part.labels}
+    names |= {label for label in listed if not label.isdecimal()}
+    if not names and max(numbers, default=0) < MAX_CLASSES:
+        return [str(index) for index in range(max(numbers, default=-1) + 1)]
+    return sorted(names)
+
+
+def _read_classes(path: Path) -> list[str]:
+    """Class names of lines ``name index``, which count 0, 1, 2, ... in any order."""
+    names: dict[int, str] = {}
+    for number, line in enumerate(read_lines(path), 1):
+        fields = line.split()
+        if len(fields) < 2 or not fields[1].isdecimal() or int(fields[1]) in names:
+            raise InputError(f"{path}:{number}: expected 'name index', each once, found {line!r}")
+        names[int(fields[1])] = fields[0]
+    if sorted(names) != list(range(len(names))) or len(set(names.values())) != len(names):
+        raise InputError(f"{path}: the indices must be 0, 1, 2, ..., each of another name")
+    return [names[index] for index in range(len(names))]
+
+
+def _samples(rows: _Rows, classes: Sequence[str]) -> Samples:
+    """The columns of a split."""
+    indices = {name: index for index, name in enumerate(classes)}
+    indices |= {str(index): index for index in range(len(classes)) if str(index) not in indices}
+    labels = np.full(len(rows.names), -1, np.int32)
+    for index, label in enumerate(rows.labels):
+        if label in indices:
+            labels[index] = indices[label]
+        else:
+            where = f"{rows.folder}/{rows.names[index]}"
+            rows.problems.setdefault(
+                index, f"{where}: its class {label!r} is none of the {len(classes):,} classes"
+            )
+    folder = str(rows.folder)
+    paths = [
+        "" if index in rows.problems else f"{folder}/{name}"
+        for index, name in enumerate(rows.names)
+    ]
+    details = np.empty((len(rows.names), 0), np.int64)
+    return Samples(rows.names, labels, paths, details, rows.problems)
