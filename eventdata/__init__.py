@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from eventdata.conversion import Conversion, convert
     from eventdata.dataset import FrameDataset
     from eventdata.errors import EventDataError
+    from eventdata.loader import FrameLoader
     from eventdata.store.read import Store, open_store
 
 __version__ = "0.1.0"
@@ -19,6 +20,7 @@ __all__ = [
     "Conversion",
     "EventDataError",
     "FrameDataset",
+    "FrameLoader",
     "Store",
     "Verification",
     "convert",
@@ -30,6 +32,7 @@ _HOMES = {
     "Conversion": "eventdata.conversion",
     "EventDataError": "eventdata.errors",
     "FrameDataset": "eventdata.dataset",
+    "FrameLoader": "eventdata.loader",
     "Store": "eventdata.store.read",
     "Verification": "eventdata.checking",
     "convert": "eventdata.conversion",

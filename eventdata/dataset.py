@@ -86,6 +86,15 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
             labels = [self.target_transform(label) for label in labels]
         return list(zip(frames, labels, strict=True))
 
+    @property
+    def shards(self) -> NDArray[np.int64]:
+        """The shard in which each sample lies, ascending."""
+        return self._indices // self._split.shard_size
+
+    def read_packed(self, index: int, out: NDArray[Any]) -> None:
+        """Read one sample as it is stored into out (K, H, W, P)."""
+        self._reader.read(self._stored_index(index), out)
+
     def packed(self, index: int) -> NDArray[Any]:
         """One sample as it is stored, (K, H, W, P); see `eventdata.store.layout.SampleFormat`."""
         sample = self._split.sample

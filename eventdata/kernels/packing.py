@@ -5,6 +5,8 @@ are uint8 (K, H, W, P): byte [k, y, x, p] holds steps 8k..8k+7 of a pixel, the f
 bit, pad bits zero.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -136,3 +138,30 @@ def pad_bits_set(packed: U8, steps: int) -> bool:
     pad = packed.shape[0] * 8 - steps
     mask = np.uint8((1 << pad) - 1)
     return bool((packed[-1] & mask).any())
+
+
+@numba.njit(cache=True, nogil=True)
+def unpack_into(packed: U8, batch: NDArray[Any], n: int, one: int, time_first: bool) -> None:
+    """Unpack (K, H, W, P) into sample ``n`` of a dense batch.
+
+    batch: contiguous (T, N, P, H, W) if time_first, else (N, T, P, H, W), of unsigned integers;
+    a set cell becomes ``one``, which may be the bits of 1.0 in a float of the same width.
+    """
+    steps = batch.shape[0] if time_first else batch.shape[1]
+    octets, height, width, polarities = packed.shape
+    planes = np.empty((polarities, height * width), np.uint8)
+    for k in range(octets):
+        _split_polarities(packed[k].reshape(-1), planes)
+        for step in range(8 * k, min(8 * k + 8, steps)):
+            shift = 7 - step % 8
+            for p in range(polarities):
+                plane = batch[step, n, p] if time_first else batch[n, step, p]
+                _take_bit_as(planes[p], shift, one, plane.reshape(-1))
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_bit_as(plane: U8, shift: int, one: int, out: NDArray[Any]) -> None:
+    distance = np.uint8(shift)
+    value, none = out.dtype.type(one), out.dtype.type(0)
+    for i in range(len(plane)):
+        out[i] = value if (plane[i] >> distance) & np.uint8(1) else none

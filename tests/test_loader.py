@@ -1,0 +1,180 @@
+"""FrameLoader: the right samples, in the right order, whatever way they are delivered."""
+
+import gc
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from makers import make_es_imagenet, make_es_ucf101
+
+import eventdata
+from eventdata.errors import OptionError, StoreError
+from eventdata.loader import FrameLoader, unpack_frames
+from eventdata.order import epoch_order, rank_batches
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loader")
+    raw = make_es_imagenet(folder / "raw", train=23)
+    eventdata.convert("es-imagenet", raw, folder / "store.zarr", shard_size=5)
+    ucf = make_es_ucf101(folder / "ucf", clips=4)
+    eventdata.convert("es-ucf101", ucf, folder / "ucf.zarr")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+    return eventdata.FrameDataset(folder / "store.zarr")
+
+
+@pytest.fixture(scope="module")
+def truth(dataset):
+    return torch.stack([frames for frames, _ in dataset])
+
+
+def indices_of(dataset, loader):
+    """Which samples the loader gives, by their labels' unique names."""
+    by_frames = {frames.numpy().tobytes(): i for i, (frames, _) in enumerate(dataset)}
+    return [[by_frames[one.numpy().tobytes()] for one in frames] for frames, _ in loader]
+
+
+def flat(batches):
+    return list(itertools.chain.from_iterable(batches))
+
+
+@pytest.mark.parametrize("layout", ["NTPHW", "TNPHW"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
+def test_types_and_layouts(dataset, truth, dtype, layout):
+    loader = FrameLoader(dataset, 10, dtype=dtype, layout=layout)
+    start = 0
+    for frames, labels in loader:
+        assert frames.dtype == dtype
+        assert frames.is_contiguous()
+        frames = frames.transpose(0, 1) if layout == "TNPHW" else frames
+        assert torch.equal(frames, truth[start : start + 10].to(dtype))
+        assert labels.tolist() == dataset.labels[start : start + 10].tolist()
+        start += len(labels)
+    assert start == 23
+    assert len(loader) == 3
+
+
+def test_steps_that_do_not_fill_a_byte(folder):
+    dataset = eventdata.FrameDataset(folder / "ucf.zarr", "all")
+    ((frames, _),) = FrameLoader(dataset, 4)
+    assert torch.equal(frames, torch.stack([one for one, _ in dataset]))
+
+
+def test_unpack_frames_is_what_a_gpu_does(folder):
+    for store, split in (("store.zarr", "train"), ("ucf.zarr", "all")):
+        dataset = eventdata.FrameDataset(folder / store, split)
+        packed = torch.stack([torch.from_numpy(dataset.packed(i)) for i in range(3)])
+        steps = dataset.attrs["steps"]
+        expected = torch.stack([dataset[i][0] for i in range(3)])
+        assert torch.equal(unpack_frames(packed, steps), expected)
+
+
+def test_each_epoch_is_another_order_of_all_samples(dataset):
+    loader = FrameLoader(dataset, 4, shuffle=True, seed=3)
+    epochs = [flat(indices_of(dataset, loader)) for _ in range(3)]
+    assert all(sorted(epoch) == list(range(23)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    again = FrameLoader(dataset, 5, shuffle=True, seed=3, threads=3, prefetch=4)
+    again.epoch = 2
+    assert flat(indices_of(dataset, again)) == epochs[2]
+
+
+def test_by_shards_reads_few_shards_at_a_time(dataset):
+    order = epoch_order(dataset.shards, shuffle=True, order="shards", window=2, seed=0, epoch=0)
+    assert sorted(order) == list(range(23))
+    assert len(set(dataset.shards[order][:8])) == 2  # two shards hold at least eight samples
+    loader = FrameLoader(dataset, 4, shuffle=True, order="shards")
+    assert sorted(flat(indices_of(dataset, loader))) == list(range(23))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 50), st.integers(1, 7), st.integers(1, 4), st.booleans())
+def test_ranks_share_an_epoch(count, batch_size, world_size, drop_last):
+    shares = [
+        rank_batches(
+            np.arange(count),
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            drop_last=drop_last,
+        )
+        for rank in range(world_size)
+    ]
+    seen = sorted(int(i) for batches in shares for batch in batches for i in batch)
+    whole = count // (batch_size * world_size) * batch_size * world_size
+    assert seen == list(range(whole if drop_last else count))
+    if drop_last:
+        assert len({tuple(map(len, batches)) for batches in shares}) == 1
+
+
+def test_goes_on_in_the_middle_of_an_epoch(dataset):
+    options = {"shuffle": True, "seed": 1}
+    whole = FrameLoader(dataset, 4, **options)
+    expected = indices_of(dataset, whole) + indices_of(dataset, whole)
+    first = FrameLoader(dataset, 4, **options)
+    seen = []
+    for frames, _ in first:
+        seen.append(frames)
+        if len(seen) == 2:
+            break
+    state = first.state_dict()
+    assert (state["epoch"], state["position"]) == (0, 2)
+    second = FrameLoader(dataset, 4, **options)
+    second.load_state_dict(state)
+    rest = indices_of(dataset, second) + indices_of(dataset, second)
+    assert rest == expected[2:]
+    for other in ({"seed": 2}, {"shuffle": False}, {"order": "shards"}, {"drop_last": True}):
+        with pytest.raises(OptionError, match=f"can't resume: the state has {next(iter(other))}="):
+            FrameLoader(dataset, 4, **{**options, **other}).load_state_dict(state)
+    with pytest.raises(OptionError, match="version"):
+        second.load_state_dict({})
+
+
+def test_a_kept_batch_is_not_overwritten(dataset, truth):
+    """Buffers are used again, but never one that somebody still looks at."""
+    loader = FrameLoader(dataset, 4)
+    kept = [frames[0, 0] for frames, _ in loader]  # a view keeps the whole batch
+    memory = {frames.data_ptr() for _ in range(5) for frames, _ in loader}
+    for number, frames in enumerate(kept):
+        assert torch.equal(frames, truth[4 * number, 0])
+    del kept
+    gc.collect()
+    assert len(memory) <= 6 * 2 + 6  # of five epochs of six batches: they did come again
+
+
+def test_transform(dataset):
+    loader = FrameLoader(dataset, 8, dtype=torch.float32, transform=lambda x: x.mean(1))
+    assert next(iter(loader))[0].shape == (8, 2, 224, 224)
+
+
+def test_damage_ends_it_with_the_error(folder, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(folder / "store.zarr", tmp_path / "copy.zarr")
+    path = copy / "train/frames/c/3/0/0/0/0"
+    content = bytearray(path.read_bytes())
+    content[50] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="shard 3"):
+        list(FrameLoader(eventdata.FrameDataset(copy), 4))
+
+
+def test_bad_options(dataset):
+    for options in (
+        {"batch_size": 0},
+        {"rank": 2, "world_size": 2},
+        {"layout": "NPTHW"},
+        {"order": "random"},
+        {"dtype": torch.int64},
+        {"threads": 0},
+    ):
+        with pytest.raises(OptionError):
+            FrameLoader(dataset, **{"batch_size": 4, **options})
