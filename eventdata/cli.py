@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from eventdata import __version__
-from eventdata.cli_options import SectionCommand, convert_options, verify_options
+from eventdata.cli_options import SectionCommand, convert_options, generate_options, verify_options
 from eventdata.errors import EventDataError, OptionError
 from eventdata.raw.registry import SOURCES
 
@@ -167,6 +167,71 @@ def convert(
         )
     if result.skipped:
         click.echo(f"skipped: {result.skipped:,} (reasons in skipped.json)", err=True)
+
+
+@main.command(cls=SectionCommand)
+@click.argument("kind", type=click.Choice(["es-imagenet", "es-ucf101"]))
+@click.argument("input", type=click.Path(file_okay=False))
+@click.argument("raw", type=click.Path(file_okay=False))
+@generate_options
+@workers_option
+@click.option("--limit", type=click.IntRange(1), help="Only the first N samples of each split.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="Stop at an input that can't be read, or leave it out.",
+)
+@json_option
+@debug_option
+def generate(
+    kind: str,
+    input: str,  # noqa: A002
+    raw: str,
+    workers: int,
+    limit: int | None,
+    on_error: Any,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Make raw files in the published layout, in the folder RAW, from images or clips in INPUT.
+
+    `eventdata convert` reads them to the frames that it makes straight from INPUT, which is
+    shorter where no other program needs the raw files. Call it again to go on after an
+    interruption.
+
+    \b
+    eventdata generate es-imagenet ILSVRC2012/ raw/ --odg published
+    eventdata generate es-ucf101 UCF-101/ event_dvs/
+    """
+    from eventdata.generation import generate as run
+    from eventdata.progress import progress_bar
+
+    with progress_bar("generating") as progress:
+        result = run(
+            kind,
+            input,
+            raw,
+            workers=workers,
+            limit=limit,
+            on_error=on_error,
+            progress=progress,
+            **options,
+        )
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(result)))
+        return
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
+    splits = ", ".join(f"{split} {count:,}" for split, count in result.samples.items())
+    click.echo(f"{result.out}: {result.state}, files: {splits}; {result.seconds:.1f} s")
+    if result.left_out or result.skipped:
+        click.echo(
+            f"left out: {result.left_out:,} with too few events, {result.skipped:,} that can't be "
+            "read (see generated.json)",
+            err=True,
+        )
 
 
 @main.command()

@@ -18,7 +18,7 @@ from eventdata.kernels.packing import OK, pack_dense
 from eventdata.raw.npz import read_npz
 from eventdata.raw.source import Sample, Samples, SettingsOnly
 from eventdata.raw.ucf101_lists import clip_class, find_clips, list_clips, read_class_index
-from eventdata.store.layout import Parameters, SampleFormat
+from eventdata.store.layout import WORK, Parameters, SampleFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,8 @@ class EsUcf101(SettingsOnly):
 
     @cached_property
     def _clips(self) -> dict[str, list[Path]]:
+        if (self.root / WORK).is_dir():
+            raise InputError(f"{self.root}: not finished; call the same `eventdata generate` again")
         return find_clips(self.root, (".npz",))
 
     @cached_property

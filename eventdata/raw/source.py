@@ -1,9 +1,12 @@
 """What a source of samples is, and the columns in which it lists them."""
 
+import contextlib
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -62,6 +65,10 @@ class Samples:
         """One sample of the list."""
         details = tuple(int(value) for value in self.details[index])
         return Sample(self.names[index], int(self.labels[index]), self.paths[index], details)
+
+    def file_numbers(self, index: int) -> tuple[int, int]:
+        """Size and time of change that `inspect_files` found of a sample's file."""
+        return int(self.input_size[index]), int(self.input_time[index])
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """The columns that a store keeps of its input, by the names of its arrays."""
@@ -153,6 +160,27 @@ class Source(Protocol):
 
         Raises InputError, naming the file, where the sample can't be used.
         """
+
+
+_told: ContextVar[Counter[str] | None] = ContextVar("told", default=None)
+
+
+def tell(note: str) -> None:
+    """Say what a user should know of the sample being read; equal notes are counted together."""
+    notes = _told.get()
+    if notes is not None:
+        notes[note] += 1
+
+
+@contextlib.contextmanager
+def listen() -> Iterator[Counter[str]]:
+    """Count what `Source.read` tells while this is open."""
+    notes: Counter[str] = Counter()
+    token = _told.set(notes)
+    try:
+        yield notes
+    finally:
+        _told.reset(token)
 
 
 def safe_relative(name: str) -> bool:

@@ -1,0 +1,279 @@
+"""Raw files in the published layouts of ES-ImageNet and ES-UCF101, from images and clips.
+
+    RAW/train/class{K}/class{K}_{n}.npz    RAW/val/ILSVRC2012_val_{n:08d}.npz
+    RAW/trainlabel.txt, vallabel.txt       lines: path label height width; written last
+    RAW/v_CLASS_gGG_cCC.npz                ES-UCF101
+    RAW/generated.json                     from what and how the files were made, what was left out
+    RAW/.work/                             only while this runs or after it was interrupted
+
+Work goes in batches of samples, as a conversion's in shards: the files of a batch are written
+beside their places and renamed, then its record. The same call goes on after the last record.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eventdata.conversion import OnError, Progress, plan_job
+from eventdata.errors import InputError, LeftOutError, MismatchError, StoreError
+from eventdata.raw.published import Maker, manifests, raw_file, raw_keys, source_of
+from eventdata.raw.source import Samples, file_numbers
+from eventdata.store.files import Files, LocalFiles
+from eventdata.store.layout import WORK
+from eventdata.store.write import writer_lock
+from eventdata.workers import run_tasks, worker_pool
+
+ABOUT = "generated.json"
+BATCH = 64  # samples whose work an interruption loses, a worker
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a call of `generate` did.
+
+    samples: files of each split; done_before: samples that an earlier call had finished;
+    left_out: images with too few events; skipped: those that can't be read.
+    """
+
+    out: str
+    state: str
+    samples: Mapping[str, int]
+    done_before: int
+    left_out: int
+    skipped: int
+    seconds: float
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples to make files of, and where those go; it travels by pickle."""
+
+    source: Maker
+    files: Files
+    split: str
+    number: int
+    samples: Samples
+    keys: list[str]
+    on_error: OnError
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of a batch: bytes a file, its manifest line, or why there is no file."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def generate(
+    kind: str,
+    input: str | os.PathLike[str],  # noqa: A002 the command's own word
+    out: str | os.PathLike[str],
+    *,
+    workers: int = 1,
+    on_error: OnError = "fail",
+    limit: int | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Generation:
+    """Make raw files of ``es-imagenet`` from images, or of ``es-ucf101`` from clips.
+
+    `convert` reads them to the frames that it makes straight from the same input. ``options``:
+    of the sources imagenet or ucf101, but for those that the raw layout fixes. The same call goes
+    on where another stopped, and makes the same bytes.
+
+    Raises InputError (an image or clip, unless on_error="skip"), MismatchError (OUT was made from
+    other input or with other options), StoreError (OUT can't be written), OptionError.
+    """
+    started = time.monotonic()
+    source = source_of(kind, Path(input), options)
+    job = plan_job(source, shard_size=BATCH, limit=limit, on_error=on_error)
+    keys = {split: raw_keys(kind, split, part) for split, part in job.listing.items()}
+    files = LocalFiles(Path(out))
+    about = {
+        "kind": kind,
+        "parameters": {**source.parameters, "limit": limit, "splits": sorted(keys)},
+        "input_sha256": _digest(job.listing),
+    }
+    found = _read_about(files)
+    _check_same(files, found, about)
+    batches = list(_batches(source, files, job.listing, keys, on_error))
+    done_before = 0
+    complete = found.get("complete") is True
+    if complete:
+        files.remove(WORK)  # killed between the last two steps
+    else:
+        files.prepare()
+        with writer_lock(files):
+            files.write({ABOUT: _json({**about, "complete": False})})
+            for key in files.list(WORK):
+                if key.endswith(".tmp"):
+                    files.remove(key)
+            todo = [batch for batch in batches if not _is_done(batch)]
+            done_before = job.total - sum(len(batch.samples) for batch in todo)
+            _run(todo, workers, done_before, job.total, progress)
+            found = _finish(kind, files, batches, about)
+    return Generation(
+        out=files.where,
+        state="already complete" if complete else "complete",
+        samples=found["samples"],
+        done_before=job.total if complete else done_before,
+        left_out=len(found["left_out"]),
+        skipped=len(found["skipped"]),
+        seconds=time.monotonic() - started,
+        notes=job.notes,
+    )
+
+
+def make_batch(batch: Batch) -> int:
+    """Make the files of a batch, then its record; returns how many samples were tried."""
+    record = Record()
+    made: dict[str, bytes] = {}
+    for index, key in enumerate(batch.keys):
+        try:
+            if index in batch.samples.problems:
+                raise InputError(batch.samples.problems[index])
+            row = batch.samples.row(index)
+            made[key], size = raw_file(batch.source, row.path)
+            if file_numbers([row.path]) != [batch.samples.file_numbers(index)]:
+                raise MismatchError(f"{row.path}: changed while this ran; call again once it rests")
+        except LeftOutError as error:
+            record.left_out[key] = str(error)
+        except InputError as error:
+            if batch.on_error == "fail":
+                raise
+            record.skipped[key] = str(error)
+        else:
+            record.sizes[key] = len(made[key])
+            name = key.removeprefix(f"{batch.split}/")
+            record.lines.append(f"{name} {row.label} {size[0]} {size[1]}")
+    batch.files.write({**made, _record_key(batch): _json(asdict(record))})
+    return len(batch.keys)
+
+
+def _digest(listing: Mapping[str, Samples]) -> str:
+    """SHA-256 of what the input is: names, labels, sizes and times of change of its files."""
+    digest = hashlib.sha256()
+    for split, samples in sorted(listing.items()):
+        digest.update(_json([split, samples.names]))
+        for values in (samples.labels, samples.input_size, samples.input_time):
+            digest.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def _read_about(files: LocalFiles) -> dict[str, Any]:
+    """What generated.json says; empty where there is nothing, StoreError for something else."""
+    document = files.read(ABOUT)
+    if document is None:
+        if set(files.names()) - {WORK}:
+            raise StoreError(f"{files.where}: holds something else; choose another folder")
+        return {}
+    try:
+        return dict(json.loads(document))
+    except (ValueError, TypeError):
+        raise StoreError(f"{files.where}/{ABOUT}: damaged; choose another folder") from None
+
+
+def _check_same(files: LocalFiles, found: dict[str, Any], about: dict[str, Any]) -> None:
+    """MismatchError unless what is there was begun with the same settings and input."""
+    way_out = "call with the same, or choose another folder"
+    old, new = (
+        {"kind": one.get("kind"), **one.get("parameters", {})} for one in (found or about, about)
+    )
+    different = [
+        f"{key} is {old.get(key)!r} there, {new.get(key)!r} in this call"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+    if different:
+        raise MismatchError(
+            f"{files.where}: made with other parameters: {'; '.join(different)}; {way_out}"
+        )
+    if found and found.get("input_sha256") != about["input_sha256"]:
+        raise MismatchError(
+            f"{files.where}: made from other input (names, labels, sizes or times of change "
+            f"differ); {way_out}"
+        )
+
+
+def _batches(
+    source: Maker,
+    files: Files,
+    listing: Mapping[str, Samples],
+    keys: Mapping[str, list[str]],
+    on_error: OnError,
+) -> Iterator[Batch]:
+    for split, samples in listing.items():
+        for start in range(0, len(samples), BATCH):
+            part = slice(start, start + BATCH)
+            number = start // BATCH
+            yield Batch(source, files, split, number, samples[part], keys[split][part], on_error)
+
+
+def _run(todo: list[Batch], workers: int, done: int, total: int, progress: Progress | None) -> None:
+    with worker_pool(workers) as pool:
+        if progress is not None:
+            progress(done, total)
+        for count in run_tasks(pool, make_batch, todo, 4 * workers):
+            done += count
+            if progress is not None:
+                progress(done, total)
+
+
+def _read_record(batch: Batch) -> Record | None:
+    try:
+        return Record(**json.loads(batch.files.read(_record_key(batch)) or b""))
+    except (ValueError, TypeError):
+        return None
+
+
+def _is_done(batch: Batch) -> bool:
+    """Whether its record is there and all its files are whole."""
+    record = _read_record(batch)
+    if record is None or (record.skipped and batch.on_error == "fail"):
+        return False
+    return all(batch.files.size(key) == size for key, size in record.sizes.items())
+
+
+def _finish(
+    kind: str, files: LocalFiles, batches: list[Batch], about: dict[str, Any]
+) -> dict[str, Any]:
+    """Write manifests and what was left out, remove ``.work``; what generated.json now says."""
+    lines: dict[str, list[str]] = {batch.split: [] for batch in batches}
+    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
+    for batch in batches:
+        record = _read_record(batch)
+        if record is None:
+            raise StoreError(f"{files.where}: the record of a batch is gone; call again")
+        lines[batch.split] += record.lines
+        left_out |= record.left_out
+        skipped |= record.skipped
+    finished = {
+        **about,
+        "samples": {split: len(part) for split, part in lines.items()},
+        "left_out": left_out,
+        "skipped": skipped,
+        "complete": True,
+    }
+    files.write({**manifests(kind, lines), ABOUT: _json(finished)})
+    files.remove(WORK)
+    return finished
+
+
+def _record_key(batch: Batch) -> str:
+    return f"{WORK}/{batch.split}-{batch.number}.json"
+
+
+def _json(values: Any) -> bytes:
+    return json.dumps(values, indent=1, ensure_ascii=False).encode()

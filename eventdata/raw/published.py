@@ -1,0 +1,94 @@
+"""The published raw layouts of ES-ImageNet and ES-UCF101, for the files that `generate` makes."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from eventdata.errors import InputError, OptionError
+from eventdata.raw.es_imagenet import CLASSES, MANIFESTS
+from eventdata.raw.imagenet import ImageNet
+from eventdata.raw.registry import SOURCES, build_source
+from eventdata.raw.source import Samples
+from eventdata.raw.ucf101 import Ucf101, clip_name
+
+Maker = ImageNet | Ucf101
+MADE_FROM = {"es-imagenet": "imagenet", "es-ucf101": "ucf101"}
+FIXED = {"long_side", "crop", "trace", "steps", "size"}  # by the layouts' readers
+NO_USE = {"splits", "fold"}  # raw clips are in no split
+
+
+def source_of(kind: str, root: Path, options: Mapping[str, Any]) -> Maker:
+    """The images or clips to make raw files of ``kind`` from."""
+    if kind not in MADE_FROM:
+        raise OptionError(f"raw files are of {' or '.join(MADE_FROM)}, not {kind!r}")
+    known = SOURCES[MADE_FROM[kind]].options - FIXED - NO_USE
+    unknown = sorted(
+        key for key, value in options.items() if value is not None and key not in known
+    )
+    if unknown:
+        raise OptionError(
+            f"generate {kind} does not know the option {unknown[0]!r}; it knows "
+            f"{', '.join(sorted(known))}"
+        )
+    source = build_source(MADE_FROM[kind], root, options)
+    if isinstance(source, ImageNet) and len(source.classes) > CLASSES:
+        raise InputError(f"{root}: {len(source.classes):,} classes, ES-ImageNet has {CLASSES:,}")
+    return cast(Maker, source)
+
+
+def raw_keys(kind: str, split: str, samples: Samples) -> list[str]:
+    """Where each sample's file lies in the raw folder."""
+    if kind == "es-ucf101":
+        return [f"{clip_name(name)}.npz" for name in samples.names]
+    if split not in MANIFESTS:
+        raise OptionError(f"raw ES-ImageNet has train and val; keep {split!r} out of the input")
+    keys = _val_keys(samples.names) if split == "val" else _train_keys(samples.labels.tolist())
+    if len(set(keys)) != len(keys):
+        raise InputError("two images of val have the same number in their names; rename one")
+    return keys
+
+
+def _train_keys(labels: list[int]) -> list[str]:
+    """Numbered in each class, from 1."""
+    count: Counter[int] = Counter()
+    keys = []
+    for label in labels:
+        count[label] += 1
+        keys.append(f"train/class{label}/class{label}_{count[label]}.npz")
+    return keys
+
+
+def _val_keys(names: list[str]) -> list[str]:
+    """ImageNet's own numbers, or running ones where the images are named otherwise."""
+    matches = [re.fullmatch(r"(?:.*/)?ILSVRC2012_val_(\d{8})\.\w+", name) for name in names]
+    numbers = [int(match[1]) for match in matches if match]
+    if len(numbers) < len(names):
+        numbers = list(range(1, len(names) + 1))
+    return [f"val/ILSVRC2012_val_{number:08d}.npz" for number in numbers]
+
+
+def raw_file(source: Maker, path: str) -> tuple[bytes, tuple[int, int]]:
+    """Bytes of the npz of an image or clip, and rows and columns for its manifest line."""
+    buffer = io.BytesIO()  # numpy dates the members 1980: the same arrays are the same bytes
+    if isinstance(source, ImageNet):
+        pos, neg, size = source.events(path)
+        np.savez_compressed(buffer, pos=pos, neg=neg)
+    else:
+        size = source.video.size
+        np.savez_compressed(buffer, source.events(path))
+    return buffer.getvalue(), size
+
+
+def manifests(kind: str, lines: Mapping[str, list[str]]) -> dict[str, bytes]:
+    """The manifest of each split; ES-UCF101 has none."""
+    if kind == "es-ucf101":
+        return {}
+    return {
+        MANIFESTS[split]: "".join(f"{line}\n" for line in part).encode()
+        for split, part in lines.items()
+    }
