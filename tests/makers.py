@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 EVENTS_SHAPE = (8, 224, 224)
 
@@ -78,3 +79,36 @@ def tree_digest(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+def picture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
+    """Squares of random colours: edges, so events, wherever one looks. uint8 (H, W, 3)."""
+    colours = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+    return np.ascontiguousarray(colours.repeat(8, 0).repeat(8, 1)[:height, :width])
+
+
+def make_images(root: Path, *, train: int = 4, val: int = 2, seed: int = 0) -> Path:
+    """Images of two classes in split folders with class folders."""
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", train), ("val", val)):
+        for number in range(count):
+            wnid = ("n01440764", "n02119789")[number % 2]
+            size = (120, 96) if number % 2 else (80, 140)
+            path = root / split / wnid / f"{wnid}_{number}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture(rng, *size)).save(path, "JPEG", quality=90)
+    return root
+
+
+def make_clips(root: Path, *, clips: int = 5, frames: int = 6, seed: int = 0) -> Path:
+    """Clips of two classes as folders of grey frames in which squares move."""
+    rng = np.random.default_rng(seed)
+    for number in range(clips):
+        name = ("Archery", "PushUps")[number % 2]
+        folder = root / f"v_{name}_g{number // 2 + 1:02d}_c01"
+        folder.mkdir(parents=True, exist_ok=True)
+        scene = picture(rng, 48, 64 + 3 * frames)[..., 0]
+        for frame in range(frames):
+            moved = scene[:, 3 * frame : 3 * frame + 64]
+            Image.fromarray(moved).save(folder / f"frame{frame:06d}.jpg", quality=90)
+    return root
