@@ -124,7 +124,7 @@ def _read_list(path: Path, rows: Mapping[str, _Rows], flat: Sequence[str]) -> No
                 f"{' or '.join(f'{one}/' for one in rows)}"
             )
         name = rest if split == first and rest else name
-        if not name:
+        if not (name and label):
             problem = f"expected 'path label', found {line!r}"
         elif not safe_relative(name):
             problem = f"path {name!r} leaves the folder"

@@ -1,0 +1,176 @@
+"""How images may lie and be listed, and what of them becomes events."""
+
+import numpy as np
+import pytest
+from makers import make_images, picture
+from PIL import Image
+
+from eventdata.errors import InputError, LeftOutError, OptionError
+from eventdata.kernels.odg import PUBLISHED_TRACE, OdgSettings, image_frames
+from eventdata.raw.image_lists import list_images
+from eventdata.raw.imagenet import ImageNet, format_trace, parse_trace
+from eventdata.raw.pictures import read_picture
+
+SMALL = OdgSettings(long_side=62, crop=48, min_events=20)
+
+
+def listed(root, list_file=None, classes_file=None, only=None):
+    """Classes, and (name, label) of each split."""
+    found = list_images(root, list_file, classes_file, only)
+    rows = {
+        split: list(zip(samples.names, samples.labels.tolist(), strict=True))
+        for split, samples in found.splits.items()
+    }
+    return list(found.classes), rows
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_class_folders_are_one_split(tmp_path):
+    touch(tmp_path, "b/2.JPEG", "b/10.png", "a/deep/1.jpg", "a/notes.txt", ".git/x/1.jpg")
+    classes, rows = listed(tmp_path)
+    assert classes == ["a", "b"]
+    assert rows == {"train": [("a/deep/1.jpg", 0), ("b/10.png", 1), ("b/2.JPEG", 1)]}
+    samples = list_images(tmp_path, None, None, None).splits["train"]
+    assert samples.paths[0] == str(tmp_path / "a/deep/1.jpg")
+    assert "all is one split, train" in samples.notes[0]
+
+
+def test_split_folders_share_their_classes(tmp_path):
+    """Also where only one of them is wanted."""
+    touch(tmp_path, "train/a/1.jpg", "train/c/1.jpg", "val/b/1.jpg", "other/d/1.jpg")
+    assert listed(tmp_path) == (
+        ["a", "b", "c"],
+        {"train": [("a/1.jpg", 0), ("c/1.jpg", 2)], "val": [("b/1.jpg", 1)]},
+    )
+    assert listed(tmp_path, only="val") == (["a", "b", "c"], {"val": [("b/1.jpg", 1)]})
+
+
+def test_numbered_class_folders_are_sorted_as_names(tmp_path):
+    touch(tmp_path, "10/1.jpg", "2/1.jpg", "007/1.jpg")
+    assert listed(tmp_path)[0] == ["007", "10", "2"]
+
+
+def test_official_layout_with_a_list_for_val(tmp_path):
+    touch(tmp_path, "train/n1/1.JPEG", "train/n2/1.JPEG", "val/v_1.JPEG", "val/v_2.JPEG")
+    for text in (
+        "v_2.JPEG 1\nv_1.JPEG 0\n",
+        "v_2.JPEG n2\r\nv_1.JPEG n1",
+        "val/v_2.JPEG 1\nval/v_1.JPEG\t0\n",
+    ):
+        (tmp_path / "list.txt").write_text(text)
+        classes, rows = listed(tmp_path, tmp_path / "list.txt")
+        assert classes == ["n1", "n2"]
+        assert rows["train"] == [("n1/1.JPEG", 0), ("n2/1.JPEG", 1)]
+        assert rows["val"] == [("v_2.JPEG", 1), ("v_1.JPEG", 0)]
+    paths = list_images(tmp_path, tmp_path / "list.txt", None, "val").splits["val"].paths
+    assert paths[0] == str(tmp_path / "val" / "v_2.JPEG")
+
+
+def test_a_list_alone(tmp_path):
+    touch(tmp_path, "x/1.jpg", "my cat.jpg")
+    (tmp_path / "list.txt").write_text("my cat.jpg 3\nx/1.jpg 0\n")
+    classes, rows = listed(tmp_path, tmp_path / "list.txt")
+    assert classes == ["0", "1", "2", "3"]
+    assert rows == {"train": [("my cat.jpg", 3), ("x/1.jpg", 0)]}
+
+
+def test_file_of_classes(tmp_path):
+    touch(tmp_path, "n2/1.jpg", "n1/1.jpg", "n9/1.jpg")
+    (tmp_path / "classes.txt").write_text("n2 0\nn0 1 a bird\nn1 2\n")
+    classes, rows = listed(tmp_path, None, tmp_path / "classes.txt")
+    assert classes == ["n2", "n0", "n1"]
+    assert rows["train"] == [("n1/1.jpg", 2), ("n2/1.jpg", 0), ("n9/1.jpg", -1)]
+    problems = list_images(tmp_path, None, tmp_path / "classes.txt", None).splits["train"].problems
+    assert list(problems) == [2]
+    assert "its class 'n9' is none of the 3 classes" in problems[2]
+
+
+@pytest.mark.parametrize("text", ["n1 1\n", "n1 0\nn1 1\n", "n1 0\nn2 0\n", "n1\n", "n1 zero\n"])
+def test_bad_file_of_classes(tmp_path, text):
+    touch(tmp_path, "n1/1.jpg")
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(InputError, match="classes.txt.*(0, 1, 2|each once)"):
+        listed(tmp_path, None, tmp_path / "classes.txt")
+
+
+def test_bad_lines_of_a_list(tmp_path):
+    touch(tmp_path, "1.jpg")
+    lines = ["1.jpg 0", "1.jpg 0", "../1.jpg 0", "/1.jpg 0", "lonely", "", "2.jpg 0"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    samples = list_images(tmp_path, tmp_path / "list.txt", None, None).splits["train"]
+    samples.inspect_files()
+    assert len(samples) == 7
+    expected = ["", "twice", "leaves", "leaves", "path label", "path label", "isn't there"]
+    says = samples.problems
+    assert sorted(says) == [1, 2, 3, 4, 5, 6]
+    for index in says:
+        assert expected[index] in says[index]
+        assert f"list.txt:{index + 1}" in says[index] or index == 6
+
+
+def test_lists_and_folders_of_no_use(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        listed(tmp_path / "none")
+    with pytest.raises(InputError, match="no images in class folders"):
+        listed(tmp_path)
+    touch(tmp_path, "train/a.jpg", "val/b.jpg")
+    with pytest.raises(InputError, match="no images in class folders"):
+        listed(tmp_path, only="val")
+    with pytest.raises(OptionError, match="no split 'test'; there are: train, val"):
+        listed(tmp_path, only="test")
+    (tmp_path / "list.txt").write_text("a.jpg 0\n")
+    with pytest.raises(InputError, match="list.txt:1: .* is of no split; begin .* train/ or val/"):
+        listed(tmp_path, tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("")
+    with pytest.raises(InputError, match="the list is empty"):
+        listed(tmp_path, tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("train/a.jpg 0\n")
+    samples = list_images(tmp_path, tmp_path / "list.txt", None, None).splits
+    assert list(samples) == ["train"]
+    assert f"{tmp_path}/val: no images" in samples["train"].notes[0]
+
+
+def test_huge_label_takes_no_memory(tmp_path):
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "list.txt").write_text("a.jpg 99999999999999999999\n")
+    samples = list_images(tmp_path, tmp_path / "list.txt", None, None)
+    assert list(samples.classes) == []
+    assert "is none of the 0 classes" in samples.splits["train"].problems[0]
+
+
+def test_reads_what_the_kernel_makes(tmp_path):
+    source = ImageNet(root=make_images(tmp_path), odg=SMALL)
+    assert source.sample_format.packed_shape == SMALL.frames_shape
+    for samples in source.splits().values():
+        for index in range(len(samples)):
+            out, expected = np.full((2, *SMALL.frames_shape), 9, np.uint8)
+            ones = source.read(samples.row(index), out)
+            assert ones == image_frames(read_picture(samples.paths[index]), SMALL, expected) > 20
+            np.testing.assert_array_equal(out, expected)
+
+
+def test_errors_name_the_file(tmp_path):
+    source = ImageNet(root=make_images(tmp_path, train=2, val=0), odg=OdgSettings())
+    samples = source.splits()["train"]
+    out = np.empty(source.sample_format.packed_shape, np.uint8)
+    Image.new("RGB", (100, 80)).save(samples.paths[0], "JPEG")
+    with pytest.raises(LeftOutError, match=f"{samples.paths[0]}: .* fewer than the 1000"):
+        source.read(samples.row(0), out)
+    with pytest.raises(LeftOutError, match=f"{samples.paths[0]}: .* fewer than the 1000"):
+        source.events(samples.paths[0])
+    Image.fromarray(picture(np.random.default_rng(0), 2, 1000)).save(samples.paths[1], "JPEG")
+    with pytest.raises(InputError, match=f"{samples.paths[1]}: .* too narrow"):
+        source.read(samples.row(1), out)
+
+
+def test_trace_as_text():
+    assert parse_trace(format_trace(PUBLISHED_TRACE)) == PUBLISHED_TRACE
+    assert parse_trace(" 0,0  1,12 ") == ((0, 0), (1, 12))
+    for text in ("", "1", "1,2,3", "a,b", "1,2;3,4", "-1,0 0,0"):
+        with pytest.raises(OptionError, match="write placements"):
+            parse_trace(text)

@@ -1,0 +1,89 @@
+"""UCF101's clips as a source: which are found, and what becomes of them."""
+
+import json
+
+import numpy as np
+import pytest
+from makers import make_clips
+from PIL import Image
+
+import eventdata
+from eventdata.conversion import convert
+from eventdata.errors import InputError, OptionError
+from eventdata.kernels.video import VideoSettings, clip_events, clip_frames
+from eventdata.raw.clips import read_clip
+from eventdata.raw.ucf101 import KINDS, Ucf101, parse_size
+from eventdata.raw.ucf101_lists import find_clips
+
+SMALL = VideoSettings(frames=5, size=(32, 40))
+
+
+@pytest.mark.parametrize("mode", [1, 2])
+def test_reads_what_the_kernel_makes(tmp_path, mode):
+    video = VideoSettings(frames=5, size=(32, 40), mode=mode, seed=3)
+    source = Ucf101(root=make_clips(tmp_path), video=video)
+    samples = source.splits()["all"]
+    for index in range(len(samples)):
+        out, expected = np.full((2, *video.frames_shape), 9, np.uint8)
+        grey = read_clip(samples.paths[index], video)
+        name = samples.names[index]
+        ones = source.read(samples.row(index), out)
+        assert ones == clip_frames(grey, video, expected, name) > 0
+        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(
+            source.events(samples.paths[index]), clip_events(grey, video, name)
+        )
+
+
+def test_clips_in_class_folders_videos_and_others(tmp_path):
+    """A folder of frames is not searched for clips: UCF101 as frames is two million files."""
+    made = make_clips(tmp_path, clips=2)
+    (tmp_path / "Archery").mkdir()
+    (made / "v_Archery_g01_c01").rename(tmp_path / "Archery" / "v_Archery_g01_c01")
+    (made / "v_PushUps_g01_c01" / "v_Nested_g01_c01.avi").touch()
+    (tmp_path / "Archery" / "v_Archery_g02_c01.AVI").touch()
+    (tmp_path / "README").touch()
+    (tmp_path / "other").mkdir()
+    found = find_clips(tmp_path, KINDS)
+    assert {name: [path.name for path in paths] for name, paths in found.items()} == {
+        "v_Archery_g01_c01": ["v_Archery_g01_c01"],
+        "v_Archery_g02_c01": ["v_Archery_g02_c01.AVI"],
+        "v_PushUps_g01_c01": ["v_PushUps_g01_c01"],
+    }
+
+
+def test_clip_twice(tmp_path):
+    make_clips(tmp_path, clips=2)
+    (tmp_path / "v_Archery_g01_c01.avi").touch()
+    samples = Ucf101(root=tmp_path).splits()["all"]
+    assert list(samples.problems) == [0]
+    assert "the same clip lies at" in samples.problems[0]
+
+
+def test_clip_in_which_nothing_moves(tmp_path):
+    raw = make_clips(tmp_path / "raw", clips=3)
+    for path in (raw / "v_PushUps_g01_c01").iterdir():
+        Image.new("L", (64, 48), 99).save(path)
+    with pytest.raises(InputError, match="v_PushUps_g01_c01: nothing moves"):
+        convert("ucf101", raw, tmp_path / "out", steps=4, size="32x40")
+    convert("ucf101", raw, tmp_path / "out", steps=4, size="32x40", on_error="skip")
+    (entry,) = json.loads((tmp_path / "out" / "skipped.json").read_text())
+    assert entry["name"] == "v_PushUps_g01_c01"
+    assert len(eventdata.FrameDataset(tmp_path / "out", "all")) == 2
+
+
+def test_seed_counts_in_mode_2_alone(tmp_path):
+    made = [
+        Ucf101(root=tmp_path, video=VideoSettings(mode=mode, seed=seed)).parameters
+        for mode in (1, 2)
+        for seed in (0, 1)
+    ]
+    assert made[0] == made[1]
+    assert made[2] != made[3]
+
+
+def test_size_as_text():
+    assert parse_size("256x342") == (256, 342)
+    for text in ("", "256", "256x", "axb", "1x2x3", "-1x5"):
+        with pytest.raises(OptionError, match="write rows x columns"):
+            parse_size(text)
