@@ -1,6 +1,7 @@
 """The command ``eventdata``: parse, call, print; nothing else."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import traceback
@@ -128,6 +129,8 @@ def convert(
     eventdata convert ucf101 UCF-101/ ucf.zarr --splits ucfTrainTestlist/ --fold 1
     eventdata convert images ILSVRC2012/ images.zarr --short-side 256 --crop 224
     eventdata convert images es.zarr grey.zarr --grey-from-events
+    eventdata convert tonic:NMNIST data/ nmnist.zarr --frames 10
+    eventdata convert recordings hands/ hands.zarr --every 100000 --window 10000
     """
     from eventdata.conversion import convert as run
     from eventdata.info import human_bytes
@@ -336,6 +339,70 @@ def show(store: str, split: str | None, index: str, out: str, scale: int) -> Non
             raise OptionError(f"{store}: which --split? There are {', '.join(opened.splits)}")
         split = next(iter(opened.splits), "")
     click.echo(draw(opened, split, index, out, scale=scale))
+
+
+@main.command()
+@click.argument("way", type=click.Choice(["pipe-s", "pipe-d", "scratch"]))
+@click.option("--data", required=True, help="Store that is trained on in the end, and tested on.")
+@click.option("--images", help="Store of still images, where the recipe pretrains on them.")
+@click.option("--recipe", help="A recipe's name, or a TOML file  [pipe-s, pipe-d-images].")
+@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Run folder.")
+@click.option("--set", "changes", multiple=True, metavar="STAGE.KEY=VALUE", help="Change a key.")
+@json_option
+@debug_option
+def train(
+    way: str,
+    data: str,
+    images: str | None,
+    recipe: str | None,
+    out: str,
+    changes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Train a network by WAY on stores: a recipe's pipeline, or its rival from scratch.
+
+    Call it again to go on with a run that was interrupted.
+
+    \b
+    eventdata train pipe-d --data es.zarr --images imagenet.zarr -o runs/pipe-d
+    eventdata train scratch --data es.zarr --recipe pipe-d-images -o runs/scratch
+    eventdata train pipe-s --data imagenet.zarr -o runs/pipe-s --set all.batch_size=128
+    """
+    _need_train_extra()
+    from train.recipe import load_way
+    from train.run import run
+
+    say = None if as_json else click.echo
+    result = run(load_way(way, recipe, changes), out, data=data, images=images, say=say)
+    if as_json:
+        click.echo(json.dumps(result))
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False))
+@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder.")
+@json_option
+@debug_option
+def report(runs: tuple[str, ...], out: str, as_json: bool) -> None:
+    """Compare RUNS by accuracy over training time, pretraining counted: table and plot in OUT.
+
+    \b
+    eventdata report runs/scratch-0 runs/scratch-1 runs/pipe-d-0 runs/pipe-d-1 -o report
+    """
+    _need_train_extra()
+    from train.report import report as write_report
+    from train.report import table
+
+    rows = write_report(runs, out)
+    click.echo(json.dumps(rows) if as_json else table(rows), nl=as_json)
+    if not as_json:
+        click.echo(f"{out}: report.md, report.json, report.png, report.svg")
+
+
+def _need_train_extra() -> None:
+    for name in ("lightning", "matplotlib", "safetensors", "tensorboard", "torchmetrics"):
+        if importlib.util.find_spec(name) is None:
+            raise OptionError(f"{name} is not installed: pip install 'eventdata[train]'")
 
 
 @main.command()

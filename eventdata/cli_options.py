@@ -8,6 +8,7 @@ import click
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 LABELS = "Which samples (imagenet, images, ucf101, es-ucf101)"
+FRAMES = "Frames from events (tonic:NAME, recordings)"
 ODG = "Events from images (imagenet)"
 VIDEO = "Events from clips (ucf101)"
 PIXELS = "Images (images; --crop is for imagenet too)"
@@ -77,8 +78,41 @@ _VIDEO = (
     ),
 )
 _VIDEO_FRAMES = (
-    _option(VIDEO, "--steps", "Differences taken of a clip [30].", type=int),
+    _option(
+        VIDEO,
+        "--steps",
+        "T: of a clip [30]; of windows, padded or cut.",
+        type=int,
+    ),
     _option(VIDEO, "--size", "Rows x columns [256x342]."),
+)
+_FRAMES = (
+    _option(FRAMES, "--frames", "T frames of equal time.", type=int),
+    _option(FRAMES, "--window", "Frames of so many microseconds.", type=int),
+    _option(FRAMES, "--events-per-frame", "Frames of so many events.", type=int),
+    _option(FRAMES, "--overlap", "What frames share.", type=float),
+    _option(
+        FRAMES, "--include-incomplete", "Keep a last part of a window.", is_flag=True, default=None
+    ),
+    _option(
+        FRAMES,
+        "--representation",
+        "Whether or how often [binary].",
+        type=_choice("binary", "count"),
+    ),
+    _option(FRAMES, "--count-dtype", "Type of counts [uint8].", type=_choice("uint8", "uint16")),
+    _option(
+        FRAMES, "--merge-polarities", "One channel instead of two.", is_flag=True, default=None
+    ),
+    _option(FRAMES, "--every", "Microseconds of a sample.", type=int),
+    _option(FRAMES, "--sensor-size", "Columns x rows, where files do not say."),
+    _option(
+        FRAMES,
+        "--transform",
+        "Such as 'Denoise(filter_time=10000)'.",
+        multiple=True,
+        callback=lambda _, __, values: list(values) or None,
+    ),
 )
 _PIXELS = (
     _option(PIXELS, "--short-side", "Shorter side after scaling [256].", type=int),
@@ -104,7 +138,14 @@ def _all(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
 
 
 convert_options = _all(
-    *_IMAGE_LABELS, *_CLIP_LABELS, *_ODG, *_ODG_FRAMES, *_VIDEO, *_VIDEO_FRAMES, *_PIXELS
+    *_IMAGE_LABELS,
+    *_CLIP_LABELS,
+    *_ODG,
+    *_ODG_FRAMES,
+    *_VIDEO,
+    *_VIDEO_FRAMES,
+    *_PIXELS,
+    *_FRAMES,
 )
 generate_options = _all(*_IMAGE_LABELS, *_ODG, *_VIDEO)
 verify_options = _all(*_IMAGE_LABELS[1:], *_CLIP_LABELS)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError, LeftOutError, MismatchError, OptionError
 from eventdata.raw.registry import build_source
-from eventdata.raw.source import Samples, Source, file_numbers
-from eventdata.store.files import Files, open_files
+from eventdata.raw.source import Samples, Source, file_numbers, listen
+from eventdata.store.files import Files, LocalFiles, open_files
 from eventdata.store.layout import Header, SampleFormat, parameters_digest
 from eventdata.store.shard import ShardBuilder, compressed_bytes, index_bytes
 from eventdata.store.write import (
@@ -24,6 +24,7 @@ from eventdata.store.write import (
     already_complete,
     begin,
     check_same,
+    count_notes,
     count_skipped,
     existing_header,
     finish,
@@ -37,6 +38,7 @@ OnError = Literal["fail", "skip"]
 Progress = Callable[[int, int], None]  # samples done, samples in all
 
 DEFAULT_SHARD_SIZE = 512
+MAX_SHARD_SIZE = 65_536  # a worker holds a shard in memory
 FOREIGN_BACKLOG = 256  # shards handed at a time to an executor whose size is not known
 ESTIMATE_SAMPLES = 64  # samples that a dry run compresses to foretell the bytes
 
@@ -108,17 +110,23 @@ def convert(
         source = build_source(source, Path(input), options)
     job = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error)
     files = open_files(out)
+    _check_apart(files, input)
     found = existing_header(files)  # StoreError before anything is touched
     if dry_run:
         return _foretell(job, files, None if overwrite else found, started)
     done_before = job.total
+    told: Mapping[str, int] = {}
     is_complete = not overwrite and already_complete(files, job.plan)
     if not is_complete:
         files.prepare()
         with writer_lock(files):
-            begin(files, job.plan, overwrite=overwrite)
-            done_before = _run(job, files, workers, executor, progress)
-            finish(files, job.plan)
+            # Another call may have finished it since.
+            is_complete = not overwrite and already_complete(files, job.plan)
+            if not is_complete:
+                begin(files, job.plan, overwrite=overwrite)
+                done_before = _run(job, files, workers, executor, progress)
+                told = count_notes(files, job.plan)
+                finish(files, job.plan)
     return Conversion(
         out=files.where,
         state="already complete" if is_complete else "complete",
@@ -127,7 +135,7 @@ def convert(
         skipped=count_skipped(files),
         bytes=files.total_bytes(),
         seconds=time.monotonic() - started,
-        notes=job.notes,
+        notes=job.notes + _in_words(told),
     )
 
 
@@ -201,7 +209,7 @@ def plan_job(source: Source, *, shard_size: int, limit: int | None, on_error: On
         dataset=source.dataset,
         representation=sample.representation,
         steps=sample.steps,
-        polarity=["positive", "negative"] if sample.channels == 2 else [],
+        polarity=_polarity(sample),
         classes=list(source.classes),
         parameters=parameters,
         parameters_sha256=parameters_digest(parameters),
@@ -209,6 +217,13 @@ def plan_job(source: Source, *, shard_size: int, limit: int | None, on_error: On
     )
     columns = {split: samples.columns() for split, samples in listing.items()}
     return Job(source, listing, StorePlan(header, sample, shard_size, columns), on_error)
+
+
+def _polarity(sample: SampleFormat) -> list[str]:
+    """What the channels of event frames are; images have none."""
+    if sample.representation == "image":
+        return []
+    return ["positive", "negative"] if sample.channels == 2 else ["merged"]
 
 
 def convert_shard(task: ShardTask) -> int:
@@ -220,17 +235,19 @@ def convert_shard(task: ShardTask) -> int:
     packed = np.zeros(task.sample.packed_shape, task.sample.dtype)
     events = [0] * len(task.samples)
     skipped: dict[int, str] = {}
-    for slot in range(len(task.samples)):
-        try:
-            events[slot] = read_sample(task.source, task.samples, slot, packed)
-        except InputError as error:
-            if task.on_error == "fail" and not isinstance(error, LeftOutError):
-                raise
-            skipped[slot] = str(error)
-        else:
-            builder.add(slot, packed)
+    with listen() as notes:
+        for slot in range(len(task.samples)):
+            try:
+                events[slot] = read_sample(task.source, task.samples, slot, packed)
+            except InputError as error:
+                if task.on_error == "fail" and not isinstance(error, LeftOutError):
+                    raise
+                # A path may hold bytes that are no UTF-8; JSON and terminals take text.
+                skipped[slot] = str(error).encode("utf-8", "backslashreplace").decode()
+            else:
+                builder.add(slot, packed)
     data = builder.finish()
-    record = ShardRecord(events, skipped, len(data))
+    record = ShardRecord(events, skipped, len(data), dict(notes))
     write_shard(task.files, task.split, task.sample, task.shard, data, record)
     return len(task.samples)
 
@@ -286,10 +303,14 @@ def _tasks(job: Job, files: Files, todo: Iterable[tuple[str, int]]) -> Iterator[
         )
 
 
+def _in_words(notes: Mapping[str, int]) -> list[str]:
+    return [f"{count:,} samples: {note}" for note, count in sorted(notes.items())]
+
+
 def _foretell(job: Job, files: Files, found: Header | None, started: float) -> Conversion:
     """What a conversion would do; bytes from compressing samples spread over each split."""
     done = 0
-    if found is not None:
+    if found is not None and found.parameters_sha256:  # without, it is being replaced
         check_same(files, found, job.plan)
         done = job.total if found.complete else _unfinished(job, files)[1]
     packed = np.zeros(job.plan.sample.packed_shape, job.plan.sample.dtype)
@@ -320,9 +341,20 @@ def _foretell(job: Job, files: Files, found: Header | None, started: float) -> C
     )
 
 
+def _check_apart(files: Files, source: str | os.PathLike[str]) -> None:
+    """OptionError where the input lies in the output, which --overwrite would remove."""
+    if isinstance(files, LocalFiles) and files.root.resolve() in (
+        Path(source).resolve(),
+        *Path(source).resolve().parents,
+    ):
+        raise OptionError(f"{files.where}: holds the input; choose an OUT that does not")
+
+
 def _check_options(workers: int, shard_size: int, limit: int | None, on_error: str) -> None:
     for name, value in (("workers", workers), ("shard-size", shard_size), ("limit", limit)):
         if value is not None and value < 1:
             raise OptionError(f"--{name} must be at least 1, not {value}")
+    if shard_size > MAX_SHARD_SIZE:
+        raise OptionError(f"--shard-size is at most {MAX_SHARD_SIZE:,}, not {shard_size:,}")
     if on_error not in ("fail", "skip"):
         raise OptionError(f"--on-error is fail or skip, not {on_error!r}")

@@ -63,6 +63,7 @@ def _describe_split(split: Split) -> dict[str, Any]:
 def print_table(facts: dict[str, Any]) -> None:
     """Print `describe`'s values for a person."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
@@ -70,8 +71,10 @@ def print_table(facts: dict[str, Any]) -> None:
         console = Console(highlight=False, width=160)
     steps = f", {facts['steps']} steps" if facts["steps"] else ""
     console.print(
-        f"[bold]{facts['store']}[/bold]: {facts['dataset']}, {facts['representation']}{steps}, "
-        f"{facts['classes']} classes, {human_bytes(facts['bytes'])}, format {facts['version']}"
+        f"{facts['store']}: {facts['dataset']}, {facts['representation']}{steps}, "
+        f"{facts['classes']} classes, {human_bytes(facts['bytes'])}, format {facts['version']}",
+        markup=False,
+        soft_wrap=True,
     )
     table = Table("split", box=None, header_style="bold", pad_edge=False)
     for column in ("samples", "skipped", "shape", "shards", "bytes", "bytes/sample"):
@@ -81,7 +84,7 @@ def print_table(facts: dict[str, Any]) -> None:
     for name, split in facts["splits"].items():
         rate = split["event_rate"]
         table.add_row(
-            name,
+            escape(name),
             f"{split['samples']:,}",
             f"{split['skipped']:,}",
             "x".join(map(str, split["shape"])),

@@ -26,6 +26,7 @@ CAPTION = 14
 TITLE = 20
 STEP_MILLISECONDS = 120
 MAX_TILES = 256
+MAX_PIXELS = 1 << 26
 
 Rgb = NDArray[np.uint8]
 
@@ -149,6 +150,8 @@ def _sheet(tiles: Sequence[Rgb], captions: Sequence[str], scale: int, title: str
     height, width = (scale * side for side in tiles[0].shape[:2])
     columns = _columns(len(tiles), width / height)
     rows = -(-len(tiles) // columns)
+    if columns * width * rows * height > MAX_PIXELS:
+        raise OptionError("the picture would be too large; choose a smaller --scale or --index")
     top = TITLE if title else 0
     caption = CAPTION if any(captions) else 0
     legend = "blue: positive, vermilion: negative"

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from typing import Any, TypeVar
 
 from eventdata.errors import EventDataError
@@ -42,6 +42,8 @@ def worker_pool(workers: int) -> Iterator[Executor]:
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(["eventdata.conversion"])
+        with _interrupts_ignored():  # by the server too, even while it loads
+            forkserver.ensure_running()
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:
@@ -83,14 +85,28 @@ def run_tasks(
                 yield future.result()
     except BrokenProcessPool:
         raise EventDataError(
-            "a worker process died (killed, or out of memory); what is done is kept: call again to "
-            "go on, with fewer --workers if memory ran out"
+            "a worker process died: killed, out of memory, or started by a script that calls this "
+            'with workers > 1 outside `if __name__ == "__main__":`; what is done is kept: call '
+            "again to go on, with fewer workers if memory ran out"
         ) from None
     except Exception:
         for future in running:
             future.cancel()
         wait(running)
         raise
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started within ignore Ctrl-C from their first moment on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set signals
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start_worker() -> None:

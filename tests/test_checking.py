@@ -120,6 +120,30 @@ def test_columns_of_another_length_or_type(store):
     assert any("is damaged" in text for text in messages(store))
 
 
+def test_leftovers_of_a_kill_at_the_very_end_are_no_problem(store):
+    (store / ".work").mkdir()
+    (store / ".work" / "lock").touch()
+    assert eventdata.verify(store).ok
+
+
+def test_damaged_list_of_skips(store):
+    for content in ("{", "[{}]", '[{"split": 1}]', "5"):
+        (store / "skipped.json").write_text(content)
+        assert any("skipped.json: damaged" in text for text in messages(store))
+        with pytest.raises(StoreError, match="damaged"):
+            eventdata.open_store(store).skipped  # noqa: B018
+
+
+def test_split_names_that_lead_elsewhere(store):
+    path = store / "zarr.json"
+    document = json.loads(path.read_text())
+    for names in (5, ["../../etc"], [".."], [3]):
+        document["attributes"]["eventdata"]["parameters"]["split_names"] = names
+        path.write_text(json.dumps(document))
+        with pytest.raises(StoreError, match="damaged"):
+            eventdata.open_store(store)
+
+
 def test_header_that_was_edited(store):
     path = store / "zarr.json"
     document = json.loads(path.read_text())
@@ -163,7 +187,7 @@ def test_against_raw_that_is_not_the_same(sound, store, tmp_path):
     found = {problem.name: problem.message for problem in result.problems}
     assert set(found) == {changed, gone, name}
     assert "other frames" in found[changed]
-    assert "not in the raw data" in found[gone]
+    assert "isn't there" in found[gone]
     assert "class class" in found[name]
 
 

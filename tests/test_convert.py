@@ -149,7 +149,9 @@ def test_other_input_stops_it(raw, out):
     name, label, height, width = lines[2].split()
 
     manifest.write_text("\n".join(lines[:-1]))
-    with pytest.raises(MismatchError, match=r"shapes|samples"):
+    with pytest.raises(
+        MismatchError, match="train has 12 samples in the store, 11 in the input now"
+    ):
         run(raw, out)
     manifest.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
     with pytest.raises(MismatchError, match="sample 0 of train, .* is another one"):
@@ -281,6 +283,29 @@ def test_out_is_something_else(raw, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert run(raw, empty).state == "complete"
+
+
+def test_overwrite_removes_nothing_but_the_store(raw, out):
+    run(raw, out)
+    (out / "thesis.tex").write_text("precious")
+    with pytest.raises(StoreError, match=r"holds 'thesis.tex', which is not the store's"):
+        run(raw, out, overwrite=True)
+    assert (out / "thesis.tex").read_text() == "precious"
+    assert len(eventdata.FrameDataset(out)) == 12
+    for place in (raw, raw.parent):
+        with pytest.raises(OptionError, match="holds the input"):
+            run(raw, place, overwrite=True)
+
+
+def test_names_that_are_not_text(tmp_path):
+    """A file name of bytes that are no UTF-8 is stored in a form that is."""
+    raw = make_es_ucf101(tmp_path / "raw", clips=2)
+    odd = os.fsencode(raw) + b"/v_Archery_g09_\xff_c01.npz"
+    with open(odd, "wb") as file:  # noqa: PTH123 pathlib takes no bytes
+        file.write(b"")
+    convert("es-ucf101", raw, tmp_path / "ucf.zarr", on_error="skip")
+    names = eventdata.open_store(tmp_path / "ucf.zarr").splits["all"].sample_names
+    assert any("\\xff" in name for name in names)
 
 
 def test_overwrite_that_was_interrupted(raw, out, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -145,6 +147,26 @@ def test_damage_is_told_not_served(store, tmp_path):
     path.unlink()
     with pytest.raises(StoreError, match="can't be read"):
         eventdata.FrameDataset(copy)[0]
+
+
+def test_more_shards_than_files_may_be_open(tmp_path):
+    """Each mapped shard holds a file open; a large store has thousands."""
+    raw = make_es_imagenet(tmp_path / "raw", train=150, val=0)
+    eventdata.convert("es-imagenet", raw, tmp_path / "store.zarr", shard_size=1)
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "import eventdata, sys\n"
+        "ds = eventdata.FrameDataset(sys.argv[1])\n"
+        "assert all(ds[i][0].sum() == ds.event_counts[i] for i in [*range(150), 0, 77])\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "store.zarr"], check=True)
+
+
+def test_relative_path_and_another_folder(store, tmp_path, monkeypatch, truth):
+    monkeypatch.chdir(store.parent)
+    ds = eventdata.FrameDataset(store.name)
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(ds[0][0].numpy(), truth[0])
 
 
 def test_wrong_split_and_no_store(store, tmp_path):

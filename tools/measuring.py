@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -71,7 +72,7 @@ def report(
         table.add_column(column, justify="right")
     for name, timing in timings.items():
         ratio = timing.median / timings[ours].median
-        table.add_row(name, f"{timing.median:.3f}", f"{timing.spread:.0%}", f"{ratio:.2f}")
+        table.add_row(escape(name), f"{timing.median:.3f}", f"{timing.spread:.0%}", f"{ratio:.2f}")
     console = Console()
     console.print(table)
     for key, value in facts.items():

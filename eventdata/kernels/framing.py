@@ -120,6 +120,13 @@ class Framing:
         """P."""
         return 1 if self.merge_polarities else 2
 
+    def steps_in(self, ticks: int) -> int | None:
+        """T of samples of so many ticks; None where each has its own."""
+        if self.fixed_steps is not None or self.window is None:
+            return self.fixed_steps
+        stride = self.window - int(self.overlap)
+        return _count_windows(ticks, self.window, stride, self.include_incomplete)
+
 
 class FrameEdges(NamedTuple):
     """Frame i of a sample holds its events start[i]:stop[i]."""
@@ -132,18 +139,25 @@ class FrameEdges(NamedTuple):
     """Events after the last frame: of frames cut, or of an incomplete window."""
 
 
-def frame_edges(t: NDArray[np.int64], framing: Framing) -> FrameEdges:
+def frame_edges(
+    t: NDArray[np.int64], framing: Framing, span: tuple[int, int] | None = None
+) -> FrameEdges:
     """Which events belong to which frame.
 
     Args:
         t: ordered times (N,), of which N may be 0 (all frames are then empty, one if T is open).
         framing: how to cut.
+        span: first tick and end of the sample where it is a piece of known length; without it, it
+            begins with its first event and ends one tick after its last.
 
     Raises:
         InputError: the sample would have more than ``MAX_FRAMES`` frames.
     """
     by_time = framing.frames is not None or framing.window is not None
-    first, end = (int(t[0]), int(t[-1]) + 1) if by_time and len(t) else (0, len(t))
+    if by_time and span is not None:
+        first, end = span
+    else:
+        first, end = (int(t[0]), int(t[-1]) + 1) if by_time and len(t) else (0, len(t))
     size = framing.size
     if size is None:
         start, stop = _bins(first, end, framing.fixed_steps or 1, framing.overlap)
@@ -200,13 +214,15 @@ def scatter_counts(
     return _run(_scatter_counts, x, y, p, edges, out, len(edges.start), limit)
 
 
-def frame_events(events: Events, framing: Framing, out: NDArray[Any]) -> tuple[int, FrameEdges]:
+def frame_events(
+    events: Events, framing: Framing, out: NDArray[Any], span: tuple[int, int] | None = None
+) -> tuple[int, FrameEdges]:
     """Fill ``out`` with the frames of checked events, by the framing's representation.
 
-    ``out`` is (ceil(T/8), H, W, P) uint8 for binary frames, (T, H, W, P) for counts. Returns how
-    many cells are set or the sum of the counts, and the edges.
+    ``out`` is (ceil(T/8), H, W, P) uint8 for binary frames, (T, H, W, P) for counts; ``span`` as
+    for ``frame_edges``. Returns how many cells are set or the sum of the counts, and the edges.
     """
-    edges = frame_edges(events["t"], framing)
+    edges = frame_edges(events["t"], framing, span)
     scatter = scatter_packed if framing.representation == "binary" else scatter_counts
     return scatter(events["x"], events["y"], events["p"], edges, out), edges
 

@@ -70,6 +70,16 @@ def _read_aedat4(path: Path, data: bytes) -> Columns:
     return Columns(x, y, t, p, size)
 
 
+def check_aedat4(path: Path) -> None:
+    """Whether a file can be given to the decoder, in whosever hands; InputError where it can't."""
+    try:
+        _check_frame(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
 def _check_frame(data: bytes) -> None:
     """Whether header and packets are whole: the decoder trusts both, to the point of abort.
 

@@ -6,6 +6,7 @@ uint8 (n, 3): row, column, step 1..8. The frames are those of the published load
 256x256 canvas, one bit a cell, cropped to [16:240, 16:240].
 """
 
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eventdata.errors import InputError
+from eventdata.errors import InputError, OptionError
 from eventdata.kernels.packing import BAD_STEP, OK, scatter_coordinates
 from eventdata.raw.npz import read_npz
 from eventdata.raw.source import Sample, Samples, read_lines, safe_relative
@@ -60,7 +61,7 @@ class EsImageNet:
     def splits(self) -> dict[str, Samples]:
         """Train and val, those of them whose manifest is there."""
         if self.only is not None and self.only not in MANIFESTS:
-            raise InputError(f"es-imagenet has the splits train and val, not {self.only!r}")
+            raise OptionError(f"es-imagenet has the splits train and val, not {self.only!r}")
         wanted = [self.only] if self.only else list(MANIFESTS)
         present = [split for split in wanted if (self.root / MANIFESTS[split]).is_file()]
         if not present:
@@ -85,11 +86,12 @@ class EsImageNet:
         seen: set[str] = set()
         for index, line in enumerate(lines):
             name, label, height, width, problem = _parse_line(line)
-            if not problem and name in seen:
+            place = posixpath.normpath(name)  # ./a.npz is a.npz
+            if not problem and place in seen:
                 problem = f"{name!r} is listed twice"
             if problem:
                 problems[index] = f"{manifest}:{index + 1}: {problem}"
-            seen.add(name)
+            seen.add(place)
             names.append(name)
             paths.append("" if problem else f"{folder}/{name}")
             labels[index] = label
@@ -138,10 +140,9 @@ def _parse_line(line: str) -> tuple[str, int, int, int, str]:
     name = fields[0] if fields else ""
     if len(fields) != 4:
         return name, -1, 0, 0, f"{len(fields)} fields, not 4 (path label height width): {line!r}"
-    try:
-        label, height, width = (int(value) for value in fields[1:])
-    except ValueError:
+    if not all(value.isascii() and value.lstrip("-").isdecimal() for value in fields[1:]):
         return name, -1, 0, 0, f"label, height and width must be whole numbers: {line!r}"
+    label, height, width = (int(value[:9]) for value in fields[1:])
     if not 0 <= label < CLASSES:
         return name, -1, 0, 0, f"unknown label {label}, they go from 0 to {CLASSES - 1}"
     if not (0 < height <= LONG_SIDE and 0 < width <= LONG_SIDE):

@@ -59,21 +59,25 @@ def read_events(
         OptionError: a package for the format is missing.
     """
     path = Path(path)
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"{path}: not an event file; these end in {', '.join(READERS)}")
-    try:
-        columns = reader(path)
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    x, y, t, p, stated = columns
+    x, y, t, p, stated = read_columns(path)
     size = sensor_size or stated
     events = make_events(x, y, t, p, size, name=str(path))
     if size is None and not len(events):
         raise InputError(f"{path}: no events, by which to tell the sensor size; give that")
     return events, size or sensor_of(events)
+
+
+def read_columns(path: Path) -> Columns:
+    """The columns of one recording as its file has them, unchecked; errors as `read_events`."""
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{path}: not an event file; these end in {', '.join(READERS)}")
+    try:
+        return reader(path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def cut(events: Events, every: int, *, include_incomplete: bool = False) -> list[slice]:

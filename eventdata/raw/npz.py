@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import struct
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +26,8 @@ from eventdata.errors import InputError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _PLAIN_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00.."
-    rb"\{'descr': '\|u1', 'fortran_order': False, 'shape': \(([0-9]+(?:, [0-9]+)*)\), \} *\n",
+    rb"\x93NUMPY\x01\x00..\{'descr': '\|u1', 'fortran_order': False, "
+    rb"'shape': \(([0-9]{1,15}(?:, [0-9]{1,15})*)\), \} *\n",
     re.DOTALL,
 )
 _REMEDY = "get or generate the file again, or leave it out with --on-error skip"
@@ -39,10 +40,10 @@ def read_npz(path: Path, keys: Sequence[str], max_bytes: int) -> list[NDArray[np
     memory than a sound sample needs. InputError names the file and what is wrong with it.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for a writer
+            raise InputError(f"{path}: not a plain file; {_REMEDY}")
         with path.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise InputError(f"{path}: not a plain file; {_REMEDY}")
             # readall takes a buffer of the file's size, so the size is checked first.
             data = file.readall() if status.st_size <= 2 * max_bytes else None
     except OSError as error:
@@ -104,8 +105,9 @@ def _inflate(data: bytes, info: zipfile.ZipInfo) -> bytes:
 
 def _parse_npy(content: bytes, key: str) -> NDArray[np.uint8]:
     shape, order, start = _parse_header(content, key)
-    # Python integers: a declared shape can't overflow.
-    if min(shape, default=0) < 0 or math.prod(shape) != len(content) - start:
+    # A header may hold True for a length. Python integers: a declared shape can't overflow.
+    sound = all(type(length) is int and length >= 0 for length in shape)
+    if not sound or math.prod(shape) != len(content) - start:
         raise InputError(f"array {key!r} declares shape {shape}, its data do not fit that")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape, order=order)
 
@@ -122,7 +124,9 @@ def _parse_header(content: bytes, key: str) -> tuple[tuple[int, ...], Literal["C
             (1, 0): npy.read_array_header_1_0,
             (2, 0): npy.read_array_header_2_0,
         }[version]
-        shape, fortran_order, dtype = read_header(stream)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers as Python 2 wrote them
+            shape, fortran_order, dtype = read_header(stream)
     except (ValueError, KeyError, SyntaxError, TypeError, RecursionError, MemoryError, TokenError):
         raise InputError(f"array {key!r} has a damaged header") from None
     if dtype != np.uint8:

@@ -175,4 +175,6 @@ def build_source(name: str, root: Path, options: Mapping[str, Any]) -> Source:
             f"the source {name} does not know the option {unknown[0]!r}; it knows "
             f"{', '.join(sorted(entry.options))}"
         )
-    return entry.build(root, {**given, "name": name})
+    if name.startswith(_TONIC):
+        given["name"] = name
+    return entry.build(root, given)

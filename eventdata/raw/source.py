@@ -49,6 +49,24 @@ class Samples:
     def __len__(self) -> int:
         return len(self.names)
 
+    @classmethod
+    def gather(cls, rows: Sequence[tuple["Samples", int]]) -> "Samples":
+        """Single samples of one or several lists, their files not inspected yet."""
+        width = rows[0][0].details.shape[1] if rows else 0
+        return cls(
+            names=[part.names[i] for part, i in rows],
+            labels=np.array([part.labels[i] for part, i in rows], np.int32),
+            paths=[part.paths[i] for part, i in rows],
+            details=np.array([part.details[i] for part, i in rows], np.int64).reshape(
+                len(rows), width
+            ),
+            problems={
+                place: part.problems[i]
+                for place, (part, i) in enumerate(rows)
+                if i in part.problems
+            },
+        )
+
     def __getitem__(self, part: slice) -> "Samples":
         indices = range(*part.indices(len(self)))
         return Samples(
@@ -193,6 +211,11 @@ def safe_relative(name: str) -> bool:
         and not path.is_absolute()
         and (".." not in path.parts)
     )
+
+
+def stored_name(name: str) -> str:
+    """A file's name as text that can be stored: bytes that are no UTF-8 as backslash escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_lines(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from eventdata.errors import InputError, OptionError
-from eventdata.raw.source import Samples, read_lines, safe_relative
+from eventdata.raw.source import Samples, read_lines, safe_relative, stored_name
 
 _CLIP = re.compile(r"v_(?P<label>\w+)_g\d+_c\d+")
 _Line = tuple[str, int | None, str]  # clip, label (None: by its name), problem ("": none)
@@ -159,5 +159,5 @@ def _samples(
         labels[index] = -1 if label is None else label
         paths.append("" if problem else str(places[0]))
     # A sample is named as its file is; where there is none, as its line has it.
-    names = [clips[clip][0].name if clip in clips else clip for clip, _, _ in lines]
+    names = [stored_name(clips[clip][0].name if clip in clips else clip) for clip, _, _ in lines]
     return Samples(names, labels, paths, np.empty((len(lines), 0), np.int64), problems)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from fsspec.core import url_to_fs
 
@@ -59,7 +59,8 @@ class Files(Protocol):
 def open_files(place: str | os.PathLike[str]) -> Files:
     """The files of a store at a path or URL."""
     text = os.fspath(place)
-    return RemoteFiles(text) if "://" in text else LocalFiles(Path(text))
+    # Absolute, because the program may change its folder while the store is open.
+    return RemoteFiles(text) if "://" in text else LocalFiles(Path(text).absolute())
 
 
 @contextlib.contextmanager
@@ -104,7 +105,9 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
-            raise StoreError(f"{self.root / key}: can't be read ({error.strerror})") from error
+            raise StoreError(
+                f"{self.root / key}: can't be read ({error.strerror}); see to its permissions"
+            ) from error
 
     def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
         """See `Files.write`."""
@@ -132,7 +135,18 @@ class LocalFiles:
 
     def names(self) -> list[str]:
         """See `Files.names`."""
-        return sorted(path.name for path in self.root.iterdir()) if self.root.is_dir() else []
+        try:
+            return sorted(path.name for path in self.root.iterdir())
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            raise StoreError(
+                f"{self.root}: is a file or lies below one, so no store; choose another place"
+            ) from None
+        except OSError as error:
+            raise StoreError(
+                f"{self.root}: can't be read ({error.strerror}); choose a folder that you may use"
+            ) from None
 
     def list(self, prefix: str) -> list[str]:
         """See `Files.list`."""
@@ -164,20 +178,25 @@ class RemoteFiles:
 
     def __init__(self, url: str) -> None:
         self.where = url.rstrip("/")
-        self._open()
-
-    def _open(self) -> None:
-        try:
+        with self._told("reached"):
             self._system, self._root = url_to_fs(self.where)
-        except (ImportError, ValueError) as error:
-            raise StoreError(f"{self.where}: {error}") from None
 
-    def __getstate__(self) -> str:  # a connection does not travel to another process
-        return self.where
+    def __reduce__(self) -> tuple[Any, ...]:  # a connection does not travel to another process
+        return RemoteFiles, (self.where,)
 
-    def __setstate__(self, where: str) -> None:
-        self.where = where
-        self._open()
+    @contextlib.contextmanager
+    def _told(self, action: str, key: str = "") -> Iterator[None]:
+        """Turn what fsspec and its many libraries raise into one sentence."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            place = f"{self.where}/{key}" if key else self.where
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise StoreError(
+                f"{place}: can't be {action} ({reason}); see to address, credentials and network"
+            ) from error
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}" if key else str(self._root)
@@ -185,47 +204,52 @@ class RemoteFiles:
     def read(self, key: str) -> bytes | None:
         """See `Files.read`."""
         try:
-            return bytes(self._system.cat_file(self._path(key)))
+            with self._told("read", key):
+                return bytes(self._system.cat_file(self._path(key)))
         except FileNotFoundError:
             return None
 
     def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
         """See `Files.write`."""
         for key, data in documents.items():
-            with told_plainly(f"{self.where}/{key}"):
+            with self._told("written", key):
                 self._system.pipe_file(self._path(key), bytes(data))
 
     def size(self, key: str) -> int | None:
         """See `Files.size`."""
         try:
-            return int(self._system.size(self._path(key)))
+            with self._told("read", key):
+                return int(self._system.size(self._path(key)))
         except FileNotFoundError:
             return None
 
     def names(self) -> list[str]:
         """See `Files.names`."""
-        self._system.invalidate_cache()
         try:
-            paths = self._system.ls(self._root, detail=False)
+            with self._told("read"):
+                self._system.invalidate_cache()
+                paths = self._system.ls(self._root, detail=False)
         except FileNotFoundError:
             return []
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
 
     def list(self, prefix: str) -> list[str]:
         """See `Files.list`."""
-        self._system.invalidate_cache()
         start = len(str(self._root)) + 1
-        return sorted(path[start:] for path in self._system.find(self._path(prefix)))
+        with self._told("read", prefix):
+            self._system.invalidate_cache()
+            return sorted(path[start:] for path in self._system.find(self._path(prefix)))
 
     def total_bytes(self) -> int:
         """See `Files.total_bytes`."""
-        self._system.invalidate_cache()
-        return int(self._system.du(self._root))
+        with self._told("read"):
+            self._system.invalidate_cache()
+            return int(self._system.du(self._root))
 
     def remove(self, prefix: str) -> None:
         """See `Files.remove`."""
-        self._system.invalidate_cache()
-        with told_plainly(f"{self.where}/{prefix}"), contextlib.suppress(FileNotFoundError):
+        with self._told("removed", prefix), contextlib.suppress(FileNotFoundError):
+            self._system.invalidate_cache()
             self._system.rm(self._path(prefix), recursive=True)
 
     def prepare(self) -> None:

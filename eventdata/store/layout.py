@@ -112,6 +112,11 @@ class Header:
     complete: bool
     version: int = FORMAT_VERSION
 
+    @property
+    def split_names(self) -> list[str]:
+        """Names of the splits, each a group."""
+        return list(self.parameters.get("split_names", []))
+
     def document(self) -> bytes:
         """The root group's ``zarr.json``."""
         return group_document({"eventdata": vars(self)})
@@ -145,12 +150,18 @@ def parse_header(document: bytes, where: str) -> Header:
             and isinstance(header.complete, bool)
             and isinstance(header.parameters, dict)
             and all(isinstance(name, str) for name in (*header.classes, *header.polarity))
+            and all(_is_plain(name) for name in header.split_names)
         )
     except TypeError:
         sound = False
     if not sound:
         raise StoreError(f"{where}: the 'eventdata' attributes in zarr.json are damaged")
     return header
+
+
+def _is_plain(name: object) -> bool:
+    """Whether it names a folder of the store and nothing outside it."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def group_document(attributes: Mapping[str, Any] | None = None) -> bytes:

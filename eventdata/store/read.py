@@ -8,8 +8,8 @@ threads may use it together. Remote stores are read through zarr-python.
 import json
 import mmap
 import os
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,33 +38,38 @@ class SampleReader(Protocol):
         """Fill out (K, H, W, P) with sample ``index``; StoreError where its bytes are damaged."""
 
 
-@dataclass
 class LocalReader:
     """Samples of one split on a local disk."""
 
-    files: LocalFiles
-    split: str
-    sample: SampleFormat
-    shard_size: int
-    _shards: dict[int, tuple[memoryview, NDArray[np.uint64]]] = field(default_factory=dict)
+    def __init__(
+        self, files: LocalFiles, split: str, sample: SampleFormat, shard_size: int
+    ) -> None:
+        self.files, self.split = files, split
+        self.sample, self.shard_size = sample, shard_size
+        self._indices: dict[int, NDArray[np.uint64]] = {}
+        self._mapped = lru_cache(maxsize=_map_limit())(self._map)
 
-    def __getstate__(self) -> dict[str, Any]:  # maps don't travel to another process
-        return {**self.__dict__, "_shards": {}}
+    def __reduce__(self) -> tuple[Any, ...]:  # maps don't travel to another process
+        return LocalReader, (self.files, self.split, self.sample, self.shard_size)
+
+    def _map(self, number: int) -> memoryview:
+        path = self.files.root / shard_key(self.split, self.sample, number)
+        try:
+            with path.open("rb") as file:
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as error:  # ValueError: an empty file
+            raise StoreError(f"{path}: can't be read ({error}); see `eventdata verify`") from None
 
     def shard(self, number: int) -> tuple[memoryview, NDArray[np.uint64]]:
         """A shard's bytes, mapped, and its index (shard_size, K, 2), checked."""
-        known = self._shards.get(number)
-        if known is None:
-            path = self.files.root / shard_key(self.split, self.sample, number)
-            try:
-                with path.open("rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as error:  # ValueError: an empty file
-                raise StoreError(f"{path}: can't be read ({error}); convert again") from None
-            data = memoryview(mapped)
-            known = data, read_index(data, self.sample, self.shard_size, str(path))
-            self._shards[number] = known
-        return known
+        data = self._mapped(number)
+        index = self._indices.get(number)
+        if index is None:
+            where = f"{self.files.where}/{shard_key(self.split, self.sample, number)}"
+            # A copy, so that it does not keep the map.
+            index = read_index(data, self.sample, self.shard_size, where).copy()
+            self._indices[number] = index
+        return data, index
 
     def read(self, index: int, out: NDArray[Any]) -> None:
         """See `SampleReader.read`."""
@@ -73,6 +78,16 @@ class LocalReader:
         for plane in range(self.sample.planes):
             where = f"{self.files.where}/{self.split}, shard {number}, sample {index}"
             read_chunk(data, entries[slot, plane], out[plane], where)
+
+
+def _map_limit() -> int:
+    """How many shards to keep mapped: each holds a file open, of which a process may have few."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 256
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 4096 if soft == resource.RLIM_INFINITY else max(8, min(4096, soft // 4))
 
 
 @dataclass
@@ -176,7 +191,7 @@ class Store:
     @property
     def skipped(self) -> list[dict[str, Any]]:
         """Samples that were left out: split, index, name, reason."""
-        return list(json.loads(self.files.read(SKIPPED_KEY) or b"[]"))
+        return read_skipped(self.files)
 
     def split(self, name: str) -> Split:
         """A split; OptionError tells which there are."""
@@ -184,6 +199,22 @@ class Store:
             there = ", ".join(self.splits) or "none"
             raise OptionError(f"{self.files.where}: no split {name!r}; there are: {there}")
         return self.splits[name]
+
+
+def read_skipped(files: Files) -> list[dict[str, Any]]:
+    """Entries of ``skipped.json``, none where there is none; StoreError where it is damaged."""
+    try:
+        entries = json.loads(files.read(SKIPPED_KEY) or b"[]")
+        sound = all(
+            isinstance(entry["index"], int)
+            and all(isinstance(entry[key], str) for key in ("split", "name", "reason"))
+            for entry in entries
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise StoreError(f"{files.where}/{SKIPPED_KEY}: damaged; convert again with --overwrite")
+    return list(entries)
 
 
 def open_store(place: str | os.PathLike[str]) -> Store:
@@ -203,8 +234,7 @@ def open_store(place: str | os.PathLike[str]) -> Store:
     header = parse_header(document, files.where)
     if not header.complete:
         raise _incomplete(files)
-    names = header.parameters.get("split_names", [])
-    return Store(files, header, {str(name): Split(files, str(name), header) for name in names})
+    return Store(files, header, {name: Split(files, name, header) for name in header.split_names})
 
 
 def _incomplete(files: Files) -> IncompleteStoreError:

@@ -8,8 +8,9 @@ whoever writes it, so that a second writer can do no harm.
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from eventdata.store.layout import (
     shard_count,
     shard_key,
 )
+from eventdata.store.read import read_skipped
 
 Columns = Mapping[str, NDArray[Any]]
 INPUT_COLUMNS = ("name", "label", "input_size", "input_time")
@@ -62,11 +64,16 @@ class StorePlan:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What came of one shard: events a sample, reasons of skipped slots, bytes of the shard."""
+    """What came of one shard.
+
+    events: of each sample; skipped: reasons by slot; size: bytes of the shard; notes: what its
+    samples told (`raw.source.tell`), and how many each.
+    """
 
     events: Sequence[int]
     skipped: Mapping[int, str]
     size: int
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     def document(self) -> bytes:
         """The record as JSON, whose keys are strings."""
@@ -77,13 +84,12 @@ class ShardRecord:
         """ValueError or TypeError where the document is not whole."""
         values = json.loads(document)
         skipped = {int(slot): reason for slot, reason in values["skipped"].items()}
-        return cls([int(count) for count in values["events"]], skipped, int(values["size"]))
+        notes = {note: int(count) for note, count in values.get("notes", {}).items()}
+        return cls([int(count) for count in values["events"]], skipped, int(values["size"]), notes)
 
 
 def existing_header(files: Files) -> Header | None:
     """Header of the store that is there; None for an empty place; StoreError for something else."""
-    if isinstance(files, LocalFiles) and files.root.exists() and not files.root.is_dir():
-        raise StoreError(f"{files.where}: is a file, not a store; choose another OUT")
     document = files.read(HEADER_KEY)
     if document is not None:
         return parse_header(document, files.where)
@@ -147,10 +153,20 @@ def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> None:
 
 
 def _discard(files: Files, found: Header) -> None:
-    """Remove a store, its header last; without a digest it is one to discard, should this stop."""
+    """Remove a store, its header last; without a digest it is one to discard, should this stop.
+
+    StoreError where anything lies in its folder that is not the store's.
+    """
+    own = {HEADER_KEY, SKIPPED_KEY, WORK, *found.split_names}
+    foreign = sorted(set(files.names()) - own)
+    if foreign:
+        raise StoreError(
+            f"{files.where}: holds {foreign[0]!r}, which is not the store's; move it away before "
+            "you replace the store"
+        )
     unfinished = replace(found, complete=False, parameters_sha256="")
     files.write({HEADER_KEY: unfinished.document()})
-    for name in set(files.names()) - {HEADER_KEY, WORK}:
+    for name in (*found.split_names, SKIPPED_KEY):
         files.remove(name)
     for key in files.list(WORK):
         if not key.endswith("/lock"):
@@ -197,15 +213,16 @@ def _tell_difference(files: Files, split: str, key: str, columns: Columns) -> No
 
     Returns where the values are the same after all, encoded by another version of a library.
     """
+    stored_count = len(read_column(files, split, "label"))
+    if stored_count != len(columns["label"]):
+        raise MismatchError(
+            f"{files.where}: {split} has {stored_count:,} samples in the store, "
+            f"{len(columns['label']):,} in the input now; {_WAY_OUT}"
+        )
     name = key.split("/")[1]
     if name not in INPUT_COLUMNS:
         raise MismatchError(f"{files.where}/{key}: other shapes than this call makes; {_WAY_OUT}")
     stored, wanted = read_column(files, split, name), columns[name]
-    if len(stored) != len(wanted):
-        raise MismatchError(
-            f"{files.where}: {split} has {len(stored):,} samples in the store, {len(wanted):,} in "
-            f"the input now; {_WAY_OUT}"
-        )
     if (stored != wanted).any():
         index = int(np.flatnonzero(stored != wanted)[0])
         raise MismatchError(
@@ -245,6 +262,15 @@ def read_records(files: Files, plan: StorePlan, split: str) -> dict[int, ShardRe
     return done
 
 
+def count_notes(files: Files, plan: StorePlan) -> Counter[str]:
+    """The notes of all shards that are done, with the number of samples of each."""
+    notes: Counter[str] = Counter()
+    for split in plan.splits:
+        for record in read_records(files, plan, split).values():
+            notes.update(record.notes)
+    return notes
+
+
 def finish(files: Files, plan: StorePlan) -> None:
     """Write the columns of results, mark the store complete, remove ``.work``."""
     results: dict[str, bytes] = {}
@@ -277,7 +303,7 @@ def finish(files: Files, plan: StorePlan) -> None:
 
 def count_skipped(files: Files) -> int:
     """How many samples the store's ``skipped.json`` lists."""
-    return len(json.loads(files.read(SKIPPED_KEY) or b"[]"))
+    return len(read_skipped(files))
 
 
 def _record_key(split: str, shard: int) -> str:

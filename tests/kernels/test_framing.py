@@ -110,12 +110,14 @@ def framings(draw):
     return options
 
 
-def statement(events, options):
+def statement(events, options, span=None):
     """Frames of events by the plain statement, and how many frames ``steps`` cut."""
     n = len(events)
     by_time = "frames" in options or "window" in options
     ticks = events["t"] - events["t"][:1] if by_time else np.arange(n)
     end = int(ticks[-1]) + 1 if n else 0
+    if by_time and span is not None:
+        ticks, end = events["t"] - span[0], span[1] - span[0]
     size = options.get("window") or options.get("events_per_frame")
     if size is None:
         bins = options.get("frames") or options.get("n_event_bins")
@@ -154,6 +156,23 @@ def test_frames_are_those_of_the_plain_statement(ticks, offset, options):
     binary = np.moveaxis((expected > 0).astype(np.uint8), 1, -1)
     np.testing.assert_array_equal(packed, np.packbits(binary, axis=0))
     assert cells == binary.sum()
+
+
+@settings(deadline=None, max_examples=200)
+@given(times, offsets, framings(), st.integers(0, 9), st.integers(1, 80))
+def test_a_span_is_framed_whatever_events_it_has(ticks, offset, options, lead, length):
+    span = (offset + lead, offset + lead + length)
+    events = events_at(np.array([t for t in ticks if lead <= t < lead + length], int) + offset)
+    expected, _ = statement(events, options, span)
+    framing = Framing(**options, representation="count")
+    if framing.window is not None or framing.fixed_steps is not None:
+        assert framing.steps_in(length) == len(expected)
+    else:
+        assert framing.steps_in(length) is None
+    out = np.full((len(expected), H, W, framing.polarities), 99, np.int64)
+    total, _ = frame_events(events, framing, out, span)
+    assert total == out.sum()
+    np.testing.assert_array_equal(np.moveaxis(out, -1, 1), expected)
 
 
 @settings(deadline=None, max_examples=150)

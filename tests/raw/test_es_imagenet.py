@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from makers import events_between, make_es_imagenet, published_es_imagenet_frames, write_npz
 
-from eventdata.errors import InputError
+from eventdata.errors import InputError, OptionError
 from eventdata.raw.es_imagenet import EsImageNet
 
 
@@ -32,7 +32,7 @@ def test_one_split_alone(tmp_path):
     assert list(EsImageNet(tmp_path).splits()) == ["val"]
     with pytest.raises(InputError, match="no trainlabel.txt"):
         EsImageNet(tmp_path, only="train").splits()
-    with pytest.raises(InputError, match="not 'test'"):
+    with pytest.raises(OptionError, match="not 'test'"):
         EsImageNet(tmp_path, only="test").splits()
 
 
@@ -56,6 +56,8 @@ def test_line_ends_do_not_matter(tmp_path):
         ("", "0 fields, not 4"),
         ("class1/a.npz 1 254 254 7", "5 fields, not 4"),
         ("class1/a.npz cat 254 254", "whole numbers"),
+        ("class1/a.npz 1_0 254 254", "whole numbers"),
+        ("class1/a.npz 9999999999999999999 254 254", "unknown label"),
         ("class1/a.npz 1000 254 254", "unknown label 1000"),
         ("class1/a.npz -1 254 254", "unknown label -1"),
         ("class1/a.npz 1 255 254", "image size 255x254"),
@@ -64,6 +66,7 @@ def test_line_ends_do_not_matter(tmp_path):
         ("class1/../../outside.npz 1 254 254", "leaves the folder"),
         ("/etc/passwd 1 254 254", "leaves the folder"),
         ("FIRST 1 254 254", "listed twice"),
+        ("./FIRST 1 254 254", "listed twice"),
         ("class1/none.npz 1 254 254", "isn't there"),
     ],
 )

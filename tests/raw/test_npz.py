@@ -1,6 +1,8 @@
 """The npz reader: everything that can be wrong with a file is one clear InputError."""
 
+import contextlib
 import io
+import os
 import pickle
 import struct
 import zipfile
@@ -72,6 +74,11 @@ BAD = {
     "huge shape": (zipped(pos=npy_header(shape="(2**40, 3)") + bytes(15)), "damaged header"),
     "huge number": (zipped(pos=npy_header(shape=f"({10**15}, 3)") + bytes(15)), "do not fit"),
     "overflowing shape": (zipped(pos=npy_header(shape=f"({2**32}, {2**32})")), "do not fit"),
+    "endless number": (
+        zipped(pos=npy_header(shape=f"({'9' * 5000},)")),
+        "damaged header|do not fit",
+    ),
+    "truth as a length": (zipped(pos=npy_header(shape="(True, 3)") + bytes(3)), "do not fit"),
     "negative shape": (zipped(pos=npy_header(shape="(-5, -3)") + bytes(15)), "do not fit"),
     "declares too much": (zipped(pos=npy_header() + bytes(LIMIT)), "declares"),
     "odd compression": (zipped(zipfile.ZIP_BZIP2, pos=npy_header() + bytes(15)), "unknown method"),
@@ -96,6 +103,22 @@ def test_a_bomb_is_not_inflated():
         data[at : at + 4] = struct.pack("<I", 500)
     with pytest.raises(InputError, match="damaged"):
         parse_npz(bytes(data), ("pos",), LIMIT)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=200) | st.text("(),0123456789TrueL'{}: ", max_size=80).map(str.encode))
+def test_any_header_is_an_input_error_or_read(shape):
+    content = npy_header(shape="SHAPE").replace(b"SHAPE", shape)
+    length = len(content) - 10
+    content = content[:8] + struct.pack("<H", length % 65536) + content[10:]
+    with contextlib.suppress(InputError):
+        parse_npz(zipped(pos=content + bytes(12)), ("pos",), LIMIT)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(InputError, match="not a plain file"):
+        read_npz(tmp_path / "pipe.npz", ("pos",), LIMIT)
 
 
 def test_file_that_is_not_there(tmp_path):

@@ -1,0 +1,248 @@
+"""Recordings of event cameras in class folders, whole or cut into samples of equal time.
+
+    INPUT/CLASS/.../FILE            one split, "all"
+    INPUT/SPLIT/CLASS/.../FILE      where all folders in INPUT are called train, val, test
+
+A sample is called by its path in its split, and by its number in the recording where this is cut:
+``CLASS/FILE#3``. Formats: `raw.event_files`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eventdata.errors import InputError, OptionError
+from eventdata.events import Events, SensorSize, make_events
+from eventdata.raw.event_files import READERS, cut, read_columns
+from eventdata.raw.framed import FrameSettings
+from eventdata.raw.source import Sample, Samples, SettingsOnly, file_numbers
+from eventdata.store.layout import Parameters, SampleFormat
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+Files = dict[str, dict[str, list[Path]]]  # split -> class -> recordings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recordings(SettingsOnly):
+    """Event files under ``root``; all are of one sensor.
+
+    frames: how events become frames, and the sensor size where the files do not say it.
+    every: microseconds of a sample; None for one sample a recording. only: this split alone.
+    """
+
+    root: Path
+    frames: FrameSettings
+    every: int | None = None
+    only: str | None = None
+    dataset = "recordings"
+
+    def __post_init__(self) -> None:
+        if self.every is None:
+            return
+        if self.every < 1:
+            raise OptionError(f"--every is {self.every}: choose 1 microsecond or more")
+        for transform in self.frames.transforms:
+            if transform.changes_time:
+                raise OptionError(
+                    f"--transform {transform}: changes times, so that samples of --every can't be "
+                    "told; leave one of them out"
+                )
+
+    @cached_property
+    def _files(self) -> Files:
+        return find_recordings(self.root)
+
+    @cached_property
+    def classes(self) -> Sequence[str]:
+        """Names of the class folders of all splits, in order."""
+        return sorted({name for classes in self._files.values() for name in classes})
+
+    @cached_property
+    def _sensor(self) -> SensorSize:
+        """Size of the sensor: as set, or of the first recording that can be read."""
+        if self.frames.sensor_size is not None:
+            return self.frames.sensor_size
+        failed: list[InputError] = []
+        for path in _each(self._files):
+            try:
+                size = read_columns(path).sensor_size
+            except InputError as error:
+                failed.append(error)
+                continue
+            if size is None:
+                raise OptionError(f"{path}: doesn't say its sensor size; give --sensor-size WxH")
+            return size
+        raise failed[0]
+
+    @property
+    def _settings(self) -> FrameSettings:
+        return self.frames if self.every is None else self.frames.of_length(self.every)
+
+    @property
+    def sample_format(self) -> SampleFormat:
+        """Frames of the sensor's size, or of what the transforms leave of it."""
+        return self._settings.sample_format(self._sensor)
+
+    @property
+    def parameters(self) -> Parameters:
+        """All settings but the split."""
+        every = {} if self.every is None else {"every": self.every}
+        return {"source": "recordings", **every, **self.frames.parameters}
+
+    def splits(self) -> dict[str, Samples]:
+        """The splits that are there. With ``every`` all recordings are read, to know their ends."""
+        if self.only is not None and self.only not in self._files:
+            raise InputError(
+                f"{self.root}: no split {self.only!r} in it, only {', '.join(self._files)}"
+            )
+        return {
+            split: self._list(split, classes)
+            for split, classes in self._files.items()
+            if self.only in (None, split)
+        }
+
+    def _list(self, split: str, classes: dict[str, list[Path]]) -> Samples:
+        folder = _split_folder(self.root, split)
+        names: list[str] = []
+        paths: list[str] = []
+        labels: list[int] = []
+        numbers: list[int] = []
+        problems: dict[int, str] = {}
+        left_out = 0
+        for name, files in classes.items():
+            for path in files:
+                marks = [""]
+                if self.every is not None:
+                    try:
+                        events, pieces = _read_cut(*_state(path), self._sensor, self.every)
+                    except InputError as error:
+                        problems[len(names)] = str(error)
+                    else:
+                        marks = [f"#{number}" for number in range(len(pieces))]
+                        span = int(events["t"][-1]) - int(events["t"][0]) + 1
+                        left_out += max(span - len(pieces) * self.every, 0)
+                called = path.relative_to(folder).as_posix()
+                names += [called + mark for mark in marks]
+                paths += [str(path)] * len(marks)
+                labels += [self.classes.index(name)] * len(marks)
+                numbers += range(len(marks))
+        _read_cut.cache_clear()
+        details = np.empty((len(names), 3), np.int64)
+        details[:, 0] = numbers
+        details[:, 1:] = self._sensor  # workers need not look for it again
+        samples = Samples(names, np.array(labels, np.int32), paths, details, problems)
+        if left_out:
+            samples.notes.append(
+                f"{split}: {left_out / 1e6:,.3f} s at the ends of recordings, less than --every "
+                "each, are left out"
+            )
+        return samples
+
+    def read(self, sample: Sample, out: NDArray[Any]) -> int:
+        """Fill out (K, H, W, P) from a recording or a piece of it; see `Source.read`."""
+        number, width, height = sample.details
+        size = (width, height)
+        path = Path(sample.path)
+        span = None
+        if self.every is None:
+            events = read_sized(path, size)
+        else:
+            whole, pieces = _read_cut(*_state(path), size, self.every)
+            if number >= len(pieces):
+                raise InputError(f"{path}: shorter than when it was listed; call again")
+            events = whole[pieces[number]]
+            start = int(whole["t"][0]) + number * self.every
+            span = (start, start + self.every)
+        try:
+            return self._settings.fill(events, size, out, span)
+        except InputError as error:
+            raise InputError(f"{sample.path}: {error}") from None
+
+
+def find_recordings(root: Path) -> Files:
+    """Event files by split and class, in the order of their names; hidden ones are left out.
+
+    InputError where ``root`` is no folder of class folders with event files, or where such files
+    lie outside of them.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the one that holds the class folders")
+    folders = {folder: SPLITS.get(folder.name.lower()) for folder in _folders(root)}
+    found: Files = {"all": _classes(root)}
+    if folders and all(folders.values()):
+        found = {split: {} for split in SPLITS.values() if split in folders.values()}
+        for folder, split in folders.items():
+            if split is None or found[split]:
+                raise InputError(f"{folder}: a second folder for the split {split}; leave one")
+            found[split] = _classes(folder)
+    if not any(found.values()):
+        raise InputError(
+            f"{root}: no class folders with event files in it ({' '.join(READERS)}); put those of "
+            "each class into a folder of its own"
+        )
+    return {split: classes for split, classes in found.items() if classes}
+
+
+def read_sized(path: Path, size: SensorSize) -> Events:
+    """Checked events of a recording that must be of that sensor size (W, H), or not say its own."""
+    x, y, t, p, stated = read_columns(path)
+    if stated is not None and stated != size:
+        raise InputError(
+            f"{path}: a sensor of {stated[0]}x{stated[1]} pixels, but the first recording (or "
+            f"--sensor-size) says {size[0]}x{size[1]}; make one store for each"
+        )
+    events = make_events(x, y, t, p, size, name=str(path))
+    if not len(events):
+        raise InputError(f"{path}: no events in it; record it again, or leave it out")
+    return events
+
+
+@lru_cache(maxsize=1)  # pieces of a recording come one after the other
+def _read_cut(
+    path: Path, _size: int, _time: int, sensor_size: SensorSize, every: int
+) -> tuple[Events, list[slice]]:
+    """A recording and its pieces, read once for all of them, and again where it changed."""
+    events = read_sized(path, sensor_size)
+    return events, cut(events, every)
+
+
+def _state(path: Path) -> tuple[Path, int, int]:
+    ((size, time),) = file_numbers([str(path)])
+    return path, size, time
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    return next((f for f in _folders(root) if SPLITS.get(f.name.lower()) == split), root)
+
+
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    for path in sorted(folder.iterdir()):
+        if _is_event_file(path):
+            raise InputError(
+                f"{path}: lies in no class folder; put the files of each class into a folder"
+            )
+    found = {}
+    for inside in _folders(folder):
+        files = sorted(path for path in inside.rglob("*") if _is_event_file(path))
+        if files:
+            found[inside.name] = files
+    return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _is_event_file(path: Path) -> bool:
+    return path.suffix.lower() in READERS and not path.name.startswith(".") and path.is_file()
+
+
+def _each(files: Files) -> Iterator[Path]:
+    for classes in files.values():
+        for paths in classes.values():
+            yield from paths

@@ -1,0 +1,145 @@
+"""Tonic's transforms of events, given as text: ``Downsample(spatial_factor=0.5)``.
+
+Only those that make the same events of the same events each time: a store is made once and must be
+the same whoever makes it. Random ones belong to training; frames are made by `kernels.framing`.
+"""
+
+import ast
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eventdata.errors import InputError, OptionError
+from eventdata.events import Events, SensorSize, check_events
+
+# Which arguments, given as a range, Tonic draws from at random.
+TRANSFORMS: Mapping[str, tuple[str, ...]] = {
+    "CenterCrop": (),
+    "CropTime": (),
+    "Decimation": (),
+    "Denoise": (),
+    "Downsample": (),
+    "DropPixel": (),
+    "EventDownsampling": (),
+    "RefractoryPeriod": ("delta",),
+    "TimeAlignment": (),
+    "TimeSkew": ("coefficient", "offset"),
+}
+
+
+@dataclass(frozen=True)
+class EventTransform:
+    """One of Tonic's transforms and its arguments, all by name."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> "EventTransform":
+        """Read ``Name(key=value, ...)``; values are literals, nothing is evaluated.
+
+        OptionError where it is something else, or no transform that can be stored.
+        """
+        try:
+            call = ast.parse(text.strip(), mode="eval").body
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
+                raise ValueError
+            name = call.func.id
+            arguments = {str(key.arg): ast.literal_eval(key.value) for key in call.keywords}
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            raise OptionError(
+                f"--transform {text!r}: write it as Name(key=value), such as "
+                "Downsample(spatial_factor=0.5), with numbers, texts, tuples or lists as values"
+            ) from None
+        if name not in TRANSFORMS:
+            raise OptionError(
+                f"--transform {text!r}: {name} is not one that a store can be made with (random "
+                f"ones belong to training, frames have options); there are {', '.join(TRANSFORMS)}"
+            )
+        try:
+            inspect.signature(_tonic_class(name)).bind(**{**_sensor_argument(name), **arguments})
+        except TypeError as error:
+            raise OptionError(f"--transform {text!r}: {error}") from None
+        for key in TRANSFORMS[name]:
+            if isinstance(arguments.get(key), tuple | list):
+                raise OptionError(
+                    f"--transform {text!r}: a range of {key} is drawn from at random; give a number"
+                )
+        return cls(name, arguments)
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
+        return f"{self.name}({arguments})"
+
+    @property
+    def changes_time(self) -> bool:
+        """Whether times are another unit, or count from elsewhere, afterwards."""
+        scaled = self.name == "Downsample" and self.arguments.get("time_factor", 1) != 1
+        return scaled or self.name in ("EventDownsampling", "TimeAlignment", "TimeSkew")
+
+    def sensor_after(self, size: SensorSize) -> SensorSize:
+        """Sensor size (W, H) of the events that come out; OptionError where there is none."""
+        try:
+            width, height = self._sides_after(size)
+        except (TypeError, ValueError, IndexError, OverflowError) as error:
+            raise OptionError(f"--transform {self}: {error}") from None
+        if width < 1 or height < 1:
+            raise OptionError(f"--transform {self}: leaves {width} x {height} pixels of {size}")
+        return width, height
+
+    def _sides_after(self, size: SensorSize) -> SensorSize:
+        target = self.arguments.get("target_size")
+        if self.name == "CenterCrop":
+            target = self.arguments["size"]
+            target = (target, target) if isinstance(target, int) else target
+        if target is not None:
+            return int(target[0]), int(target[1])
+        if self.name != "Downsample":
+            return size
+        factor = self.arguments.get("spatial_factor", 1)
+        factors = factor if isinstance(factor, tuple) else (factor, factor)
+        # Tonic rounds towards zero: this is where the last pixel of each side comes to lie.
+        return int((size[0] - 1) * factors[0]) + 1, int((size[1] - 1) * factors[1]) + 1
+
+    def apply(self, events: Events, size: SensorSize) -> Events:
+        """Transform checked events (N,) of a sensor (W, H), which may be none.
+
+        Tonic's own arguments hold, but that ``sensor_size`` need not be given. InputError where
+        Tonic fails or what comes out is not events of the sensor afterwards.
+        """
+        if not len(events):
+            return events  # Tonic fails on none, or makes up a shape
+        known = _sensor_argument(self.name, (*size, 2))
+        try:
+            # A new one each time: CropTime and others keep what they saw in the sample before.
+            transform = _tonic_class(self.name)(**{**known, **self.arguments})
+            with np.errstate(invalid="raise"):  # a time that fits no integer
+                made: NDArray[Any] = np.asarray(transform(events))
+        except Exception as error:  # assertions, indices and more
+            raise InputError(f"{self} fails ({type(error).__name__}: {error})") from None
+        if not len(made):
+            return events[:0]
+        return check_events(made, self.sensor_after(size), name=f"after {self}")
+
+
+def sensor_after(transforms: tuple[EventTransform, ...], size: SensorSize) -> SensorSize:
+    """Sensor size (W, H) after all transforms in their order."""
+    for transform in transforms:
+        size = transform.sensor_after(size)
+    return size
+
+
+def _sensor_argument(name: str, size: Any = None) -> dict[str, Any]:
+    """What Tonic's class is to be told of the sensor, if anything."""
+    known = inspect.signature(_tonic_class(name)).parameters
+    return {"sensor_size": size} if "sensor_size" in known else {}
+
+
+def _tonic_class(name: str) -> Any:
+    import tonic.transforms
+
+    return getattr(tonic.transforms, name)
