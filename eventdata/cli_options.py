@@ -58,17 +58,24 @@ _CLIP_LABELS = (
     _option(LABELS, "--fold", "Which of UCF101's three splits.", type=click.IntRange(1, 3)),
 )
 _ODG = (
-    _option(ODG, "--odg", "Window mended, or as published.", type=_choice("centred", "published")),
+    _option(
+        ODG,
+        "--odg",
+        "Window mended (default), or as published.",
+        type=_choice("centred", "published"),
+    ),
     _option(ODG, "--threshold", "Least change of brightness [0.18].", type=float),
     _option(ODG, "--min-events", "Images with fewer are left out [1000].", type=int),
-    _option(ODG, "--resampling", "How images are scaled.", type=_choice("nearest", "area")),
+    _option(
+        ODG, "--resampling", "How images are scaled [nearest].", type=_choice("nearest", "area")
+    ),
 )
 _ODG_FRAMES = (
     _option(ODG, "--long-side", "Longer side after scaling [254].", type=int),
-    _option(ODG, "--trace", "Placements 'row,col row,col ...'."),
+    _option(ODG, "--trace", "Placements 'row,col row,col ...' [ES-ImageNet's]."),
 )
 _VIDEO = (
-    _option(VIDEO, "--mode", "Two thresholds a clip, or drawn.", type=_choice("1", "2")),
+    _option(VIDEO, "--mode", "Two thresholds a clip (default), or drawn.", type=_choice("1", "2")),
     _option(VIDEO, "--event-ratio", "Part of cells with events [0.15].", type=float),
     _option(VIDEO, "--seed", "Of mode 2's draws [0].", type=int),
     _option(

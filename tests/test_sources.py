@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from makers import make_clips, make_es_imagenet, make_es_ucf101, make_images
-from source_contract import SourceContract
+from source_contract import SettingsContract, SourceContract
 
 import eventdata
+from eventdata.cli import main
 from eventdata.conversion import convert
 
 
@@ -44,7 +46,7 @@ class TestEsUcf101(SourceContract):
         return "v_Archery_g01_c01.npz"
 
 
-class TestImageNet(SourceContract):
+class TestImageNet(SettingsContract):
     source = "imagenet"
     options: ClassVar[dict[str, Any]] = {"long_side": 62, "crop": 48, "min_events": 20}
     other: ClassVar[dict[str, Any]] = {
@@ -117,7 +119,7 @@ class TestGreyFromEvents(SourceContract):
         return str(eventdata.open_store(raw).split("train").sample_names[1])
 
 
-class TestUcf101(SourceContract):
+class TestUcf101(SettingsContract):
     source = "ucf101"
     options: ClassVar[dict[str, Any]] = {"steps": 4, "size": "32x40"}
     other: ClassVar[dict[str, Any]] = {
@@ -138,6 +140,34 @@ class TestUcf101(SourceContract):
         for path in (raw / "v_PushUps_g01_c01").iterdir():
             path.write_bytes(path.read_bytes()[:200])
         return "v_PushUps_g01_c01"
+
+
+def test_command(tmp_path):
+    """Options as they are typed, and back from the store when it is verified."""
+    raw = make_images(tmp_path / "images")
+    (tmp_path / "classes.txt").write_text("n02119789 0\nn01440764 1\n")
+    out = tmp_path / "out.zarr"
+    words = ["--odg", "published", "--long-side", "60", "--crop", "40", "--threshold", "0.1"]
+    words += ["--min-events", "5", "--resampling", "area", "--trace", "0,1 1,0 2,2"]
+    words += ["--classes", str(tmp_path / "classes.txt"), "--split", "train", "--workers", "1"]
+    call = CliRunner().invoke
+    result = call(main, ["convert", "imagenet", str(raw), str(out), *words])
+    assert result.exit_code == 0, result.output
+    store = eventdata.open_store(out)
+    assert store.header.classes == ["n02119789", "n01440764"]
+    assert store.header.steps == 2
+    result = call(main, ["verify", str(out), "--against", str(raw), "--workers", "1"])
+    assert "sound; 4 samples, 4 compared" in result.output
+    clips, out = make_clips(tmp_path / "clips"), tmp_path / "clips.zarr"
+    words = ["--mode", "2", "--seed", "3", "--event-ratio", "0.2", "--steps", "4"]
+    words += ["--size", "32x40", "--interpolation", "area", "--workers", "1"]
+    result = call(main, ["convert", "ucf101", str(clips), str(out), *words])
+    assert result.exit_code == 0, result.output
+    result = call(main, ["verify", str(out), "--against", str(clips), "--workers", "1"])
+    assert "sound; 5 samples, 5 compared" in result.output
+    result = call(main, ["convert", "ucf101", str(clips), str(out), "--crop", "5"])
+    assert result.exit_code == 2
+    assert "the source ucf101 does not know the option 'crop'" in result.output
 
 
 def digests(store: Path) -> dict[str, str]:
