@@ -20,7 +20,7 @@ from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, make_events
 from eventdata.raw.event_files import READERS, cut, read_columns
 from eventdata.raw.framed import FrameSettings
-from eventdata.raw.source import Sample, Samples, SettingsOnly, file_numbers
+from eventdata.raw.source import Sample, Samples, SettingsOnly, file_numbers, stored_name
 from eventdata.store.layout import Parameters, SampleFormat
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -126,7 +126,7 @@ class Recordings(SettingsOnly):
                         marks = [f"#{number}" for number in range(len(pieces))]
                         span = int(events["t"][-1]) - int(events["t"][0]) + 1
                         left_out += max(span - len(pieces) * self.every, 0)
-                called = path.relative_to(folder).as_posix()
+                called = stored_name(path.relative_to(folder).as_posix())
                 names += [called + mark for mark in marks]
                 paths += [str(path)] * len(marks)
                 labels += [self.classes.index(name)] * len(marks)
@@ -138,8 +138,8 @@ class Recordings(SettingsOnly):
         samples = Samples(names, np.array(labels, np.int32), paths, details, problems)
         if left_out:
             samples.notes.append(
-                f"{split}: {left_out / 1e6:,.3f} s at the ends of recordings, less than --every "
-                "each, are left out"
+                f"{split}: {left_out:,} us at the ends of recordings, less than --every each, are "
+                "left out"
             )
         return samples
 

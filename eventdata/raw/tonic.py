@@ -19,7 +19,7 @@ from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, check_events, make_events
 from eventdata.raw.aedat import check_aedat4
 from eventdata.raw.framed import FrameSettings
-from eventdata.raw.source import Sample, Samples, SettingsOnly
+from eventdata.raw.source import Sample, Samples, SettingsOnly, stored_name
 from eventdata.raw.tonic_sets import (
     Opened,
     Targets,
@@ -114,7 +114,7 @@ class TonicSource(SettingsOnly):
         if opened.files is not None:
             files = opened.files
             place = opened.dataset.location_on_system
-            names = [Path(os.path.relpath(file, place)).as_posix() for file in files]
+            names = [stored_name(Path(os.path.relpath(file, place)).as_posix()) for file in files]
             order.sort(key=names.__getitem__)
             names, paths = [names[i] for i in order], [files[i] for i in order]
         else:

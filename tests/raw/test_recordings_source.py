@@ -166,7 +166,7 @@ def test_pieces_are_windows_of_the_recording(tmp_path):
     options = {"every": 100, "window": 25, "representation": "count", "sensor_size": (W, H)}
     result = convert("recordings", raw, out, **options)
     assert result.notes == [
-        "all: 0.000 s at the ends of recordings, less than --every each, are left out"
+        "all: 50 us at the ends of recordings, less than --every each, are left out"
     ]
     ds = eventdata.FrameDataset(out, "all")
     assert ds.names == [*(f"a/long.npz#{i}" for i in range(10)), "b/short.npz#0"]
