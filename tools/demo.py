@@ -18,8 +18,6 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
 import eventdata
-from eventdata.errors import LeftOutError
-from eventdata.kernels.odg import OdgSettings, image_events, scaled_size
 
 DIGITS = 1000
 VALIDATION = 5  # every fifth digit
@@ -30,9 +28,10 @@ VALIDATION = 5  # every fifth digit
 def main(folder: Path) -> None:
     """Run the demonstration in FOLDER."""
     started = time.monotonic()
-    raw, store = folder / "raw", folder / "digits.zarr"
-    say(f"{DIGITS} handwritten digits -> raw events in ES-ImageNet's layout: {raw}")
-    make_raw(raw)
+    images, raw, store = folder / "images", folder / "raw", folder / "digits.zarr"
+    say(f"{DIGITS} handwritten digits as images: {images}")
+    save_digits(images)
+    run("eventdata", "generate", "es-imagenet", images, raw)
     run("eventdata", "convert", "es-imagenet", raw, store, "--overwrite")
     run("eventdata", "verify", store, "--against", raw)
     run("eventdata", "info", store)
@@ -40,35 +39,29 @@ def main(folder: Path) -> None:
     run("eventdata", "show", store, "--split", "val", "--index", "0", "-o", folder / "moving.gif")
     say("batches for torch:")
     dataset = eventdata.FrameDataset(store, split="train")
-    start = time.monotonic()
-    for frames, _ in DataLoader(dataset, batch_size=64, shuffle=True):
-        shape = tuple(frames.shape)
-    speed = len(dataset) / (time.monotonic() - start)
-    click.echo(f"{dataset}\nlast batch {shape}, {speed:,.0f} samples/s by one process")
+    click.echo(dataset)
+    loaders = {
+        "torch's DataLoader, one process": DataLoader(dataset, batch_size=64, shuffle=True),
+        "FrameLoader, two threads": eventdata.FrameLoader(dataset, 64, shuffle=True),
+    }
+    for name, loader in loaders.items():
+        start = time.monotonic()
+        for frames, _ in loader:
+            shape = tuple(frames.shape)
+        speed = len(dataset) / (time.monotonic() - start)
+        click.echo(f"{name}: {speed:,.0f} samples/s, last batch {shape}")
     say(f"done in {time.monotonic() - started:.0f} s; look at {folder}/sheet.png and moving.gif")
 
 
-def make_raw(root: Path) -> None:
-    """Raw events of the digits, as the published generator lays them out."""
+def save_digits(root: Path) -> None:
+    """Digits as images in split folders with a folder a class."""
     digits = load_digits()
-    settings = OdgSettings(mode="published")
-    manifests: dict[str, list[str]] = {"train": [], "val": []}
     order = np.random.default_rng(0).permutation(len(digits.target))
     for number in range(DIGITS):
-        image = enlarge(digits.images[order[number]])
-        label = int(digits.target[order[number]])
-        try:
-            pos, neg = image_events(image, settings)
-        except LeftOutError:
-            continue
         split = "train" if number % VALIDATION else "val"
-        name = f"class{label}/class{label}_{number}.npz"
-        (root / split / name).parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(root / split / name, pos=pos, neg=neg)
-        height, width = scaled_size(image.shape[0], image.shape[1], settings)
-        manifests[split].append(f"{name} {label} {height} {width}\n")
-    for split, lines in manifests.items():
-        (root / f"{split}label.txt").write_text("".join(lines))
+        path = root / split / str(digits.target[order[number]]) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(enlarge(digits.images[order[number]])).save(path)
 
 
 def enlarge(digit: NDArray[np.float64]) -> NDArray[np.uint8]:
