@@ -1,0 +1,64 @@
+"""An exponential moving average of weights, which evaluation and checkpoints see instead."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+
+class MovingAverage(Callback):
+    """Averages a module's `network` after every step; evaluation runs on the average.
+
+    The average starts as the weights and follows faster in the beginning, decay being at most
+    (1 + step) / (10 + step). Integers (batch norm's counts) are copied.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.step = 0
+        self.average: dict[str, Tensor] = {}
+        self.aside: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        here = _state(module)
+        known = self.average or here
+        self.average = {key: known[key].to(value.device, copy=True) for key, value in here.items()}
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        if trainer.global_step == self.step:  # gradients are still being gathered
+            return
+        self.step = trainer.global_step
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        for key, value in _state(module).items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value, 1 - decay)
+            else:
+                self.average[key].copy_(value)
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.average:
+            self.aside = {key: value.clone() for key, value in _state(module).items()}
+            _load(module, self.average)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.aside:
+            _load(module, self.aside)
+            self.aside = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "average": self.average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.step, self.average = state_dict["step"], state_dict["average"]
+
+
+def _state(module: LightningModule) -> dict[str, Tensor]:
+    network: nn.Module = module.network  # type: ignore[assignment]
+    return network.state_dict()
+
+
+@torch.no_grad()
+def _load(module: LightningModule, values: dict[str, Tensor]) -> None:
+    for key, value in _state(module).items():
+        value.copy_(values[key])

@@ -1,0 +1,158 @@
+"""What a run leaves on disk, written so that a kill at any moment leaves it whole.
+
+RUN/
+  config.toml             the recipe as run, every setting; the stores and their digests
+  result.json             the end: stages, seconds, test accuracy (only of a finished run)
+  tensorboard/STAGE/      the same figures for TensorBoard
+  STAGE/
+    steps.csv epochs.csv  figures a step and an epoch (epoch 0: before the first step)
+    best.safetensors      weights of the best epoch        last.safetensors  of the last
+    state.ckpt            all that a resume needs (weights, optimiser, loops), after each epoch
+    transfer.txt          what became of each entry of the source's weights
+    operations.json       firing rates, operations a sample (train.operations)
+    stage.json            the stage's end (only of a finished stage)
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from eventdata.errors import EventDataError, InputError
+
+Row = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """The files of one stage."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.ckpt"
+
+    @property
+    def result(self) -> Path:
+        return self.root / "stage.json"
+
+    @property
+    def epochs(self) -> Path:
+        return self.root / "epochs.csv"
+
+    @property
+    def steps(self) -> Path:
+        return self.root / "steps.csv"
+
+    def weights(self, which: str) -> Path:
+        """Of `best` or `last`."""
+        return self.root / f"{which}.safetensors"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.toml"
+
+    @property
+    def result(self) -> Path:
+        return self.root / "result.json"
+
+    def stage(self, name: str) -> StageFolder:
+        """Where a stage writes."""
+        return StageFolder(self.root / name)
+
+
+@contextmanager
+def telling_write_errors(root: Path) -> Iterator[None]:
+    """Turn the system's errors of writing under a folder into one sentence."""
+    try:
+        yield
+    except EventDataError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"{root}: can't be written ({error.strerror or error}); mend that and call the same "
+            "again: the run goes on from its last whole epoch"
+        ) from error
+
+
+def write(path: Path, data: bytes | str) -> None:
+    """A file that appears whole or not at all, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON for people and programs."""
+    write(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote; InputError where it isn't there or is no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: can't be read ({error})") from None
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """A state dict as safetensors, with facts about it in its header."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    write(path, save(tensors, {"train": json.dumps(facts)}))
+
+
+def weight_facts(path: Path) -> dict[str, Any]:
+    """The facts `write_weights` put beside weights; empty for files of others."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {}).get("train", "{}"))
+    except (OSError, SafetensorError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """A CSV table with the columns of all rows."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write(path, text.getvalue())
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """A CSV table of numbers; what is empty is left out. A torn last line is too."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = []
+        for row in csv.DictReader(file):
+            try:
+                rows.append({key: float(value) for key, value in row.items() if value})
+            except (TypeError, ValueError):
+                break
+    return rows

@@ -1,0 +1,192 @@
+"""A stage of training as a Lightning module: input, loss, optimiser, what changes by the epoch.
+
+Nothing here draws from the global random state: augmentation is seeded by (seed, epoch, batch,
+device), so that a run taken up again goes on as it would have.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from eventdata.errors import EventDataError
+from train.augment import augment, downscale, mixup
+from train.recipe import Stage
+from train.schedule import rate_factor
+from train.surrogate import sharpen
+from train.transfer import freeze, thaw
+
+Batch = tuple[Tensor, Tensor]
+
+IMAGE_MEAN, IMAGE_DEVIATION = 0.45, 0.225  # of photographs, about; the stem's norm does the rest
+
+
+class DivergedError(EventDataError):
+    """A loss that is no number."""
+
+
+def prepare(frames: Tensor, stage: Stage, seed: int | None = None) -> Tensor:
+    """A batch as the store has it -> what the network sees, floating; augmented by the seed.
+
+    Frames (N, T, P, H, W) are the first steps of the stage, images (N, C, H, W) are brought to a
+    mean of about 0.
+    """
+    if frames.ndim == 5:
+        x = downscale(frames[:, : stage.steps], stage.downscale)
+        return (x if seed is None else augment(x, stage.augment, seed)).float()
+    x = downscale(frames, stage.downscale).float()
+    x = (x / 255 - IMAGE_MEAN) / IMAGE_DEVIATION
+    return x if seed is None else augment(x, stage.augment, seed)
+
+
+def share_statistics(network: nn.Module) -> None:
+    """Have all devices' batch norms evaluate with the mean of their running statistics."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            for statistic in (norm.running_mean, norm.running_var):
+                if statistic is not None:
+                    dist.all_reduce(statistic)
+                    statistic /= dist.get_world_size()
+
+
+class Classifier(LightningModule):
+    """A network that learns to classify, as its stage says."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        stage: Stage,
+        *,
+        classes: int,
+        epoch_steps: int,
+        seed: int,
+        log_every: int = 1,
+    ) -> None:
+        """
+        Args:
+            network: (N, T, P, H, W) or (N, C, H, W), floating -> (N, classes).
+            stage: the settings.
+            classes: how many.
+            epoch_steps: optimiser steps an epoch.
+            seed: of the augmentation.
+            log_every: batches between looks at the loss, each of which waits for the device.
+        """
+        super().__init__()
+        self.network = network
+        self.stage = stage
+        self.classes, self.epoch_steps, self.seed = classes, epoch_steps, seed
+        self.log_every = log_every
+        self.mixup = stage.augment.scaled().mixup
+        self.frozen: list[str] = []
+        self.step_loss = float("nan")
+        self.scores: dict[str, float] = {}
+        self.confusion: list[list[int]] = []
+        top = {"top1": 1, "top5": min(5, classes)}
+        self.train_loss = MeanMetric()
+        self.measures = MetricCollection(
+            {key: MulticlassAccuracy(classes, top_k=k, average="micro") for key, k in top.items()}
+        )
+        self.loss = MeanMetric()
+        self.matrix = MulticlassConfusionMatrix(classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits
+
+    def on_train_epoch_start(self) -> None:
+        epoch = self.current_epoch
+        sharpen(self.network, epoch, self.stage.epochs)
+        thaw(self.network, self.frozen)
+        frozen = self.stage.freeze if epoch < self.stage.freeze_epochs else ()
+        self.frozen = freeze(self.network, frozen)
+        self.train_loss.reset()
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        frames, labels = batch
+        entropy = (self.seed, self.current_epoch, index, self.global_rank)
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        x, targets = prepare(frames, self.stage, seed), labels
+        if self.mixup:
+            one_hot = functional.one_hot(labels, self.classes).to(x.dtype)
+            x, targets = mixup(x, one_hot, self.mixup, seed)
+        loss = functional.cross_entropy(
+            self(x), targets, label_smoothing=self.stage.label_smoothing
+        )
+        self.train_loss.update(loss.detach())
+        if (index + 1) % self.log_every == 0:
+            self.step_loss = loss.item()
+            self._check(self.step_loss, f"batch {index}")
+            self.log("loss", self.step_loss, prog_bar=True, logger=False, batch_size=len(labels))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.scores["train_loss"] = float(self.train_loss.compute())
+        self._check(self.scores["train_loss"], "its mean")
+
+    def _check(self, loss: float, where: str) -> None:
+        if not np.isfinite(loss):
+            raise DivergedError(
+                f"the loss is {loss} in epoch {self.current_epoch}, {where}; the weights of the "
+                "last whole epoch are kept; a lower learning_rate, or warmup, may help"
+            )
+
+    def _evaluate(self, batch: Batch) -> Tensor:
+        frames, labels = batch
+        logits: Tensor = self(prepare(frames, self.stage)).float()
+        self.measures.update(logits, labels)
+        self.loss.update(functional.cross_entropy(logits, labels), len(labels))
+        return logits
+
+    def _finish(self) -> None:
+        values = {key: float(value) for key, value in self.measures.compute().items()}
+        self.scores |= {"loss": float(self.loss.compute()), **values}
+        self.log("top1", values["top1"], prog_bar=True, logger=False)
+        self.measures.reset()
+        self.loss.reset()
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_start(self) -> None:
+        share_statistics(self.network)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish()
+
+    def test_step(self, batch: Batch, index: int) -> None:
+        self.matrix.update(self._evaluate(batch), batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        self._finish()
+        self.confusion = self.matrix.compute().tolist()
+        self.matrix.reset()
+
+    def configure_optimizers(self) -> Any:
+        s = self.stage
+        learning = [p for p in self.network.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in learning if p.ndim > 1], "weight_decay": s.weight_decay},
+            {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer: torch.optim.Optimizer
+        if s.optimizer == "sgd":
+            optimizer = torch.optim.SGD(
+                groups, s.learning_rate, s.momentum, nesterov=s.nesterov and s.momentum > 0
+            )
+        else:
+            optimizer = torch.optim.AdamW(groups, s.learning_rate, (s.momentum, 0.999))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate_factor(s, step, self.epoch_steps)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

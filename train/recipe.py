@@ -1,0 +1,343 @@
+"""Recipes: a pipeline of training stages in a TOML file, every key checked.
+
+A stage is a network, data, a schedule, a kind of neuron, and where its weights come from; a
+pipeline is stages in order; a recipe describes a pipeline and its rival trained from scratch::
+
+    pipeline = "pipe-d"
+    [network]            the one network of all stages: a name of train.networks and its settings
+    [run]                seed, protocol, precision
+    [machine]            what a result does not depend on: devices, threads
+    [defaults]           a Stage: what all stages have in common
+    [stages.NAME]        a Stage, in order
+    [scratch]            what the last stage is set to when it starts from scratch
+"""
+
+import math
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from eventdata.errors import OptionError
+from train.augment import Augmentation
+from train.neurons import NeuronSettings
+from train.settings import Table, check_ranges, from_table, merge, table_of, to_toml, unknown_key
+
+RECIPES = Path(__file__).parent / "recipes"
+SCRATCH = "scratch"
+DEFAULTS = {"pipe-s": "pipe-s", "pipe-d": "pipe-d-images"}
+FRESH = "fresh"
+
+Pipeline = Literal["pipe-s", "pipe-d"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What decides a result besides the stages."""
+
+    seed: int = 0
+    """Of weights, order and augmentation."""
+    label: str = ""
+    """What a report calls it, where it is not the recipe's name or scratch."""
+    protocol: Literal["correct", "published"] = "correct"
+    """correct: models are selected on a held-out part of the training set, the test set is read
+    once, at the end. published: no part is held out, the test set selects; for comparison with
+    published figures only."""
+    held_out: float = 0.1
+    """Share of the training samples of each class that is held out (correct protocol, stores
+    without a split of their own for that)."""
+    split_seed: int = 0
+    """Of the choice of the held-out part: the same for all seeds, so that they are comparable."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    deterministic: bool = False
+    """On a GPU, only kernels that give the same bits every time. The CPU's do anyway."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, seed=(0, 2**31), held_out=(0.01, 0.5), split_seed=(0, 2**31))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a run is computed with; may change from call to call of the same run."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    """A node; 0: all there are."""
+    nodes: int = 1
+    threads: int = 2
+    """That read samples, a device."""
+    log_every: int = 10
+    """Steps between rows of steps.csv. Each waits for the device."""
+    keep_pages: bool = True
+    """On the CPU: have malloc keep the memory of freed tensors (train.memory)."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, devices=(0, math.inf), nodes=(1, math.inf), threads=(1, 256))
+        check_ranges(self, log_every=(1, math.inf))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of training."""
+
+    data: Literal["data", "images"] = "data"
+    """Which store: the one of --data or the one of --images."""
+    neuron: NeuronSettings = field(default_factory=NeuronSettings)
+
+    weights: str = FRESH
+    """Where they come from: `fresh`, the name of an earlier stage, or a checkpoint's path."""
+    take: Literal["both", "encoder", "decoder"] = "both"
+    """The part of them that is taken."""
+    stem: Literal["mean", "fresh"] = "mean"
+    """Where the input has other channels: the mean over those of the source, or a fresh stem."""
+    keep: Literal["best", "last"] = "best"
+    """The weights that go on to the next stage and to the test: of the best or the last epoch."""
+    recalibrate: int = 0
+    """Batches from which batch-norm statistics are taken before the first step."""
+    freeze: tuple[str, ...] = ()
+    """Parts that stay as they are in the first epochs (their norms go on following the input)."""
+    freeze_epochs: int = 0
+
+    epochs: int = 1
+    batch_size: int = 64
+    """Samples a step, over all devices."""
+    accumulate: int = 1
+    """A step's batch is worked on in so many parts, to fit the memory."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    """Of SGD; the first beta of AdamW."""
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    """On weights of convolutions, linear layers and LSTMs; norms, biases and decays have none."""
+    schedule: Literal["constant", "step", "cosine", "one-cycle"] = "constant"
+    milestones: tuple[int, ...] = ()
+    """step: the rate is multiplied by `gamma` once so many epochs are done."""
+    gamma: float = 0.1
+    warmup: float = 0.0
+    """Epochs in which the rate rises to its full height; of one-cycle, a share of all steps."""
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    """Weights are evaluated and kept as a moving average with this decay; 0: as they are."""
+
+    steps: int | None = None
+    """Frames: only the first so many steps. Images: T, the steps that see the image."""
+    downscale: int = 1
+    """Rows and columns are divided by this: frames by max-pooling, images by the mean."""
+    augment: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            recalibrate=(0, math.inf),
+            freeze_epochs=(0, math.inf),
+            epochs=(1, math.inf),
+            batch_size=(1, math.inf),
+            accumulate=(1, math.inf),
+            learning_rate=(0, math.inf),
+            momentum=(0, 1),
+            weight_decay=(0, math.inf),
+            gamma=(0, 1),
+            warmup=(0, math.inf),
+            label_smoothing=(0, 0.9),
+            ema=(0, 0.99999),
+            steps=(1, math.inf),
+            downscale=(1, math.inf),
+        )
+        if self.batch_size % self.accumulate:
+            raise OptionError(
+                f"batch_size is {self.batch_size}, which accumulate={self.accumulate} does not "
+                "divide"
+            )
+        if self.schedule == "step" and not self.milestones:
+            raise OptionError("schedule is step without milestones: give the epochs, as [30, 60]")
+        if self.schedule == "one-cycle" and self.warmup >= 1:
+            raise OptionError(
+                f"warmup is {self.warmup}: of one-cycle it is a share of all steps, less than 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A pipeline, ready to run."""
+
+    name: str
+    pipeline: Pipeline
+    network: dict[str, Any]
+    stages: dict[str, Stage]
+    run: Run = field(default_factory=Run)
+    machine: Machine = field(default_factory=Machine)
+
+    def document(self) -> str:
+        """The recipe as TOML with every setting written out; `load` reads it to the same."""
+        table = {
+            "pipeline": self.pipeline,
+            "network": self.network,
+            "run": table_of(self.run),
+            "machine": table_of(self.machine),
+            "stages": {name: table_of(stage) for name, stage in self.stages.items()},
+        }
+        return to_toml(table)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Recipe:
+    """A recipe by its name or its file, with changes ``stage.key=value``.
+
+    Args:
+        name: one of `recipe_names`, or the path of a TOML file.
+        scratch: the rival instead of the pipeline: one stage `scratch`, which is the last stage
+            with the settings of [scratch] and fresh weights.
+        changes: see `set_key`.
+
+    Raises:
+        OptionError: no such recipe, or a key or value in it that is wrong.
+    """
+    table = _read(name)
+    where = f"recipe {Path(name).stem}"
+    sections = {"pipeline", "network", "run", "machine", "defaults", "stages", SCRATCH}
+    for key in table:
+        if key not in sections:
+            raise unknown_key(where, key, sections)
+    if not table.get("stages") or "pipeline" not in table or "name" not in table.get("network", {}):
+        raise OptionError(f"{where}: needs pipeline, network.name and at least one of [stages]")
+    defaults, rival = table.pop("defaults", {}), table.pop(SCRATCH, {})
+    stages = {key: merge(defaults, stage) for key, stage in table["stages"].items()}
+    if scratch:
+        stages = {SCRATCH: merge(from_scratch(list(stages.values())[-1]), rival)}
+    elif rival:  # checked also where it is not run
+        from_table(Stage, rival, f"{where}: {SCRATCH}")
+    table["stages"] = stages
+    for change in changes:
+        set_key(table, change)
+    recipe = Recipe(
+        name=Path(name).stem,
+        pipeline=_pipeline(table["pipeline"], where),
+        network=dict(table["network"]),
+        stages={
+            key: from_table(Stage, stage, f"{where}: {key}")
+            for key, stage in table["stages"].items()
+        },
+        run=from_table(Run, table.get("run", {}), f"{where}: run"),
+        machine=from_table(Machine, table.get("machine", {}), f"{where}: machine"),
+    )
+    _check_sources(recipe, where)
+    return recipe
+
+
+def load_way(way: str, name: str | None, changes: Iterable[str] = ()) -> Recipe:
+    """The recipe of a way of training: pipe-s, pipe-d, or scratch (the rival of the recipe named).
+
+    Raises:
+        OptionError: as `load`; or the recipe is for another pipeline.
+    """
+    if name is None:
+        if way == SCRATCH:
+            raise OptionError("scratch is the rival of a recipe: name it with --recipe")
+        name = DEFAULTS[way]
+    recipe = load(name, scratch=way == SCRATCH, changes=changes)
+    if way not in (SCRATCH, recipe.pipeline):
+        raise OptionError(f"the recipe {recipe.name} is for {recipe.pipeline}, not {way}")
+    return recipe
+
+
+def from_scratch(stage: Table) -> Table:
+    """A stage's table without what belongs to weights from elsewhere."""
+    inherited = ("weights", "take", "stem", "freeze", "freeze_epochs", "recalibrate")
+    return {key: value for key, value in stage.items() if key not in inherited}
+
+
+def set_key(table: Table, change: str) -> None:
+    """Apply ``stage.key=value`` to a recipe's table, in place.
+
+    The first word is a stage, `all` for every stage, or network, run or machine; further words lead
+    into tables (``lif.augment.flip=0``). The value is TOML; what is not is text.
+    """
+    path, equals, text = change.partition("=")
+    words = path.strip().split(".")
+    if not equals or len(words) < 2 or not all(words):
+        raise OptionError(f"--set {change!r}: write stage.key=value")
+    first, *inner, last = words
+    stages = table["stages"]
+    tops = {**{key: [stages[key]] for key in stages}, "all": list(stages.values())}
+    tops |= {key: [table.setdefault(key, {})] for key in ("network", "run", "machine")}
+    if first not in tops:
+        raise unknown_key(f"--set {change!r}: the recipe", first, tops)
+    for target in tops[first]:
+        for word in inner:
+            target = target.setdefault(word, {})
+            if not isinstance(target, dict):
+                raise OptionError(f"--set {change!r}: {word} is a value, not a table")
+        target[last] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _read(name: str) -> Table:
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = RECIPES / f"{name}.toml"
+        if name not in recipe_names():
+            raise unknown_recipe(name)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"recipe {path} can't be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"recipe {path} is not TOML: {error}") from None
+
+
+def unknown_recipe(name: str) -> OptionError:
+    """The error of a name that is none of `recipe_names`."""
+    return OptionError(
+        f"there is no recipe {name!r}; there are {', '.join(recipe_names())}, or give the path of "
+        "a .toml file"
+    )
+
+
+def _pipeline(value: Any, where: str) -> Pipeline:
+    if value not in ("pipe-s", "pipe-d"):
+        raise OptionError(f"{where}.pipeline is {value!r}: choose pipe-s, pipe-d")
+    return value  # type: ignore[no-any-return]
+
+
+def _check_sources(recipe: Recipe, where: str) -> None:
+    """Weights come from an earlier stage, a file, or nowhere; names that the folder can have."""
+    earlier: list[str] = []
+    for name, stage in recipe.stages.items():
+        if not name.replace("-", "").replace("_", "").isalnum() or name in ("all", "tensorboard"):
+            raise OptionError(f"{where}: {name!r} can't be the name of a stage")
+        source = stage.weights
+        if source == FRESH or source in earlier:
+            earlier.append(name)
+            continue
+        if source == "checkpoint":
+            raise OptionError(
+                f"{where}: {name} starts from a checkpoint: give it with --set "
+                f"{name}.weights=FILE.safetensors"
+            )
+        if not Path(source).is_file():
+            known = ", ".join([FRESH, *earlier])
+            raise OptionError(f"{where}: {name}.weights is {source!r}, neither {known} nor a file")
+        earlier.append(name)
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe with the paths of checkpoints made absolute, so that it says the same anywhere."""
+    stages = {
+        name: replace(stage, weights=str(Path(stage.weights).resolve()))
+        if stage.weights != FRESH and stage.weights not in recipe.stages
+        else stage
+        for name, stage in recipe.stages.items()
+    }
+    return replace(recipe, stages=stages)

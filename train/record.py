@@ -1,0 +1,135 @@
+"""The callback that keeps a stage: its figures, its clock, its weights, its state."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from train.ema import MovingAverage
+from train.folder import Row, StageFolder, read_rows, write_rows, write_weights
+from train.module import Classifier
+
+
+class Record(Checkpoint):
+    """Writes a stage's folder (`train.folder`).
+
+    Seconds are those of training: evaluation is timed apart, saving and starting are not counted.
+    The state is saved last, so that whatever it knows of is on disk; what an epoch that was broken
+    off has left is written over when it is done again.
+    """
+
+    def __init__(
+        self,
+        folder: StageFolder,
+        facts: dict[str, Any],
+        *,
+        log_every: int,
+        average: MovingAverage | None = None,
+    ) -> None:
+        """
+        Args:
+            folder: where to.
+            facts: about the weights, kept with them; `seconds` in it are those before this stage.
+            log_every: batches between rows of steps.csv.
+            average: whose weights are kept instead of the network's.
+        """
+        self.folder, self.facts, self.log_every, self.average = folder, facts, log_every, average
+        self.rows: list[Row] = []
+        self.step_rows: list[Row] = []
+        self.train_seconds = 0.0
+        self.evaluation_seconds = 0.0
+        self.best = -1.0
+        self.best_epoch = 0
+        self.mark: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("rows", "train_seconds", "evaluation_seconds", "best", "best_epoch")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        known = read_rows(self.folder.steps)
+        self.step_rows = [row for row in known if row["step"] <= trainer.global_step]
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.mark = _now(module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        assert isinstance(module, Classifier)
+        if (index + 1) % self.log_every or not trainer.is_global_zero:
+            return
+        assert self.mark is not None
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "train_seconds": self.train_seconds + time.monotonic() - self.mark,
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "loss": module.step_loss,
+        }
+        self.step_rows.append(row)
+        self._chart(trainer, {"step/loss": row["loss"], "step/rate": row["learning_rate"]})
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        now = _now(module)
+        if self.mark is not None:
+            self.train_seconds += now - self.mark
+        self.mark = now
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        assert self.mark is not None
+        now = _now(module)
+        self.evaluation_seconds += now - self.mark
+        self.mark = None
+        if not trainer.global_step:  # before the first of them
+            assert isinstance(module, Classifier)
+            self.rows = [self._row(0, 0, module)]
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, Classifier)
+        epoch = trainer.current_epoch + 1
+        row = self._row(epoch, trainer.global_step, module)
+        self.rows.append(row)
+        better = row["top1"] > self.best
+        if better:
+            self.best, self.best_epoch = row["top1"], epoch
+        if trainer.is_global_zero:
+            facts = self.facts | {"epoch": epoch, "top1": row["top1"]}
+            facts["seconds"] += self.train_seconds
+            weights = self.average.average if self.average else module.network.state_dict()
+            for which in ("last", "best") if better else ("last",):
+                write_weights(self.folder.weights(which), weights, facts)
+            write_rows(self.folder.steps, self.step_rows)
+            write_rows(self.folder.epochs, self.rows)
+            self._chart(trainer, {f"epoch/{key}": value for key, value in row.items()})
+        part = self.folder.state.with_name("state.ckpt.part")
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            part.replace(self.folder.state)
+
+    def _row(self, epoch: int, step: int, module: Classifier) -> Row:
+        return {
+            "epoch": epoch,
+            "step": step,
+            "train_seconds": self.train_seconds,
+            "evaluation_seconds": self.evaluation_seconds,
+            **module.scores,
+        }
+
+    @staticmethod
+    def _chart(trainer: Trainer, figures: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, trainer.global_step)
+
+
+def _now(module: LightningModule) -> float:
+    """The time once the device has done what it was given."""
+    if module.device.type == "cuda":
+        torch.cuda.synchronize(module.device)
+    return time.monotonic()

@@ -1,0 +1,232 @@
+"""The time-accuracy benchmark: runs beside each other, pretraining counted.
+
+Accuracy is that of the last stage on the samples that select models; its clock starts where the
+training of all stages before it ends. A run's target is the best accuracy of the run from scratch
+with its seed (of all runs from scratch on average, where none has it).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from eventdata.errors import InputError
+from train.folder import RunFolder, read_json, read_rows, telling_write_errors, write, write_json
+from train.recipe import SCRATCH
+
+COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito 2008: told apart by colour-blind readers; black is training from scratch."""
+MARKERS = "osD^vPX"
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """One finished run."""
+
+    folder: str
+    way: str
+    """What it is called: runs that differ in the seed alone share it."""
+    scratch: bool
+    seed: int
+    store: str
+    """Digest of the store that it was trained on in the end."""
+    seconds_before: float
+    """Of training before the last stage."""
+    seconds: float
+    """Of training in all."""
+    curve: tuple[Point, ...]
+    """Seconds and accuracy after each epoch of the last stage, the start too."""
+    test: float | None
+    """Accuracy on the test set."""
+    synaptic: float | None
+    """Operations a sample (train.operations)."""
+
+    @property
+    def best(self) -> float:
+        """Best accuracy of the curve."""
+        return max(accuracy for _, accuracy in self.curve)
+
+    def seconds_to(self, target: float) -> float | None:
+        """When the accuracy is first at the target; None where it never is."""
+        return next((seconds for seconds, accuracy in self.curve if accuracy >= target), None)
+
+
+def read_run(path: str | Path) -> RunResult:
+    """Read a run's folder; InputError where it is none or has not finished."""
+    folder = RunFolder(Path(path))
+    if not folder.result.exists():
+        what = "has not finished: call the same `eventdata train` again"
+        raise InputError(
+            f"{path}: {what if folder.config.exists() else 'is not the folder of a run'}"
+        )
+    result = read_json(folder.result)
+    try:
+        last = result["stages"][-1]
+        before = result["train_seconds"] - last["train_seconds"]
+        rows = read_rows(folder.stage(last["name"]).epochs)
+        operations = folder.stage(last["name"]).root / "operations.json"
+        return RunResult(
+            folder=str(path),
+            way=result["label"],
+            scratch=last["name"] == SCRATCH,
+            seed=result["seed"],
+            store=result["store"],
+            seconds_before=before,
+            seconds=result["train_seconds"],
+            curve=tuple((before + row["train_seconds"], row["top1"]) for row in rows),
+            test=result["test"] and result["test"]["top1"],
+            synaptic=read_json(operations)["synaptic"] if operations.exists() else None,
+        )
+    except (KeyError, IndexError, TypeError) as error:
+        raise InputError(f"{folder.result}: is damaged (no {error})") from None
+
+
+def targets(runs: Sequence[RunResult]) -> list[float | None]:
+    """By run, the accuracy it is measured by; None where no run is from scratch."""
+    own = {run.seed: run.best for run in runs if run.scratch}
+    return [own.get(run.seed, mean(own.values())) if own else None for run in runs]
+
+
+def summarise(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
+    """A row a way, in the order of the runs: means over its seeds, spread (sample deviation)."""
+    times = [
+        run.seconds_to(target) if target is not None else None
+        for run, target in zip(runs, targets(runs), strict=True)
+    ]
+    scratch = [time for run, time in zip(runs, times, strict=True) if run.scratch and time]
+    rows = []
+    for way in dict.fromkeys(run.way for run in runs):
+        members = [(run, time) for run, time in zip(runs, times, strict=True) if run.way == way]
+        reached = [time for _, time in members if time is not None]
+        quick = mean(reached) if len(reached) == len(members) else None
+        own = [run for run, _ in members]
+        rows.append(
+            {
+                "way": way,
+                "seeds": len(own),
+                "test": _statistics(run.test for run in own),
+                "best": _statistics(run.best for run in own),
+                "seconds": _statistics(run.seconds for run in own),
+                "seconds_before": _statistics(run.seconds_before for run in own),
+                "reached": len(reached),
+                "seconds_to_target": _statistics(reached),
+                "speed_up": mean(scratch) / quick if scratch and quick else None,
+                "synaptic": _statistics(run.synaptic for run in own),
+            }
+        )
+    return rows
+
+
+def _statistics(values: Iterable[float | None]) -> dict[str, float] | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return {"mean": mean(known), "spread": stdev(known) if len(known) > 1 else 0.0}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+
+    def cell(value: Mapping[str, float] | None, show: Callable[[float], str], many: bool) -> str:
+        if value is None:
+            return "-"
+        spread = f" ± {show(value['spread'])}" if many else ""
+        return f"{show(value['mean'])}{spread}"
+
+    def percent(value: float) -> str:
+        return f"{100 * value:.1f}"
+
+    def whole(value: float) -> str:
+        return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+    lines = [
+        "| way | seeds | test top-1 % | best held-out top-1 % | training s | of it before the last "
+        "stage s | s to scratch's best | speed-up | synaptic operations a sample, M |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        many = row["seeds"] > 1
+        time = cell(row["seconds_to_target"], whole, row["reached"] > 1)
+        if row["reached"] < row["seeds"]:
+            time = f"{time} ({row['reached']} of {row['seeds']} reach it)"
+        cells = [
+            row["way"],
+            str(row["seeds"]),
+            cell(row["test"], percent, many),
+            cell(row["best"], percent, many),
+            cell(row["seconds"], whole, many),
+            cell(row["seconds_before"], whole, False),
+            time,
+            "-" if row["speed_up"] is None else f"{row['speed_up']:.2f}",
+            cell(row["synaptic"], lambda value: f"{value / 1e6:.3g}", False),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(runs: Sequence[RunResult], out: Path) -> None:
+    """Accuracy against seconds, a line a run, as report.png and report.svg."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    ways = sorted(dict.fromkeys(run.way for run in runs), key=lambda way: way != SCRATCH)
+    for number, way in enumerate(ways):
+        members = [run for run in runs if run.way == way]
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        for index, run in enumerate(members):
+            seconds, accuracy = zip(*run.curve, strict=True)
+            best = list(accumulate(accuracy, max))
+            percent = [100 * value for value in best]
+            label = way if index == 0 else None
+            axes.step(seconds, percent, where="post", color=colour, alpha=0.35)
+            axes.plot(seconds, percent, marker, color=colour, markersize=4, label=label)
+    aims = [target for target in targets(runs) if target is not None]
+    if aims:
+        axes.axhline(100 * mean(aims), color="#777777", linestyle=":", linewidth=1)
+        axes.annotate(
+            "best from scratch",
+            (1, 100 * mean(aims)),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            color="#777777",
+            fontsize=8,
+        )
+    axes.set_xlabel("training time, pretraining counted (s)")
+    axes.set_ylabel("best held-out accuracy so far (%)")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.2)
+    axes.legend(frameon=False, loc="lower right")
+    with matplotlib.rc_context({"svg.hashsalt": "report"}):
+        figure.savefig(out / "report.svg", metadata={"Date": None})
+    figure.savefig(out / "report.png", dpi=150)
+
+
+def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any]]:
+    """Report on finished runs into a folder: report.md, .json, .png, .svg; the table's rows.
+
+    Raises:
+        InputError: a run that has not finished, or runs on different stores; or the folder can't be
+            written.
+    """
+    runs = [read_run(folder) for folder in folders]
+    for run in runs:
+        if run.store != runs[0].store:
+            raise InputError(
+                f"{run.folder} was trained on another store than {runs[0].folder}; their times and "
+                "accuracies can't be compared: report on them apart"
+            )
+    rows = summarise(runs)
+    out = Path(out)
+    with telling_write_errors(out):
+        write(out / "report.md", table(rows))
+        details = [{**vars(run), "best": run.best} for run in runs]
+        write_json(out / "report.json", {"ways": rows, "runs": details})
+        plot(runs, out)
+    return rows

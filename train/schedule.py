@@ -1,0 +1,28 @@
+"""Learning rates over time, as factors on a stage's rate."""
+
+import math
+
+from train.recipe import Stage
+
+
+def rate_factor(stage: Stage, step: int, epoch_steps: int) -> float:
+    """The factor of a step (counted from 0), for epochs of so many steps."""
+    done = step / epoch_steps  # epochs
+    total = stage.epochs
+    if stage.schedule == "one-cycle":  # Smith and Topin 2019, with cosine flanks
+        rise = stage.warmup * total
+        if done < rise:
+            return 0.04 + 0.96 * _half_cosine(1 - done / rise)
+        return max(1e-4, _half_cosine((done - rise) / (total - rise)))
+    if done < stage.warmup:
+        return (step + 1) / (stage.warmup * epoch_steps)
+    if stage.schedule == "step":
+        return stage.gamma ** sum(done >= milestone for milestone in stage.milestones)
+    if stage.schedule == "cosine":
+        return _half_cosine((done - stage.warmup) / max(total - stage.warmup, 1e-9))
+    return 1.0
+
+
+def _half_cosine(share: float) -> float:
+    """From 1 at 0 to 0 at 1."""
+    return (1 + math.cos(math.pi * min(share, 1.0))) / 2

@@ -1,0 +1,147 @@
+"""Dataclasses from tables of TOML, checked: unknown keys, types and ranges are told by name."""
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from eventdata.errors import OptionError
+
+T = TypeVar("T")
+Table = dict[str, Any]
+
+
+def unknown_key(where: str, key: str, known: Iterable[str]) -> OptionError:
+    """The error of a key that does not exist, with the closest one that does."""
+    known = sorted(known)
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+    return OptionError(f"{where} has no key {key!r}; {hint}")
+
+
+def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """A frozen settings dataclass of a table's values; what is not given keeps its default.
+
+    Raises:
+        OptionError: a key that the class has not, a value of another type, or what the class
+            itself says of its values; each with its place in the recipe.
+    """
+    if not isinstance(table, Mapping):
+        raise OptionError(f"{where} is {table!r}, not a table of settings")
+    hints = get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in table:
+        if key not in names:
+            raise unknown_key(where, key, names)
+    values = {key: _convert(value, hints[key], f"{where}.{key}") for key, value in table.items()}
+    try:
+        return cls(**values)
+    except TypeError:
+        missing = [
+            field.name
+            for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+            if field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+            and field.name not in table
+        ]
+        raise OptionError(f"{where} lacks {', '.join(missing)}") from None
+    except OptionError as error:
+        raise OptionError(f"{where}: {error}") from None
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """A TOML value as the type that a field is annotated with."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_table(hint, value, where)  # type: ignore[arg-type]
+    if origin in (Union, types.UnionType):
+        for choice in arguments:
+            try:
+                return _convert(value, choice, where)
+            except OptionError:
+                continue
+    elif origin is Literal:
+        if value in arguments:
+            return value
+        raise OptionError(f"{where} is {value!r}: choose {', '.join(map(str, arguments))}")
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        if arguments[-1] is Ellipsis:
+            return tuple(_convert(item, arguments[0], where) for item in value)
+        if len(value) == len(arguments):
+            pairs = zip(value, arguments, strict=True)
+            return tuple(_convert(item, kind, where) for item, kind in pairs)
+    elif origin is dict and isinstance(value, dict):
+        return dict(value)
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if math.isfinite(value):
+            return float(value)
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    raise OptionError(f"{where} is {value!r}, not {_describe(hint)}")
+
+
+def _describe(hint: Any) -> str:
+    """A type in a user's words."""
+    if get_origin(hint) in (Union, types.UnionType):
+        named = (_describe(choice) for choice in get_args(hint) if choice is not type(None))
+        return " or ".join(named)
+    if get_origin(hint) is tuple:
+        return f"a list of {_describe(get_args(hint)[0])}"
+    if dataclasses.is_dataclass(hint) or get_origin(hint) is dict:
+        return "a table"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(
+        hint, str(hint)
+    )
+
+
+def check_ranges(settings: Any, **ranges: tuple[float, float]) -> None:
+    """OptionError for the first field that lies outside its range (both ends allowed)."""
+    for name, (least, most) in ranges.items():
+        value = getattr(settings, name)
+        if value is not None and not least <= value <= most:
+            bounds = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+            raise OptionError(f"{name} is {value}: choose {bounds}")
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
+    """Two tables as one: what `over` has wins, tables within tables are merged. New tables."""
+    merged: Table = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def table_of(settings: Any) -> Table:
+    """The settings of a dataclass as a table, without those that are None."""
+    table: Table = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            table[field.name] = table_of(value)
+        elif value is not None:
+            table[field.name] = list(value) if isinstance(value, tuple) else value
+    return table
+
+
+def to_toml(table: Mapping[str, Any], prefix: str = "") -> str:
+    """A table as TOML: plain values first, then the tables in it."""
+    lines = []
+    inner = []
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            name = f"{prefix}{key}"
+            body = to_toml(value, f"{name}.")
+            inner.append(f"\n[{name}]\n{body}" if body else "")
+        else:
+            lines.append(f"{key} = {_toml_value(value)}\n")
+    return "".join(lines + inner)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,277 @@
+"""Train one stage with Lightning's Trainer, or finish it."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from inspect import signature
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from eventdata.errors import OptionError
+from train.calibrate import recalibrate
+from train.data import Data, Epoch, Part
+from train.ema import MovingAverage
+from train.folder import RunFolder, StageFolder, read_json, weight_facts, write, write_json
+from train.module import Classifier, prepare
+from train.networks import NETWORKS, build
+from train.operations import measure
+from train.recipe import Recipe, Stage
+from train.record import Record
+from train.surrogate import sharpen
+from train.transfer import load_state, transfer
+
+MEASURED = 64  # samples of which firing rates and operations are taken
+
+
+def build_network(recipe: Recipe, stage: Stage, data: Data) -> nn.Module:
+    """The recipe's network with the stage's neurons, for the data's channels and classes.
+
+    Raises:
+        OptionError: settings that it does not have or that make no network.
+    """
+    settings = {key: value for key, value in recipe.network.items() if key != "name"}
+    name = recipe.network["name"]
+    known = signature(NETWORKS[name]).parameters if name in NETWORKS else {}
+    *steps, channels, height, width = data.shape
+    if not steps and "steps" in known:
+        settings["steps"] = stage.steps or 1
+    if "size" in known:
+        settings["size"] = (height // stage.downscale, width // stage.downscale)
+    try:
+        return build(
+            name, channels=channels, classes=len(data.classes), neuron=stage.neuron, **settings
+        )
+    except OptionError:
+        raise
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise OptionError(f"network {name} can't be built with {settings}: {error}") from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one of several that writes."""
+    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+    return all(rank == "0" for rank in ranks)
+
+
+class Feed(LightningDataModule):
+    """A stage's data as batches for the device that asks."""
+
+    def __init__(self, data: Data, stage: Stage, recipe: Recipe) -> None:
+        super().__init__()
+        self.data, self.stage, self.recipe = data, stage, recipe
+
+    def _batches(self, name: str, shuffle_by: tuple[int, int] | None = None) -> Epoch:
+        trainer = self.trainer
+        assert trainer is not None
+        return Epoch(
+            part=getattr(self.data, name),
+            batch_size=device_batch(self.stage, trainer.world_size),
+            shuffle_by=shuffle_by,
+            multiple=self.stage.accumulate if shuffle_by else 1,
+            rank=trainer.global_rank,
+            devices=trainer.world_size,
+            threads=self.recipe.machine.threads,
+            device=trainer.strategy.root_device,
+        )
+
+    def train_dataloader(self) -> Epoch:
+        assert self.trainer is not None
+        return self._batches("train", (self.recipe.run.seed, self.trainer.current_epoch))
+
+    def val_dataloader(self) -> Epoch:
+        return self._batches("select")
+
+    def test_dataloader(self) -> Epoch:
+        return self._batches("test")
+
+
+def device_batch(stage: Stage, devices: int) -> int:
+    """Samples of a batch on one device; OptionError where they can't be shared out."""
+    size, rest = divmod(stage.batch_size, devices * stage.accumulate)
+    if rest:
+        raise OptionError(
+            f"batch_size is {stage.batch_size}, which {devices} devices with "
+            f"accumulate={stage.accumulate} can't share evenly"
+        )
+    return size
+
+
+@dataclass
+class StageRun:
+    """A stage about to be trained, or tested."""
+
+    name: str
+    stage: Stage
+    recipe: Recipe
+    run_folder: RunFolder
+    data: Data
+    devices: int
+    """A node."""
+    seconds_before: float
+    """Of training that went into the weights this stage starts from."""
+
+    @property
+    def folder(self) -> StageFolder:
+        """Where it writes."""
+        return self.run_folder.stage(self.name)
+
+    def train(self, source: Path | None) -> dict[str, Any]:
+        """Train it from the weights in `source` (None: fresh), or finish it; its stage.json."""
+        if self.folder.result.exists():
+            return cast(dict[str, Any], read_json(self.folder.result))
+        average = MovingAverage(self.stage.ema) if self.stage.ema else None
+        record = Record(
+            self.folder,
+            self._facts(),
+            log_every=self.recipe.machine.log_every,
+            average=average,
+        )
+        trainer = self._trainer([record] if average is None else [average, record])
+        module, feed = self._module(), Feed(self.data, self.stage, self.recipe)
+        resumed = self.folder.state.exists()
+        if not resumed:
+            started = time.monotonic()
+            self._start(module.network, source)
+            record.train_seconds = time.monotonic() - started
+            trainer.validate(module, feed, verbose=False)
+        trainer.fit(
+            module, feed, ckpt_path=self.folder.state if resumed else None, weights_only=True
+        )
+        result = {
+            "name": self.name,
+            "data": self.stage.data,
+            "kind": self.stage.neuron.kind,
+            "epochs": self.stage.epochs,
+            "train_seconds": record.train_seconds,
+            "evaluation_seconds": record.evaluation_seconds,
+            "best_epoch": record.best_epoch,
+            "best_top1": record.best,
+            "samples": {"train": len(self.data.train), "select": len(self.data.select)},
+        }
+        if trainer.is_global_zero:
+            self._measure()
+            write_json(self.folder.result, result)
+        trainer.strategy.barrier()
+        return result
+
+    def test(self) -> dict[str, Any] | None:
+        """Measures of the kept weights on the test set; None where the store has none."""
+        if self.data.test is None:
+            return None
+        module = self._module()
+        self._load_kept(module.network)
+        self._trainer([]).test(module, Feed(self.data, self.stage, self.recipe), verbose=False)
+        scores = {key: module.scores[key] for key in ("top1", "top5", "loss")}
+        return {"samples": len(self.data.test), **scores, "confusion": module.confusion}
+
+    def _module(self) -> Classifier:
+        torch.manual_seed(self.recipe.run.seed)
+        network = build_network(self.recipe, self.stage, self.data)
+        batches = len(self.data.train) // self.stage.batch_size
+        if not batches:
+            raise OptionError(
+                f"{self.name}: batch_size is {self.stage.batch_size}, more than the "
+                f"{len(self.data.train)} samples to train on"
+            )
+        return Classifier(
+            network.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+            self.stage,
+            classes=len(self.data.classes),
+            epoch_steps=batches,
+            seed=self.recipe.run.seed,
+            log_every=self.recipe.machine.log_every,
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        """What goes with the weights."""
+        return {
+            "network": self.recipe.network,
+            "kind": self.stage.neuron.kind,
+            "classes": self.data.classes,
+            "seconds": self.seconds_before,
+        }
+
+    def _trainer(self, callbacks: list[Callback]) -> Trainer:
+        machine, run = self.recipe.machine, self.recipe.run
+        several = self.devices * machine.nodes > 1
+        # Parts that thaw later have no gradient at first.
+        strategy = DDPStrategy(
+            find_unused_parameters=bool(self.stage.freeze_epochs),
+            broadcast_buffers=False,  # `share_statistics` does better
+        )
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        return Trainer(
+            accelerator=machine.accelerator if torch.cuda.is_available() else "cpu",
+            devices=self.devices,
+            num_nodes=machine.nodes,
+            strategy=strategy if several else "auto",
+            precision=run.precision,
+            deterministic=run.deterministic,
+            max_epochs=self.stage.epochs,
+            accumulate_grad_batches=self.stage.accumulate,
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            inference_mode=False,  # its tensors could not be worked on later
+            log_every_n_steps=1,
+            callbacks=callbacks,
+            logger=TensorBoardLogger(self.run_folder.root, "tensorboard", self.name)
+            if callbacks
+            else False,
+            enable_checkpointing=bool(callbacks),
+            enable_model_summary=False,
+            enable_progress_bar=sys.stderr.isatty(),
+        )
+
+    def _device(self) -> torch.device:
+        if self.recipe.machine.accelerator == "cpu" or not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+    def _start(self, network: nn.Module, source: Path | None) -> None:
+        """Weights from the source, norms fitted to the data."""
+        if source is not None:
+            state = load_state(source)
+            classes = weight_facts(source).get("classes", self.data.classes)
+            if classes != self.data.classes:
+                state = {k: v for k, v in state.items() if "fc" not in k.split(".")}
+            report = transfer(network, state, stem=self.stage.stem, part=self.stage.take)
+            if is_first():
+                write(self.folder.root / "transfer.txt", f"from {source}\n{report}\n")
+        if self.stage.recalibrate:
+            # Each of several devices by itself, all on the same batches.
+            size = device_batch(self.stage, 1)
+            batches = self._inputs(size, self.data.train, self.stage.recalibrate)
+            recalibrate(network.to(self._device()), batches)
+
+    def _inputs(self, size: int, part: Part, count: int) -> Iterator[Tensor]:
+        """What the network sees of so many batches of a part, without augmentation."""
+        device = self._device()
+        epoch = Epoch(
+            part=part, batch_size=size, shuffle_by=(self.recipe.run.seed, 0), device=device
+        )
+        for frames, _ in islice(epoch, count):
+            yield prepare(frames, self.stage)
+
+    def _load_kept(self, network: nn.Module) -> None:
+        path = self.folder.weights(self.stage.keep)
+        network.load_state_dict(load_state(path))
+        sharpen(network, weight_facts(path)["epoch"] - 1, self.stage.epochs)
+
+    def _measure(self) -> None:
+        """Firing rates and operations of the kept weights on some of the held-out samples."""
+        network = self._module().network.to(self._device())
+        self._load_kept(network)
+        size = min(len(self.data.select), 16)
+        inputs = self._inputs(size, self.data.select, MEASURED // size)
+        write_json(self.folder.root / "operations.json", measure(network, inputs).as_dict())
