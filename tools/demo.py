@@ -8,7 +8,9 @@ the store pictures and batches for torch. Each command is shown as a user would 
 
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -32,7 +34,7 @@ def main(folder: Path) -> None:
     say(f"{DIGITS} handwritten digits as images: {images}")
     save_digits(images)
     run("eventdata", "generate", "es-imagenet", images, raw)
-    run("eventdata", "convert", "es-imagenet", raw, store, "--overwrite")
+    run("eventdata", "convert", "es-imagenet", raw, store)
     run("eventdata", "verify", store, "--against", raw)
     run("eventdata", "info", store)
     run("eventdata", "show", store, "--split", "val", "--index", "0:16", "-o", folder / "sheet.png")
@@ -40,7 +42,7 @@ def main(folder: Path) -> None:
     say("batches for torch:")
     dataset = eventdata.FrameDataset(store, split="train")
     click.echo(dataset)
-    loaders = {
+    loaders: dict[str, Iterable[tuple[Any, Any]]] = {
         "torch's DataLoader, one process": DataLoader(dataset, batch_size=64, shuffle=True),
         "FrameLoader, two threads": eventdata.FrameLoader(dataset, 64, shuffle=True),
     }
@@ -60,8 +62,9 @@ def save_digits(root: Path) -> None:
     for number in range(DIGITS):
         split = "train" if number % VALIDATION else "val"
         path = root / split / str(digits.target[order[number]]) / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(enlarge(digits.images[order[number]])).save(path)
+        if not path.exists():  # so that a second call finds the same input
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(enlarge(digits.images[order[number]])).save(path)
 
 
 def enlarge(digit: NDArray[np.float64]) -> NDArray[np.uint8]:
