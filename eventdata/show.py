@@ -26,6 +26,7 @@ CAPTION = 14
 TITLE = 20
 STEP_MILLISECONDS = 120
 MAX_TILES = 256
+_LEGENDS = {1: "dark: events", 2: "blue: positive, vermilion: negative"}  # by number of channels
 MAX_PIXELS = 1 << 26
 
 Rgb = NDArray[np.uint8]
@@ -46,20 +47,20 @@ def show(
     chosen = parse_index(index, len(store.split(split)))
     samples = [_dense(store, split, number) for number in chosen]
     titles = [_title(store, split, number) for number in chosen]
-    scale_up = max(1, scale)
+    draw = paint_image if store.header.representation == "image" else paint_events
+    legend = _LEGENDS.get(samples[0].shape[1], "") if draw is paint_events else ""
     if suffix == ".gif":
         steps = max(len(sample) for sample in samples)
         pictures = [
-            _sheet([paint(sample[step % len(sample)]) for sample in samples], titles, scale_up, "")
+            _sheet([draw(sample[step % len(sample)]) for sample in samples], titles, scale, legend)
             for step in range(steps)
         ]
-    elif len(samples) == 1:
+    elif len(samples) == 1 and len(samples[0]) > 1:
         captions = [f"step {step + 1}" for step in range(len(samples[0]))]
-        tiles = [paint(frame) for frame in samples[0]]
-        pictures = [_sheet(tiles, captions if len(tiles) > 1 else [""], scale_up, titles[0])]
+        pictures = [_sheet([draw(f) for f in samples[0]], captions, scale, legend, titles[0])]
     else:
-        tiles = [paint(sample[busiest_step(sample)]) for sample in samples]
-        pictures = [_sheet(tiles, titles, scale_up, "")]
+        tiles = [draw(sample[busiest_step(sample)]) for sample in samples]
+        pictures = [_sheet(tiles, titles, scale, legend)]
     with told_plainly(str(path)):
         if suffix == ".gif":
             pictures[0].save(
@@ -97,17 +98,15 @@ def parse_index(text: str, count: int) -> list[int]:
     return chosen
 
 
-def paint(frame: NDArray[Any]) -> Rgb:
-    """One step (P, H, W), or an image (C, H, W), as RGB (H, W, 3).
+def paint_events(frame: NDArray[Any]) -> Rgb:
+    """One step (P, H, W) of events as RGB (H, W, 3): cells by their share of the largest."""
+    weights = frame.astype(np.float32) / max(1, int(frame.max()))
+    return _mix(weights[0], weights[-1])  # merged polarities: both colours, which is dark
 
-    Binary cells are painted full; counts by their share of the largest.
-    """
-    if frame.shape[0] == 2:
-        return _mix(*(frame.astype(np.float32) / max(1, int(frame.max()))))
-    if frame.shape[0] == 3:
-        return np.ascontiguousarray(np.moveaxis(frame, 0, -1)).astype(np.uint8)
-    grey = frame[0].astype(np.float32) * (255 / max(1, int(frame.max())))
-    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
+
+def paint_image(image: NDArray[Any]) -> Rgb:
+    """An image (C, H, W), grey or RGB, as RGB (H, W, 3)."""
+    return np.ascontiguousarray(np.broadcast_to(np.moveaxis(image, 0, -1), (*image.shape[1:], 3)))
 
 
 def busiest_step(frames: NDArray[Any]) -> int:
@@ -142,10 +141,14 @@ def _title(store: Store, split_name: str, index: int) -> str:
     if not split.valid[index]:
         return f"{name} (skipped)"
     label = store.header.classes[split.labels[index]]
+    if split.sample.representation == "image":
+        return f"{name}, {label}"
     return f"{name}, {label}, {split.event_counts[index]:,} events"
 
 
-def _sheet(tiles: Sequence[Rgb], captions: Sequence[str], scale: int, title: str) -> Image.Image:
+def _sheet(
+    tiles: Sequence[Rgb], captions: Sequence[str], scale: int, legend: str, title: str = ""
+) -> Image.Image:
     """Tiles in rows under their captions, as near to 16:9 as they come."""
     height, width = (scale * side for side in tiles[0].shape[:2])
     columns = _columns(len(tiles), width / height)
@@ -154,10 +157,9 @@ def _sheet(tiles: Sequence[Rgb], captions: Sequence[str], scale: int, title: str
         raise OptionError("the picture would be too large; choose a smaller --scale or --index")
     top = TITLE if title else 0
     caption = CAPTION if any(captions) else 0
-    legend = "blue: positive, vermilion: negative"
     size = (
         GAP + columns * (width + GAP),
-        GAP + top + rows * (height + caption + GAP) + CAPTION,
+        GAP + top + rows * (height + caption + GAP) + (CAPTION if legend else 0),
     )
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)

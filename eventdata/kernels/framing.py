@@ -21,6 +21,7 @@ short samples, overlapping bins, empty samples, large counts, polarities of -1. 
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -210,8 +211,7 @@ def scatter_counts(
     Raises:
         InputError: an event outside of (H, W), or more events in a cell than the type holds.
     """
-    limit = int(np.iinfo(out.dtype).max)
-    return _run(_scatter_counts, x, y, p, edges, out, len(edges.start), limit)
+    return _run(_scatter_counts, x, y, p, edges, out, len(edges.start), _largest(out.dtype))
 
 
 def frame_events(
@@ -225,6 +225,12 @@ def frame_events(
     edges = frame_edges(events["t"], framing, span)
     scatter = scatter_packed if framing.representation == "binary" else scatter_counts
     return scatter(events["x"], events["y"], events["p"], edges, out), edges
+
+
+@cache
+def _largest(dtype: np.dtype[Any]) -> int:
+    """The largest value of an integer type; to ask each time costs a tenth of a small sample."""
+    return int(np.iinfo(dtype).max)
 
 
 def _bins(first: int, end: int, bins: int, overlap: float) -> tuple[Index, Index]:
