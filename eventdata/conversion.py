@@ -304,9 +304,7 @@ def _tasks(job: Job, files: Files, todo: Iterable[tuple[str, int]]) -> Iterator[
 
 
 def _in_words(notes: Mapping[str, int]) -> list[str]:
-    return [
-        f"{count:,} sample{'s'[: count > 1]}: {note}" for note, count in sorted(notes.items())
-    ]
+    return [f"{count:,} sample{'s'[: count > 1]}: {note}" for note, count in sorted(notes.items())]
 
 
 def _foretell(job: Job, files: Files, found: Header | None, started: float) -> Conversion:
