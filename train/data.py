@@ -89,7 +89,7 @@ class Data:
     """Held out of the training set; in the published protocol the test set."""
     test: Part | None
     held: frozenset[str]
-    """Keys of the samples that select (`train.splits.sample_keys`); published: none."""
+    """Keys of the samples held out of the training set (`train.splits.sample_keys`)."""
 
     @property
     def classes(self) -> list[str]:
@@ -138,8 +138,7 @@ def open_data(
             raise OptionError(f"{store}: has no test set, by which the published protocol selects")
         held, select = frozenset[str](), test
     elif len(tests) == 2:
-        select = _checked(store, "val")
-        held = frozenset(select.keys)
+        held, select = frozenset[str](), _checked(store, "val")
     else:
         held = hold_out(keys, share, seed)
         select = Part(store, "train", _among(keys, held))

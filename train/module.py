@@ -39,7 +39,8 @@ def prepare(frames: Tensor, stage: Stage, seed: int | None = None) -> Tensor:
     """
     if frames.ndim == 5:
         x = downscale(frames[:, : stage.steps], stage.downscale)
-        return (x if seed is None else augment(x, stage.augment, seed)).float()
+        x = x if seed is None else augment(x, stage.augment, seed)
+        return x.sum(dim=1, keepdim=True, dtype=torch.float) if stage.collapse else x.float()
     x = downscale(frames, stage.downscale).float()
     x = (x / 255 - IMAGE_MEAN) / IMAGE_DEVIATION
     return x if seed is None else augment(x, stage.augment, seed)
@@ -90,11 +91,11 @@ class Classifier(LightningModule):
         self.scores: dict[str, float] = {}
         self.confusion: list[list[int]] = []
         top = {"top1": 1, "top5": min(5, classes)}
-        self.train_loss = MeanMetric()
+        self.train_loss = MeanMetric(nan_strategy="disable")
         self.measures = MetricCollection(
             {key: MulticlassAccuracy(classes, top_k=k, average="micro") for key, k in top.items()}
         )
-        self.loss = MeanMetric()
+        self.loss = MeanMetric(nan_strategy="disable")
         self.matrix = MulticlassConfusionMatrix(classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,13 +3,13 @@
 A stage is a network, data, a schedule, a kind of neuron, and where its weights come from; a
 pipeline is stages in order; a recipe describes a pipeline and its rival trained from scratch::
 
-    pipeline = "pipe-d"
+    pipeline = "pipe-d"  and name, where it is not the file's
     [network]            the one network of all stages: a name of train.networks and its settings
     [run]                seed, protocol, precision
     [machine]            what a result does not depend on: devices, threads
     [defaults]           a Stage: what all stages have in common
     [stages.NAME]        a Stage, in order
-    [scratch]            what the last stage is set to when it starts from scratch
+    [scratch]            the rival: what the last stage is set to when it starts from scratch
 """
 
 import math
@@ -26,6 +26,10 @@ from train.settings import Table, check_ranges, from_table, merge, table_of, to_
 
 RECIPES = Path(__file__).parent / "recipes"
 SCRATCH = "scratch"
+SECTIONS = (
+    *("name", "pipeline", "network", "run", "machine", "defaults", "stages", SCRATCH),
+    "stores",  # a run's config.toml has them, and is a recipe all the same
+)
 DEFAULTS = {"pipe-s": "pipe-s", "pipe-d": "pipe-d-images"}
 FRESH = "fresh"
 
@@ -123,6 +127,8 @@ class Stage:
 
     steps: int | None = None
     """Frames: only the first so many steps. Images: T, the steps that see the image."""
+    collapse: bool = False
+    """Frames: their sum as the only step: an ann learns from events at a T-th of the cost."""
     downscale: int = 1
     """Rows and columns are divided by this: frames by max-pooling, images by the mean."""
     augment: Augmentation = field(default_factory=Augmentation)
@@ -172,6 +178,7 @@ class Recipe:
     def document(self) -> str:
         """The recipe as TOML with every setting written out; `load` reads it to the same."""
         table = {
+            "name": self.name,
             "pipeline": self.pipeline,
             "network": self.network,
             "run": table_of(self.run),
@@ -200,10 +207,9 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
     """
     table = _read(name)
     where = f"recipe {Path(name).stem}"
-    sections = {"pipeline", "network", "run", "machine", "defaults", "stages", SCRATCH}
     for key in table:
-        if key not in sections:
-            raise unknown_key(where, key, sections)
+        if key not in SECTIONS:
+            raise unknown_key(where, key, SECTIONS)
     if not table.get("stages") or "pipeline" not in table or "name" not in table.get("network", {}):
         raise OptionError(f"{where}: needs pipeline, network.name and at least one of [stages]")
     defaults, rival = table.pop("defaults", {}), table.pop(SCRATCH, {})
@@ -216,7 +222,7 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
     for change in changes:
         set_key(table, change)
     recipe = Recipe(
-        name=Path(name).stem,
+        name=str(table.get("name", Path(name).stem)),
         pipeline=_pipeline(table["pipeline"], where),
         network=dict(table["network"]),
         stages={

@@ -1,0 +1,76 @@
+"""Tiny stores of drawn samples, a bright quadrant a class, for tests of training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import eventdata
+from eventdata.raw.source import Sample, Samples
+from eventdata.store.layout import SampleFormat
+
+T, SIDE, CLASSES = 4, 16, 3
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples whose class is where most of their events, or their light, are."""
+
+    kind: str = "binary"
+    counts: tuple[tuple[str, int], ...] = (("train", 60), ("test", 24))
+    names: str = "s{:03}"
+    channels: int = 2
+    first_label: int = 0
+    n_classes: int = CLASSES
+    dataset = "drawn"
+
+    @property
+    def classes(self) -> list[str]:
+        return [f"c{number}" for number in range(self.n_classes)]
+
+    @property
+    def sample_format(self) -> SampleFormat:
+        steps = None if self.kind == "image" else T
+        return SampleFormat(
+            representation=self.kind, steps=steps, channels=self.channels, height=SIDE, width=SIDE
+        )
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        return {"source": "drawn", "kind": self.kind, "counts": [list(c) for c in self.counts]}
+
+    def splits(self) -> dict[str, Samples]:
+        listing = {}
+        for split, count in self.counts:
+            labels = np.arange(count) % CLASSES + self.first_label
+            listing[split] = Samples(
+                names=[f"{split}/{self.names.format(number)}" for number in range(count)],
+                labels=labels.astype(np.int32),
+                paths=[""] * count,
+                details=np.arange(count, dtype=np.int64)[:, None],
+            )
+        return listing
+
+    def read(self, sample: Sample, out: NDArray[np.uint8]) -> int:
+        rng = np.random.default_rng([len(sample.name), sample.details[0]])
+        row, column = divmod(sample.label % CLASSES, 2)
+        chance = np.full((SIDE, SIDE), 0.1)
+        half = SIDE // 2
+        chance[row * half : (row + 1) * half, column * half : (column + 1) * half] = 0.5
+        if self.kind == "image":
+            light = chance[..., None] * rng.uniform(100, 400, (SIDE, SIDE, self.channels))
+            out[0] = light.astype(np.uint8)
+            return 0
+        frames = rng.random((T, self.channels, SIDE, SIDE)) < chance
+        if self.kind == "count":
+            out[:] = np.moveaxis(frames, 1, -1)
+        else:
+            out[:] = np.moveaxis(np.packbits(frames, axis=0), 1, -1)
+        return int(frames.sum())
+
+
+def make_store(path: Path, **settings: object) -> str:
+    """A store of drawn samples; its path."""
+    eventdata.convert(Drawn(**settings), "", path)
+    return str(path)

@@ -1,0 +1,150 @@
+"""Augmentation: the same for all steps, nothing invented, seeded."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventdata.errors import OptionError
+from train.augment import Augmentation, augment, downscale, mixup
+
+N, T, P, SIDE = 6, 4, 2, 12
+
+
+def still_frames(seed=0):
+    """The same random plane at every step and polarity, another of each sample: uint8."""
+    rng = np.random.default_rng(seed)
+    plane = rng.integers(1, 200, (N, 1, 1, SIDE, SIDE), dtype=np.uint8)
+    return torch.from_numpy(np.broadcast_to(plane, (N, T, P, SIDE, SIDE)).copy())
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [{"crop": 0.3}, {"flip": 0.5}, {"scale": 0.5}, {"cutout": 0.4}, {"crop": 0.2, "flip": 1.0}],
+)
+def test_geometry_is_the_same_for_all_steps_of_a_sample_and_another_for_each(chosen):
+    x = still_frames()
+    moved = augment(x, Augmentation(**chosen), seed=1)
+    assert (moved.shape, moved.dtype) == (x.shape, x.dtype)
+    assert (moved == moved[:, :1, :1]).all()
+    changed = {tuple((a != b).flatten().tolist()) for a, b in zip(moved, x, strict=True)}
+    assert len(changed) > 1
+    assert set(moved.unique().tolist()) <= {0, *x.unique().tolist()}
+
+
+def test_flips_turn_columns_round():
+    x = still_frames()
+    assert torch.equal(augment(x, Augmentation(flip=1.0), seed=0), x.flip(-1))
+    some = augment(x, Augmentation(flip=0.5), seed=0)
+    flipped = [bool((a == b.flip(-1)).all()) for a, b in zip(some, x, strict=True)]
+    kept = [bool((a == b).all()) for a, b in zip(some, x, strict=True)]
+    assert all(a != b for a, b in zip(flipped, kept, strict=True))
+    assert any(flipped)
+    assert any(kept)
+
+
+def test_a_crop_shifts_by_whole_pixels_and_fills_with_nothing():
+    x = still_frames()
+    for before, after in zip(x, augment(x, Augmentation(crop=0.25), seed=3), strict=True):
+        shifts = [(dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)]
+        assert any(torch.equal(shifted(before, dy, dx), after) for dy, dx in shifts)
+
+
+def shifted(frame, dy, dx):
+    out = torch.zeros_like(frame)
+    rows, columns = range(max(0, dy), SIDE + min(0, dy)), range(max(0, dx), SIDE + min(0, dx))
+    for row in rows:
+        for column in columns:
+            out[..., row, column] = frame[..., row - dy, column - dx]
+    return out
+
+
+def test_a_cutout_empties_one_square():
+    side = 100
+    x = torch.ones(20, 1, 1, side, side)
+    cut = augment(x, Augmentation(cutout=0.4), seed=0)[:, 0, 0] == 0
+    for hole in cut:
+        rows, columns = hole.any(1), hole.any(0)
+        assert torch.equal(hole, rows[:, None] & columns[None])
+        assert 0 < rows.sum() <= 40
+        assert 0 < columns.sum() <= 40
+    assert cut.sum(dim=(1, 2)).max() == 40 * 40
+
+
+def test_time_shifts_move_whole_steps():
+    x = torch.arange(1, T + 1, dtype=torch.uint8)[None, :, None, None, None]
+    x = x.expand(40, T, P, 2, 2)
+    moved = augment(x, Augmentation(time_shift=2), seed=0)[:, :, 0, 0, 0].tolist()
+    steps = list(range(1, T + 1))
+    wanted = [([0] * k + steps)[:T] for k in range(3)]
+    wanted += [(steps[k:] + [0] * k) for k in (1, 2)]
+    assert all(row in wanted for row in moved)
+    assert len({tuple(row) for row in moved}) == 5
+
+
+def test_event_drop_loses_a_share_of_its_own_of_each_sample():
+    x = torch.ones(200, T, P, 16, 16, dtype=torch.uint8)
+    kept = augment(x, Augmentation(event_drop=0.5), seed=0).float().mean(dim=(1, 2, 3, 4))
+    assert 0.47 < kept.min() < 0.55
+    assert 0.95 < kept.max() <= 1
+    assert abs(kept.mean() - 0.75) < 0.03
+
+
+def test_images_have_no_time_and_no_events_to_lose():
+    x = torch.rand(N, 3, SIDE, SIDE)
+    assert torch.equal(augment(x, Augmentation(time_shift=2, event_drop=0.5), seed=0), x)
+    assert torch.equal(augment(x, Augmentation(flip=1.0), seed=0), x.flip(-1))
+
+
+def test_seeds_decide():
+    x = still_frames()
+    wild = Augmentation(crop=0.3, flip=0.5, scale=0.3, cutout=0.3, time_shift=1, event_drop=0.3)
+    assert torch.equal(augment(x, wild, seed=5), augment(x, wild, seed=5))
+    assert not torch.equal(augment(x, wild, seed=5), augment(x, wild, seed=6))
+    assert torch.equal(x, still_frames())  # the caller's batch is left alone
+
+
+def test_no_augmentation_changes_nothing():
+    x = still_frames()
+    wild = Augmentation(crop=0.3, scale=0.3, cutout=0.3, time_shift=1, event_drop=0.3, strength=0)
+    assert torch.equal(augment(x, wild, seed=0), x)
+    assert torch.equal(augment(x, Augmentation(), seed=0), x)
+
+
+def test_strength_multiplies():
+    half = Augmentation(crop=0.2, flip=0.5, cutout=0.4, time_shift=2, strength=0.5).scaled()
+    assert half == Augmentation(crop=0.1, flip=0.5, cutout=0.2, time_shift=1)
+    assert Augmentation(cutout=0.5, strength=9).scaled().cutout == 1
+
+
+def test_wrong_strengths_are_told():
+    with pytest.raises(OptionError, match=r"cutout is 1\.5: choose 0 to 1"):
+        Augmentation(cutout=1.5)
+
+
+def test_mixup_mixes_inputs_and_targets_alike():
+    targets = torch.eye(N)
+    x = targets[:, :, None, None].expand(N, N, 2, 2).contiguous()
+    mixed, soft = mixup(x, targets, 1.0, seed=0)
+    assert torch.allclose(mixed[:, :, 0, 0], soft)
+    assert torch.allclose(soft.sum(1), torch.ones(N))
+    assert ((soft > 0).sum(1) == 2).any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5), st.integers(5, 12), st.integers(5, 12), st.integers(0, 99))
+def test_downscale_is_the_maximum_of_frames_and_the_mean_of_images(factor, height, width, seed):
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, 9, (2, 3, 2, height, width), dtype=np.uint8)
+    images = rng.integers(0, 256, (2, 3, height, width), dtype=np.uint8)
+    rows, columns = height // factor, width // factor
+    small = downscale(torch.from_numpy(frames), factor).numpy()
+    light = downscale(torch.from_numpy(images), factor).numpy()
+    assert small.shape == (2, 3, 2, rows, columns)
+    assert light.dtype == images.dtype
+    for r in range(rows):
+        for c in range(columns):
+            tile = np.s_[..., r * factor : (r + 1) * factor, c * factor : (c + 1) * factor]
+            assert (small[..., r, c] == frames[tile].max(axis=(-2, -1))).all()
+            assert abs(light[..., r, c] - images[tile].mean(axis=(-2, -1))).max() <= 0.51

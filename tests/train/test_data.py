@@ -1,0 +1,121 @@
+"""Parts of stores and the batches of an epoch."""
+
+import numpy as np
+import pytest
+import torch
+from drawn import CLASSES, make_store
+
+from eventdata.errors import InputError, OptionError
+from train.data import Epoch, Part, open_data
+from train.splits import hold_out, sample_keys
+
+
+def test_keys_of_samples():
+    names = [
+        "train/a/n01_12.JPEG",
+        "a/n01_12.npz",
+        "v_Archery_g07_c03.npz",
+        "v_Archery_g07_c01.avi",
+    ]
+    keys = sample_keys(names, ["a", "a", "Archery", "Archery"])
+    assert keys == ["a/n01_12", "a/n01_12", "Archery/v_Archery_g07", "Archery/v_Archery_g07"]
+
+
+def test_each_class_gives_its_share():
+    keys = [f"c{label}/s{number}" for label in range(4) for number in range(50)]
+    chosen = hold_out(keys, 0.1, seed=0)
+    assert [sum(key.startswith(f"c{label}/") for key in chosen) for label in range(4)] == [5] * 4
+    assert chosen == hold_out(keys[::-1], 0.1, seed=0)
+    assert chosen != hold_out(keys, 0.1, seed=1)
+
+
+def test_groups_stay_together_and_no_class_goes_whole():
+    names = [f"v_Bowling_g{g:02}_c{c:02}.npz" for g in range(1, 9) for c in range(1, 6)]
+    keys = sample_keys(names, ["Bowling"] * len(names))
+    chosen = hold_out(keys, 0.2, seed=0)
+    assert len(chosen) == 2  # of eight groups; ten clips would be a quarter
+    assert hold_out(["a/x", "a/x"], 0.5, seed=0) == frozenset()
+    assert len(hold_out(["a/x", "a/y"], 0.01, seed=0)) == 1
+
+
+def test_held_out_samples_are_no_longer_trained_on(events):
+    data = open_data(events, share=0.2, seed=0)
+    train, select = set(data.train.names), set(data.select.names)
+    assert not train & select
+    assert len(train) + len(select) == 60
+    assert np.bincount(data.select.labels).tolist() == [4] * CLASSES
+    assert data.test.names == Part(events, "test").names
+    assert set(data.select.keys) == data.held
+    for index in (0, 5):
+        whole = Part(events, "train")
+        place = whole.names.index(data.train.names[index])
+        assert torch.equal(data.train[index][0], whole[place][0])
+        assert data.train[index][1] == whole[place][1]
+
+
+def test_pictures_of_held_out_samples_are_not_pretrained_on(events, images):
+    held = open_data(events, share=0.2, seed=0).held
+    pictures = open_data(images, share=0.2, seed=1, also=held)
+    assert not set(pictures.train.keys) & (held | pictures.held)
+    assert len(pictures.train) < 48  # another seed holds others out, and both are left out
+
+
+def test_the_published_protocol_selects_on_the_test_set(events):
+    data = open_data(events, share=0.2, seed=0, published=True)
+    assert len(data.train) == 60
+    assert data.select.names == data.test.names
+    assert data.held == frozenset()
+
+
+def test_a_split_of_its_own_selects(tmp_path):
+    store = make_store(tmp_path / "s", counts=(("train", 12), ("val", 6), ("test", 6)))
+    data = open_data(store, share=0.2, seed=0)
+    assert [len(part) for part in (data.train, data.select, data.test)] == [12, 6, 6]
+    assert data.select.split == "val"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"counts": (("all", 6),)}, OptionError, "has no split train .there are: all."),
+        ({"n_classes": 1}, InputError, "has 1 classes"),
+        ({"first_label": 2}, InputError, "labels from 2 to 4, the store names 3 classes"),
+        ({"first_label": -1}, InputError, "labels from -1 to 1"),
+        ({"counts": (("train", 3), ("test", 3))}, InputError, "too few samples"),
+    ],
+)
+def test_stores_that_cannot_be_trained_on(tmp_path, settings, error, says):
+    store = make_store(tmp_path / "s", **settings)
+    with pytest.raises(error, match=says):
+        open_data(store, share=0.1, seed=0)
+
+
+def batches(part, **settings):
+    return [labels for _, labels in Epoch(part=part, **settings)]
+
+
+def test_epochs_are_shuffled_by_seed_and_epoch(events):
+    part = Part(events, "train")
+    orders = [torch.cat(batches(part, batch_size=8, shuffle_by=by)) for by in [(0, 0), (0, 1)]]
+    again = torch.cat(batches(part, batch_size=8, shuffle_by=(0, 1)))
+    assert len(orders[0]) == 56
+    assert not torch.equal(*orders)
+    assert torch.equal(orders[1], again)
+
+
+def test_gradients_of_several_batches_make_a_step(events):
+    part = Part(events, "train")
+    epoch = Epoch(part=part, batch_size=8, shuffle_by=(0, 0), multiple=3)
+    assert len(epoch) == len(list(epoch)) == 6
+
+
+def test_devices_share_every_sample(events):
+    part = Part(events, "test")
+    shares = [batches(part, batch_size=5, rank=rank, devices=3) for rank in range(3)]
+    seen = torch.cat([label for share in shares for label in share])
+    assert sorted(seen.tolist()) == sorted(part.labels.tolist())
+    in_step = [
+        len(batches(part, batch_size=5, rank=rank, devices=3, shuffle_by=(0, 0)))
+        for rank in range(3)
+    ]
+    assert in_step == [1, 1, 1]

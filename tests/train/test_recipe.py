@@ -1,0 +1,155 @@
+"""Recipes: what they say, and what is said of wrong ones."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eventdata.errors import OptionError
+from train.recipe import load, load_way, recipe_names, with_absolute_paths
+
+SMALL = """
+pipeline = "pipe-d"
+[network]
+name = "vgg"
+[defaults]
+epochs = 3
+neuron = { decay = 0.25 }
+[stages.first]
+neuron = { kind = "ann" }
+[stages.second]
+weights = "first"
+freeze = ["stem"]
+freeze_epochs = 1
+[scratch]
+epochs = 9
+"""
+
+
+def recipe(folder: Path, text=SMALL, name="mine.toml") -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_stages_inherit_and_override(tmp_path):
+    mine = load(recipe(tmp_path))
+    assert list(mine.stages) == ["first", "second"]
+    assert [stage.epochs for stage in mine.stages.values()] == [3, 3]
+    assert mine.stages["first"].neuron.kind == "ann"
+    assert mine.stages["second"].neuron.kind == "lif"
+    assert {stage.neuron.decay for stage in mine.stages.values()} == {0.25}
+    assert mine.name == "mine"
+
+
+def test_the_rival_is_the_last_stage_with_nothing_from_elsewhere(tmp_path):
+    rival = load(recipe(tmp_path), scratch=True)
+    second = load(recipe(tmp_path)).stages["second"]
+    assert list(rival.stages) == ["scratch"]
+    want = replace(second, weights="fresh", freeze=(), freeze_epochs=0, epochs=9)
+    assert rival.stages["scratch"] == want
+
+
+def test_settings_from_the_command_line(tmp_path):
+    changes = [
+        "second.epochs=7",
+        "all.batch_size=8",
+        "second.augment.flip=0.5",
+        "network.width=4",
+        "run.seed=3",
+        "second.schedule=cosine",
+        'second.freeze=["fc"]',
+    ]
+    mine = load(recipe(tmp_path), changes=changes)
+    first, second = mine.stages.values()
+    assert (first.epochs, second.epochs, first.batch_size, second.batch_size) == (3, 7, 8, 8)
+    assert (first.augment.flip, second.augment.flip) == (0, 0.5)
+    assert mine.network == {"name": "vgg", "width": 4}
+    assert mine.run.seed == 3
+    assert (second.schedule, second.freeze) == ("cosine", ("fc",))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("second.epoch=1", "second has no key 'epoch'; did you mean 'epochs'"),
+        ("secnd.epochs=1", "no key 'secnd'; did you mean 'second'"),
+        ("second.neuron.dekay=1", r"second\.neuron has no key 'dekay'; did you mean 'decay'"),
+        ("second.epochs=1.5", r"second\.epochs is 1\.5, not a whole number"),
+        ("second.epochs=true", r"second\.epochs is True, not a whole number"),
+        ("second.epochs=0", "epochs is 0: choose at least 1"),
+        ("second.learning_rate=fast", "learning_rate is 'fast', not a number"),
+        ("second.learning_rate=nan", "learning_rate is nan, not a number"),
+        ("second.optimizer=adam", "optimizer is 'adam': choose sgd, adamw"),
+        ("second.milestones=3", "milestones is 3, not a list of a whole number"),
+        ("second.augment.flip=2", "flip is 2.0: choose 0 to 1"),
+        ("second.augment=3", "augment is 3, not a table"),
+        ("second.epochs.more=3", "epochs is a value, not a table"),
+        ("second.accumulate=7", "batch_size is 64, which accumulate=7 does not divide"),
+        ("second.schedule=step", "step without milestones"),
+        ("second.neuron.kind=snn", "kind is 'snn'"),
+        ("second.neuron.decay=2", "decay 2.0 is not between 0 and 1"),
+        ("second.weights=third", "second.weights is 'third', neither fresh, first nor a file"),
+        ("first.weights=second", "first.weights is 'second', neither fresh nor a file"),
+        ("second.weights=checkpoint", "--set second.weights=FILE"),
+        ("run.sed=1", "run has no key 'sed'; did you mean 'seed'"),
+        ("run.held_out=0.9", "held_out is 0.9: choose 0.01 to 0.5"),
+        ("machine.devices=-1", "devices is -1: choose at least 0"),
+        ("epochs=1", "write stage.key=value"),
+        ("second.epochs", "write stage.key=value"),
+    ],
+)
+def test_wrong_settings_are_told_in_one_sentence(tmp_path, change, says):
+    with pytest.raises(OptionError, match=says) as error:
+        load(recipe(tmp_path), changes=[change])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (SMALL.replace("pipeline", "pipelin", 1), "no key 'pipelin'; did you mean 'pipeline'"),
+        (SMALL.replace("pipe-d", "pipe-x"), "pipeline is 'pipe-x': choose pipe-s, pipe-d"),
+        (SMALL.replace("[network]", "[", 1), "is not TOML"),
+        (SMALL.replace("epochs = 9", "epoch = 9"), "scratch has no key 'epoch'"),
+        ("pipeline = 'pipe-d'", "needs pipeline, network.name"),
+        (SMALL.replace("[stages.first]", "[stages.'a/b']"), "'a/b' can't be the name of a stage"),
+    ],
+)
+def test_wrong_recipes_are_told(tmp_path, text, says):
+    with pytest.raises(OptionError, match=says):
+        load(recipe(tmp_path, text))
+
+
+def test_recipes_that_are_not_there(tmp_path):
+    with pytest.raises(OptionError, match="no recipe 'pipe-x'; there are digits"):
+        load("pipe-x")
+    with pytest.raises(OptionError, match="can't be read"):
+        load(str(tmp_path / "none.toml"))
+
+
+def test_ways():
+    assert load_way("pipe-s", None).name == "pipe-s"
+    assert load_way("pipe-d", None).name == "pipe-d-images"
+    assert list(load_way("scratch", "pipe-s").stages) == ["scratch"]
+    with pytest.raises(OptionError, match="pipe-d-images is for pipe-d, not pipe-s"):
+        load_way("pipe-s", "pipe-d-images")
+    with pytest.raises(OptionError, match="name it with --recipe"):
+        load_way("scratch", None)
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_read_and_reads_back_as_written(tmp_path, name, scratch):
+    checkpoint = Path(recipe(tmp_path, "", "weights.safetensors"))
+    changes = [] if scratch or name != "pipe-d-checkpoint" else [f"liaf.weights={checkpoint}"]
+    mine = with_absolute_paths(load(name, scratch=scratch, changes=changes))
+    assert load(recipe(tmp_path, mine.document(), "written.toml")) == mine
+
+
+def test_the_published_pipe_s():
+    ann, lif = load("pipe-s").stages.values()
+    assert (ann.epochs, ann.learning_rate, ann.momentum, ann.weight_decay) == (100, 0.1, 0.9, 0)
+    assert (ann.neuron.kind, ann.neuron.activation) == ("ann", "sharpened_relu")
+    assert (lif.steps, lif.milestones, lif.gamma) == (6, (2, 4, 6, 8), 0.3)
+    assert (lif.neuron.kind, lif.neuron.decay, lif.neuron.learn_decay) == ("lif", 0.25, False)

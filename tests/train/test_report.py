@@ -1,0 +1,131 @@
+"""The time-accuracy report, on runs whose figures are set."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from eventdata.cli import main
+from eventdata.errors import InputError
+from train.folder import RunFolder, write, write_json, write_rows
+from train.report import read_run, report, summarise, table
+
+
+def make_run(
+    root, way, curve, *, seed=0, before=0.0, scratch=False, test=0.5, store="a", synaptic=2e6
+):
+    """A finished run: accuracy of the last stage by its own seconds."""
+    folder = RunFolder(root / f"{way}-{seed}")
+    name = "scratch" if scratch else "lif"
+    write(folder.config, "")
+    rows = [
+        {"epoch": epoch, "train_seconds": seconds, "top1": top1}
+        for epoch, (seconds, top1) in enumerate(curve)
+    ]
+    write_rows(folder.stage(name).epochs, rows)
+    write_json(folder.stage(name).root / "operations.json", {"synaptic": synaptic})
+    seconds = rows[-1]["train_seconds"]
+    result = {
+        "label": way,
+        "store": store,
+        "seed": seed,
+        "stages": [{"name": name, "train_seconds": seconds}],
+        "train_seconds": before + seconds,
+        "test": None if test is None else {"top1": test},
+    }
+    write_json(folder.result, result)
+    return folder.root
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two seeds from scratch (best 0.5 after 100 s, 0.6 after 200 s) and two of a pipeline."""
+    return [
+        make_run(tmp_path, "scratch", [(0, 0.1), (100, 0.5), (200, 0.4)], scratch=True, test=0.48),
+        make_run(
+            tmp_path, "scratch", [(0, 0.1), (100, 0.3), (200, 0.6)], seed=1, scratch=True, test=0.52
+        ),
+        make_run(tmp_path, "fast", [(0, 0.2), (10, 0.5), (20, 0.7)], before=30, test=0.6),
+        make_run(tmp_path, "fast", [(0, 0.6), (10, 0.5), (20, 0.7)], before=40, seed=1, test=0.7),
+    ]
+
+
+def test_a_run_is_read_with_pretraining_on_its_clock(runs):
+    run = read_run(runs[2])
+    assert run.curve == ((30, 0.2), (40, 0.5), (50, 0.7))
+    assert (run.seconds_before, run.seconds, run.best, run.test) == (30, 50, 0.7, 0.6)
+    assert run.seconds_to(0.5) == 40
+    assert run.seconds_to(0.71) is None
+
+
+def test_each_seed_is_measured_by_its_own_rival(runs):
+    scratch, fast = summarise([read_run(run) for run in runs])
+    assert scratch["seconds_to_target"]["mean"] == 150
+    assert scratch["speed_up"] == 1
+    assert fast["seconds_to_target"] == {"mean": 40, "spread": 0}  # 40 s to 0.5, 40 s to 0.6
+    assert fast["speed_up"] == 150 / 40
+    assert fast["test"]["mean"] == pytest.approx(0.65)
+    assert fast["test"]["spread"] == pytest.approx(0.0707, abs=1e-4)
+    assert fast["seconds_before"]["mean"] == 35
+    assert fast["synaptic"] == {"mean": 2e6, "spread": 0}
+
+
+def test_a_seed_without_a_rival_is_measured_by_the_mean_of_them(tmp_path, runs):
+    other = make_run(tmp_path, "fast", [(0, 0.5), (10, 0.54), (20, 0.56)], seed=7)
+    rows = summarise([read_run(run) for run in (*runs[:2], other)])
+    assert rows[1]["seconds_to_target"]["mean"] == 20
+
+
+def test_a_target_that_is_not_reached_is_told(tmp_path, runs):
+    slow = [
+        make_run(tmp_path, "slow", [(0, 0.1), (10, 0.55)], seed=seed, test=None) for seed in (0, 1)
+    ]
+    rows = summarise([read_run(run) for run in (*runs, *slow)])
+    assert rows[2]["reached"] == 1
+    assert rows[2]["speed_up"] is None
+    assert "| 10 (1 of 2 reach it) | - |" in table(rows)
+
+
+def test_no_rival_no_target(runs):
+    (row,) = summarise([read_run(run) for run in runs[2:]])
+    assert row["speed_up"] is row["seconds_to_target"] is None
+
+
+def test_the_files(tmp_path, runs):
+    report(runs, tmp_path / "report")
+    lines = (tmp_path / "report/report.md").read_text().splitlines()
+    assert lines[2].split("|")[1:5] == [" scratch ", " 2 ", " 50.0 ± 2.8 ", " 55.0 ± 7.1 "]
+    assert "| 40 ± 0 | 3.75 |" in lines[3]
+    details = json.loads((tmp_path / "report/report.json").read_text())
+    assert [row["way"] for row in details["ways"]] == ["scratch", "fast"]
+    assert len(details["runs"]) == 4
+    with Image.open(tmp_path / "report/report.png") as picture:
+        assert picture.size[0] > 500
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
+    first = (tmp_path / "report/report.svg").read_bytes()
+    report(runs, tmp_path / "report")
+    assert (tmp_path / "report/report.svg").read_bytes() == first
+
+
+def test_runs_that_cannot_be_compared(tmp_path, runs):
+    with pytest.raises(InputError, match="is not the folder of a run"):
+        report([tmp_path], tmp_path / "out")
+    other = make_run(tmp_path, "other", [(0, 0.1)], store="b")
+    with pytest.raises(InputError, match="trained on another store"):
+        report([*runs, other], tmp_path / "out")
+    RunFolder(other).result.write_text("{}")
+    with pytest.raises(InputError, match="is damaged"):
+        report([other], tmp_path / "out")
+    RunFolder(other).result.unlink()
+    with pytest.raises(InputError, match="has not finished: call the same"):
+        report([other], tmp_path / "out")
+
+
+def test_the_command(tmp_path, runs):
+    done = CliRunner().invoke(main, ["report", *map(str, runs), "-o", str(tmp_path / "report")])
+    assert done.exit_code == 0, done.output
+    assert "| fast | 2 |" in done.output
+    done = CliRunner().invoke(main, ["report", str(tmp_path / "no"), "-o", str(tmp_path / "x")])
+    assert done.exit_code == 1
+    assert "is not the folder of a run" in done.output

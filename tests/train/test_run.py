@@ -1,0 +1,413 @@
+"""Runs of tiny recipes on tiny stores, from start to end and from wherever they were killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from drawn import make_store
+from safetensors.torch import load_file, save_file
+
+import train.folder
+from eventdata.cli import main
+from eventdata.errors import InputError, MismatchError, OptionError
+from train.folder import read_rows, weight_facts
+from train.module import Classifier, DivergedError, prepare
+from train.recipe import Stage, load
+from train.run import run
+from train.schedule import rate_factor
+
+TINY = """
+pipeline = "pipe-d"
+[network]
+name = "vgg"
+width = 4
+plan = [[1], [2]]
+[machine]
+accelerator = "cpu"
+log_every = 1
+threads = 1
+keep_pages = false
+[run]
+held_out = 0.2
+[defaults]
+batch_size = 16
+schedule = "cosine"
+augment = { crop = 0.1, event_drop = 0.2, mixup = 0.2 }
+[stages.pretrain]
+data = "images"
+neuron = { kind = "ann" }
+epochs = 2
+[stages.lif]
+weights = "pretrain"
+recalibrate = 2
+freeze = ["stem"]
+freeze_epochs = 1
+ema = 0.9
+epochs = 3
+[scratch]
+epochs = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, recipe, events, images):
+    """A run that nothing has stopped: its folder and its result."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    said: list[str] = []
+    result = run(load(recipe), folder, data=events, images=images, say=said.append)
+    assert said[-1].startswith(f"{folder}: finished")
+    return folder, result
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {
+        f"{stage}/{which}": (folder / stage / f"{which}.safetensors").read_bytes()
+        for stage in ("pretrain", "lif")
+        for which in ("best", "last")
+    }
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights of a run (the facts beside them hold seconds, which no two runs share)."""
+    return {
+        f"{path.parent.name}/{path.stem}/{key}": value
+        for path in sorted(folder.glob("*/*.safetensors"))
+        for key, value in load_file(path).items()
+    }
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    here, there = tensors(folder), tensors(other)
+    assert list(here) == list(there)
+    assert all(torch.equal(here[key], there[key]) for key in here)
+    for table in ("pretrain/steps", "pretrain/epochs", "lif/steps", "lif/epochs"):
+        rows = [
+            [
+                {key: row[key] for key in row if not key.endswith("seconds")}
+                for row in read_rows(path)
+            ]
+            for path in (folder / f"{table}.csv", other / f"{table}.csv")
+        ]
+        assert rows[0] == rows[1]
+
+
+def test_what_a_run_leaves(whole):
+    folder, result = whole
+    assert [stage["name"] for stage in result["stages"]] == ["pretrain", "lif"]
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert 0 <= result["test"]["top1"] <= result["test"]["top5"] == 1
+    assert sum(map(sum, result["test"]["confusion"])) == result["test"]["samples"] == 24
+    seconds = [stage["train_seconds"] for stage in result["stages"]]
+    assert result["train_seconds"] == pytest.approx(sum(seconds))
+    epochs, steps = read_rows(folder / "lif/epochs.csv"), read_rows(folder / "lif/steps.csv")
+    assert [row["epoch"] for row in epochs] == [0, 1, 2, 3]
+    assert [row["step"] for row in steps] == list(range(1, 10))
+    assert epochs[-1]["train_seconds"] == pytest.approx(seconds[1])
+    best = max(epochs[1:], key=lambda row: row["top1"])
+    assert result["stages"][1]["best_top1"] == best["top1"]
+    operations = json.loads((folder / "lif/operations.json").read_text())
+    assert operations["samples"] > 0
+    assert operations["rates"]
+    assert "taken" in (folder / "lif/transfer.txt").read_text()
+    assert list((folder / "tensorboard/lif").glob("events.*"))
+    facts = weight_facts(folder / "lif/best.safetensors")
+    assert facts["classes"] == ["c0", "c1", "c2"]
+    assert facts["seconds"] > seconds[0]
+
+
+def test_it_learns(tmp_path, recipe, events):
+    changes = ["scratch.epochs=30", "scratch.ema=0", "scratch.augment.mixup=0"]
+    result = run(load(recipe, scratch=True, changes=changes), tmp_path / "run", data=events)
+    assert result["test"]["top1"] > 0.8  # of three classes
+
+
+def test_frozen_parts_are_frozen_for_as_long_as_they_were_to_be(tmp_path, recipe, events):
+    kept = {}
+    for epochs in (1, 2):
+        changes = [f"lif.epochs={epochs}", "lif.ema=0", "lif.weights=fresh", "lif.recalibrate=0"]
+        mine = load(recipe, changes=changes)
+        mine = replace(mine, stages={"lif": mine.stages["lif"]})
+        run(mine, tmp_path / str(epochs), data=events)
+        kept[epochs] = load_file(tmp_path / str(epochs) / "lif/last.safetensors")
+    torch.manual_seed(0)
+    assert torch.equal(kept[1]["stem.norm.weight"], torch.ones(4))
+    assert not torch.equal(kept[2]["stem.norm.weight"], torch.ones(4))
+    assert not torch.equal(kept[1]["fc.weight"], kept[2]["fc.weight"])
+
+
+def test_a_finished_run_is_left_alone(whole, recipe, events, images):
+    folder, result = whole
+    before = weights(folder)
+    again = run(load(recipe, changes=["machine.threads=2"]), folder, data=events, images=images)
+    assert again == result
+    assert weights(folder) == before
+
+
+def test_the_run_says_how_to_repeat_it(tmp_path, whole, events, images):
+    folder, _ = whole
+    run(load(str(folder / "config.toml")), tmp_path / "again", data=events, images=images)
+    assert_same(tmp_path / "again", folder)
+
+
+class StoppedError(Exception):
+    """What stands for a kill within this process."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"), [("pretrain", 2), ("pretrain", 5), ("lif", 1), ("lif", 7)]
+)
+def test_going_on_after_a_stop_ends_with_the_same_weights(
+    tmp_path, monkeypatch, whole, recipe, events, images, stage, step
+):
+    real = Classifier.training_step
+
+    def stop(self, batch, index):
+        here = "pretrain" if self.stage.data == "images" else "lif"
+        if (here, self.global_step) == (stage, step):
+            raise StoppedError
+        return real(self, batch, index)
+
+    monkeypatch.setattr(Classifier, "training_step", stop)
+    with pytest.raises(StoppedError):
+        run(load(recipe), tmp_path / "run", data=events, images=images)
+    monkeypatch.undo()
+    run(load(recipe), tmp_path / "run", data=events, images=images)
+    assert_same(tmp_path / "run", whole[0])
+
+
+def test_killed_for_good(tmp_path, whole, recipe, events, images):
+    """The process kills itself (SIGKILL) in a step, as the state is saved, and between stages."""
+    words = """
+import os, signal, sys
+from train.module import Classifier
+from train.record import Record
+from eventdata.cli import main
+moment = sys.argv.pop(1)
+class Die:
+    def __init__(self, owner, name, calls):
+        self.real, self.left = getattr(owner, name), calls
+        setattr(owner, name, lambda *args: self(*args))
+    def __call__(self, *args):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.real(*args)
+if moment == "step":
+    Die(Classifier, "training_step", 8)
+if moment == "state":
+    import lightning.pytorch as pl
+    Die(pl.Trainer, "save_checkpoint", 2)
+if moment == "stage":
+    import train.stage
+    Die(train.stage, "write_json", 2)
+main()
+"""
+    arguments = ["train", "pipe-d", "--data", events, "--images", images, "--recipe", recipe]
+    arguments += ["--out", str(tmp_path / "run")]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    for moment in ("step", "state", "stage"):
+        done = subprocess.run(
+            [sys.executable, "-c", words, moment, *arguments], capture_output=True, env=environment
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    run(load(recipe), tmp_path / "run", data=events, images=images)
+    assert_same(tmp_path / "run", whole[0])
+
+
+def test_another_recipe_or_store_is_not_gone_on_with(tmp_path, whole, recipe, images):
+    folder, _ = whole
+    other = make_store(tmp_path / "other", counts=(("train", 61), ("test", 24)))
+    with pytest.raises(MismatchError, match=r"stages\.lif\.epochs is 3 there, 4 in this call"):
+        run(load(recipe, changes=["lif.epochs=4"]), folder, data=other, images=images)
+    with pytest.raises(MismatchError, match=r"stores\.data\.sha256"):
+        run(load(recipe), folder, data=other, images=images)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").touch()
+    with pytest.raises(MismatchError, match="something else than a run"):
+        run(load(recipe), tmp_path / "mine", data=other, images=images)
+
+
+def test_stores_of_the_wrong_kind(tmp_path, recipe, events, images):
+    with pytest.raises(OptionError, match="holds image images, but pipe-d takes a store of event"):
+        run(load(recipe), tmp_path / "a", data=images, images=images)
+    with pytest.raises(OptionError, match="takes a store of still images as --images"):
+        run(load(recipe), tmp_path / "b", data=events, images=events)
+    with pytest.raises(OptionError, match="give a store of them with --images"):
+        run(load(recipe), tmp_path / "c", data=events)
+    with pytest.raises(OptionError, match="pipe-s takes a store of still images as --data"):
+        run(load("pipe-s"), tmp_path / "d", data=events)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_no_number(tmp_path, monkeypatch, recipe, events):
+    real = Classifier.forward
+    calls = []
+
+    def forward(self, x):
+        calls.append(1)
+        return real(self, x) * (float("nan") if self.training and self.global_step == 4 else 1)
+
+    monkeypatch.setattr(Classifier, "forward", forward)
+    with pytest.raises(
+        DivergedError, match="the loss is nan in epoch 1, batch 1.*last whole epoch"
+    ):
+        run(load(recipe, scratch=True), tmp_path / "run", data=events)
+    kept = load_file(tmp_path / "run/scratch/last.safetensors")
+    assert all(value.isfinite().all() for value in kept.values())
+    assert weight_facts(tmp_path / "run/scratch/last.safetensors")["epoch"] == 1
+
+
+def test_checkpoints_of_other_networks(tmp_path, recipe, events, whole):
+    other = tmp_path / "other.safetensors"
+    save_file({"layer.weight": torch.zeros(3)}, other)
+    folder, _ = whole
+    changes = [f"scratch.weights={other}"]
+    with pytest.raises(InputError, match="nothing of the checkpoint fits"):
+        run(load(recipe, scratch=True, changes=changes), tmp_path / "a", data=events)
+    changes = [f"scratch.weights={folder}/lif/best.safetensors", "network.width=8"]
+    with pytest.raises(InputError, match="of another network"):
+        run(load(recipe, scratch=True, changes=changes), tmp_path / "b", data=events)
+
+
+def test_training_that_went_into_a_checkpoint_is_counted(tmp_path, recipe, events, whole):
+    folder, result = whole
+    changes = [f"scratch.weights={folder}/lif/last.safetensors", "scratch.epochs=1"]
+    mine = run(load(recipe, scratch=True, changes=changes), tmp_path / "a", data=events)
+    assert mine["seconds_before"] == pytest.approx(result["train_seconds"])
+    assert mine["train_seconds"] > result["train_seconds"]
+
+
+def test_a_classifier_of_other_classes_is_not_taken(tmp_path, recipe, events, whole):
+    folder, _ = whole
+    state = load_file(folder / "lif/last.safetensors")
+    facts = {"classes": ["cat", "dog", "eel"], "seconds": 0}
+    train.folder.write_weights(tmp_path / "w.safetensors", state, facts)
+    changes = [f"scratch.weights={tmp_path}/w.safetensors", "scratch.epochs=1"]
+    run(load(recipe, scratch=True, changes=changes), tmp_path / "a", data=events)
+    lines = (tmp_path / "a/scratch/transfer.txt").read_text().splitlines()
+    assert [line.split()[:2] for line in lines if line.startswith("fc.weight")] == [
+        ["fc.weight", "fresh"]
+    ]
+
+
+def test_no_gpu(tmp_path, monkeypatch, recipe, events):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(OptionError, match="torch finds no GPU here"):
+        run(load(recipe, scratch=True, changes=["machine.accelerator=gpu"]), tmp_path, data=events)
+
+
+def test_a_full_disk(tmp_path, monkeypatch, recipe, events, images, whole):
+    real, left = os.fsync, [6]
+
+    def fsync(number):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(28, "No space left on device")
+        real(number)
+
+    monkeypatch.setattr(train.folder.os, "fsync", fsync)
+    with pytest.raises(InputError, match="run: can't be written .No space left on device."):
+        run(load(recipe), tmp_path / "run", data=events, images=images)
+    monkeypatch.undo()
+    run(load(recipe), tmp_path / "run", data=events, images=images)
+    assert_same(tmp_path / "run", whole[0])
+
+
+def test_batches_that_cannot_be_made(tmp_path, recipe, events):
+    with pytest.raises(OptionError, match="batch_size is 64, more than the 48 samples"):
+        run(load(recipe, scratch=True, changes=["all.batch_size=64"]), tmp_path / "a", data=events)
+    with pytest.raises(OptionError, match="width"):
+        run(load(recipe, scratch=True, changes=["network.width=no"]), tmp_path / "b", data=events)
+    changes = ['scratch.freeze=["head"]', "scratch.freeze_epochs=1"]
+    with pytest.raises(OptionError, match="cannot freeze 'head'"):
+        run(load(recipe, scratch=True, changes=changes), tmp_path / "c", data=events)
+
+
+def test_gradients_are_gathered(tmp_path, recipe, events):
+    """Two halves of a batch make the step of the whole, norms aside."""
+    changes = ["scratch.augment.strength=0", "scratch.ema=0"]
+    result = run(
+        load(recipe, scratch=True, changes=[*changes, "scratch.accumulate=2"]),
+        tmp_path / "a",
+        data=events,
+    )
+    steps = read_rows(tmp_path / "a/scratch/steps.csv")
+    assert result["stages"][0]["epochs"] == 2
+    assert [row["step"] for row in steps] == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6][: len(steps)]
+    assert len(steps) == 12
+
+
+def test_images_as_input_current(tmp_path, images):
+    changes = ["network.width=4", "all.epochs=1", "all.batch_size=16", "machine.accelerator=cpu"]
+    changes += ["all.recalibrate=0", "machine.keep_pages=false"]
+    result = run(load("pipe-s-small", changes=changes), tmp_path / "a", data=images)
+    assert [stage["kind"] for stage in result["stages"]] == ["ann", "lif"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "factors"),
+    [
+        ({"epochs": 4}, (0, 39), (1, 1)),
+        ({"epochs": 4, "warmup": 1}, (0, 4, 9, 10), (0.1, 0.5, 1, 1)),
+        ({"epochs": 4, "schedule": "cosine"}, (0, 20, 40), (1, 0.5, 0)),
+        (
+            {"epochs": 9, "schedule": "step", "milestones": (2, 4), "gamma": 0.3},
+            (0, 19, 20, 39, 40),
+            (1, 1, 0.3, 0.3, 0.09),
+        ),
+        (
+            {"epochs": 4, "schedule": "one-cycle", "warmup": 0.25},
+            (0, 10, 25, 40),
+            (0.04, 1, 0.5, 0),
+        ),
+    ],
+)
+def test_learning_rates(settings, steps, factors):
+    stage = Stage(**settings)
+    found = [rate_factor(stage, step, 10) for step in steps]
+    assert found == pytest.approx(factors, abs=2e-4)
+
+
+def test_what_the_network_sees():
+    frames = (torch.rand(2, 6, 2, 8, 8) < 0.3).to(torch.uint8)
+    assert torch.equal(prepare(frames, Stage(steps=4)), frames[:, :4].float())
+    assert torch.equal(
+        prepare(frames, Stage(collapse=True)), frames.float().sum(dim=1, keepdim=True)
+    )
+    pictures = torch.full((2, 3, 8, 8), 255, dtype=torch.uint8)
+    assert prepare(pictures, Stage(downscale=2)).shape == (2, 3, 4, 4)
+
+
+def test_the_command(tmp_path, recipe, events):
+    arguments = [
+        "train",
+        "scratch",
+        "--data",
+        events,
+        "--recipe",
+        recipe,
+        "-o",
+        str(tmp_path / "a"),
+    ]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    assert "test: top-1" in done.output
+    done = CliRunner().invoke(main, [*arguments, "--json"])
+    assert json.loads(done.stdout)["label"] == "scratch"
+    wrong = CliRunner().invoke(main, [*arguments, "--set", "scratch.epoch=1"])
+    assert wrong.exit_code == 2
+    assert "did you mean 'epochs'" in wrong.output
