@@ -149,7 +149,7 @@ class Classifier(LightningModule):
     def _finish(self) -> None:
         values = {key: float(value) for key, value in self.measures.compute().items()}
         self.scores |= {"loss": float(self.loss.compute()), **values}
-        self.log("top1", values["top1"], prog_bar=True, logger=False)
+        self.log("top1", values["top1"], prog_bar=True, logger=False, sync_dist=True)
         self.measures.reset()
         self.loss.reset()
 

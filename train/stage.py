@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from eventdata.errors import OptionError
 from train.calibrate import recalibrate
@@ -104,6 +105,18 @@ def device_batch(stage: Stage, devices: int) -> int:
             f"accumulate={stage.accumulate} can't share evenly"
         )
     return size
+
+
+def _several_devices(*, freezes: bool) -> DDPStrategy:
+    """Data-parallel training. Parts that thaw later have no gradient at first.
+
+    Buffers are left alone: the devices' last batches of an evaluation may differ in number, and
+    `share_statistics` does better than a broadcast.
+    """
+    known = signature(DistributedDataParallel).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    settings: dict[str, Any] = {"find_unused_parameters": freezes, sync: False}
+    return DDPStrategy(**settings)
 
 
 @dataclass
@@ -204,11 +217,7 @@ class StageRun:
     def _trainer(self, callbacks: list[Callback]) -> Trainer:
         machine, run = self.recipe.machine, self.recipe.run
         several = self.devices * machine.nodes > 1
-        # Parts that thaw later have no gradient at first.
-        strategy = DDPStrategy(
-            find_unused_parameters=bool(self.stage.freeze_epochs),
-            broadcast_buffers=False,  # `share_statistics` does better
-        )
+        strategy = _several_devices(freezes=bool(self.stage.freeze_epochs))
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         return Trainer(
             accelerator=machine.accelerator if torch.cuda.is_available() else "cpu",
