@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, resource_tracker
 from typing import Any, TypeVar
 
 from eventdata.errors import EventDataError
@@ -42,16 +42,20 @@ def worker_pool(workers: int) -> Iterator[Executor]:
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(["eventdata.conversion"])
-        with _interrupts_ignored():  # by the server too, even while it loads
-            forkserver.ensure_running()
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:
+        with _interrupts_held():  # a half started process could be neither used nor ended
+            for _ in range(workers):
+                pool.submit(int)
         yield pool
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - before:
+        ours = set(multiprocessing.active_children()) - before
+        for process in ours:
             process.terminate()
+        for process in ours:  # before the pool takes away what one that still starts would open
+            process.join()
+        pool.shutdown(cancel_futures=True)
         raise
     finally:
         pool.shutdown()
@@ -97,16 +101,17 @@ def run_tasks(
 
 
 @contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started within ignore Ctrl-C from their first moment on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set signals
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits for the end; processes started within never see it, from their first moment."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # first, because starting it lets Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:
