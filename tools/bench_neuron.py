@@ -9,7 +9,6 @@ machine copies between tensors it already has. Getting fresh pages for a large t
 than filling it: --keep-pages has malloc keep those of freed ones.
 """
 
-import ctypes
 import json
 import statistics
 import time
@@ -21,6 +20,7 @@ import click
 import torch
 from torch import Tensor
 
+from train.memory import keep_pages
 from train.neurons import integrate
 
 Way = Callable[[Tensor], Tensor]
@@ -43,14 +43,6 @@ class Result(TypedDict):
     threads: int
     floor_ms: float
     ways: dict[str, Row]
-
-
-def keep_pages() -> None:
-    """Have glibc serve large blocks from a heap that it does not give back."""
-    m_trim_threshold, m_mmap_max = -1, -4
-    libc = ctypes.CDLL(None)
-    libc.mallopt(m_mmap_max, 0)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def spikingjelly_lif() -> Way | None:

@@ -50,7 +50,8 @@ def run(
     devices = check_machine(recipe.machine)
     stores = open_stores(recipe, data, images)
     with telling_write_errors(folder.root):
-        begin(folder, recipe, stores)
+        if is_first():
+            begin(folder, recipe, stores)
         if folder.result.exists():
             return cast(dict[str, Any], read_json(folder.result))
         on_cpu = recipe.machine.accelerator == "cpu" or not torch.cuda.is_available()

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -60,8 +61,7 @@ def build_network(recipe: Recipe, stage: Stage, data: Data) -> nn.Module:
 
 def is_first() -> bool:
     """Whether this process is the one of several that writes."""
-    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
-    return all(rank == "0" for rank in ranks)
+    return bool(rank_zero_only.rank == 0)  # Lightning knows the variables of every launcher
 
 
 class Feed(LightningDataModule):
