@@ -61,7 +61,8 @@ def build_network(recipe: Recipe, stage: Stage, data: Data) -> nn.Module:
 
 def is_first() -> bool:
     """Whether this process is the one of several that writes."""
-    return bool(rank_zero_only.rank == 0)  # Lightning knows the variables of every launcher
+    # Lightning knows the variables of every launcher.
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 class Feed(LightningDataModule):
