@@ -39,6 +39,7 @@ Progress = Callable[[int, int], None]  # samples done, samples in all
 
 DEFAULT_SHARD_SIZE = 512
 MAX_SHARD_SIZE = 65_536  # a worker holds a shard in memory
+MAX_SAMPLE_BYTES = 1 << 29
 FOREIGN_BACKLOG = 256  # shards handed at a time to an executor whose size is not known
 ESTIMATE_SAMPLES = 64  # samples that a dry run compresses to foretell the bytes
 
@@ -199,6 +200,12 @@ def plan_job(source: Source, *, shard_size: int, limit: int | None, on_error: On
             raise InputError(f"{first}{more}; mend that, or leave it out with --on-error skip")
         listing[split] = part
     sample = source.sample_format
+    if sample.planes * sample.chunk_bytes > MAX_SAMPLE_BYTES:
+        shape = "x".join(map(str, sample.packed_shape))
+        raise OptionError(
+            f"a sample of {shape} takes {sample.planes * sample.chunk_bytes / 1e9:.1f} GB, at most "
+            f"{MAX_SAMPLE_BYTES / 1e9:.1f}; choose fewer frames, a smaller size or a narrower type"
+        )
     parameters = {
         **source.parameters,
         "split_names": sorted(listing),

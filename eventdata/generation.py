@@ -109,7 +109,7 @@ def generate(
     _check_same(files, found, about)
     batches = list(_batches(source, files, job.listing, keys, on_error))
     done_before = 0
-    complete = found.get("complete") is True
+    complete = found.get("complete") is True and _all_there(files, found, keys)
     if complete:
         files.remove(WORK)  # killed between the last two steps
     else:
@@ -182,6 +182,14 @@ def _read_about(files: LocalFiles) -> dict[str, Any]:
         return dict(json.loads(document))
     except (ValueError, TypeError):
         raise StoreError(f"{files.where}/{ABOUT}: damaged; choose another folder") from None
+
+
+def _all_there(files: LocalFiles, found: dict[str, Any], keys: Mapping[str, list[str]]) -> bool:
+    """Whether every file that was made is still there; if not, all are made again."""
+    without = {*found.get("left_out", {}), *found.get("skipped", {})}
+    return all(
+        key in without or files.size(key) is not None for part in keys.values() for key in part
+    )
 
 
 def _check_same(files: LocalFiles, found: dict[str, Any], about: dict[str, Any]) -> None:

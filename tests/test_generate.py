@@ -127,6 +127,9 @@ def test_same_bytes_whatever_the_workers_and_interruptions(images, tmp_path, mon
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
     assert generate("es-imagenet", images, out, **SMALL).state == "already complete"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")} == before
+    lost.unlink()
+    assert generate("es-imagenet", images, out, **SMALL).state == "complete"
+    assert tree_digest(out) == whole
 
 
 def test_unfinished_raw_clips_are_not_converted(tmp_path, monkeypatch):

@@ -285,6 +285,23 @@ def test_imagenet_tars_to_a_verified_store(tmp_path):
     assert store.split("val").sample_names[0] == "ILSVRC2012_val_00000001.JPEG"
 
 
+def test_one_split_as_a_tar_the_other_as_a_folder(tmp_path):
+    """Neither is lost; and a list of what was unpacked that a kill cut short does no harm."""
+    official = make_images(tmp_path / "official", train=6, val=4)
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    for folder in (official / "train").iterdir():
+        make_tar(inner / f"{folder.name}.tar", folder)
+    make_tar(official / "ILSVRC2012_img_train.tar", inner)
+    shutil.rmtree(official / "train")
+    (tmp_path / "work" / "train").mkdir(parents=True)
+    (tmp_path / "work" / "train" / ".unpacked.json").write_text('{"ILSVRC2012_img_tr')
+    words = ["images", official, "--out", tmp_path / "es.zarr", "--work", tmp_path / "work"]
+    told = prepare("es_imagenet", *words, "--on-error", "skip")
+    assert "train 6, val 4" in told
+    assert "verify: sound; 10 samples" in told
+
+
 def test_ucf101_to_a_verified_store(shared, tmp_path):
     """Clips and lists in archives, as published but for the rar."""
     clips = make_zip(tmp_path / "UCF101.zip", make_clips(tmp_path / "made", frames=4), "UCF-101")

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 from archives import Limits
-from preparing import convert_and_verify, find_folder, say, told_plainly, unpack_all
+from preparing import convert_and_verify, find_folder, link_folder, say, told_plainly, unpack_all
 
 from eventdata.raw.es_imagenet import MANIFESTS
 
@@ -105,6 +105,9 @@ def images(
             if split in (None, name):
                 unpack_all([tar], work / name, LIMITS)
         root = work if tars else folder
+        for name in TARS:  # one split as a tar, the other as a folder
+            if tars and name not in tars and (folder / name).is_dir():
+                link_folder(folder / name, work / name)
         if val_labels is None and (root / "val").is_dir() and split != "train":
             say("labels", "no --val-labels: val must have class folders")
         options = {"split": split, "odg": odg, "list": val_labels}

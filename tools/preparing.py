@@ -26,6 +26,10 @@ def told_plainly() -> Iterator[None]:
     except EventDataError as error:
         click.echo(f"{Path(sys.argv[0]).name}: {error}", err=True)
         raise SystemExit(2 if isinstance(error, OptionError) else 1) from None
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"{Path(sys.argv[0]).name}: {place}{error.strerror}; see to that", err=True)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         click.echo("stopped; call the same again to go on", err=True)
         raise SystemExit(130) from None
@@ -39,7 +43,7 @@ def say(step: str, what: object) -> None:
 def unpack_all(paths: Sequence[Path], folder: Path, limits: Limits) -> None:
     """Unpack archives into a folder, but for those that an earlier call unpacked whole."""
     marker = folder / UNPACKED
-    done = json.loads(marker.read_text()) if marker.is_file() else {}
+    done = _read_marker(marker)
     for parts in group_parts(paths):
         numbers = [[part.stat().st_size, part.stat().st_mtime_ns] for part in parts]
         name = parts[0].name + (f" and {len(parts) - 1} more parts" if parts[1:] else "")
@@ -49,8 +53,27 @@ def unpack_all(paths: Sequence[Path], folder: Path, limits: Limits) -> None:
         say("unpack", f"{name} ({human_bytes(sum(size for size, _ in numbers))}) into {folder}")
         count = unpack(parts, folder, limits)
         done[parts[0].name] = numbers
-        marker.write_text(json.dumps(done))
+        written = marker.with_suffix(".tmp")
+        written.write_text(json.dumps(done))
+        written.replace(marker)
         say("unpack", f"{name}: {count:,} files")
+
+
+def _read_marker(marker: Path) -> dict[str, Any]:
+    """Archives unpacked before; none where that is not known, and they are unpacked again."""
+    try:
+        return dict(json.loads(marker.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+
+
+def link_folder(folder: Path, link: Path) -> None:
+    """Make ``link`` lead to a folder; InputError where something else is there."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.exists():
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+    elif link.resolve() != folder.resolve():
+        raise InputError(f"{link}: of an earlier call; remove it, or choose another --work")
 
 
 def find_folder(root: Path, is_it: Callable[[Path], bool], what: str) -> Path:

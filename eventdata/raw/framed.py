@@ -30,7 +30,9 @@ class FrameSettings:
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "FrameSettings":
         """Settings from options by their names (`raw.registry`); OptionError where they clash."""
-        ways = [key for key in ("frames", "window", "events_per_frame") if options.get(key)]
+        ways = [
+            key for key in ("frames", "window", "events_per_frame") if options.get(key) is not None
+        ]
         if len(ways) != 1:
             given = " and ".join(_flag(way) for way in ways) or "none"
             raise OptionError(
@@ -57,6 +59,8 @@ class FrameSettings:
         texts = options.get("transform") or ()
         texts = (texts,) if isinstance(texts, str) else texts
         transforms = tuple(EventTransform.parse(text) for text in texts)
+        for transform in transforms:
+            transform.try_out()
         size = options.get("sensor_size")
         return cls(
             framing=framing,

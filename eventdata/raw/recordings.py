@@ -97,7 +97,7 @@ class Recordings(SettingsOnly):
     def splits(self) -> dict[str, Samples]:
         """The splits that are there. With ``every`` all recordings are read, to know their ends."""
         if self.only is not None and self.only not in self._files:
-            raise InputError(
+            raise OptionError(
                 f"{self.root}: no split {self.only!r} in it, only {', '.join(self._files)}"
             )
         return {

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
-from eventdata.events import Events, SensorSize, check_events
+from eventdata.events import EVENT_DTYPE, LARGEST_SIDE, Events, SensorSize, check_events
 
 # Which arguments, given as a range, Tonic draws from at random.
 TRANSFORMS: Mapping[str, tuple[str, ...]] = {
@@ -29,6 +29,8 @@ TRANSFORMS: Mapping[str, tuple[str, ...]] = {
     "TimeAlignment": (),
     "TimeSkew": ("coefficient", "offset"),
 }
+
+TRIED_SIDE = 128  # pixels of the sensor on which settings are tried out
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class EventTransform:
                 raise ValueError
             name = call.func.id
             arguments = {str(key.arg): ast.literal_eval(key.value) for key in call.keywords}
+            if len(arguments) != len(call.keywords):  # one given twice
+                raise ValueError
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise OptionError(
                 f"--transform {text!r}: write it as Name(key=value), such as "
@@ -71,6 +75,17 @@ class EventTransform:
                 )
         return cls(name, arguments)
 
+    def try_out(self) -> None:
+        """OptionError where Tonic can't do it, found on a few events that are surely sound."""
+        events = np.zeros(64, EVENT_DTYPE)
+        events["x"] = events["y"] = np.arange(64) % 8
+        events["t"] = np.arange(64) * 1000
+        events["p"] = np.arange(64) % 2
+        try:
+            self.apply(events, (TRIED_SIDE, TRIED_SIDE))
+        except InputError as error:
+            raise OptionError(f"--transform {error}") from None
+
     def __str__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
         return f"{self.name}({arguments})"
@@ -87,8 +102,8 @@ class EventTransform:
             width, height = self._sides_after(size)
         except (TypeError, ValueError, IndexError, OverflowError) as error:
             raise OptionError(f"--transform {self}: {error}") from None
-        if width < 1 or height < 1:
-            raise OptionError(f"--transform {self}: leaves {width} x {height} pixels of {size}")
+        if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
+            raise OptionError(f"--transform {self}: makes {width} x {height} pixels of {size}")
         return width, height
 
     def _sides_after(self, size: SensorSize) -> SensorSize:
@@ -102,6 +117,8 @@ class EventTransform:
             return size
         factor = self.arguments.get("spatial_factor", 1)
         factors = factor if isinstance(factor, tuple) else (factor, factor)
+        if len(factors) != 2 or min(factors) <= 0:
+            raise ValueError("spatial_factor is a number above 0, or two for the sides")
         # Tonic rounds towards zero: this is where the last pixel of each side comes to lie.
         return int((size[0] - 1) * factors[0]) + 1, int((size[1] - 1) * factors[1]) + 1
 

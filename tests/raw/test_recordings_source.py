@@ -256,7 +256,7 @@ def test_split_folders(tmp_path):
     assert names == ["left/0.npz", "left/2.npz", "left/inside/9.npz", "right/1.npz"]
     one = convert("recordings", tmp_path / "raw", tmp_path / "one.zarr", split="val", **options)
     assert one.samples == {"val": 3}
-    with pytest.raises(InputError, match="no split 'all' in it, only train, val, test"):
+    with pytest.raises(OptionError, match="no split 'all' in it, only train, val, test"):
         convert("recordings", tmp_path / "raw", tmp_path / "no.zarr", split="all", **options)
     make_recordings(tmp_path / "raw" / "val")
     with pytest.raises(InputError, match="a second folder for the split val"):
@@ -330,11 +330,18 @@ def test_a_recording_without_events_is_an_error(tmp_path):
         ({"frames": 3, "count_dtype": "uint8"}, "goes with --representation count"),
         ({"frames": 3, "representation": "count", "count_dtype": "int8"}, "uint8 or uint16"),
         ({"frames": 3, "sensor_size": "16"}, "WIDTHxHEIGHT"),
+        ({"frames": 0}, "frames is 0"),
+        ({"frames": 3, "transform": ["Denoise(filter_time='abc')"]}, "fails"),
+        ({"frames": 3, "transform": ["Decimation(n=0)"]}, "fails"),
+        ({"frames": 3, "transform": ["Denoise(filter_time=1, filter_time=2)"]}, "write it as"),
+        ({"frames": 3, "transform": ["Downsample(spatial_factor=(1, 2, 3))"]}, "two for the sides"),
+        ({"frames": 3, "transform": ["Downsample(target_size=(100000, 9))"]}, "makes 100000 x 9"),
+        ({"frames": 60000, "sensor_size": "9000x9000"}, r"takes [\d.]+ GB"),
         ({"frames": 3, "sensor_size": "0x5"}, "each side is 1 to"),
         ({"frames": 3, "every": 0}, "every is 0"),
         ({"frames": 3, "every": 5, "transform": ["TimeAlignment()"]}, "changes times"),
-        ({"frames": 3, "transform": ["Downsample(spatial_factor=-1)"]}, "leaves -14 x -10 pixels"),
-        ({"frames": 3, "transform": ["CenterCrop(size=0)"]}, "leaves 0 x 0 pixels"),
+        ({"frames": 3, "transform": ["Downsample(spatial_factor=-1)"]}, "a number above 0"),
+        ({"frames": 3, "transform": ["CenterCrop(size=0)"]}, "makes 0 x 0 pixels"),
     ],
 )
 def test_settings_that_make_no_sense(tmp_path, options, message):
