@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help demo test lint clean
 
 help:
-	@echo "make demo   raw events -> store -> verify -> pictures, on real data, in ./demo"
+	@echo "make demo   raw events -> store -> verify -> pictures -> training -> plot, in ./demo"
 	@echo "make test   lint, types and tests"
 
 $(INSTALLED): pyproject.toml constraints.txt

@@ -3,7 +3,8 @@
     make demo        (or: python tools/demo.py FOLDER)
 
 Handwritten digits become raw events in ES-ImageNet's published layout, these one verified store,
-the store pictures and batches for torch. Each command is shown as a user would type it.
+the store pictures and batches for torch; a spiking network is trained on them by way of an ANN on
+the images, beside one from scratch. Each command is shown as a user would type it.
 """
 
 import subprocess
@@ -52,7 +53,18 @@ def main(folder: Path) -> None:
             shape = tuple(frames.shape)
         speed = len(dataset) / (time.monotonic() - start)
         click.echo(f"{name}: {speed:,.0f} samples/s, last batch {shape}")
-    say(f"done in {time.monotonic() - started:.0f} s; look at {folder}/sheet.png and moving.gif")
+    say("ANN on the images -> LIF on the events (pipe-D), beside LIF from scratch:")
+    stills, pipe_d, scratch = folder / "images.zarr", folder / "pipe-d", folder / "scratch"
+    run("eventdata", "convert", "images", images, stills, "--short-side", 224, "--crop", 224)
+    train = ("eventdata", "train")
+    recipe = ("--recipe", "digits", "--data", store)
+    run(*train, "pipe-d", *recipe, "--images", stills, "-o", pipe_d)
+    run(*train, "scratch", *recipe, "-o", scratch)
+    run("eventdata", "report", pipe_d, scratch, "-o", folder / "report")
+    say(
+        f"done in {time.monotonic() - started:.0f} s; look at sheet.png, moving.gif and "
+        f"report/report.png in {folder}"
+    )
 
 
 def save_digits(root: Path) -> None:
