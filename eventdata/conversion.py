@@ -271,8 +271,7 @@ def read_sample(source: Source, samples: Samples, index: int, out: NDArray[Any])
         return source.read(samples.row(index), out)
     finally:
         # After reading, so that the store's record of the file is of what was read.
-        ((size, changed),) = file_numbers([path])
-        if (size, changed) != (samples.input_size[index], samples.input_time[index]):
+        if file_numbers([path]) != [samples.file_numbers(index)]:
             raise MismatchError(
                 f"{path}: changed while the conversion ran; call again once the input rests, with "
                 "--overwrite if it is meant to be another"

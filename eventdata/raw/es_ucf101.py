@@ -17,7 +17,7 @@ from eventdata.errors import InputError
 from eventdata.kernels.packing import OK, pack_dense
 from eventdata.raw.npz import read_npz
 from eventdata.raw.source import Sample, Samples, SettingsOnly
-from eventdata.raw.ucf101_lists import clip_class, find_clips, list_clips, read_class_index
+from eventdata.raw.ucf101_lists import class_names, find_clips, list_clips
 from eventdata.store.layout import WORK, Parameters, SampleFormat
 
 
@@ -47,9 +47,7 @@ class EsUcf101(SettingsOnly):
     @cached_property
     def classes(self) -> Sequence[str]:
         """The official class list where it is given, otherwise the classes that are there."""
-        if self.lists is not None:
-            return read_class_index(self.lists)
-        return sorted({name for clip in self._clips if (name := clip_class(clip))})
+        return class_names(self._clips, self.lists)
 
     @property
     def sample_format(self) -> SampleFormat:

@@ -14,7 +14,7 @@ from eventdata.kernels.packing import U8
 from eventdata.kernels.video import VideoSettings, clip_events, clip_frames
 from eventdata.raw.clips import read_clip
 from eventdata.raw.source import Sample, Samples, SettingsOnly
-from eventdata.raw.ucf101_lists import clip_class, find_clips, list_clips, read_class_index
+from eventdata.raw.ucf101_lists import class_names, find_clips, list_clips
 from eventdata.store.layout import Parameters, SampleFormat
 
 FOLDERS = ""  # `find_clips`: a clip as a folder of frames
@@ -44,9 +44,7 @@ class Ucf101(SettingsOnly):
     @cached_property
     def classes(self) -> Sequence[str]:
         """The official class list where it is given, otherwise the classes that are there."""
-        if self.lists is not None:
-            return read_class_index(self.lists)
-        return sorted({name for clip in self._clips if (name := clip_class(clip))})
+        return class_names(self._clips, self.lists)
 
     @property
     def sample_format(self) -> SampleFormat:

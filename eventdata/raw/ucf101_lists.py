@@ -64,6 +64,13 @@ def read_class_index(lists: Path) -> list[str]:
     return classes
 
 
+def class_names(clips: Collection[str], lists: Path | None) -> list[str]:
+    """The official class list where there is one, otherwise the classes of the clips, sorted."""
+    if lists is not None:
+        return read_class_index(lists)
+    return sorted({name for clip in clips if (name := clip_class(clip))})
+
+
 def list_clips(
     clips: Mapping[str, list[Path]],
     classes: Sequence[str],
