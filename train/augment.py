@@ -1,9 +1,10 @@
 """Augmentation of batches, on the device they are on, the same for all steps of a sample.
 
-A batch is frames (N, T, P, H, W), uint8 or floating, or images (N, C, H, W). Geometry is by whole
-pixels and nearest neighbours, so that events stay events. What moves in from outside is 0.
+A batch is frames (N, T, P, H, W), uint8 or floating, or images (N, C, H, W), or packed binary
+frames (N, K, H, W, P) as FrameLoader gives them with layout="packed". Geometry is by whole pixels
+and nearest neighbours, so that events stay events. What moves in from outside is 0.
 
-Legend: N samples, T steps, P polarities, C channels, H rows, W columns.
+Legend: N samples, T steps, P polarities, C channels, H rows, W columns; K bytes of eight steps.
 """
 
 import math
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from eventdata.loader import unpack_frames
 from train.settings import check_ranges
 
 
@@ -56,23 +58,47 @@ class Augmentation:
         return Augmentation(flip=self.flip, time_shift=steps, **values)
 
 
-def augment(x: Tensor, settings: Augmentation, seed: int) -> Tensor:
-    """The batch augmented by all but mixup: a new tensor of the same shape and dtype.
+def augment(x: Tensor, settings: Augmentation, seed: int, *, steps: int | None = None) -> Tensor:
+    """The batch augmented by all but mixup: of the same shape and dtype; x stays as it is.
 
-    The same seed on the same kind of device gives the same.
+    The same seed on the same kind of device gives the same; packed frames come out as the same
+    frames dense would, packed.
+
+    Args:
+        x: a batch.
+        settings: how much.
+        seed: of all that is drawn.
+        steps: T of packed frames; None: the batch is dense.
     """
     s = settings.scaled()
     draw = torch.Generator(x.device).manual_seed(seed)
-    frames = x if x.ndim == 5 else x.unsqueeze(1)  # (N, T, P, H, W)
-    if x.ndim == 5 and s.time_shift:
+    if steps is not None:
+        if s.time_shift or s.event_drop:
+            x = pack_frames(_in_time(unpack_frames(x, steps), s, draw))
+        return _move(x.movedim(-1, 2), s, draw).movedim(2, -1)
+    if x.ndim == 5:
+        return _move(_in_time(x, s, draw), s, draw)
+    return _move(x.unsqueeze(1), s, draw).squeeze(1)
+
+
+def pack_frames(frames: Tensor) -> Tensor:
+    """Binary frames (N, T, P, H, W) as uint8 (N, K, H, W, P), the first step in the highest bit."""
+    whole = functional.pad(frames, (0, 0, 0, 0, 0, 0, 0, -frames.shape[1] % 8))
+    eights = whole.reshape(len(frames), -1, 8, *frames.shape[2:])  # (N, K, 8, P, H, W)
+    bits = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=frames.device)
+    packed: Tensor = (eights * bits[:, None, None, None]).sum(dim=2, dtype=torch.uint8)
+    return packed.movedim(2, -1)
+
+
+def _in_time(frames: Tensor, s: Augmentation, draw: torch.Generator) -> Tensor:
+    """What is done to steps and events of frames (N, T, P, H, W)."""
+    if s.time_shift:
         frames = _shift_in_time(frames, s.time_shift, draw)
-    if x.ndim == 5 and s.event_drop:
-        kept = torch.rand(frames.shape, generator=draw, device=x.device)
-        loss = torch.rand(len(x), 1, 1, 1, 1, generator=draw, device=x.device) * s.event_drop
-        frames = frames * (kept >= loss).to(x.dtype)
-    if s.crop or s.flip or s.scale or s.cutout:
-        frames = _move(frames, s, draw)
-    return frames.reshape(x.shape)
+    if s.event_drop:
+        kept = torch.rand(frames.shape, generator=draw, device=frames.device)
+        loss = torch.rand(len(frames), 1, 1, 1, 1, generator=draw, device=frames.device)
+        frames = frames * (kept >= loss * s.event_drop).to(frames.dtype)
+    return frames
 
 
 def _shift_in_time(frames: Tensor, most: int, draw: torch.Generator) -> Tensor:
@@ -86,7 +112,9 @@ def _shift_in_time(frames: Tensor, most: int, draw: torch.Generator) -> Tensor:
 
 
 def _move(frames: Tensor, s: Augmentation, draw: torch.Generator) -> Tensor:
-    """Shift, scale, flip and cut out: all are a choice of rows and of columns."""
+    """Shift, scale, flip and cut out (N, ., ., H, W): all are a choice of rows and of columns."""
+    if not (s.crop or s.flip or s.scale or s.cutout):
+        return frames
     samples, height, width = len(frames), *frames.shape[-2:]
 
     def uniform() -> Tensor:  # (N, 1) in -1..1
@@ -121,17 +149,3 @@ def mixup(x: Tensor, targets: Tensor, alpha: float, seed: int) -> tuple[Tensor, 
     draw = torch.Generator().manual_seed(seed)
     other = torch.randperm(len(x), generator=draw).to(x.device)
     return torch.lerp(x[other], x, share), torch.lerp(targets[other], targets, share)
-
-
-def downscale(x: Tensor, factor: int) -> Tensor:
-    """Rows and columns divided by a factor: uint8 frames (N, T, P, H, W) by their maximum, images
-    (N, C, H, W) by their mean, rounded. What is left over at the ends is dropped.
-    """
-    if factor == 1:
-        return x
-    height, width = (side // factor * factor for side in x.shape[-2:])
-    if x.ndim == 5:
-        whole = x[..., :height, :width]
-        tiles = whole.reshape(*x.shape[:3], -1, factor, width // factor, factor)
-        return tiles.amax(dim=(4, 6))
-    return functional.avg_pool2d(x.float(), factor).round().to(x.dtype)

@@ -1,10 +1,13 @@
 """Parts of a store: what is trained on, selected by, tested on; and the batches of an epoch.
 
-Legend: N samples, T steps, P polarities, C channels, H rows, W columns.
+Legend: N samples, T steps, P polarities, C channels, H rows, W columns; K bytes of eight steps each
+(of counts: steps, of images: one).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import islice
 
 import numpy as np
@@ -14,39 +17,56 @@ from torch import Tensor
 
 from eventdata.dataset import FrameDataset
 from eventdata.errors import InputError, OptionError
-from eventdata.loader import FrameLoader
+from eventdata.loader import FrameLoader, make_dense
+from eventdata.store.layout import SampleFormat
 from eventdata.store.read import open_store
 from train.splits import hold_out, sample_keys
 
 
-class Part(FrameDataset):
-    """Some samples of a split, as a dataset of its own."""
-
-    def __init__(self, store: str, split: str, chosen: NDArray[np.bool_] | None = None) -> None:
-        """`chosen`: by sample of the split; None: all."""
-        super().__init__(store, split)
-        if chosen is not None:
-            self._indices = self._indices[chosen]
-            self.labels = self.labels[chosen]
-
-    @property
-    def keys(self) -> list[str]:
-        """By sample, what is kept together (`train.splits.sample_keys`)."""
-        return sample_keys(self.names, [self.classes[label] for label in self.labels])
+def keys_of(part: FrameDataset) -> list[str]:
+    """By sample, what is kept together (`train.splits.sample_keys`)."""
+    return sample_keys(part.names, [part.classes[label] for label in part.labels])
 
 
-@dataclass(frozen=True, kw_only=True)
+JOIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "binary": torch.bitwise_or,
+    "count": torch.maximum,
+    "image": torch.add,
+}
+
+
+def downscale(packed: Tensor, factor: int, sample: SampleFormat) -> Tensor:
+    """A batch as stored (N, K, H, W, P) with rows and columns divided by a factor.
+
+    Frames by their maximum (of packed bits, all eight steps at once), images by their mean,
+    rounded. What is left over at the ends is dropped.
+    """
+    x = packed if sample.representation == "binary" else packed.int()  # has all that uint16 lacks
+    for axis in (2, 3):
+        length = x.shape[axis] // factor
+        whole = x.narrow(axis, 0, length * factor)
+        tiles = whole.reshape(*x.shape[:axis], length, factor, *x.shape[axis + 1 :])
+        x = reduce(JOIN[sample.representation], tiles.unbind(axis + 1))
+    return (x / factor**2).round() if sample.representation == "image" else x
+
+
+@dataclass(kw_only=True)
 class Epoch:
-    """The batches of one epoch on one device: uint8 (N, T, P, H, W) or (N, C, H, W), int64 (N,).
+    """The batches of one epoch on one device: frames (N, T, P, H, W) or images (N, C, H, W), labels
+    int64 (N,). Frames and images are uint8, counts that need more float32.
 
     Training batches are all whole; what is left over at the end is left out, another part each
     epoch. Evaluation has every sample once, in order. (A loader that keeps no state: the Trainer
     would save and load that of a FrameLoader in places of its own.)
     """
 
-    part: Part
+    part: FrameDataset
     batch_size: int
     """On this device."""
+    steps: int | None = None
+    """Frames: only the first so many steps; None: all."""
+    downscale: int = 1
+    """Rows and columns are divided by it."""
     shuffle_by: tuple[int, int] | None = None
     """Seed and epoch; None for evaluation."""
     multiple: int = 1
@@ -55,10 +75,13 @@ class Epoch:
     devices: int = 1
     threads: int = 1
     device: torch.device | str = "cpu"
+    waited: float = field(default=0.0, init=False)
+    """Seconds that whoever took the batches has waited for them."""
 
     def _loader(self) -> FrameLoader:
         training = self.shuffle_by is not None
         seed, epoch = self.shuffle_by or (0, 0)
+        wide = self.part.sample_format.dtype != "uint8"
         loader = FrameLoader(
             self.part,
             self.batch_size,
@@ -69,25 +92,49 @@ class Epoch:
             world_size=self.devices,
             threads=self.threads,
             device=self.device,
+            layout="NTPHW" if self.downscale == 1 else "packed",
+            dtype=torch.float32 if wide and self.downscale == 1 else torch.uint8,
+            transform=self._cut if self.downscale == 1 else self._shrink,
         )
         loader.epoch = epoch
         return loader
+
+    def _cut(self, batch: Tensor) -> Tensor:
+        return batch[:, : self.steps] if batch.ndim == 5 else batch
+
+    def _shrink(self, packed: Tensor) -> Tensor:
+        """Where pixels are joined, before they are unpacked: that is an eighth of the work."""
+        sample = self.part.sample_format
+        steps = sample.steps if self.steps is None else self.steps
+        if sample.steps is not None and steps is not None:
+            packed = packed[:, : -(-steps // 8) if sample.representation == "binary" else steps]
+            sample = replace(sample, steps=steps)
+        dtype = torch.uint8 if sample.dtype == "uint8" else torch.float32
+        return make_dense(downscale(packed, self.downscale, sample), sample, dtype, "NTPHW")
 
     def __len__(self) -> int:
         return len(self._loader()) // self.multiple * self.multiple
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return islice(self._loader(), len(self))
+        batches = islice(self._loader(), len(self))
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
+            del batch  # or its buffer would wait for the next one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """What a stage trains on, selects by and is tested on."""
 
-    train: Part
-    select: Part
+    train: FrameDataset
+    select: FrameDataset
     """Held out of the training set; in the published protocol the test set."""
-    test: Part | None
+    test: FrameDataset | None
     held: frozenset[str]
     """Keys of the samples held out of the training set (`train.splits.sample_keys`)."""
 
@@ -132,7 +179,8 @@ def open_data(
         )
     tests = [name for name in ("test", "val") if name in splits]
     test = _checked(store, tests[0]) if tests else None
-    keys = _checked(store, "train").keys
+    samples = _checked(store, "train")
+    keys = keys_of(samples)
     if published:
         if test is None:
             raise OptionError(f"{store}: has no test set, by which the published protocol selects")
@@ -141,8 +189,8 @@ def open_data(
         held, select = frozenset[str](), _checked(store, "val")
     else:
         held = hold_out(keys, share, seed)
-        select = Part(store, "train", _among(keys, held))
-    train = Part(store, "train", ~_among(keys, held | also))
+        select = samples.subset(_among(keys, held))
+    train = samples.subset(~_among(keys, held | also))
     if not len(train) or not len(select):
         raise InputError(f"{store}: too few samples to train on some and select by others")
     return Data(train=train, select=select, test=test, held=held)
@@ -152,9 +200,9 @@ def _among(keys: list[str], chosen: frozenset[str]) -> NDArray[np.bool_]:
     return np.array([key in chosen for key in keys], np.bool_)
 
 
-def _checked(store: str, split: str) -> Part:
+def _checked(store: str, split: str) -> FrameDataset:
     """All of a split, its labels checked."""
-    part = Part(store, split)
+    part = FrameDataset(store, split)
     classes = len(part.classes)
     if classes < 2:
         raise InputError(f"{store}: has {classes} classes; a classifier needs at least two")

@@ -6,12 +6,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from train.module import share_statistics
+
 
 class MovingAverage(Callback):
     """Averages a module's `network` after every step; evaluation runs on the average.
 
     The average starts as the weights and follows faster in the beginning, decay being at most
-    (1 + step) / (10 + step). Integers (batch norm's counts) are copied.
+    (1 + step) / (10 + step). Integers (batch norm's counts) are copied. After an evaluation the
+    average is what was evaluated: of several devices, with the statistics that they then share.
     """
 
     def __init__(self, decay: float) -> None:
@@ -38,11 +41,13 @@ class MovingAverage(Callback):
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         if self.average:
-            self.aside = {key: value.clone() for key, value in _state(module).items()}
+            share_statistics(module)
+            self.aside = _copy(module)
             _load(module, self.average)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if self.aside:
+            self.average = _copy(module)
             _load(module, self.aside)
             self.aside = {}
 
@@ -56,6 +61,10 @@ class MovingAverage(Callback):
 def _state(module: LightningModule) -> dict[str, Tensor]:
     network: nn.Module = module.network  # type: ignore[assignment]
     return network.state_dict()
+
+
+def _copy(module: LightningModule) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in _state(module).items()}
 
 
 @torch.no_grad()

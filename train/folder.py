@@ -16,7 +16,9 @@ RUN/
 import csv
 import io
 import json
+import math
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,8 +30,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from eventdata.errors import EventDataError, InputError
+from eventdata.plain import check_plain, read_plain
+from eventdata.store.layout import parse_json
 
 Row = Mapping[str, float]
+
+_PARTIAL = ".part"
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,10 @@ class RunFolder:
     def result(self) -> Path:
         return self.root / "result.json"
 
+    def has_begun(self) -> bool:
+        """Whether an epoch of any stage is done."""
+        return any(self.root.glob("*/state.ckpt"))
+
     def stage(self, name: str) -> StageFolder:
         """Where a stage writes."""
         return StageFolder(self.root / name)
@@ -81,6 +91,8 @@ class RunFolder:
 @contextmanager
 def telling_write_errors(root: Path) -> Iterator[None]:
     """Turn the system's errors of writing under a folder into one sentence."""
+    told = threading.excepthook
+    threading.excepthook = lambda args: None if _of_the_system(args) else told(args)
     try:
         yield
     except EventDataError:
@@ -90,17 +102,29 @@ def telling_write_errors(root: Path) -> Iterator[None]:
             f"{root}: can't be written ({error.strerror or error}); mend that and call the same "
             "again: the run goes on from its last whole epoch"
         ) from error
+    finally:
+        threading.excepthook = told
+
+
+def _of_the_system(args: threading.ExceptHookArgs) -> bool:
+    """Whether a thread ended by an OSError: TensorBoard's does, and raises it in ours again."""
+    return issubclass(args.exc_type, OSError)
 
 
 def write(path: Path, data: bytes | str) -> None:
     """A file that appears whole or not at all, in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}{_PARTIAL}")
     with part.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether it is what a kill left of `write`; the next call of it writes over that."""
+    return path.name.endswith(_PARTIAL)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -111,7 +135,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """What `write_json` wrote; InputError where it isn't there or is no JSON."""
     try:
-        return json.loads(path.read_text())
+        return parse_json(read_plain(path))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: can't be read ({error})") from None
 
@@ -127,11 +151,23 @@ def weight_facts(path: Path) -> dict[str, Any]:
     if path.suffix != ".safetensors":
         return {}
     try:
+        check_plain(path)
         with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("train", "{}"))
-    except (OSError, SafetensorError, ValueError):
+            facts = parse_json((file.metadata() or {}).get("train", "{}").encode())
+        finite(facts.get("seconds", 0))
+    except (OSError, SafetensorError, ValueError, AttributeError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+    return dict(facts)
+
+
+def finite(value: Any) -> float:
+    """A number out of JSON or CSV; ValueError for what is none, not finite, or beyond a float."""
+    try:
+        if isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:
+        pass
+    raise ValueError(f"{str(value)[:100]!r} is no number")
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -148,11 +184,13 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     """A CSV table of numbers; what is empty is left out. A torn last line is too."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = []
-        for row in csv.DictReader(file):
-            try:
-                rows.append({key: float(value) for key, value in row.items() if value})
-            except (TypeError, ValueError):
-                break
+    rows = []
+    try:
+        text = read_plain(path).decode(errors="replace")
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            rows.append({key: finite(float(value)) for key, value in row.items() if value})
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from None
+    except (TypeError, ValueError, csv.Error):
+        pass  # what comes after the first row that is none was not written to its end
     return rows

@@ -1,6 +1,15 @@
-"""Memory of large tensors on the CPU."""
+"""Memory of training on the CPU and on GPUs: pages that stay, spikes as bits, work done again."""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from train.bits import pack, unpack
 
 
 def keep_pages() -> bool:
@@ -16,3 +25,126 @@ def keep_pages() -> bool:
     except (OSError, AttributeError, TypeError):
         return False
     return bool(mallopt(m_mmap_max, 0)) and bool(mallopt(m_trim_threshold, 2**31 - 1))
+
+
+@dataclass
+class _Spikes:
+    """What is known of a storage that holds nothing but 0 and 1."""
+
+    version: int
+    """Of its tensors when that was so; another one has been written to since."""
+    packed: Tensor | None = None
+    """The whole storage, once something has kept it; shared by all who do."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A view of a packed storage."""
+
+    packed: Tensor
+    dtype: torch.dtype
+    size: int
+    shape: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+
+def mark_spikes(x: Tensor) -> Tensor:
+    """Note that x, and so its views, are all 0 or 1: `packed_spikes` keeps them as bits. It is x.
+
+    The note is on the storage and lasts as long as that does. x must fill its storage.
+    """
+    if not torch.compiler.is_compiling():
+        setattr(x.untyped_storage(), _MARK, _Spikes(x._version))
+    return x
+
+
+_MARK = "_spikes"
+
+
+def _keep(x: Tensor) -> Tensor | _Kept:
+    """x in the form in which it is kept for the pass backward."""
+    storage = x.untyped_storage()
+    mark: _Spikes | None = getattr(storage, _MARK, None)
+    if mark is None or mark.version != x._version:
+        return _keep_as_it_is(x)
+    size = storage.nbytes() // x.itemsize
+    if mark.packed is None:
+        mark.packed = _keep_as_it_is(pack(x.detach().as_strided((size,), (1,), 0)))
+    return _Kept(mark.packed, x.dtype, size, x.shape, x.stride(), int(x.storage_offset()))
+
+
+def _keep_as_it_is(x: Tensor) -> Tensor:
+    storage = x.untyped_storage()
+    for counts in _counting:
+        counts[storage.data_ptr()] = storage.nbytes()
+    return x.detach()
+
+
+_counting: list[dict[int, int]] = []
+
+
+@contextmanager
+def counted() -> Iterator[dict[int, int]]:
+    """Count what a pass forward keeps for the pass backward: address -> bytes, parameters too.
+
+    Look before the pass backward: what is let go of may be kept at the same address again.
+    """
+    counts: dict[int, int] = {}
+    _counting.append(counts)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(_keep_as_it_is, lambda x: x):
+            yield counts
+    finally:
+        _counting.remove(counts)
+
+
+def _restore(kept: Tensor | _Kept) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    flat = unpack(kept.packed, kept.size, kept.dtype)
+    return flat.as_strided(kept.shape, kept.stride, kept.offset)
+
+
+@contextmanager
+def packed_spikes() -> Iterator[None]:
+    """Spikes that are kept for the pass backward are kept as bits (on GPUs as bytes).
+
+    Gradients are the same to the bit. A spike tensor that several layers read is packed once and
+    unpacked by each as it needs it. For the pass forward alone: `with` it or decorate it.
+    """
+    with torch.autograd.graph.saved_tensors_hooks(_keep, _restore):
+        yield
+
+
+@contextmanager
+def _buffers_as_they_are(part: nn.Module) -> Iterator[None]:
+    """Running statistics follow a batch once, not once more when it is run again."""
+    originals = [
+        (module, name, buffer)
+        for module in part.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    for module, name, buffer in originals:
+        setattr(module, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for module, name, buffer in originals:
+            setattr(module, name, buffer)
+
+
+def recomputed(part: nn.Module, x: Tensor) -> Tensor:
+    """``part(x)`` that keeps only x for the pass backward, and is run again there.
+
+    Gradients and running statistics are the same. Spikes within `packed_spikes` are kept as bits.
+    The part must draw nothing at random.
+    """
+    out: Tensor = checkpoint(
+        part,
+        x,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), _buffers_as_they_are(part)),
+    )
+    return out

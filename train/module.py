@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from eventdata.errors import EventDataError
-from train.augment import augment, downscale, mixup
+from train.augment import augment, mixup
 from train.recipe import Stage
 from train.schedule import rate_factor
 from train.surrogate import sharpen
@@ -32,18 +32,15 @@ class DivergedError(EventDataError):
 
 
 def prepare(frames: Tensor, stage: Stage, seed: int | None = None) -> Tensor:
-    """A batch as the store has it -> what the network sees, floating; augmented by the seed.
+    """A batch of `train.data.Epoch` -> what the network sees, floating; augmented by the seed.
 
-    Frames (N, T, P, H, W) are the first steps of the stage, images (N, C, H, W) are brought to a
-    mean of about 0.
+    Images (N, C, H, W) are brought to a mean of about 0.
     """
-    if frames.ndim == 5:
-        x = downscale(frames[:, : stage.steps], stage.downscale)
-        x = x if seed is None else augment(x, stage.augment, seed)
-        return x.sum(dim=1, keepdim=True, dtype=torch.float) if stage.collapse else x.float()
-    x = downscale(frames, stage.downscale).float()
-    x = (x / 255 - IMAGE_MEAN) / IMAGE_DEVIATION
-    return x if seed is None else augment(x, stage.augment, seed)
+    x = frames if frames.ndim == 5 else (frames.float() / 255 - IMAGE_MEAN) / IMAGE_DEVIATION
+    x = x if seed is None else augment(x, stage.augment, seed)
+    if frames.ndim == 5 and stage.collapse:
+        return x.sum(dim=1, keepdim=True, dtype=torch.float)
+    return x.float()
 
 
 def share_statistics(network: nn.Module) -> None:
@@ -124,7 +121,7 @@ class Classifier(LightningModule):
         self.train_loss.update(loss.detach())
         if (index + 1) % self.log_every == 0:
             self.step_loss = loss.item()
-            self._check(self.step_loss, f"batch {index}")
+            self._check(self.step_loss, f"batch {index + 1}")
             self.log("loss", self.step_loss, prog_bar=True, logger=False, batch_size=len(labels))
         return loss
 
@@ -134,9 +131,10 @@ class Classifier(LightningModule):
 
     def _check(self, loss: float, where: str) -> None:
         if not np.isfinite(loss):
+            kept = "the weights of the last whole epoch are kept; " if self.current_epoch else ""
             raise DivergedError(
-                f"the loss is {loss} in epoch {self.current_epoch}, {where}; the weights of the "
-                "last whole epoch are kept; a lower learning_rate, or warmup, may help"
+                f"the loss is {loss} in epoch {self.current_epoch + 1}, {where}; {kept}a new run "
+                "with a lower learning_rate, or with warmup, may do better"
             )
 
     def _evaluate(self, batch: Batch) -> Tensor:

@@ -1,26 +1,34 @@
 """Numba kernels of the membrane over time: one pass forward, one pass backward.
 
-Arrays are float32 (T, M), C-contiguous: T steps of M neurons. Neurons do not see each other, so
-blocks of them are spread over threads; all steps of a block are done while it is in the cache. The
-membrane of spiking neurons never leaves it: the pass backward computes it again from the input,
-which costs less than writing and reading it. The loops are free of branches and of negative
+Arrays are float32 (T, M), C-contiguous: T steps of M neurons; `run_forward` and `run_backward` run
+the kernels on torch's tensors of that shape. Neurons do not see each other, so blocks of them are
+spread over threads; all steps of a block are done while it is in the cache. The membrane of spiking
+neurons never leaves it: the pass backward computes it again from the input, which costs less than
+writing and reading it. The loops are free of branches and of negative
 indices, which is what lets LLVM vectorise them.
 """
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit
 from numpy.typing import NDArray
+from torch import Tensor
 
 Floats = NDArray[np.float32]
 
 BLOCK = 4096  # neurons; two rows of a block fit the first-level cache, tens of rows the second
+MOST_STEPS = math.inf  # that the kernels can do
 MEMBRANE, RECTANGULAR, TRIANGULAR, ARCTANGENT = range(4)  # what comes out, and its slope backward
 SURROGATES = {"rectangular": RECTANGULAR, "triangular": TRIANGULAR, "arctangent": ARCTANGENT}
 
@@ -99,6 +107,7 @@ def backward(
     decay: float,
     threshold: float,
     output: int,
+    is_membrane: bool,
     gx: Floats,
     gdecay: NDArray[np.float64] | None,
     first: int,
@@ -106,7 +115,7 @@ def backward(
 ) -> None:
     """Fill the input's gradient gx (T, M) and, if given, the decay's gradient of each block.
 
-    `saved` (T, M) is the membrane where `output` is MEMBRANE, else the input.
+    `saved` (T, M) is the membrane or, where it is not `is_membrane`, the input.
     """
     T = saved.shape[0]
     membranes = np.empty((T, BLOCK), np.float32)
@@ -114,14 +123,14 @@ def backward(
     for block in range(first, last):
         start, stop = block * BLOCK, min((block + 1) * BLOCK, saved.shape[1])
         size = stop - start
-        if output != MEMBRANE:
+        if not is_membrane:
             membranes[0, :size] = saved[0, start:stop]
             for t in range(1, T):
                 before, u = membranes[t - 1, :size], membranes[t, :size]
                 _advance(saved[t, start:stop], before, decay, threshold, u)
         terms[:] = 0
         for t in range(T - 1, -1, -1):
-            u = saved[t, start:stop] if output == MEMBRANE else membranes[t, :size]
+            u = saved[t, start:stop] if is_membrane else membranes[t, :size]
             _weigh(gradient[t, start:stop], u, threshold, output, gx[t, start:stop])
             if t < T - 1:
                 after = gx[t + 1, start:stop]
@@ -160,3 +169,43 @@ def over_blocks(kernel: Callable[..., None], neurons: int, threads: int, *args: 
     kernel(*args, *mine)
     for future in waiting:
         future.result()
+
+
+def run_forward(x: Tensor, decay: Tensor, threshold: float, output: int, out: Tensor) -> None:
+    """Fill out (T, M) from the input x (T, M), both contiguous and of one dtype; see `forward`."""
+    floats = x.float()
+    filled = out if out.dtype == torch.float else torch.empty_like(floats)
+    constants = np.float32(decay.item()), np.float32(threshold), output
+    arrays = floats.numpy(), *constants, filled.numpy()
+    over_blocks(forward, x.shape[1], torch.get_num_threads(), *arrays)
+    if filled is not out:
+        out.copy_(filled)
+
+
+def run_backward(
+    gradient: Tensor,
+    saved: Tensor,
+    decay: Tensor,
+    threshold: float,
+    output: int,
+    gx: Tensor,
+    *,
+    is_membrane: bool,
+    learn_decay: bool,
+) -> Tensor | None:
+    """Fill the input's gradient gx (T, M); the decay's, (), if it learns. See `backward`."""
+    neurons = saved.shape[1]
+    filled = gx if gx.dtype == torch.float else torch.empty(gx.shape)
+    terms = np.zeros(blocks(neurons)) if learn_decay else None
+    constants = np.float32(decay.item()), np.float32(threshold), output, is_membrane
+    arrays = gradient.float().numpy(), saved.float().numpy(), *constants, filled.numpy(), terms
+    over_blocks(backward, neurons, torch.get_num_threads(), *arrays)
+    if filled is not gx:
+        gx.copy_(filled)
+    return None if terms is None else torch.tensor(terms.sum())
+
+
+@cache
+def triton_kernels() -> ModuleType | None:
+    """The kernels for GPUs, `train.neuron_triton`; None where Triton is not installed."""
+    return import_module("train.neuron_triton") if find_spec("triton") else None

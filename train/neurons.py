@@ -12,22 +12,26 @@ u[0] = x[0], the reset is hard, and s in it is detached from the graph. (LIF: Wu
 Wu et al. 2021, LIAF-Net.) Legend: T steps, N samples, d decay.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from types import ModuleType
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from eventdata.errors import OptionError
-from train import neuron_kernels as kernels
+from train import neuron_kernels
+from train.memory import mark_spikes
 from train.surrogate import SLOPES, SharpenedReLU, spike
 
 Kind = Literal["ann", "liaf", "lif"]
 Backend = Literal["auto", "loop", "compile"]
 Activation = Callable[[Tensor], Tensor]
+HALF = (torch.half, torch.bfloat16)
 
 ACTIVATIONS: dict[str, Callable[["NeuronSettings"], Activation]] = {
     "identity": lambda _: nn.Identity(),
@@ -58,8 +62,8 @@ class NeuronSettings:
     """The membrane carried on is the activated one (published LIAF-18: its activation worked in
     place). The spike is that of the membrane before the activation."""
     backend: Backend = "auto"
-    """auto: the fused kernels where there are any, else the loop; loop: plain torch; compile: the
-    loop through torch.compile."""
+    """auto: the fused kernels where there are any (Numba on the CPU; Triton on GPUs, where it is
+    installed), else the loop; loop: plain torch; compile: the loop through torch.compile."""
 
     def __post_init__(self) -> None:
         named = self.activation if isinstance(self.activation, str) else "identity"
@@ -82,12 +86,12 @@ def loop(
     surrogate: str | None = "rectangular",
     carry: Activation | None = None,
 ) -> Tensor:
-    """The definition, step by step, left to autograd: the reference, and what runs on GPUs.
+    """The definition, step by step, left to autograd: the reference, and what runs elsewhere.
 
     x (T, ...) input current -> spikes (T, ...), or the membrane where `surrogate` is None. Half
     precision is computed in float32. `carry` is applied to the membrane after the spike is taken.
     """
-    currents = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
+    currents = x.float() if x.dtype in HALF else x
     steps: list[Tensor] = []
     u = before_carry = currents[0]
     for t, current in enumerate(currents):
@@ -109,19 +113,22 @@ def _by_memory(x: Tensor) -> Tensor:
     return x.permute(0, *sorted(range(1, x.ndim), key=x.stride, reverse=True))
 
 
-def _run(kernel: Callable[..., None], neurons: int, *args: Any) -> None:
-    """Run a kernel on all cores torch uses; tensors among its arguments go as arrays (T, M)."""
-    arrays = [
-        _by_memory(arg.detach()).reshape(len(arg), neurons).numpy()
-        if isinstance(arg, Tensor)
-        else arg
-        for arg in args
-    ]
-    kernels.over_blocks(kernel, neurons, torch.get_num_threads(), *arrays)
+def _rows(x: Tensor) -> Tensor:
+    """A view (T, M) of x (T, ...), whose steps lie one by one, in the order of memory."""
+    return _by_memory(x).reshape(len(x), math.prod(x.shape[1:]))
+
+
+def _kernels(x: Tensor) -> ModuleType | None:
+    """The module whose kernels run on x (T, ...); None where there are none."""
+    device = x.device.type
+    cpu, cuda = device == "cpu", device == "cuda"
+    module = neuron_kernels if cpu else neuron_kernels.triton_kernels() if cuda else None
+    known = module is not None and x.dtype in (torch.float, *HALF) and len(x) <= module.MOST_STEPS
+    return module if known else None
 
 
 class Fused(torch.autograd.Function):
-    """`loop` without `carry` on the CPU in float32, as one Numba pass each way.
+    """`loop` without `carry` as one pass each way: Numba on the CPU, Triton on GPUs.
 
     Keeps one tensor for the backward pass, the input (in liaf the membrane, which is the output),
     where the loop keeps several. The same numbers as the loop, for any number of threads. Any
@@ -134,28 +141,38 @@ class Fused(torch.autograd.Function):
     ) -> Tensor:
         x = x if _by_memory(x).is_contiguous() else x.contiguous()
         out = torch.empty_like(x)
-        ctx.decay = decay.detach() if isinstance(decay, Tensor) else torch.tensor(decay)
+        ctx.kernels = _kernels(x)
+        if isinstance(decay, Tensor):
+            ctx.decay = decay.detach().float()
+        else:
+            ctx.decay = torch.full((), decay, device=x.device)
         ctx.settings = (
-            np.float32(ctx.decay.item()),
-            np.float32(threshold),
-            kernels.MEMBRANE if surrogate is None else kernels.SURROGATES[surrogate],
+            threshold,
+            neuron_kernels.MEMBRANE if surrogate is None else neuron_kernels.SURROGATES[surrogate],
         )
-        _run(kernels.forward, x[0].numel(), x, *ctx.settings, out)
-        ctx.save_for_backward(out if surrogate is None else x)
+        ctx.kernels.run_forward(_rows(x), ctx.decay, *ctx.settings, _rows(out))
+        # A membrane in half precision is rounded: another might have been above the threshold.
+        ctx.is_membrane = surrogate is None and x.dtype == torch.float
+        ctx.save_for_backward(out if ctx.is_membrane else x)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         (saved,) = ctx.saved_tensors
-        neurons = saved[0].numel()
         if gradient.stride() != saved.stride():
             gradient = torch.empty_like(saved).copy_(gradient)
         gx = torch.empty_like(saved)
-        terms = np.zeros(kernels.blocks(neurons)) if ctx.needs_input_grad[1] else None
-        _run(kernels.backward, neurons, gradient, saved, *ctx.settings, gx, terms)
-        gdecay = None if terms is None else torch.full_like(ctx.decay, terms.sum())
-        return gx, gdecay, None, None
+        gdecay = ctx.kernels.run_backward(
+            _rows(gradient),
+            _rows(saved),
+            ctx.decay,
+            *ctx.settings,
+            _rows(gx),
+            is_membrane=ctx.is_membrane,
+            learn_decay=ctx.needs_input_grad[1],
+        )
+        return gx, None if gdecay is None else gdecay.expand_as(ctx.decay), None, None
 
 
 def integrate(
@@ -164,17 +181,24 @@ def integrate(
     threshold: float = 0.5,
     surrogate: str | None = "rectangular",
     backend: Backend = "auto",
+    *,
+    carry: Activation | None = None,
+    recompute: bool = False,
 ) -> Tensor:
-    """x (T, ...) through the membrane: arguments and result of `loop`, by the fastest way."""
-    if backend == "compile":
-        return _compiled_loop()(x, decay, threshold, surrogate)
-    fused = (
-        x.device.type == "cpu" and x.dtype != torch.float64 and not torch.compiler.is_compiling()
-    )
-    if backend == "loop" or not fused:
-        return loop(x, decay, threshold, surrogate)
-    out: Tensor = Fused.apply(x.float(), decay, threshold, surrogate)  # type: ignore[no-untyped-call]
-    return out.to(x.dtype)
+    """x (T, ...) through the membrane: arguments and result of `loop`, by the fastest way.
+
+    `recompute`: of all steps only x is kept for the pass backward, which runs them again. The fused
+    kernels (all but `carry` is) always do so.
+    """
+    free = carry is None and backend == "auto" and not torch.compiler.is_compiling()
+    if free and _kernels(x) is not None:
+        out: Tensor = Fused.apply(x, decay, threshold, surrogate)  # type: ignore[no-untyped-call]
+        return out
+    run = _compiled_loop() if backend == "compile" and carry is None else loop
+    arguments = x, decay, threshold, surrogate, carry
+    if recompute:
+        run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+    return run(*arguments)
 
 
 class Neuron(nn.Module):
@@ -183,6 +207,9 @@ class Neuron(nn.Module):
     Has the same parameters whatever the kind (`decay` (1,), where learned: its sigmoid is d), so
     that one state dict fits all. No state is kept from call to call: every call starts at u = x[0].
     """
+
+    recompute = False
+    """As in `integrate`; `train.networks.layers.recompute` sets it."""
 
     def __init__(self, settings: NeuronSettings) -> None:
         super().__init__()
@@ -205,11 +232,12 @@ class Neuron(nn.Module):
         if s.kind == "ann":
             return self.activation(x)
         decay = s.decay if self.decay is None else torch.sigmoid(self.decay)
+        run = partial(integrate, backend=s.backend, recompute=self.recompute)
         if s.kind == "lif":
-            return integrate(x, decay, s.threshold, s.surrogate, s.backend)
+            return mark_spikes(run(x, decay, s.threshold, s.surrogate))
         if s.carry_activated:
-            return loop(x, decay, s.threshold, None, self.activation)
-        return self.activation(integrate(x, decay, s.threshold, None, s.backend))
+            return run(x, decay, s.threshold, None, carry=self.activation)
+        return self.activation(run(x, decay, s.threshold, None))
 
     def extra_repr(self) -> str:
         s = self.settings

@@ -13,16 +13,26 @@ pipeline is stages in order; a recipe describes a pipeline and its rival trained
 """
 
 import math
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from eventdata.errors import OptionError
+from eventdata.plain import read_plain
 from train.augment import Augmentation
+from train.networks.layers import Recompute
 from train.neurons import NeuronSettings
-from train.settings import Table, check_ranges, from_table, merge, table_of, to_toml, unknown_key
+from train.settings import (
+    Table,
+    check_ranges,
+    from_table,
+    merge,
+    parse_toml,
+    table_of,
+    to_toml,
+    unknown_key,
+)
 
 RECIPES = Path(__file__).parent / "recipes"
 SCRATCH = "scratch"
@@ -30,7 +40,6 @@ SECTIONS = (
     *("name", "pipeline", "network", "run", "machine", "defaults", "stages", SCRATCH),
     "stores",  # a run's config.toml has them, and is a recipe all the same
 )
-DEFAULTS = {"pipe-s": "pipe-s", "pipe-d": "pipe-d-images"}
 FRESH = "fresh"
 
 Pipeline = Literal["pipe-s", "pipe-d"]
@@ -43,7 +52,7 @@ class Run:
     seed: int = 0
     """Of weights, order and augmentation."""
     label: str = ""
-    """What a report calls it, where it is not the recipe's name or scratch."""
+    """What a report calls it, where that is not the way of training and the recipe."""
     protocol: Literal["correct", "published"] = "correct"
     """correct: models are selected on a held-out part of the training set, the test set is read
     once, at the end. published: no part is held out, the test set selects; for comparison with
@@ -56,6 +65,8 @@ class Run:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     deterministic: bool = False
     """On a GPU, only kernels that give the same bits every time. The CPU's do anyway."""
+    sync_norm: bool = False
+    """Several devices: batch norm over the samples of all, so that they train as one would."""
 
     def __post_init__(self) -> None:
         check_ranges(self, seed=(0, 2**31), held_out=(0.01, 0.5), split_seed=(0, 2**31))
@@ -75,6 +86,10 @@ class Machine:
     """Steps between rows of steps.csv. Each waits for the device."""
     keep_pages: bool = True
     """On the CPU: have malloc keep the memory of freed tensors (train.memory)."""
+    recompute: Recompute = "nothing"
+    """Less memory for more time: what is not kept for the pass backward but computed again there.
+    blocks: all but the input of each of a network's blocks; time: where neurons run as a loop of
+    torch's own (no kernel for them on the device), their steps but not their input."""
 
     def __post_init__(self) -> None:
         check_ranges(self, devices=(0, math.inf), nodes=(1, math.inf), threads=(1, 256))
@@ -175,6 +190,13 @@ class Recipe:
     run: Run = field(default_factory=Run)
     machine: Machine = field(default_factory=Machine)
 
+    @property
+    def label(self) -> str:
+        """What a report calls its runs: `run.label`, else the way of training and the recipe."""
+        way = SCRATCH if SCRATCH in self.stages else self.pipeline
+        named = self.name if self.name.startswith(way) else f"{way} {self.name}"
+        return self.run.label or named
+
     def document(self) -> str:
         """The recipe as TOML with every setting written out; `load` reads it to the same."""
         table = {
@@ -200,7 +222,8 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
         name: one of `recipe_names`, or the path of a TOML file.
         scratch: the rival instead of the pipeline: one stage `scratch`, which is the last stage
             with the settings of [scratch] and fresh weights.
-        changes: see `set_key`.
+        changes: see `set_key`. A stage that the last one no longer builds on after them (its
+            successor has weights from a file, say) is left out.
 
     Raises:
         OptionError: no such recipe, or a key or value in it that is wrong.
@@ -218,6 +241,11 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
         stages = {SCRATCH: merge(from_scratch(list(stages.values())[-1]), rival)}
     elif rival:  # checked also where it is not run
         from_table(Stage, rival, f"{where}: {SCRATCH}")
+    if idle := stages.keys() - _needed(stages):
+        raise OptionError(
+            f"{where}: nothing comes of {', '.join(sorted(idle))}: the last stage does not build "
+            "on its weights"
+        )
     table["stages"] = stages
     for change in changes:
         set_key(table, change)
@@ -233,19 +261,29 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
         machine=from_table(Machine, table.get("machine", {}), f"{where}: machine"),
     )
     _check_sources(recipe, where)
-    return recipe
+    needed = _needed(stages)
+    return replace(recipe, stages={k: v for k, v in recipe.stages.items() if k in needed})
 
 
-def load_way(way: str, name: str | None, changes: Iterable[str] = ()) -> Recipe:
+def default_recipe(way: str, *, on_images: bool, with_images: bool) -> str:
+    """The recipe of a way of training where none is named.
+
+    Args:
+        way: pipe-s, pipe-d or scratch.
+        on_images: the store that is trained on in the end is of still images, not of events.
+        with_images: there is a store of still images to pretrain on.
+    """
+    if way == "pipe-s" or (way == SCRATCH and on_images):
+        return "pipe-s"
+    return "pipe-d-images" if with_images else "pipe-d-events"
+
+
+def load_way(way: str, name: str, changes: Iterable[str] = ()) -> Recipe:
     """The recipe of a way of training: pipe-s, pipe-d, or scratch (the rival of the recipe named).
 
     Raises:
         OptionError: as `load`; or the recipe is for another pipeline.
     """
-    if name is None:
-        if way == SCRATCH:
-            raise OptionError("scratch is the rival of a recipe: name it with --recipe")
-        name = DEFAULTS[way]
     recipe = load(name, scratch=way == SCRATCH, changes=changes)
     if way not in (SCRATCH, recipe.pipeline):
         raise OptionError(f"the recipe {recipe.name} is for {recipe.pipeline}, not {way}")
@@ -284,8 +322,8 @@ def set_key(table: Table, change: str) -> None:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 
@@ -296,10 +334,10 @@ def _read(name: str) -> Table:
         if name not in recipe_names():
             raise unknown_recipe(name)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_plain(path).decode("utf-8"))
     except OSError as error:
         raise OptionError(f"recipe {path} can't be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise OptionError(f"recipe {path} is not TOML: {error}") from None
 
 
@@ -336,6 +374,15 @@ def _check_sources(recipe: Recipe, where: str) -> None:
             known = ", ".join([FRESH, *earlier])
             raise OptionError(f"{where}: {name}.weights is {source!r}, neither {known} nor a file")
         earlier.append(name)
+
+
+def _needed(stages: dict[str, Table]) -> set[str]:
+    """The last stage and all that it builds on."""
+    needed = {next(reversed(stages))}
+    for name in reversed(stages):
+        if name in needed:
+            needed.add(str(stages[name].get("weights", FRESH)))
+    return needed
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:

@@ -1,21 +1,55 @@
 """The callback that keeps a stage: its figures, its clock, its weights, its state."""
 
+import io
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from eventdata.errors import InputError
+from train.checkpoint import check_torch_file
+from train.data import Epoch
 from train.ema import MovingAverage
-from train.folder import Row, StageFolder, read_rows, write_rows, write_weights
+from train.folder import Row, StageFolder, read_rows, write, write_rows, write_weights
 from train.module import Classifier
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, written by `write`.
+
+    Its own go by way of the system's folder of temporary files, where a kill leaves them, and are
+    not synced.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """A file that `load_checkpoint` reads."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write(Path(path), content.getvalue())
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+        """What `save_checkpoint` wrote; InputError where it can't be read."""
+        try:
+            check_torch_file(Path(path))
+            return dict(super().load_checkpoint(path, *args, **options))
+        except Exception as error:  # torch raises a dozen kinds
+            raise InputError(
+                f"{path}: is damaged ({str(error).partition('. ')[0]}); delete it to train its "
+                "stage again from the start"
+            ) from error
 
 
 class Record(Checkpoint):
     """Writes a stage's folder (`train.folder`).
 
     Seconds are those of training: evaluation is timed apart, saving and starting are not counted.
+    Of them, those in which training waited for the next batch are told too.
     The state is saved last, so that whatever it knows of is on disk; what an epoch that was broken
     off has left is written over when it is done again.
     """
@@ -40,19 +74,22 @@ class Record(Checkpoint):
         self.step_rows: list[Row] = []
         self.train_seconds = 0.0
         self.evaluation_seconds = 0.0
+        self.waiting_seconds = 0.0
         self.best = -1.0
         self.best_epoch = 0
         self.mark: float | None = None
+        self.has_started = False
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("rows", "train_seconds", "evaluation_seconds", "best", "best_epoch")
-        return {name: getattr(self, name) for name in names}
+        seconds = ("train_seconds", "evaluation_seconds", "waiting_seconds")
+        return {name: getattr(self, name) for name in ("rows", *seconds, "best", "best_epoch")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        for name in self.state_dict():  # these alone, whatever a file has
+            setattr(self, name, state_dict[name])
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.has_started = True
         known = read_rows(self.folder.steps)
         self.step_rows = [row for row in known if row["step"] <= trainer.global_step]
 
@@ -67,7 +104,7 @@ class Record(Checkpoint):
             return
         assert self.mark is not None
         row = {
-            "epoch": trainer.current_epoch,
+            "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "train_seconds": self.train_seconds + time.monotonic() - self.mark,
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
@@ -80,6 +117,8 @@ class Record(Checkpoint):
         now = _now(module)
         if self.mark is not None:
             self.train_seconds += now - self.mark
+            assert isinstance(trainer.train_dataloader, Epoch)
+            self.waiting_seconds += trainer.train_dataloader.waited
         self.mark = now
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -108,10 +147,7 @@ class Record(Checkpoint):
             write_rows(self.folder.steps, self.step_rows)
             write_rows(self.folder.epochs, self.rows)
             self._chart(trainer, {f"epoch/{key}": value for key, value in row.items()})
-        part = self.folder.state.with_name("state.ckpt.part")
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            part.replace(self.folder.state)
+        trainer.save_checkpoint(self.folder.state)
 
     def _row(self, epoch: int, step: int, module: Classifier) -> Row:
         return {
@@ -119,6 +155,7 @@ class Record(Checkpoint):
             "step": step,
             "train_seconds": self.train_seconds,
             "evaluation_seconds": self.evaluation_seconds,
+            "waiting_seconds": self.waiting_seconds,
             **module.scores,
         }
 

@@ -2,18 +2,28 @@
 
 Accuracy is that of the last stage on the samples that select models; its clock starts where the
 training of all stages before it ends. A run's target is the best accuracy of the run from scratch
-with its seed (of all runs from scratch on average, where none has it).
+with its seed (of several the highest; where none has it, of all on average).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from eventdata.errors import InputError
-from train.folder import RunFolder, read_json, read_rows, telling_write_errors, write, write_json
+from eventdata.errors import EventDataError, InputError
+from eventdata.raw.source import safe_relative
+from train.folder import (
+    RunFolder,
+    finite,
+    read_json,
+    read_rows,
+    telling_write_errors,
+    write,
+    write_json,
+)
 from train.recipe import SCRATCH
 
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -34,6 +44,10 @@ class RunResult:
     seed: int
     store: str
     """Digest of the store that it was trained on in the end."""
+    protocol: str
+    """By which its models were selected."""
+    machine: Mapping[str, Any]
+    """What it was trained on."""
     seconds_before: float
     """Of training before the last stage."""
     seconds: float
@@ -66,29 +80,51 @@ def read_run(path: str | Path) -> RunResult:
     result = read_json(folder.result)
     try:
         last = result["stages"][-1]
-        before = result["train_seconds"] - last["train_seconds"]
+        before = finite(result["train_seconds"]) - finite(last["train_seconds"])
+        if not safe_relative(last["name"]):
+            raise ValueError("a stage of a sound name")
         rows = read_rows(folder.stage(last["name"]).epochs)
         operations = folder.stage(last["name"]).root / "operations.json"
-        return RunResult(
+        run = RunResult(
             folder=str(path),
             way=result["label"],
             scratch=last["name"] == SCRATCH,
             seed=result["seed"],
             store=result["store"],
+            protocol=result["protocol"],
+            machine=dict(result["machine"]),
             seconds_before=before,
-            seconds=result["train_seconds"],
+            seconds=finite(result["train_seconds"]),
             curve=tuple((before + row["train_seconds"], row["top1"]) for row in rows),
-            test=result["test"] and result["test"]["top1"],
-            synaptic=read_json(operations)["synaptic"] if operations.exists() else None,
+            test=finite(result["test"]["top1"]) if result["test"] else None,
+            synaptic=finite(read_json(operations)["synaptic"]) if operations.exists() else None,
         )
-    except (KeyError, IndexError, TypeError) as error:
+        texts = all(isinstance(text, str) for text in (run.way, run.store, run.protocol))
+        if not (texts and isinstance(run.seed, int) and run.curve):
+            raise ValueError("a label, a seed or the rows of epochs.csv")
+    except EventDataError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InputError(f"{folder.result}: is damaged (no {error})") from None
+    return run
 
 
 def targets(runs: Sequence[RunResult]) -> list[float | None]:
     """By run, the accuracy it is measured by; None where no run is from scratch."""
-    own = {run.seed: run.best for run in runs if run.scratch}
+    own: dict[int, float] = {}
+    for run in runs:
+        if run.scratch:
+            own[run.seed] = max(run.best, own.get(run.seed, 0.0))
     return [own.get(run.seed, mean(own.values())) if own else None for run in runs]
+
+
+def told_apart(runs: Sequence[RunResult]) -> list[RunResult]:
+    """The runs, those that no label and no seed tells apart as ways of their own, by folder."""
+    counts = Counter((run.way, run.seed) for run in runs)
+    return [
+        replace(run, way=f"{run.way} ({run.folder})") if counts[run.way, run.seed] > 1 else run
+        for run in runs
+    ]
 
 
 def summarise(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
@@ -97,13 +133,16 @@ def summarise(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
         run.seconds_to(target) if target is not None else None
         for run, target in zip(runs, targets(runs), strict=True)
     ]
-    scratch = [time for run, time in zip(runs, times, strict=True) if run.scratch and time]
+    scratch = {
+        run.seed: time for run, time in zip(runs, times, strict=True) if run.scratch and time
+    }
     rows = []
     for way in dict.fromkeys(run.way for run in runs):
         members = [(run, time) for run, time in zip(runs, times, strict=True) if run.way == way]
         reached = [time for _, time in members if time is not None]
         quick = mean(reached) if len(reached) == len(members) else None
         own = [run for run, _ in members]
+        rivals = [scratch.get(run.seed, mean(scratch.values())) for run in own] if scratch else []
         rows.append(
             {
                 "way": way,
@@ -114,7 +153,7 @@ def summarise(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
                 "seconds_before": _statistics(run.seconds_before for run in own),
                 "reached": len(reached),
                 "seconds_to_target": _statistics(reached),
-                "speed_up": mean(scratch) / quick if scratch and quick else None,
+                "speed_up": mean(rivals) / quick if rivals and quick else None,
                 "synaptic": _statistics(run.synaptic for run in own),
             }
         )
@@ -168,6 +207,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def note(runs: Sequence[RunResult]) -> str:
+    """What has to be said of the table of these runs; mostly nothing."""
+    if all(run.machine == runs[0].machine for run in runs):
+        return ""
+    return "\nThe runs are of different machines: their seconds can't be compared.\n"
+
+
 def plot(runs: Sequence[RunResult], out: Path) -> None:
     """Accuracy against seconds, a line a run, as report.png and report.svg."""
     import matplotlib
@@ -175,15 +221,16 @@ def plot(runs: Sequence[RunResult], out: Path) -> None:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    ways = sorted(dict.fromkeys(run.way for run in runs), key=lambda way: way != SCRATCH)
-    for number, way in enumerate(ways):
+    runs = sorted(runs, key=lambda run: not run.scratch)
+    ways = dict.fromkeys(run.way for run in runs)
+    for number, way in enumerate(ways, start=0 if runs[0].scratch else 1):
         members = [run for run in runs if run.way == way]
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         for index, run in enumerate(members):
             seconds, accuracy = zip(*run.curve, strict=True)
             best = list(accumulate(accuracy, max))
             percent = [100 * value for value in best]
-            label = way if index == 0 else None
+            label = way.replace("$", r"\$") if index == 0 else None  # else it begins a formula
             axes.step(seconds, percent, where="post", color=colour, alpha=0.35)
             axes.plot(seconds, percent, marker, color=colour, markersize=4, label=label)
     aims = [target for target in targets(runs) if target is not None]
@@ -212,20 +259,24 @@ def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any
     """Report on finished runs into a folder: report.md, .json, .png, .svg; the table's rows.
 
     Raises:
-        InputError: a run that has not finished, or runs on different stores; or the folder can't be
-            written.
+        InputError: a run that has not finished, or runs on different stores or by different
+            protocols; or the folder can't be written.
     """
-    runs = [read_run(folder) for folder in folders]
+    runs = told_apart([read_run(folder) for folder in dict.fromkeys(map(str, folders))])
     for run in runs:
-        if run.store != runs[0].store:
-            raise InputError(
-                f"{run.folder} was trained on another store than {runs[0].folder}; their times and "
-                "accuracies can't be compared: report on them apart"
-            )
+        for what, same in (
+            ("on another store", run.store == runs[0].store),
+            ("by another protocol", run.protocol == runs[0].protocol),
+        ):
+            if not same:
+                raise InputError(
+                    f"{run.folder} was trained {what} than {runs[0].folder}; their times and "
+                    "accuracies can't be compared: report on them apart"
+                )
     rows = summarise(runs)
     out = Path(out)
     with telling_write_errors(out):
-        write(out / "report.md", table(rows))
+        write(out / "report.md", table(rows) + note(runs))
         details = [{**vars(run), "best": run.best} for run in runs]
         write_json(out / "report.json", {"ways": rows, "runs": details})
         plot(runs, out)

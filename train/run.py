@@ -5,21 +5,59 @@ one that was broken off goes on from its last whole epoch, to the same weights b
 """
 
 import platform
-import tomllib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from eventdata.errors import MismatchError, OptionError
+from eventdata.plain import read_plain
 from eventdata.store.read import Store, open_store
 from train.data import Data, open_data
-from train.folder import RunFolder, read_json, telling_write_errors, weight_facts, write, write_json
+from train.folder import (
+    RunFolder,
+    is_partial,
+    read_json,
+    telling_write_errors,
+    weight_facts,
+    write,
+    write_json,
+)
 from train.memory import keep_pages
-from train.recipe import FRESH, SCRATCH, Machine, Recipe, with_absolute_paths
-from train.settings import to_toml
-from train.stage import StageRun, build_network, is_first
+from train.recipe import FRESH, Recipe, default_recipe, load_way, with_absolute_paths
+from train.settings import Table, parse_toml, to_toml
+from train.stage import StageRun, build_network, device_batch, is_first
+from train.transfer import freeze
+
+
+def train(
+    way: str,
+    out: str | Path,
+    *,
+    data: str,
+    images: str | None = None,
+    recipe: str | None = None,
+    changes: Iterable[str] = (),
+    say: Callable[[str], Any] | None = None,
+) -> dict[str, Any]:
+    """Train by a way: `eventdata train`.
+
+    Args:
+        way: pipe-s, pipe-d or scratch.
+        out, data, images, say: see `run`.
+        recipe: a recipe's name or its file; None: `train.recipe.default_recipe`.
+        changes: to the recipe, ``stage.key=value``.
+
+    Raises:
+        OptionError: of the recipe or a change.
+        EventDataError: as `run`.
+    """
+    if recipe is None:
+        on_images = open_store(data).header.representation == "image"
+        recipe = default_recipe(way, on_images=on_images, with_images=images is not None)
+    return run(load_way(way, recipe, changes), out, data=data, images=images, say=say)
 
 
 def run(
@@ -40,29 +78,41 @@ def run(
         say: called with a line for a person, now and then.
 
     Raises:
-        OptionError: a store is missing or of the wrong kind, or a device isn't there.
+        OptionError: a store is missing or of the wrong kind, a device isn't there, or the network
+            or a batch can't be made.
         MismatchError: the folder holds another run.
         InputError: data, a checkpoint or the folder can't be used.
         DivergedError: a loss that is no number.
     """
     recipe = with_absolute_paths(recipe)
     folder = RunFolder(Path(out).absolute())
-    devices = check_machine(recipe.machine)
+    devices = check_machine(recipe)
     stores = open_stores(recipe, data, images)
-    with telling_write_errors(folder.root):
+    say = say if say and is_first() else _silent
+    if images is not None and "images" not in stores:
+        say(f"{recipe.label}: has no stage on still images, --images is not used")
+    with warnings.catch_warnings(), telling_write_errors(folder.root):
+        # Lightning asks torch in a way that torch is about to give up.
+        warnings.filterwarnings("ignore", ".isinstance.treespec, LeafSpec", FutureWarning)
+        config = config_of(recipe, stores)
         if is_first():
-            begin(folder, recipe, stores)
+            check_folder(folder, config)
         if folder.result.exists():
+            say(f"{folder.root}: has finished already")
             return cast(dict[str, Any], read_json(folder.result))
+        parts = open_parts(recipe, stores)
+        check_stages(recipe, parts, devices)
+        if is_first():
+            write(folder.config, to_toml(config))
         on_cpu = recipe.machine.accelerator == "cpu" or not torch.cuda.is_available()
         if on_cpu and recipe.machine.keep_pages:
             keep_pages()
-        return _run_stages(recipe, folder, stores, devices, say if say and is_first() else _silent)
+        return _run_stages(recipe, folder, stores, parts, devices, say)
 
 
-def check_machine(machine: Machine) -> int:
+def check_machine(recipe: Recipe) -> int:
     """Devices a node; OptionError where what is asked for isn't there."""
-    gpus = torch.cuda.device_count()
+    machine, gpus = recipe.machine, torch.cuda.device_count()
     if machine.accelerator == "gpu" and not gpus:
         raise OptionError(
             "machine.accelerator is gpu, but torch finds no GPU here; leave it out, set it to cpu, "
@@ -71,7 +121,28 @@ def check_machine(machine: Machine) -> int:
     on_gpu = gpus > 0 and machine.accelerator != "cpu"
     if on_gpu and machine.devices > gpus:
         raise OptionError(f"machine.devices is {machine.devices}, but there are {gpus} GPUs here")
+    if not on_gpu and recipe.run.precision == "16-mixed":
+        raise OptionError(
+            "run.precision is 16-mixed, which needs a GPU; set it to bf16-mixed or 32-true"
+        )
     return machine.devices or (gpus if on_gpu else 1)
+
+
+def check_stages(recipe: Recipe, parts: dict[str, Data], devices: int) -> None:
+    """OptionError for a stage that can't be trained on its data, before hours of training."""
+    for name, stage in recipe.stages.items():
+        data = parts[stage.data]
+        with torch.device("meta"):
+            freeze(build_network(recipe, stage, data), stage.freeze)
+        device_batch(stage, devices * recipe.machine.nodes)
+        if stage.batch_size > len(data.train):
+            raise OptionError(
+                f"{name}: batch_size is {stage.batch_size}, more than the {len(data.train)} "
+                "samples to train on"
+            )
+        steps = data.train.sample_format.steps
+        if steps is not None and stage.steps is not None and stage.steps > steps:
+            raise OptionError(f"{name}: steps is {stage.steps}, but the store's frames are {steps}")
 
 
 def open_stores(recipe: Recipe, data: str, images: str | None) -> dict[str, Store]:
@@ -105,28 +176,33 @@ def open_stores(recipe: Recipe, data: str, images: str | None) -> dict[str, Stor
     return stores
 
 
-def begin(folder: RunFolder, recipe: Recipe, stores: dict[str, Store]) -> None:
-    """Write config.toml, or check that the run in the folder is this one.
-
-    Raises:
-        MismatchError: another run, with what differs; or no run at all.
-    """
-    table = tomllib.loads(recipe.document()) | {
+def config_of(recipe: Recipe, stores: dict[str, Store]) -> Table:
+    """The content of config.toml: the recipe, and the stores with their digests."""
+    return parse_toml(recipe.document()) | {
         "stores": {
             name: {"path": store.files.where, "sha256": store.header.parameters_sha256}
             for name, store in stores.items()
         }
     }
+
+
+def check_folder(folder: RunFolder, config: Table) -> None:
+    """Check that a run can be in the folder: there is none yet, none that was trained, or this one.
+
+    Raises:
+        MismatchError: another run, with what differs; or no run at all.
+    """
     if not folder.config.exists():
-        if folder.root.exists() and any(folder.root.iterdir()):
+        if folder.root.exists() and any(not is_partial(path) for path in folder.root.iterdir()):
             raise MismatchError(f"{folder.root}: holds something else than a run; choose another")
-        write(folder.config, to_toml(table))
+        return
+    if not folder.has_begun():
         return
     try:
-        found = tomllib.loads(folder.config.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        found = parse_toml(read_plain(folder.config).decode())
+    except (OSError, ValueError):
         raise MismatchError(f"{folder.config}: is damaged; choose another folder") from None
-    here, there = _flat(table), _flat(found)
+    here, there = _flat(config), _flat(found)
     different = [
         f"{key} is {there.get(key)!r} there, {here.get(key)!r} in this call"
         for key in sorted({*here, *there})
@@ -155,13 +231,10 @@ def _run_stages(
     recipe: Recipe,
     folder: RunFolder,
     stores: dict[str, Store],
+    parts: dict[str, Data],
     devices: int,
     say: Callable[[str], Any],
 ) -> dict[str, Any]:
-    parts = open_parts(recipe, stores)
-    for stage in recipe.stages.values():  # what can't be built is told before hours of training
-        with torch.device("meta"):
-            build_network(recipe, stage, parts[stage.data])
     told = []
     seconds = 0.0
     for name, stage in recipe.stages.items():
@@ -178,11 +251,12 @@ def _run_stages(
         seconds += told[-1]["train_seconds"]
         say(
             "{name}: {kind}, {epochs} epochs, best held-out top-1 {best_top1:.1%} in epoch "
-            "{best_epoch}; {train_seconds:.0f} s of training".format(**told[-1])
+            "{best_epoch}; {train_seconds:.0f} s of training, {waiting:.0%} of it waiting for "
+            "input".format(**told[-1], waiting=waiting_share(told[-1]))
         )
     result = {
         "recipe": recipe.name,
-        "label": recipe.run.label or (SCRATCH if SCRATCH in recipe.stages else recipe.name),
+        "label": recipe.label,
         "store": stores["data"].header.parameters_sha256,
         "seed": recipe.run.seed,
         "protocol": recipe.run.protocol,
@@ -205,6 +279,11 @@ def _run_stages(
         )
     say(f"{folder.root}: finished, {seconds:.0f} s of training in all")
     return result
+
+
+def waiting_share(stage: dict[str, Any]) -> float:
+    """Of a stage's training, the share of time that it has waited for input."""
+    return float(stage["waiting_seconds"] / max(stage["train_seconds"], 1e-9))
 
 
 def _silent(_: str) -> None: ...

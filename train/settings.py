@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import math
+import tomllib
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -12,6 +13,14 @@ from eventdata.errors import OptionError
 
 T = TypeVar("T")
 Table = dict[str, Any]
+
+
+def parse_toml(text: str) -> Table:
+    """A TOML document's table; ValueError for all that is none, or is nested too deep."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def unknown_key(where: str, key: str, known: Iterable[str]) -> OptionError:

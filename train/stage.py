@@ -5,11 +5,12 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
@@ -19,17 +20,20 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from eventdata.errors import OptionError
+from eventdata.dataset import FrameDataset
+from eventdata.errors import EventDataError, InputError, OptionError
 from train.calibrate import recalibrate
-from train.data import Data, Epoch, Part
+from train.data import Data, Epoch
 from train.ema import MovingAverage
 from train.folder import RunFolder, StageFolder, read_json, weight_facts, write, write_json
 from train.module import Classifier, prepare
 from train.networks import NETWORKS, build
+from train.networks.layers import recompute
 from train.operations import measure
 from train.recipe import Recipe, Stage
-from train.record import Record
+from train.record import Record, WholeCheckpoints
 from train.surrogate import sharpen
+from train.sync_norm import synchronise_norms
 from train.transfer import load_state, transfer
 
 MEASURED = 64  # samples of which firing rates and operations are taken
@@ -59,6 +63,23 @@ def build_network(recipe: Recipe, stage: Stage, data: Data) -> nn.Module:
         raise OptionError(f"network {name} can't be built with {settings}: {error}") from error
 
 
+def _channels_last(network: nn.Module) -> nn.Module:
+    """The network with its weights in the layout that is fastest, where that is sound.
+
+    oneDNN's backward of a 1x1 convolution with a stride and under eight input channels, channels
+    last, writes beside its memory (torch 2.13 on a CPU: wrong gradients, or a crash).
+    """
+    if any(
+        isinstance(conv, nn.Conv2d)
+        and conv.kernel_size == (1, 1)
+        and conv.stride != (1, 1)
+        and conv.in_channels < 8
+        for conv in network.modules()
+    ):
+        return network
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
 def is_first() -> bool:
     """Whether this process is the one of several that writes."""
     # Lightning knows the variables of every launcher.
@@ -78,6 +99,8 @@ class Feed(LightningDataModule):
         return Epoch(
             part=getattr(self.data, name),
             batch_size=device_batch(self.stage, trainer.world_size),
+            steps=self.stage.steps,
+            downscale=self.stage.downscale,
             shuffle_by=shuffle_by,
             multiple=self.stage.accumulate if shuffle_by else 1,
             rank=trainer.global_rank,
@@ -108,6 +131,15 @@ def device_batch(stage: Stage, devices: int) -> int:
     return size
 
 
+@contextmanager
+def _stops_told() -> Iterator[None]:
+    """Lightning leaves by itself on Ctrl-C, and on SIGTERM as if all were done: tell the caller."""
+    try:
+        yield
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+
+
 def _several_devices(*, freezes: bool) -> DDPStrategy:
     """Data-parallel training. Parts that thaw later have no gradient at first.
 
@@ -118,6 +150,15 @@ def _several_devices(*, freezes: bool) -> DDPStrategy:
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     settings: dict[str, Any] = {"find_unused_parameters": freezes, sync: False}
     return DDPStrategy(**settings)
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    """A stage.json; InputError where it is none."""
+    result = read_json(path)
+    told = {"name", "kind", "epochs", "train_seconds", "waiting_seconds", "best_epoch", "best_top1"}
+    if not isinstance(result, dict) or not told <= result.keys():
+        raise InputError(f"{path}: is damaged; delete it and call the same again")
+    return result
 
 
 @dataclass
@@ -142,7 +183,7 @@ class StageRun:
     def train(self, source: Path | None) -> dict[str, Any]:
         """Train it from the weights in `source` (None: fresh), or finish it; its stage.json."""
         if self.folder.result.exists():
-            return cast(dict[str, Any], read_json(self.folder.result))
+            return _read_result(self.folder.result)
         average = MovingAverage(self.stage.ema) if self.stage.ema else None
         record = Record(
             self.folder,
@@ -157,10 +198,21 @@ class StageRun:
             started = time.monotonic()
             self._start(module.network, source)
             record.train_seconds = time.monotonic() - started
-            trainer.validate(module, feed, verbose=False)
-        trainer.fit(
-            module, feed, ckpt_path=self.folder.state if resumed else None, weights_only=True
-        )
+            with _stops_told():
+                trainer.validate(module, feed, verbose=False)
+        state = self.folder.state if resumed else None
+        try:
+            with _stops_told():
+                trainer.fit(module, feed, ckpt_path=state, weights_only=True)
+        except EventDataError:
+            raise
+        except Exception as error:
+            if state is None or record.has_started:
+                raise
+            raise InputError(
+                f"{state}: is damaged or of another network ({type(error).__name__}: {error}); "
+                "delete it to train its stage again from the start"
+            ) from error
         result = {
             "name": self.name,
             "data": self.stage.data,
@@ -168,6 +220,7 @@ class StageRun:
             "epochs": self.stage.epochs,
             "train_seconds": record.train_seconds,
             "evaluation_seconds": record.evaluation_seconds,
+            "waiting_seconds": record.waiting_seconds,
             "best_epoch": record.best_epoch,
             "best_top1": record.best,
             "samples": {"train": len(self.data.train), "select": len(self.data.select)},
@@ -184,24 +237,22 @@ class StageRun:
             return None
         module = self._module()
         self._load_kept(module.network)
-        self._trainer([]).test(module, Feed(self.data, self.stage, self.recipe), verbose=False)
+        with _stops_told():
+            self._trainer([]).test(module, Feed(self.data, self.stage, self.recipe), verbose=False)
         scores = {key: module.scores[key] for key in ("top1", "top5", "loss")}
         return {"samples": len(self.data.test), **scores, "confusion": module.confusion}
 
     def _module(self) -> Classifier:
         torch.manual_seed(self.recipe.run.seed)
         network = build_network(self.recipe, self.stage, self.data)
-        batches = len(self.data.train) // self.stage.batch_size
-        if not batches:
-            raise OptionError(
-                f"{self.name}: batch_size is {self.stage.batch_size}, more than the "
-                f"{len(self.data.train)} samples to train on"
-            )
+        if self.recipe.run.sync_norm:
+            synchronise_norms(network)
+        recompute(network, self.recipe.machine.recompute)
         return Classifier(
-            network.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+            _channels_last(network),
             self.stage,
             classes=len(self.data.classes),
-            epoch_steps=batches,
+            epoch_steps=len(self.data.train) // self.stage.batch_size,
             seed=self.recipe.run.seed,
             log_every=self.recipe.machine.log_every,
         )
@@ -239,8 +290,9 @@ class StageRun:
             if callbacks
             else False,
             enable_checkpointing=bool(callbacks),
+            plugins=WholeCheckpoints(),
             enable_model_summary=False,
-            enable_progress_bar=sys.stderr.isatty(),
+            enable_progress_bar=sys.stderr is not None and sys.stderr.isatty(),
         )
 
     def _device(self) -> torch.device:
@@ -264,11 +316,16 @@ class StageRun:
             batches = self._inputs(size, self.data.train, self.stage.recalibrate)
             recalibrate(network.to(self._device()), batches)
 
-    def _inputs(self, size: int, part: Part, count: int) -> Iterator[Tensor]:
+    def _inputs(self, size: int, part: FrameDataset, count: int) -> Iterator[Tensor]:
         """What the network sees of so many batches of a part, without augmentation."""
         device = self._device()
         epoch = Epoch(
-            part=part, batch_size=size, shuffle_by=(self.recipe.run.seed, 0), device=device
+            part=part,
+            batch_size=size,
+            steps=self.stage.steps,
+            downscale=self.stage.downscale,
+            shuffle_by=(self.recipe.run.seed, 0),
+            device=device,
         )
         for frames, _ in islice(epoch, count):
             yield prepare(frames, self.stage)

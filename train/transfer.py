@@ -4,18 +4,19 @@ The kinds have the same parameters, so most are taken as they are. Two parts may
 where C colour channels become P polarities, and the classifier, where the classes are others.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eventdata.errors import InputError, OptionError
+from eventdata.plain import check_plain
+from train.checkpoint import check_torch_file
 from train.networks.published import rename_published
 
 Stem = Literal["mean", "fresh"]
@@ -59,19 +60,36 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     loaded: Any
     try:
+        size = check_plain(path).st_size
         if path.suffix == ".safetensors":
             loaded = load_file(path)
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError, SafetensorError) as error:
-        reason = str(error).split("\n")[0]
+            check_torch_file(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what made the file
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds
+        # Of torch's own only the first sentence: the next tell how to load it all the same.
+        reason = str(error).split("\n")[0].partition(". ")[0] or type(error).__name__
         raise InputError(f"{path} cannot be read as a checkpoint of tensors: {reason}") from error
     if isinstance(loaded, dict):
         loaded = loaded.get("state_dict", loaded)
-    tensors = isinstance(loaded, dict) and all(isinstance(v, Tensor) for v in loaded.values())
+    tensors = isinstance(loaded, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) and _is_whole(value, size)
+        for key, value in loaded.items()
+    )
     if not tensors or not loaded:
         raise InputError(f"{path} holds no state dict: save the network's state_dict() instead")
     return rename_published({key.removeprefix("network."): value for key, value in loaded.items()})
+
+
+def _is_whole(tensor: Tensor, size: int) -> bool:
+    """Whether it is made of real numbers that lie in a file of that size, each for itself.
+
+    A tensor of a few bytes may have any shape: its strides can be zero.
+    """
+    dense = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_complex()
+    return dense and tensor.numel() * tensor.element_size() <= size
 
 
 def _fate(

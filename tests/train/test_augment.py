@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from eventdata.errors import OptionError
-from train.augment import Augmentation, augment, downscale, mixup
+from eventdata.loader import unpack_frames
+from train.augment import Augmentation, augment, mixup, pack_frames
 
 N, T, P, SIDE = 6, 4, 2, 12
 
@@ -132,19 +131,27 @@ def test_mixup_mixes_inputs_and_targets_alike():
     assert ((soft > 0).sum(1) == 2).any()
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 5), st.integers(5, 12), st.integers(5, 12), st.integers(0, 99))
-def test_downscale_is_the_maximum_of_frames_and_the_mean_of_images(factor, height, width, seed):
-    rng = np.random.default_rng(seed)
-    frames = rng.integers(0, 9, (2, 3, 2, height, width), dtype=np.uint8)
-    images = rng.integers(0, 256, (2, 3, height, width), dtype=np.uint8)
-    rows, columns = height // factor, width // factor
-    small = downscale(torch.from_numpy(frames), factor).numpy()
-    light = downscale(torch.from_numpy(images), factor).numpy()
-    assert small.shape == (2, 3, 2, rows, columns)
-    assert light.dtype == images.dtype
-    for r in range(rows):
-        for c in range(columns):
-            tile = np.s_[..., r * factor : (r + 1) * factor, c * factor : (c + 1) * factor]
-            assert (small[..., r, c] == frames[tile].max(axis=(-2, -1))).all()
-            assert abs(light[..., r, c] - images[tile].mean(axis=(-2, -1))).max() <= 0.51
+@pytest.mark.parametrize("steps", [4, 8, 13])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"crop": 0.3},
+        {"flip": 0.5},
+        {"scale": 0.5},
+        {"cutout": 0.4},
+        {"time_shift": 3},
+        {"event_drop": 0.5},
+        {"crop": 0.2, "flip": 0.5, "scale": 0.2, "time_shift": 2, "event_drop": 0.3},
+    ],
+)
+def test_packed_batches_come_out_as_dense_ones_do(steps, chosen):
+    draw = torch.Generator().manual_seed(0)
+    frames = (torch.rand(N, steps, P, SIDE, SIDE + 3, generator=draw) < 0.3).to(torch.uint8)
+    packed = pack_frames(frames)
+    assert torch.equal(unpack_frames(packed, steps), frames)
+    moved = augment(packed, Augmentation(**chosen), seed=4, steps=steps)
+    assert (moved.shape, moved.dtype) == (packed.shape, packed.dtype)
+    dense = augment(frames, Augmentation(**chosen), seed=4)
+    assert torch.equal(unpack_frames(moved, steps), dense)
+    assert torch.equal(pack_frames(dense), moved)  # bits after the last step stay 0

@@ -5,8 +5,9 @@ import pytest
 import torch
 from drawn import CLASSES, make_store
 
+from eventdata import FrameDataset
 from eventdata.errors import InputError, OptionError
-from train.data import Epoch, Part, open_data
+from train.data import Epoch, keys_of, open_data
 from train.splits import hold_out, sample_keys
 
 
@@ -44,10 +45,10 @@ def test_held_out_samples_are_no_longer_trained_on(events):
     assert not train & select
     assert len(train) + len(select) == 60
     assert np.bincount(data.select.labels).tolist() == [4] * CLASSES
-    assert data.test.names == Part(events, "test").names
-    assert set(data.select.keys) == data.held
+    assert data.test.names == FrameDataset(events, "test").names
+    assert set(keys_of(data.select)) == data.held
     for index in (0, 5):
-        whole = Part(events, "train")
+        whole = FrameDataset(events, "train")
         place = whole.names.index(data.train.names[index])
         assert torch.equal(data.train[index][0], whole[place][0])
         assert data.train[index][1] == whole[place][1]
@@ -56,7 +57,7 @@ def test_held_out_samples_are_no_longer_trained_on(events):
 def test_pictures_of_held_out_samples_are_not_pretrained_on(events, images):
     held = open_data(events, share=0.2, seed=0).held
     pictures = open_data(images, share=0.2, seed=1, also=held)
-    assert not set(pictures.train.keys) & (held | pictures.held)
+    assert not set(keys_of(pictures.train)) & (held | pictures.held)
     assert len(pictures.train) < 48  # another seed holds others out, and both are left out
 
 
@@ -95,7 +96,7 @@ def batches(part, **settings):
 
 
 def test_epochs_are_shuffled_by_seed_and_epoch(events):
-    part = Part(events, "train")
+    part = FrameDataset(events, "train")
     orders = [torch.cat(batches(part, batch_size=8, shuffle_by=by)) for by in [(0, 0), (0, 1)]]
     again = torch.cat(batches(part, batch_size=8, shuffle_by=(0, 1)))
     assert len(orders[0]) == 56
@@ -104,13 +105,13 @@ def test_epochs_are_shuffled_by_seed_and_epoch(events):
 
 
 def test_gradients_of_several_batches_make_a_step(events):
-    part = Part(events, "train")
+    part = FrameDataset(events, "train")
     epoch = Epoch(part=part, batch_size=8, shuffle_by=(0, 0), multiple=3)
     assert len(epoch) == len(list(epoch)) == 6
 
 
 def test_devices_share_every_sample(events):
-    part = Part(events, "test")
+    part = FrameDataset(events, "test")
     shares = [batches(part, batch_size=5, rank=rank, devices=3) for rank in range(3)]
     seen = torch.cat([label for share in shares for label in share])
     assert sorted(seen.tolist()) == sorted(part.labels.tolist())
@@ -119,3 +120,21 @@ def test_devices_share_every_sample(events):
         for rank in range(3)
     ]
     assert in_step == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["binary", "count", "wide", "image"])
+@pytest.mark.parametrize(("factor", "steps"), [(1, None), (1, 3), (3, None), (3, 3)])
+def test_the_first_steps_and_fewer_pixels(tmp_path, kind, factor, steps):
+    store = make_store(tmp_path / "s", kind=kind, counts=(("train", 8),))
+    part = FrameDataset(store, "train")
+    (batch, _) = next(iter(Epoch(part=part, batch_size=8, downscale=factor, steps=steps)))
+    whole = np.stack([part[index][0].numpy() for index in range(8)])
+    assert whole.max() > {"binary": 0, "count": 0, "wide": 255, "image": 0}[kind]
+    if kind != "image":
+        whole = whole[:, :steps]
+    rows = whole.shape[-1] // factor
+    tiles = whole[..., : rows * factor, : rows * factor]
+    tiles = tiles.reshape(*whole.shape[:-2], rows, factor, rows, factor)
+    wanted = np.rint(tiles.mean(axis=(-3, -1))) if kind == "image" else tiles.max(axis=(-3, -1))
+    assert batch.dtype == (torch.float32 if kind == "wide" else torch.uint8)
+    assert (batch.numpy() == wanted).all()

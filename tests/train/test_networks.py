@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from eventdata.errors import OptionError
+from train.memory import counted
 from train.networks import NETWORKS, build
-from train.networks.layers import ConvNorm
+from train.networks.layers import ConvNorm, recompute
 from train.neurons import NeuronSettings
 from train.transfer import transfer
 
@@ -88,6 +89,24 @@ class NetworkContract:
         ]
         # A bias before a norm does nothing; what gradient it has is rounding.
         assert [name for name in still if not name.endswith("conv.bias")] == []
+
+    @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+    def test_keeping_less_changes_no_bit(self, precision):
+        """Spikes as bits, steps and blocks that run again; in single precision, under autocast."""
+        results = []
+        for how in ("as it is", "nothing", "time", "blocks"):
+            network = self.network("lif")
+            recompute(network, "nothing" if how == "as it is" else how)
+            plain = type(network).forward.__wrapped__  # without `packed_spikes`
+            with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+                frames = self.frames()
+                out = plain(network, frames) if how == "as it is" else network(frames)
+            out.float().square().sum().backward()
+            gradients = [p.grad for p in network.parameters() if p.grad is not None]
+            assert all(gradient.isfinite().all() for gradient in gradients)
+            results.append([out.detach(), *gradients, *network.buffers()])
+        for result in results[1:]:
+            assert all(map(torch.equal, results[0], result))
 
     def test_an_image_is_the_input_current_of_every_step(self):
         images = self.images()
@@ -215,6 +234,23 @@ def test_the_published_sum_stops_the_rectangular_gradient():
         network(frames).square().sum().backward()
         reached[surrogate] = bool(network.stem.conv.weight.grad.abs().max() > 0)
     assert reached == {"rectangular": False, "triangular": True}
+
+
+def test_a_spiking_network_keeps_no_more_than_one_with_relu():
+    frames = (torch.rand(2, T, P, 64, 64, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+    kept = {}
+    for kind, what in (("ann", "nothing"), ("lif", "nothing"), ("lif", "blocks")):
+        torch.manual_seed(0)
+        neuron = NeuronSettings(kind=kind, activation="relu")
+        network = build("event-resnet18", channels=P, classes=5, neuron=neuron, width=8)
+        recompute(network, what)
+        own = {tensor.data_ptr() for tensor in network.state_dict().values()}
+        with counted() as counts:
+            out = network(frames)
+        kept[kind, what] = sum(size for place, size in counts.items() if place not in own)
+        out.sum().backward()
+    assert kept["lif", "nothing"] < 1.05 * kept["ann", "nothing"]
+    assert kept["lif", "blocks"] < 0.6 * kept["lif", "nothing"]
 
 
 @pytest.mark.parametrize(

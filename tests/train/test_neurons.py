@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from eventdata.errors import OptionError
 from train import neuron_kernels as kernels
+from train.memory import counted
 from train.neurons import Neuron, NeuronSettings, integrate, loop
 
 f32 = np.float32
@@ -103,7 +104,8 @@ def test_the_number_of_threads_changes_no_bit(threads):
         out, gx, terms = np.empty_like(x), np.empty_like(x), np.zeros(kernels.blocks(M))
         constants = f32(0.3), f32(0.5), kernels.ARCTANGENT
         kernels.over_blocks(kernels.forward, M, threads, x, *constants, out)
-        kernels.over_blocks(kernels.backward, M, threads, gradient, x, *constants, gx, terms)
+        arguments = gradient, x, *constants, False, gx, terms
+        kernels.over_blocks(kernels.backward, M, threads, *arguments)
         return out, gx, terms
 
     for one, many in zip(run(1), run(threads), strict=True):
@@ -155,14 +157,43 @@ def test_memory_layouts_are_worked_on_as_they_are():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("backend", ["auto", "loop"])
-def test_half_precision_is_computed_in_single(dtype, backend):
-    x = torch.randn(5, 3, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
-    for surrogate in ("rectangular", None):
-        want = loop(x.float(), 0.25, surrogate=surrogate).to(dtype)
-        have = integrate(x.requires_grad_(), 0.25, surrogate=surrogate, backend=backend)
-        have.sum().backward()
-        assert have.dtype == x.grad.dtype == dtype
-        assert torch.equal(have, want)
+@pytest.mark.parametrize("surrogate", ["rectangular", "arctangent", None])
+def test_half_precision_is_computed_in_single(dtype, backend, surrogate):
+    rng = torch.Generator().manual_seed(0)
+    x, gradient = torch.randn(2, 5, 3, 7, generator=rng).to(dtype)
+    single = x.float().requires_grad_()
+    want = loop(single, 0.25, surrogate=surrogate).to(dtype)
+    want.backward(gradient)
+    have = integrate(x.requires_grad_(), 0.25, surrogate=surrogate, backend=backend)
+    have.backward(gradient)
+    assert have.dtype == x.grad.dtype == dtype
+    assert torch.equal(have, want)
+    assert torch.equal(x.grad, single.grad.to(dtype))
+
+
+def test_autocast_leaves_neurons_in_single_precision():
+    neuron = Neuron(NeuronSettings(kind="lif"))
+    x = torch.randn(4, 2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(neuron(x), loop(x, 0.5))
+
+
+@pytest.mark.parametrize("carry", [None, torch.tanh])
+def test_a_loop_that_runs_again_keeps_its_input_alone(carry):
+    x = torch.randn(6, 2, 50, generator=torch.Generator().manual_seed(0))
+    kept, grads = {}, {}
+    for recompute in (False, True):
+        leaf = x.clone().requires_grad_()
+        decay = torch.tensor([0.4], requires_grad=True)
+        current = leaf * 1
+        with counted() as counts:
+            out = integrate(current, decay, backend="loop", carry=carry, recompute=recompute)
+            kept[recompute] = sum(counts.values())
+        out.square().sum().backward()
+        grads[recompute] = leaf.grad, decay.grad
+    assert kept[True] == x.nbytes + decay.nbytes
+    assert kept[False] > kept[True]
+    assert all(map(torch.equal, grads[True], grads[False]))
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eventdata.errors import OptionError
-from train.recipe import load, load_way, recipe_names, with_absolute_paths
+from train.recipe import default_recipe, load, load_way, recipe_names, with_absolute_paths
 
 SMALL = """
 pipeline = "pipe-d"
@@ -113,12 +113,27 @@ def test_wrong_settings_are_told_in_one_sentence(tmp_path, change, says):
         (SMALL.replace("[network]", "[", 1), "is not TOML"),
         (SMALL.replace("epochs = 9", "epoch = 9"), "scratch has no key 'epoch'"),
         ("pipeline = 'pipe-d'", "needs pipeline, network.name"),
-        (SMALL.replace("[stages.first]", "[stages.'a/b']"), "'a/b' can't be the name of a stage"),
+        (SMALL.replace("first]", "'a/b']").replace('"first', '"a/b'), "'a/b' can't be the name"),
+        (SMALL.replace('weights = "first"\n', ""), "nothing comes of first: the last"),
     ],
 )
 def test_wrong_recipes_are_told(tmp_path, text, says):
     with pytest.raises(OptionError, match=says):
         load(recipe(tmp_path, text))
+
+
+def test_a_stage_that_nothing_builds_on_any_more_is_left_out(tmp_path):
+    weights = recipe(tmp_path, "", "weights.safetensors")
+    mine = load(recipe(tmp_path), changes=[f"second.weights={weights}"])
+    assert list(mine.stages) == ["second"]
+    assert list(load(recipe(tmp_path), changes=["second.weights=fresh"]).stages) == ["second"]
+
+
+def test_labels_tell_the_way_and_the_recipe(tmp_path):
+    assert load(recipe(tmp_path)).label == "pipe-d mine"
+    assert load(recipe(tmp_path), scratch=True).label == "scratch mine"
+    assert load("pipe-d-images").label == "pipe-d-images"
+    assert load(recipe(tmp_path), changes=["run.label=ours"]).label == "ours"
 
 
 def test_recipes_that_are_not_there(tmp_path):
@@ -129,13 +144,26 @@ def test_recipes_that_are_not_there(tmp_path):
 
 
 def test_ways():
-    assert load_way("pipe-s", None).name == "pipe-s"
-    assert load_way("pipe-d", None).name == "pipe-d-images"
+    assert load_way("pipe-s", "pipe-s-small").name == "pipe-s-small"
     assert list(load_way("scratch", "pipe-s").stages) == ["scratch"]
     with pytest.raises(OptionError, match="pipe-d-images is for pipe-d, not pipe-s"):
         load_way("pipe-s", "pipe-d-images")
-    with pytest.raises(OptionError, match="name it with --recipe"):
-        load_way("scratch", None)
+
+
+@pytest.mark.parametrize(
+    ("way", "on_images", "with_images", "name"),
+    [
+        ("pipe-s", True, False, "pipe-s"),
+        ("pipe-d", False, True, "pipe-d-images"),
+        ("pipe-d", False, False, "pipe-d-events"),
+        ("scratch", False, False, "pipe-d-events"),
+        ("scratch", False, True, "pipe-d-images"),
+        ("scratch", True, False, "pipe-s"),
+    ],
+)
+def test_every_way_has_a_recipe_of_its_own(way, on_images, with_images, name):
+    assert default_recipe(way, on_images=on_images, with_images=with_images) == name
+    assert load_way(way, name).pipeline == name[:6]
 
 
 @pytest.mark.parametrize("scratch", [False, True])

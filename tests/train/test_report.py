@@ -1,6 +1,7 @@
 """The time-accuracy report, on runs whose figures are set."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -13,10 +14,22 @@ from train.report import read_run, report, summarise, table
 
 
 def make_run(
-    root, way, curve, *, seed=0, before=0.0, scratch=False, test=0.5, store="a", synaptic=2e6
+    root,
+    way,
+    curve,
+    *,
+    seed=0,
+    before=0.0,
+    scratch=False,
+    test=0.5,
+    store="a",
+    synaptic=2e6,
+    name="",
+    protocol="correct",
+    machine="here",
 ):
     """A finished run: accuracy of the last stage by its own seconds."""
-    folder = RunFolder(root / f"{way}-{seed}")
+    folder = RunFolder(root / (name or f"{way}-{seed}"))
     name = "scratch" if scratch else "lif"
     write(folder.config, "")
     rows = [
@@ -29,6 +42,8 @@ def make_run(
     result = {
         "label": way,
         "store": store,
+        "protocol": protocol,
+        "machine": {"system": machine},
         "seed": seed,
         "stages": [{"name": name, "train_seconds": seconds}],
         "train_seconds": before + seconds,
@@ -92,6 +107,38 @@ def test_no_rival_no_target(runs):
     assert row["speed_up"] is row["seconds_to_target"] is None
 
 
+def test_the_speed_up_is_over_the_rivals_of_the_same_seeds(runs):
+    scratch, fast = summarise([read_run(run) for run in runs[:3]])
+    assert scratch["seeds"] == 2
+    assert fast["speed_up"] == 100 / 40  # the rival of seed 0 took 100 s, that of seed 1 200 s
+
+
+def test_of_two_rivals_of_a_seed_the_better_one_is_the_target(tmp_path, runs):
+    best = make_run(tmp_path, "scratch deep", [(0, 0.1), (400, 0.65)], scratch=True)
+    rows = {row["way"]: row for row in summarise([read_run(run) for run in (best, *runs)])}
+    assert rows["scratch"]["reached"] == 1  # of seed 1, which has no other rival
+    assert rows["fast"]["seconds_to_target"]["mean"] == (50 + 40) / 2
+
+
+def test_runs_that_no_seed_tells_apart_are_ways_of_their_own(tmp_path, runs):
+    again = make_run(tmp_path, "fast", [(0, 0.1), (10, 0.9)], name="again")
+    rows = report([*runs, runs[3], again], tmp_path / "out")
+    assert [(row["way"], row["seeds"]) for row in rows] == [
+        ("scratch", 2),
+        (f"fast ({runs[2]})", 1),
+        ("fast", 1),
+        (f"fast ({again})", 1),
+    ]
+
+
+def test_times_of_different_machines(tmp_path, runs):
+    report(runs, tmp_path / "out")
+    assert "different machines" not in (tmp_path / "out/report.md").read_text()
+    other = make_run(tmp_path, "other", [(0, 0.1), (10, 0.9)], machine="there")
+    report([*runs, other], tmp_path / "out")
+    assert "different machines" in (tmp_path / "out/report.md").read_text()
+
+
 def test_the_files(tmp_path, runs):
     report(runs, tmp_path / "report")
     lines = (tmp_path / "report/report.md").read_text().splitlines()
@@ -114,6 +161,9 @@ def test_runs_that_cannot_be_compared(tmp_path, runs):
     other = make_run(tmp_path, "other", [(0, 0.1)], store="b")
     with pytest.raises(InputError, match="trained on another store"):
         report([*runs, other], tmp_path / "out")
+    published = make_run(tmp_path, "p", [(0, 0.1)], protocol="published")
+    with pytest.raises(InputError, match="trained by another protocol"):
+        report([*runs, published], tmp_path / "out")
     RunFolder(other).result.write_text("{}")
     with pytest.raises(InputError, match="is damaged"):
         report([other], tmp_path / "out")
@@ -122,8 +172,11 @@ def test_runs_that_cannot_be_compared(tmp_path, runs):
         report([other], tmp_path / "out")
 
 
-def test_the_command(tmp_path, runs):
-    done = CliRunner().invoke(main, ["report", *map(str, runs), "-o", str(tmp_path / "report")])
+def test_the_command(tmp_path, monkeypatch, runs):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["report", *map(str, runs)])
+    suffixes = sorted(path.suffix for path in Path("report").iterdir())
+    assert suffixes == [".json", ".md", ".png", ".svg"]
     assert done.exit_code == 0, done.output
     assert "| fast | 2 |" in done.output
     done = CliRunner().invoke(main, ["report", str(tmp_path / "no"), "-o", str(tmp_path / "x")])

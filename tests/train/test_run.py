@@ -19,7 +19,7 @@ from eventdata.cli import main
 from eventdata.errors import InputError, MismatchError, OptionError
 from train.folder import read_rows, weight_facts
 from train.module import Classifier, DivergedError, prepare
-from train.recipe import Stage, load
+from train.recipe import Stage, load, recipe_names
 from train.run import run
 from train.schedule import rate_factor
 
@@ -189,6 +189,43 @@ def test_going_on_after_a_stop_ends_with_the_same_weights(
     assert_same(tmp_path / "run", whole[0])
 
 
+def test_going_on_in_half_precision_with_gathered_gradients(
+    tmp_path, monkeypatch, recipe, events, images
+):
+    """bf16, several batches a step, the last weights kept, averages from the first stage on."""
+    changes = ["run.precision=bf16-mixed", "all.accumulate=2", "all.keep=last", "all.ema=0.8"]
+    chosen = load(recipe, changes=[*changes, "all.augment.time_shift=1"])
+    run(chosen, tmp_path / "whole", data=events, images=images)
+    real, left = Classifier.training_step, [0]
+
+    def stop(self, batch, index):
+        left[0] -= 1
+        if left[0] == 0:
+            raise StoppedError
+        return real(self, batch, index)
+
+    monkeypatch.setattr(Classifier, "training_step", stop)
+    for batches in (3, 8, 14):  # of 12 in the first stage and 18 in the second
+        left[0] = batches
+        with pytest.raises(StoppedError):
+            run(chosen, tmp_path / "run", data=events, images=images)
+    monkeypatch.undo()
+    run(chosen, tmp_path / "run", data=events, images=images)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_half_precision_learns_as_single_does(tmp_path, recipe, events):
+    changes = ["scratch.epochs=1", "scratch.ema=0"]
+    steps = []
+    for precision in ("32-true", "bf16-mixed"):
+        mine = load(recipe, scratch=True, changes=[*changes, f"run.precision={precision}"])
+        run(mine, tmp_path / precision, data=events)
+        steps.append(read_rows(tmp_path / precision / "scratch/steps.csv"))
+    single, half = ([row["loss"] for row in rows] for rows in steps)
+    assert half == pytest.approx(single, rel=0.05)
+    assert half != single
+
+
 def test_killed_for_good(tmp_path, whole, recipe, events, images):
     """The process kills itself (SIGKILL) in a step, as the state is saved, and between stages."""
     words = """
@@ -241,6 +278,34 @@ def test_another_recipe_or_store_is_not_gone_on_with(tmp_path, whole, recipe, im
         run(load(recipe), tmp_path / "mine", data=other, images=images)
 
 
+def test_a_run_that_never_came_to_train_leaves_its_folder_free(tmp_path, recipe, events):
+    other = tmp_path / "other.safetensors"
+    save_file({"layer.weight": torch.zeros(3)}, other)
+    for change in (f"scratch.weights={other}", "scratch.batch_size=49"):
+        with pytest.raises((InputError, OptionError)):
+            run(load(recipe, scratch=True, changes=[change]), tmp_path / "run", data=events)
+    run(load(recipe, scratch=True, changes=["scratch.epochs=1"]), tmp_path / "run", data=events)
+
+
+def test_files_of_a_run_that_are_damaged(tmp_path, recipe, events):
+    mine = load(recipe, scratch=True)
+    run(mine, tmp_path / "run", data=events)
+    kept = tensors(tmp_path / "run")
+    (tmp_path / "run/result.json").unlink()
+    (tmp_path / "run/scratch/stage.json").write_text("[]")
+    with pytest.raises(InputError, match="stage.json: is damaged; delete it"):
+        run(mine, tmp_path / "run", data=events)
+    (tmp_path / "run/scratch/stage.json").unlink()
+    state = tmp_path / "run/scratch/state.ckpt"
+    state.write_bytes(state.read_bytes()[:3000])
+    with pytest.raises(InputError, match="state.ckpt: is damaged .*; delete it to train its stage"):
+        run(mine, tmp_path / "run", data=events)
+    state.unlink()
+    run(mine, tmp_path / "run", data=events)
+    again = tensors(tmp_path / "run")
+    assert all(torch.equal(kept[key], again[key]) for key in kept)
+
+
 def test_stores_of_the_wrong_kind(tmp_path, recipe, events, images):
     with pytest.raises(OptionError, match="holds image images, but pipe-d takes a store of event"):
         run(load(recipe), tmp_path / "a", data=images, images=images)
@@ -263,7 +328,7 @@ def test_a_loss_that_is_no_number(tmp_path, monkeypatch, recipe, events):
 
     monkeypatch.setattr(Classifier, "forward", forward)
     with pytest.raises(
-        DivergedError, match="the loss is nan in epoch 1, batch 1.*last whole epoch"
+        DivergedError, match="the loss is nan in epoch 2, batch 2.*last whole epoch"
     ):
         run(load(recipe, scratch=True), tmp_path / "run", data=events)
     kept = load_file(tmp_path / "run/scratch/last.safetensors")
@@ -310,6 +375,26 @@ def test_no_gpu(tmp_path, monkeypatch, recipe, events):
         run(load(recipe, scratch=True, changes=["machine.accelerator=gpu"]), tmp_path, data=events)
 
 
+def test_half_precision_of_gpus_on_a_cpu(tmp_path, monkeypatch, recipe, events):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(OptionError, match="16-mixed, which needs a GPU; set it to bf16-mixed"):
+        run(load(recipe, scratch=True, changes=["run.precision=16-mixed"]), tmp_path, data=events)
+
+
+def test_more_steps_than_there_are(tmp_path, recipe, events):
+    with pytest.raises(OptionError, match="steps is 15, but the store's frames are 4"):
+        run(load(recipe, scratch=True, changes=["scratch.steps=15"]), tmp_path / "a", data=events)
+
+
+def test_images_that_no_stage_learns_from(tmp_path, recipe, events, images):
+    said: list[str] = []
+    mine = load(recipe, scratch=True, changes=["scratch.epochs=1"])
+    run(mine, tmp_path / "a", data=events, images=images, say=said.append)
+    assert said[0] == "scratch tiny: has no stage on still images, --images is not used"
+    run(mine, tmp_path / "a", data=events, say=said.append)
+    assert said[-1] == f"{tmp_path / 'a'}: has finished already"
+
+
 def test_a_full_disk(tmp_path, monkeypatch, recipe, events, images, whole):
     real, left = os.fsync, [6]
 
@@ -351,11 +436,35 @@ def test_gradients_are_gathered(tmp_path, recipe, events):
     assert len(steps) == 12
 
 
-def test_images_as_input_current(tmp_path, images):
-    changes = ["network.width=4", "all.epochs=1", "all.batch_size=16", "machine.accelerator=cpu"]
-    changes += ["all.recalibrate=0", "machine.keep_pages=false"]
-    result = run(load("pipe-s-small", changes=changes), tmp_path / "a", data=images)
-    assert [stage["kind"] for stage in result["stages"]] == ["ann", "lif"]
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Stores large enough for every network: of events and of still images."""
+    folder = tmp_path_factory.mktemp("large")
+    counts = (("train", 12), ("test", 6))
+    return [
+        make_store(folder / "events.zarr", side=36, counts=counts),
+        make_store(folder / "images.zarr", kind="image", channels=3, side=36, counts=counts),
+    ]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_trains(tmp_path, name, large):
+    """One step of each of its stages, narrow, on a few samples."""
+    events, images = large
+    changes = ["network.width=4", "run.held_out=0.2", "machine.accelerator=cpu"]
+    changes += ["all.epochs=1", "all.batch_size=9", "all.steps=3", "all.downscale=1"]
+    changes += ["all.recalibrate=1", "machine.keep_pages=false", "machine.log_every=1"]
+    if name == "pipe-d-checkpoint":
+        source = load("pipe-d-images", changes=changes)
+        run(source, tmp_path / "source", data=events, images=images)
+        changes.append(f"liaf.weights={tmp_path / 'source/pretrain/last.safetensors'}")
+    mine = load(name, changes=changes)
+    data = images if mine.pipeline == "pipe-s" else events
+    result = run(mine, tmp_path / "run", data=data, images=images)
+    kinds = [stage["kind"] for stage in result["stages"]]
+    assert kinds == [stage.neuron.kind for stage in mine.stages.values()]
+    assert all(len(read_rows(path)) == 1 for path in (tmp_path / "run").glob("*/steps.csv"))
+    assert result["test"]["samples"] == 6
 
 
 @pytest.mark.parametrize(
@@ -384,12 +493,12 @@ def test_learning_rates(settings, steps, factors):
 
 def test_what_the_network_sees():
     frames = (torch.rand(2, 6, 2, 8, 8) < 0.3).to(torch.uint8)
-    assert torch.equal(prepare(frames, Stage(steps=4)), frames[:, :4].float())
+    assert torch.equal(prepare(frames, Stage()), frames.float())
     assert torch.equal(
         prepare(frames, Stage(collapse=True)), frames.float().sum(dim=1, keepdim=True)
     )
     pictures = torch.full((2, 3, 8, 8), 255, dtype=torch.uint8)
-    assert prepare(pictures, Stage(downscale=2)).shape == (2, 3, 4, 4)
+    assert prepare(pictures, Stage()).unique().tolist() == pytest.approx([0.55 / 0.225])
 
 
 def test_two_devices_end_as_one_network(tmp_path, recipe, events, images):
@@ -422,7 +531,7 @@ def test_the_command(tmp_path, recipe, events):
     assert done.exit_code == 0, done.output
     assert "test: top-1" in done.output
     done = CliRunner().invoke(main, [*arguments, "--json"])
-    assert json.loads(done.stdout)["label"] == "scratch"
+    assert json.loads(done.stdout)["label"] == "scratch tiny"
     wrong = CliRunner().invoke(main, [*arguments, "--set", "scratch.epoch=1"])
     assert wrong.exit_code == 2
     assert "did you mean 'epochs'" in wrong.output

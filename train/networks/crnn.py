@@ -12,7 +12,8 @@ Legend: T steps, N samples, P polarities, C channels, H rows, W columns.
 from torch import Tensor, nn
 
 from eventdata.errors import OptionError
-from train.networks.layers import ConvCell, enter
+from train.memory import packed_spikes
+from train.networks.layers import Chain, ConvCell, enter
 from train.neurons import Neuron, NeuronSettings
 
 
@@ -41,7 +42,7 @@ class Encoder(nn.Module):
         if min(rows, columns) < 1:
             raise OptionError(f"frames of {size[0]}x{size[1]} are too small; 33x33 is the least")
         self.stem = cells[0]
-        self.cells = nn.Sequential(*cells[1:])
+        self.cells = Chain(*cells[1:])
         self.hidden = nn.Linear(inputs * rows * columns, hidden)
         # No norm here: as published, weights and bias start so that half of the neurons fire.
         nn.init.kaiming_normal_(self.hidden.weight)
@@ -111,6 +112,7 @@ class CRNN(nn.Module):
         )
         self.decoder = Decoder(embedding=embedding, memory=memory, classes=classes)
 
+    @packed_spikes()
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.decoder(self.encoder(x))
         return out

@@ -4,10 +4,16 @@ Between the parts tensors are (T, N, C, H, W). Convolution and norm see steps an
 (T*N, C, H, W), so that the norm's statistics are over (T, N, H, W); neurons see the steps.
 """
 
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 
 from eventdata.errors import OptionError
+from train.memory import mark_spikes, recomputed
 from train.neurons import Neuron, NeuronSettings
+
+Recompute = Literal["nothing", "time", "blocks"]
 
 
 def fold(module: nn.Module, x: Tensor) -> Tensor:
@@ -50,7 +56,36 @@ class ConvCell(ConvNorm):
         if repeat > 1:
             current = current.expand(repeat, *current.shape[1:])
         out: Tensor = self.neuron(current)
-        return out if self.pool is None else fold(self.pool, out)
+        if self.pool is None:
+            return out
+        out = fold(self.pool, out)
+        spikes = self.neuron.settings.kind == "lif" and isinstance(self.pool, nn.MaxPool2d)
+        return mark_spikes(out) if spikes else out
+
+
+class Chain(nn.Sequential):
+    """Parts one after the other, of which each can be run again for the pass backward."""
+
+    recompute = False
+    """Keep only each part's input, and run it again (`train.memory.recomputed`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self:
+            x = recomputed(part, x) if self.recompute and torch.is_grad_enabled() else part(x)
+        return x
+
+
+def recompute(network: nn.Module, what: Recompute) -> None:
+    """Have a network keep less for the pass backward and do more again there. Same numbers.
+
+    time: of a neuron's steps nothing but their input (as the fused kernels do anyway); blocks: of
+    the parts of a `Chain` nothing but their input (spikes as bits).
+    """
+    for module in network.modules():
+        if isinstance(module, Chain):
+            module.recompute = what == "blocks"
+        elif isinstance(module, Neuron):
+            module.recompute = what == "time"
 
 
 def enter(stem: ConvCell, x: Tensor, steps: int) -> Tensor:

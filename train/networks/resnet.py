@@ -12,13 +12,14 @@ A block's two neurons are one module and so share one decay. Residual networks: 
 Legend: T steps, N samples, P polarities, C channels, H rows, W columns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 
-from train.networks.layers import ConvCell, ConvNorm, MeanClassifier, enter
+from train.memory import packed_spikes
+from train.networks.layers import Chain, ConvCell, ConvNorm, MeanClassifier, enter
 from train.neurons import Neuron, NeuronSettings
 
 StemName = Literal["imagenet", "medium", "small"]
@@ -92,6 +93,7 @@ class ResNet(nn.Module):
         neuron: NeuronSettings,
         width: int = 64,
         stem: StemName = "imagenet",
+        norm_scale: float | None = None,
         steps: int = 1,
         respond_to_sum: bool = False,
     ) -> None:
@@ -105,6 +107,8 @@ class ResNet(nn.Module):
             width: channels of the stem and the first stage.
             stem: imagenet (7x7, stride 2, the first stage at a quarter of the size), medium (3x3,
                 stride 2) for 64 pixels, small (3x3, stride 1) for 32.
+            norm_scale: of every batch norm, to begin with; None: the design's. Neurons that fire at
+                0.5 and a sharpened ReLU tell more apart with 0.5 than with 1.
             steps: T for images; frames bring their own.
             respond_to_sum: put the residual sum through the neuron's output function (the
                 activation; in lif the spike) before the neuron, as the published event networks do.
@@ -112,6 +116,8 @@ class ResNet(nn.Module):
                 and 1, both at the edge of the rectangular surrogate, and no gradient passes.
         """
         super().__init__()
+        if norm_scale is not None:
+            design = replace(design, norm_scale=norm_scale)
         self.steps = steps
         kernel, stride = {"imagenet": (7, 2), "medium": (3, 2), "small": (3, 1)}[stem]
         large = stem == "imagenet"
@@ -129,11 +135,12 @@ class ResNet(nn.Module):
             halve = stage > 0 or (large and not design.pool_stem)
             blocks = [block(inputs, outputs, 2 if halve else 1)]
             blocks += [block(outputs, outputs, 1) for _ in range(depth - 1)]
-            stages.append(nn.Sequential(*blocks))
+            stages.append(Chain(*blocks))
             inputs = outputs
         self.stages = nn.Sequential(*stages)
         self.fc = MeanClassifier(inputs, classes)
 
+    @packed_spikes()
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(self.stages(enter(self.stem, x, self.steps)))
         return out

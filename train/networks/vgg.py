@@ -6,7 +6,8 @@ average pools are max-pools here, so that spikes stay spikes.
 
 from torch import Tensor, nn
 
-from train.networks.layers import ConvCell, MeanClassifier, enter
+from train.memory import packed_spikes
+from train.networks.layers import Chain, ConvCell, MeanClassifier, enter
 from train.neurons import NeuronSettings
 
 PLAN = ((1, 2), (4, 4), (8, 8), (8, 8))
@@ -46,9 +47,10 @@ class VGG(nn.Module):
                 cells.append(ConvCell(conv, neuron, pool=nn.MaxPool2d(2) if ends else None))
                 inputs = width * factor
         self.stem = cells[0]
-        self.cells = nn.Sequential(*cells[1:])
+        self.cells = Chain(*cells[1:])
         self.fc = MeanClassifier(inputs, classes)
 
+    @packed_spikes()
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(self.cells(enter(self.stem, x, self.steps)))
         return out

@@ -1,0 +1,118 @@
+"""What is kept for the pass backward: spikes as bits, or only the inputs of what is run again."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from train.bits import pack, unpack
+from train.memory import counted, mark_spikes, packed_spikes, recomputed
+from train.neuron_kernels import BLOCK
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+@given(
+    size=st.one_of(st.integers(0, 100), st.integers(8 * BLOCK - 9, 8 * BLOCK + 9)),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_bits_come_back_as_the_spikes_they_were(size, dtype, seed):
+    spikes = (torch.rand(size, generator=torch.Generator().manual_seed(seed)) < 0.3).to(dtype)
+    packed = pack(spikes)
+    assert packed.nbytes == (size if dtype == torch.float64 else -(-size // 8))
+    back = unpack(packed, size, dtype)
+    assert back.dtype == dtype
+    assert torch.equal(back, spikes)
+
+
+def some_spikes(*shape):
+    """A spike tensor as a neuron puts it out, that wants a gradient."""
+    rng = torch.Generator().manual_seed(0)
+    return (torch.rand(shape, generator=rng) < 0.3).float().requires_grad_() * 1
+
+
+def kept(layers, x):
+    """Bytes that layers keep, each of them fed with x, besides their parameters; and gradients."""
+    own = {tensor.data_ptr() for layer in layers for tensor in layer.state_dict().values()}
+    with counted() as counts, packed_spikes():
+        outs = [layer(x) for layer in layers]
+        size = sum(size for address, size in counts.items() if address not in own)
+    return size, torch.autograd.grad(sum(out.square().sum() for out in outs), x)[0]
+
+
+def test_spikes_are_kept_once_as_bits_whoever_reads_them():
+    x = some_spikes(4, 8, 16, 16)
+    layers = [nn.Conv2d(8, 3, 3), nn.Conv2d(8, 5, 1), nn.Flatten()]
+    outs = sum(layer(x).nbytes for layer in layers[:2]) + x.nbytes  # that square keeps
+    plain, want = kept(layers, x)
+    bits, have = kept(layers, mark_spikes(x))
+    assert plain - bits == x.nbytes - x.numel() // 8
+    assert bits <= outs + x.numel() // 8
+    assert torch.equal(have, want)
+
+
+@pytest.mark.parametrize(
+    "view", [lambda x: x[1:], lambda x: x.transpose(0, 2), lambda x: x[..., 2]]
+)
+def test_views_of_spikes_come_back_as_they_were(view):
+    x, weight = some_spikes(3, 4, 5), torch.randn(1)
+    mark_spikes(x)
+    weight.requires_grad_()
+    with packed_spikes():
+        out = view(x) * weight
+    (gradient,) = torch.autograd.grad(out.sum(), weight)
+    assert gradient.item() == view(x).sum().item()
+
+
+def test_what_is_no_longer_spikes_is_not_packed():
+    x, weight = some_spikes(3, 4, 5), torch.randn(1, requires_grad=True)
+    mark_spikes(x)
+    with torch.no_grad():
+        x.mul_(0.5)
+    with packed_spikes():
+        out = x * weight
+    (gradient,) = torch.autograd.grad(out.sum(), weight)
+    assert gradient.item() == x.sum().item()
+
+
+def part():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Tanh())
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_part_that_runs_again_has_the_same_gradients_and_statistics(marked, momentum):
+    x = some_spikes(4, 8, 16, 16)
+    results = {}
+    for again in (True, False):
+        module = part()
+        module[1].momentum = momentum
+        given = mark_spikes(x.clone()) if marked else x.clone()
+        with counted() as counts, packed_spikes():
+            out = recomputed(module, given) if again else module(given)
+            size = sum(counts.values())
+        gradients = torch.autograd.grad(out.square().sum(), [x, *module.parameters()])
+        results[again] = [*gradients, *module.state_dict().values()]
+        if again:
+            assert size == (x.numel() // 8 if marked else x.nbytes)
+    for have, want in zip(results[True], results[False], strict=True):
+        assert torch.equal(have, want)
+
+
+def test_a_part_that_fails_when_it_runs_again_gets_its_statistics_back():
+    class Fails(nn.BatchNorm2d):
+        def forward(self, x):
+            if self.num_batches_tracked:
+                raise RuntimeError("as told")
+            return super().forward(x)
+
+    module = Fails(8)
+    buffers = dict(module.named_buffers())
+    out = recomputed(module, some_spikes(2, 8, 4, 4))
+    with pytest.raises(RuntimeError, match="as told"):
+        out.sum().backward()
+    assert all(buffers[name] is buffer for name, buffer in module.named_buffers())

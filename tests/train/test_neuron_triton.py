@@ -1,0 +1,45 @@
+"""The GPU's kernels: in Triton's interpreter where Triton is installed, and on a GPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from train.bits import pack, unpack
+from train.neurons import integrate, loop
+
+CONTRACT = Path(__file__).with_name("triton_contract.py")
+
+
+def test_the_kernels_in_the_interpreter():
+    pytest.importorskip("triton")
+    # In a process of its own: a kernel is interpreted or not from its import on.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CONTRACT)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=CONTRACT.parents[2],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("surrogate", ["rectangular", None])
+def test_a_gpu_has_the_numbers_of_the_cpu(surrogate):
+    x = torch.randn(8, 3, 1000, generator=torch.Generator().manual_seed(0))
+    here, there = x.clone().requires_grad_(), x.cuda().requires_grad_()
+    want, have = loop(here, 0.3, 0.5, surrogate), integrate(there, 0.3, 0.5, surrogate)
+    want.sum().backward()
+    have.sum().backward()
+    torch.testing.assert_close(have.cpu(), want)
+    torch.testing.assert_close(there.grad.cpu(), here.grad)
+    spikes = (there > 0).float().flatten()
+    assert torch.equal(unpack(pack(spikes), spikes.numel(), spikes.dtype), spikes)

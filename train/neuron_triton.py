@@ -1,0 +1,182 @@
+"""Triton kernels for GPUs: the membrane over time as in `train.neuron_kernels`, spikes as bits.
+
+A program takes a block of neurons through all steps, with their membranes in registers: each pass
+reads and writes every tensor once. float32, bfloat16 or float16 in memory, float32 in between;
+products are not fused with sums, so that the numbers are those of the plain loop.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from train.neuron_kernels import ARCTANGENT, MEMBRANE, RECTANGULAR, TRIANGULAR
+
+MOST_STEPS = 32
+"""More would not fit the registers, and take minutes to compile."""
+WARPS = 4
+MEMBRANES = tl.constexpr(MEMBRANE)
+RECTANGLE, TRIANGLE = tl.constexpr(RECTANGULAR), tl.constexpr(TRIANGULAR)
+ARCTAN = tl.constexpr(ARCTANGENT)
+
+
+@triton.jit
+def _advance(x: tl.tensor, before: tl.tensor, decay: tl.tensor, threshold: tl.tensor) -> tl.tensor:
+    return tl.where(before > threshold, 0.0, decay * before) + x
+
+
+@triton.jit
+def _slope(u: tl.tensor, threshold: tl.tensor, OUTPUT: tl.constexpr) -> tl.tensor:
+    distance = u - threshold
+    if OUTPUT == RECTANGLE:
+        slope = (tl.abs(distance) < 0.5).to(tl.float32)
+    elif OUTPUT == TRIANGLE:
+        slope = tl.maximum(1.0 - tl.abs(distance), 0.0)
+    elif OUTPUT == ARCTAN:
+        scaled = 3.141592653589793 * distance
+        slope = 1.0 / (1.0 + scaled * scaled)
+    else:
+        slope = 1.0
+    return slope
+
+
+@triton.jit
+def _forward(
+    x: tl.tensor,
+    decay: tl.tensor,
+    out: tl.tensor,
+    neurons: tl.tensor,
+    threshold: tl.tensor,
+    T: tl.constexpr,
+    OUTPUT: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < neurons
+    row = tl.cast(neurons, tl.int64)
+    d = tl.load(decay)
+    u = tl.load(x + place, inside, 0.0).to(tl.float32)
+    for t in tl.static_range(T):
+        if t > 0:
+            current = tl.load(x + t * row + place, inside, 0.0).to(tl.float32)
+            u = _advance(current, u, d, threshold)
+        response = u if OUTPUT == MEMBRANES else (u > threshold).to(tl.float32)
+        tl.store(out + t * row + place, response, inside)
+
+
+@triton.jit
+def _backward(
+    gradient: tl.tensor,
+    saved: tl.tensor,
+    decay: tl.tensor,
+    gx: tl.tensor,
+    gdecay: tl.tensor,
+    neurons: tl.tensor,
+    threshold: tl.tensor,
+    T: tl.constexpr,
+    OUTPUT: tl.constexpr,
+    IS_MEMBRANE: tl.constexpr,
+    LEARN_DECAY: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < neurons
+    row = tl.cast(neurons, tl.int64)
+    d = tl.load(decay)
+    u = tl.load(saved + place, inside, 0.0).to(tl.float32)
+    membranes = (u,)
+    for t in tl.static_range(1, T):
+        read = tl.load(saved + t * row + place, inside, 0.0).to(tl.float32)
+        u = read if IS_MEMBRANE else _advance(read, u, d, threshold)
+        membranes = membranes + (u,)  # type: ignore[assignment]  # noqa: RUF005
+    after = tl.zeros((BLOCK,), tl.float32)
+    terms = tl.zeros((BLOCK,), tl.float32)
+    for t in tl.static_range(T - 1, -1, -1):
+        u = membranes[t]
+        passed = tl.where(u > threshold, 0.0, after)
+        g = tl.load(gradient + t * row + place, inside, 0.0).to(tl.float32)
+        after = g * _slope(u, threshold, OUTPUT) + d * passed
+        terms += passed * u
+        tl.store(gx + t * row + place, after, inside)
+    if LEARN_DECAY:
+        tl.store(gdecay + tl.program_id(0), tl.sum(terms, 0))
+
+
+@triton.jit
+def _pack(values: tl.tensor, packed: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr) -> None:
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.cdiv(tl.cast(size, tl.int64), 8)
+    bits = tl.zeros((BLOCK,), tl.uint8)
+    for k in tl.static_range(8):
+        inside = (place < row) & (k * row + place < size)
+        value = tl.load(values + k * row + place, inside, 0.0)
+        bits |= (value != 0).to(tl.uint8) << k
+    tl.store(packed + place, bits, place < row)
+
+
+@triton.jit
+def _unpack(packed: tl.tensor, values: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr) -> None:
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.cdiv(tl.cast(size, tl.int64), 8)
+    bits = tl.load(packed + place, place < row, 0)
+    for k in tl.static_range(8):
+        inside = (place < row) & (k * row + place < size)
+        tl.store(values + k * row + place, ((bits >> k) & 1).to(tl.float32), inside)
+
+
+def _launch(kernel: Any, programs: int, *arguments: Any, **settings: Any) -> None:
+    """Start a kernel on the device that its first argument is on."""
+    with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
+        kernel[(programs,)](*arguments, **settings)
+
+
+def _shares(steps: int, neurons: int) -> tuple[int, int]:
+    """Programs, and neurons of each: as many as have their membranes in 64 registers a thread."""
+    block = 32 * WARPS * min(8, max(1, 64 // triton.next_power_of_2(steps)))
+    return triton.cdiv(neurons, block), block
+
+
+def run_forward(x: Tensor, decay: Tensor, threshold: float, output: int, out: Tensor) -> None:
+    """`train.neuron_kernels.run_forward` on a GPU."""
+    steps, neurons = x.shape
+    programs, block = _shares(steps, neurons)
+    arguments = x, decay, out, neurons, threshold, steps, output, block
+    _launch(_forward, programs, *arguments, num_warps=WARPS, enable_fp_fusion=False)
+
+
+def run_backward(
+    gradient: Tensor,
+    saved: Tensor,
+    decay: Tensor,
+    threshold: float,
+    output: int,
+    gx: Tensor,
+    *,
+    is_membrane: bool,
+    learn_decay: bool,
+) -> Tensor | None:
+    """`train.neuron_kernels.run_backward` on a GPU."""
+    steps, neurons = saved.shape
+    programs, block = _shares(steps, neurons)
+    terms = torch.empty(programs, device=saved.device)
+    tensors = gradient, saved, decay, gx, terms
+    constants = steps, output, is_membrane, learn_decay, block
+    arguments = *tensors, neurons, threshold, *constants
+    _launch(_backward, programs, *arguments, num_warps=WARPS, enable_fp_fusion=False)
+    return terms.sum() if learn_decay else None
+
+
+def pack(values: Tensor) -> Tensor:
+    """`train.bits.pack` on a GPU."""
+    packed = torch.empty(-(-values.numel() // 8), dtype=torch.uint8, device=values.device)
+    _launch(_pack, triton.cdiv(packed.numel(), 1024), values, packed, values.numel(), 1024)
+    return packed
+
+
+def unpack(packed: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """`train.bits.unpack` on a GPU."""
+    values = torch.empty(size, dtype=dtype, device=packed.device)
+    _launch(_unpack, triton.cdiv(packed.numel(), 1024), packed, values, size, 1024)
+    return values

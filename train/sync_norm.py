@@ -1,0 +1,72 @@
+"""Batch norm over the samples of all devices, so that several train as one with all their samples.
+
+torch's own SyncBatchNorm is for GPUs alone; this one is for any device and has the same entries in
+a state dict as the norm that it stands for.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class _SumOverDevices(torch.autograd.Function):
+    """The sum of all devices' tensors. Each device's loss depends on it: gradients add up too."""
+
+    @staticmethod
+    def forward(_: object, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: object, grad: Tensor) -> Tensor:
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """nn.BatchNorm2d whose mean and variance in training are over all devices' samples.
+
+    All devices must have batches of the same shape.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W)
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(x)
+        shape = (1, -1, 1, 1)
+        count = dist.get_world_size() * x.numel() // x.shape[1]
+        values = x.float()
+        mean = _sum(values) / count
+        centred = values - mean.view(shape)
+        variance = _sum(centred.square()) / count
+        self._follow(mean.detach(), variance.detach() * count / max(count - 1, 1))
+        out = centred * (variance + self.eps).rsqrt().view(shape)
+        out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(x.dtype)
+
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics towards a batch's."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        share = self.momentum if self.momentum is not None else 1 / int(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+
+def _sum(x: Tensor) -> Tensor:
+    total: Tensor = _SumOverDevices.apply(x.sum(dim=(0, 2, 3)))  # type: ignore[no-untyped-call]
+    return total
+
+
+def synchronise_norms(network: nn.Module) -> nn.Module:
+    """Have a network's batch norms see all devices' samples; changed in place, and returned."""
+    for module in network.modules():
+        for name, norm in module.named_children():
+            if type(norm) is nn.BatchNorm2d:
+                shared = SyncBatchNorm2d(norm.num_features, norm.eps, norm.momentum)
+                shared.load_state_dict(norm.state_dict())
+                setattr(module, name, shared)
+    return network
