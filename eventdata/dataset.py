@@ -1,18 +1,19 @@
 """`FrameDataset`: a split of a store as a torch Dataset."""
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Dataset
 
 from eventdata.kernels.packing import unpack
 from eventdata.store.layout import SampleFormat
-from eventdata.store.read import open_store
+from eventdata.store.read import SplitReader, open_store
 
 
 class FrameDataset(Dataset[tuple[Any, Any]]):
@@ -73,10 +74,12 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """Samples of several indices; their tensors are views of one."""
         sample = self._split.sample
+        stored = [self._stored_index(index) for index in indices]
+        reader = self._reader.fetch(stored)
         packed = np.empty(sample.packed_shape, sample.dtype)
-        batch = np.empty((len(indices), *_dense_shape(sample)), sample.dtype)
-        for slot, index in enumerate(indices):
-            self._reader.read(self._stored_index(index), packed)
+        batch = np.empty((len(stored), *_dense_shape(sample)), sample.dtype)
+        for slot, index in enumerate(stored):
+            reader.read(index, packed)
             _make_dense(sample, packed, batch[slot])
         frames: Sequence[Any] = torch.from_numpy(batch).unbind()
         labels: Sequence[Any] = [int(self.labels[index]) for index in indices]
@@ -86,14 +89,31 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
             labels = [self.target_transform(label) for label in labels]
         return list(zip(frames, labels, strict=True))
 
+    def subset(self, indices: ArrayLike) -> Self:
+        """Some samples as a dataset of their own, which shares all else with this one.
+
+        indices: integers (M,) in the order wanted, repeats allowed, or bool (N,), true for those
+        to keep. IndexError where one is outside.
+        """
+        chosen = np.arange(len(self))[np.asarray(indices) if np.size(indices) else []]
+        part = copy.copy(self)
+        part._indices, part.labels = self._indices[chosen], self.labels[chosen]
+        return part
+
     @property
     def shards(self) -> NDArray[np.int64]:
-        """The shard in which each sample lies, ascending."""
+        """The shard in which each sample lies."""
         return self._indices // self._split.shard_size
 
-    def read_packed(self, index: int, out: NDArray[Any]) -> None:
-        """Read one sample as it is stored into out (K, H, W, P)."""
-        self._reader.read(self._stored_index(index), out)
+    @property
+    def reader(self) -> SplitReader:
+        """Reads samples packed, as they are stored, by their number in `stored`."""
+        return self._reader
+
+    @property
+    def stored(self) -> NDArray[np.int64]:
+        """The number in the store's split of each sample."""
+        return self._indices
 
     def packed(self, index: int) -> NDArray[Any]:
         """One sample as it is stored, (K, H, W, P); see `eventdata.store.layout.SampleFormat`."""

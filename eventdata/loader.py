@@ -1,55 +1,57 @@
 """`FrameLoader`: whole batches of a `FrameDataset`, decoded by threads, dense on the device.
 
-    epoch order -> batches of indices -> a thread each: read, check, decompress -> user
-                                         CPU: unpacked and cast in the same pass, by Numba
+    epoch order -> batches of indices -> a part to each thread: read, check, decompress -> user
+                                         CPU: dense and of the type wanted, while in the cache
                                          GPU: copied packed from pinned memory, unpacked there
 
-Threads do without processes, because the work is done with Python's lock released. A batch lies in
-a buffer that is used again once no tensor looks at it any more: fresh memory for each batch would
-cost more than decoding it.
+Threads do without processes, because the work is done with Python's lock released; all of them work
+on the batch that is wanted next. A batch lies in a buffer that is used again once no tensor looks
+at it any more: fresh memory for each batch would cost more than decoding it.
+
+N samples, T steps, K planes as stored (of binary frames time bytes, ceil(T/8)), P polarities,
+C colour channels, H rows, W columns.
 """
 
-import weakref
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from math import prod
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from eventdata.batches import BITS, BufferPool, Decoding, Layout
 from eventdata.dataset import FrameDataset
 from eventdata.errors import OptionError
-from eventdata.kernels.packing import unpack_into
-from eventdata.order import Indices, Order, epoch_order, rank_batches
-
-Layout = Literal["NTPHW", "TNPHW"]
+from eventdata.order import Indices, Order, batch_count, epoch_order, rank_batches
+from eventdata.store.layout import SampleFormat
+from eventdata.store.read import SampleReader
 
 STATE_VERSION = 1
 SHARD_WINDOW = 8  # shards whose samples are shuffled together with order="shards"
 
-# For each type a binary batch may have: unsigned integers as wide, and the bits of 1 in them.
-_BITS: dict[torch.dtype, tuple[str, int]] = {
-    torch.uint8: ("uint8", 1),
-    torch.float16: ("uint16", 0x3C00),
-    torch.bfloat16: ("uint16", 0x3F80),
-    torch.float32: ("uint32", 0x3F800000),
-}
-
 
 class FrameLoader:
-    """Iterates over batches ``(frames, labels)``: dense frames on the device, int64 labels.
+    """Iterates over batches ``(frames, labels)`` on the device; labels are int64 (N,).
 
-    frames: (N, T, P, H, W), or (T, N, P, H, W) with layout="TNPHW" (SpikingJelly's order); images
-    are (N, C, H, W). dtype: uint8, float16, bfloat16 or float32.
+    layout="NTPHW": dense frames (N, T, P, H, W); "TNPHW": (T, N, P, H, W), SpikingJelly's order;
+    images are (N, C, H, W) in both. dtype: uint8, float16, bfloat16 or float32. layout="packed":
+    samples as they are stored, (N, K, H, W, P), an eighth of the bytes, for who unpacks them later
+    (`unpack_frames`).
 
-    Each ``iter()`` is the next epoch; its order depends on ``seed`` and the epoch alone.
-    order="shards" reads shard by shard, for slow disks and remote stores. Of ``world_size`` ranks,
-    each sample is seen by one; use drop_last=True where they train in step. ``transform`` gets each
-    dense batch on the device. threads: that decode; prefetch: batches made ahead.
-    ``state_dict`` holds epoch and batch: a loader that loads it goes on in the middle of an epoch.
+    Each ``iter()`` is the next epoch, also after one that was broken off; its order depends on
+    ``seed`` and the epoch alone (set ``epoch`` to choose it). order="shards" reads shard by shard,
+    for slow disks and remote stores. Of ``world_size`` ranks, each sample is seen by one; use
+    drop_last=True where they train in step. ``transform`` gets each batch on the device. threads:
+    that decode; prefetch: batches made ahead. ``state_dict`` holds epoch and batch: a loader that
+    loads it goes on in the middle of an epoch.
+
+    A batch is the user's for as long as a tensor of it is kept. Raises OptionError for options that
+    do not make sense; while iterating, StoreError where the store is damaged.
     """
 
     def __init__(
@@ -76,12 +78,20 @@ class FrameLoader:
                 raise OptionError(f"{name} must be at least 1, not {value}")
         if not 0 <= rank < world_size:
             raise OptionError(f"rank {rank} of {world_size} ranks: ranks go from 0")
-        if layout not in ("NTPHW", "TNPHW"):
-            raise OptionError(f"layout is NTPHW or TNPHW, not {layout!r}")
+        if layout not in ("NTPHW", "TNPHW", "packed"):
+            raise OptionError(f"layout is NTPHW, TNPHW or packed, not {layout!r}")
         if order not in ("samples", "shards"):
             raise OptionError(f"order is 'samples' or 'shards', not {order!r}")
-        if dtype not in _BITS:
-            raise OptionError(f"dtype is one of {', '.join(map(str, _BITS))}, not {dtype}")
+        if dtype not in BITS:
+            raise OptionError(f"dtype is one of {', '.join(map(str, BITS))}, not {dtype}")
+        sample = dataset.sample_format
+        if layout == "packed":
+            if dtype != torch.uint8:
+                raise OptionError(f"packed batches are as stored: they can't be of {dtype}")
+        elif sample.dtype == "uint16" and dtype == torch.uint8:
+            raise OptionError(
+                "the store's counts are uint16, which uint8 does not hold; give another dtype"
+            )
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -96,35 +106,57 @@ class FrameLoader:
         self.world_size = world_size
         self.threads = threads
         self.prefetch = prefetch
-        self.epoch = 0
+        self._epoch = 0
         self._position = 0  # batches of this epoch that the user has had
-        self._buffers = BufferPool(pinned=self.device.type == "cuda")
+        self._goes_on = False  # whether the next iter() is of the same epoch
+        dense = self.device.type == "cpu" and layout != "packed"
+        self._decode = Decoding(sample, dtype, layout, dense=dense)
+        largest = prod(self._decode.shape(min(batch_size, len(dataset))))
+        self._buffers = BufferPool(
+            largest * self._decode.dtype.itemsize,
+            keep=prefetch + 2,  # with the user's, and the one that is filled meanwhile
+            pinned=self.device.type == "cuda",
+        )
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is being read, or was last, or, where none was, comes next."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch, self._position, self._goes_on = epoch, 0, False
 
     def __len__(self) -> int:
-        return len(self._batches())
+        return batch_count(
+            len(self.dataset),
+            batch_size=self.batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+            drop_last=self.drop_last,
+        )
 
     def __iter__(self) -> Iterator[tuple[Any, torch.Tensor]]:
-        todo = iter(self._batches()[self._position :])
-        pool = ThreadPoolExecutor(self.threads, "eventdata-loader")
-        try:
-            ahead = self.threads + self.prefetch - 1
-            made = deque(pool.submit(self._make, batch) for batch in islice(todo, ahead))
-            while made:
-                made.extend(pool.submit(self._make, batch) for batch in islice(todo, 1))
-                frames, labels = made.popleft().result()
+        if self._position and not self._goes_on:
+            self.epoch += 1
+        self._goes_on = False
+        batches = self._batches()[self._position :]
+        with self._reading(batches) as reader, _Threads(self.threads) as threads:
+            todo = (self._start(threads, reader, batch) for batch in batches)
+            coming = deque(islice(todo, self.prefetch))
+            while coming:
+                coming.extend(islice(todo, 1))
+                frames, labels = coming.popleft().result()
                 self._position += 1
-                yield self._deliver(frames), labels.to(self.device, non_blocking=True)
+                yield self._deliver(frames, labels)
                 del frames, labels  # or their buffer would wait for the next batch
-        finally:
-            pool.shutdown(cancel_futures=True)
         self.epoch += 1
-        self._position = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, position in it and all that decides the order; plain numbers and strings."""
         return {
             "version": STATE_VERSION,
-            "epoch": self.epoch,
+            "epoch": self._epoch,
             "position": self._position,
             **self._identity(),
         }
@@ -140,7 +172,8 @@ class FrameLoader:
                 raise OptionError(
                     f"can't resume: the state has {name}={state.get(name)!r}, this loader {value!r}"
                 )
-        self.epoch, self._position = int(state["epoch"]), int(state["position"])
+        self.epoch = int(state["epoch"])
+        self._position, self._goes_on = int(state["position"]), True
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -160,7 +193,7 @@ class FrameLoader:
             order=self.order,
             window=SHARD_WINDOW,
             seed=self.seed,
-            epoch=self.epoch,
+            epoch=self._epoch,
         )
         return rank_batches(
             indices,
@@ -170,47 +203,85 @@ class FrameLoader:
             drop_last=self.drop_last,
         )
 
-    def _make(self, indices: Indices) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frames and labels of a batch in host memory: dense for the CPU, else packed."""
-        labels = torch.from_numpy(self.dataset.labels[indices])
-        sample = self.dataset.sample_format
-        if self.device.type == "cpu" and sample.representation == "binary":
-            return self._make_dense(indices), labels
-        packed = self._buffers.take((len(indices), *sample.packed_shape), sample.dtype)
-        array = packed.numpy()
-        for slot, index in enumerate(indices):
-            self.dataset.read_packed(int(index), array[slot])
-        return packed, labels
+    def _reading(
+        self, batches: Sequence[Indices]
+    ) -> contextlib.AbstractContextManager[SampleReader]:
+        """The reader of these batches, which reads ahead where their order keeps to shards."""
+        reader = self.dataset.reader
+        if not batches or (self.shuffle and self.order == "samples"):
+            return contextlib.nullcontext(reader)
+        order = self.dataset.stored[np.concatenate(batches)].tolist()
+        return reader.ahead(order, SHARD_WINDOW)
 
-    def _make_dense(self, indices: Indices) -> torch.Tensor:
-        sample = self.dataset.sample_format
-        bits, one = _BITS[self.dtype]
-        time_first = self.layout == "TNPHW"
-        head = (sample.steps or 0, len(indices))
-        shape = (*(head if time_first else head[::-1]), *sample.array_shape[1:])
-        batch = self._buffers.take(shape, bits)
-        array = batch.numpy()
-        scratch = np.empty(sample.packed_shape, sample.dtype)
-        for slot, index in enumerate(indices):
-            self.dataset.read_packed(int(index), scratch)
-            unpack_into(scratch, array, slot, one, time_first)  # while it is in the cache
-        return batch.view(self.dtype)
+    def _start(
+        self, threads: ThreadPoolExecutor, reader: SampleReader, indices: Indices
+    ) -> "_Coming":
+        """Have the threads make a batch, a part each."""
+        stored = self.dataset.stored[indices].tolist()
+        batch = self._buffers.take(self._decode.shape(len(stored)), self._decode.dtype)
+        parts = min(self.threads, len(stored))
+        bounds = [len(stored) * part // parts for part in range(parts + 1)]
+        return _Coming(
+            torch.from_numpy(batch),
+            torch.from_numpy(self.dataset.labels[indices]),
+            [
+                threads.submit(self._decode.fill, batch, slice(start, stop), reader, stored)
+                for start, stop in pairwise(bounds)
+            ],
+        )
 
-    def _deliver(self, frames: torch.Tensor) -> Any:
-        """A batch as the user gets it: on the device, dense, transformed."""
-        sample = self.dataset.sample_format
-        if self.device.type != "cpu" or sample.representation != "binary":
+    def _deliver(self, frames: torch.Tensor, labels: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        """A batch as the user gets it: on the device, of its type and layout, transformed."""
+        if self._decode.dense:
+            if frames.dtype != self.dtype:
+                frames = frames.view(self.dtype)
+        else:
             frames = self._buffers.copy_to(frames, self.device)
-            if sample.representation == "binary":
-                frames = unpack_frames(frames, sample.steps or 0)
-            else:
-                frames = frames.movedim(-1, 2)  # (N, K, P, H, W)
-            if sample.representation == "image":
-                frames = frames[:, 0]
-            elif self.layout == "TNPHW":
-                frames = frames.transpose(0, 1)
-            frames = frames.to(self.dtype).contiguous()
-        return frames if self.transform is None else self.transform(frames)
+            if self.layout != "packed":
+                frames = make_dense(frames, self.dataset.sample_format, self.dtype, self.layout)
+        if labels.device != self.device:
+            labels = labels.to(self.device, non_blocking=True)
+        return frames if self.transform is None else self.transform(frames), labels
+
+
+@dataclass(frozen=True)
+class _Coming:
+    """A batch that threads are at work on."""
+
+    frames: torch.Tensor
+    labels: torch.Tensor
+    parts: list[Future[None]]
+
+    def result(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frames and labels when all parts are done; the error of one that failed."""
+        for part in reversed(self.parts):  # the last is done last: the others need no waiting
+            part.result()
+        return self.frames, self.labels
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads that start nothing more once they are left, by an error or Ctrl-C too."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, "eventdata-loader")
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown(cancel_futures=True)
+
+
+def make_dense(
+    packed: torch.Tensor, sample: SampleFormat, dtype: torch.dtype, layout: Layout
+) -> torch.Tensor:
+    """Batches as stored (N, K, H, W, P), dense as `FrameLoader` gives them, on their device."""
+    if sample.representation == "binary":
+        frames = unpack_frames(packed, sample.steps or 0)
+    else:
+        frames = packed.movedim(-1, 2)  # (N, K, P, H, W)
+    if sample.representation == "image":
+        frames = frames[:, 0]
+    elif layout == "TNPHW":
+        frames = frames.transpose(0, 1)
+    return frames.to(dtype).contiguous()
 
 
 def unpack_frames(packed: torch.Tensor, steps: int) -> torch.Tensor:
@@ -219,36 +290,3 @@ def unpack_frames(packed: torch.Tensor, steps: int) -> torch.Tensor:
     planes = packed.movedim(-1, 2)  # (N, K, P, H, W)
     bits = (planes[:, :, None] >> shifts[:, None, None, None]) & 1  # (N, K, 8, P, H, W)
     return bits.flatten(1, 2)[:, :steps]
-
-
-class BufferPool:
-    """Host memory for batches, given out again when no tensor looks at it any more."""
-
-    def __init__(self, *, pinned: bool) -> None:
-        self._pinned = pinned
-        self._free: dict[tuple[tuple[int, ...], str], list[torch.Tensor]] = {}
-        self._copies: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
-
-    def take(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
-        """An uninitialised tensor; its memory comes back once it and its views are gone."""
-        free = self._free.setdefault((shape, dtype), [])
-        try:
-            memory = free.pop()
-        except IndexError:
-            kind = getattr(torch, dtype)
-            memory = torch.empty(shape, dtype=kind, pin_memory=self._pinned)
-        # A tensor of NumPy memory holds that array until its storage goes, whoever views it.
-        view: NDArray[Any] = memory.numpy()[...]
-        weakref.finalize(view, free.append, memory).atexit = False
-        return torch.from_numpy(view)
-
-    def copy_to(self, batch: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """The batch on the device; a pinned one is kept until its copy is done."""
-        copied = batch.to(device, non_blocking=self._pinned)
-        if self._pinned:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
-            self._copies.append((event, batch))
-            while self._copies and self._copies[0][0].query():  # type: ignore[no-untyped-call]
-                self._copies.popleft()
-        return copied

@@ -14,9 +14,9 @@ def epoch_order(
 ) -> Indices:
     """Indices 0..N-1 in the order of an epoch.
 
-    shards: (N,) the shard in which each sample lies, ascending. order="samples" shuffles all
-    samples; "shards" draws shards in random order and shuffles the samples of ``window`` of them
-    together, so that a slow disk or a remote store is read shard by shard.
+    shards: (N,) the shard in which each sample lies. order="samples" shuffles all samples; "shards"
+    draws shards in random order and shuffles the samples of ``window`` of them together, so that a
+    slow disk or a remote store is read shard by shard.
     """
     count = len(shards)
     if not shuffle:
@@ -24,8 +24,9 @@ def epoch_order(
     draw = np.random.default_rng([seed, epoch])
     if order == "samples":
         return draw.permutation(count)
-    starts = np.flatnonzero(np.diff(shards, prepend=-1))
-    pieces = np.split(np.arange(count), starts[1:])
+    by_shard = np.argsort(shards, kind="stable")
+    starts = np.flatnonzero(np.diff(shards[by_shard], prepend=-1))
+    pieces = np.split(by_shard, starts[1:])
     pieces = [pieces[number] for number in draw.permutation(len(pieces))]
     groups = [np.concatenate(pieces[i : i + window]) for i in range(0, len(pieces), window)]
     return np.concatenate([draw.permutation(group) for group in groups])
@@ -44,3 +45,11 @@ def rank_batches(
     batches = [indices[start : min(start + step, stop)] for start in range(0, stop, step)]
     shares = [batch[rank::world_size] for batch in batches]
     return [share for share in shares if len(share)]
+
+
+def batch_count(
+    samples: int, *, batch_size: int, rank: int, world_size: int, drop_last: bool
+) -> int:
+    """How many batches `rank_batches` makes of so many samples."""
+    whole, rest = divmod(samples, batch_size * world_size)
+    return whole + (not drop_last and rest > rank)

@@ -67,6 +67,29 @@ def test_packed_is_what_unpackbits_takes(store, truth):
     assert np.array_equal(np.unpackbits(packed, axis=0, count=8), truth[5])
 
 
+def test_subset_is_a_view_of_some_samples(store, truth):
+    ds = eventdata.FrameDataset(store, transform=torch.Tensor.float)
+    picked = [19, 3, 3, 7]
+    part = ds.subset(picked)
+    assert len(part) == 4
+    for index, (frames, label) in enumerate(part):
+        assert frames.dtype == torch.float32
+        assert np.array_equal(frames.numpy(), truth[picked[index]])
+        assert label == ds.labels[picked[index]]
+    assert part.names == [ds.names[index] for index in picked]
+    assert part.labels.tolist() == ds.labels[picked].tolist()
+    assert part.event_counts.tolist() == ds.event_counts[picked].tolist()
+    assert part.shards.tolist() == ds.shards[picked].tolist()
+    assert part.reader is ds.reader
+    assert len(ds) == 20
+    of_part = part.subset(np.array([False, True, False, True]))
+    assert of_part.names == [ds.names[3], ds.names[7]]
+    assert len(ds.subset([])) == 0
+    for outside in ([20], [-21], [True] * 19):
+        with pytest.raises(IndexError):
+            ds.subset(outside)
+
+
 def test_transforms(store, truth):
     ds = eventdata.FrameDataset(
         store, transform=lambda frames: frames.float().mean(0), target_transform=lambda y: -y

@@ -2,18 +2,27 @@
 
 import gc
 import itertools
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from drawn import Drawn, make_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import make_es_imagenet, make_es_ucf101
 
 import eventdata
+from eventdata.batches import Decoding
 from eventdata.errors import OptionError, StoreError
-from eventdata.loader import FrameLoader, unpack_frames
-from eventdata.order import epoch_order, rank_batches
+from eventdata.loader import FrameLoader, make_dense, unpack_frames
+from eventdata.order import batch_count, epoch_order, rank_batches
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +43,16 @@ def dataset(folder):
 @pytest.fixture(scope="module")
 def truth(dataset):
     return torch.stack([frames for frames, _ in dataset])
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """A dataset of every representation."""
+    folder = tmp_path_factory.mktemp("kinds")
+    return {
+        kind: eventdata.FrameDataset(make_store(folder / f"{kind}.zarr", kind=kind))
+        for kind in ("binary", "count", "image")
+    }
 
 
 def indices_of(dataset, loader):
@@ -68,6 +87,36 @@ def test_steps_that_do_not_fill_a_byte(folder):
     assert torch.equal(frames, torch.stack([one for one, _ in dataset]))
 
 
+@pytest.mark.parametrize("layout", ["NTPHW", "TNPHW"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", ["binary", "count", "image"])
+def test_threads_and_devices_make_the_same(kinds, kind, dtype, layout):
+    """What threads make for the CPU is what a device makes of packed batches."""
+    dataset = kinds[kind]
+    dense = FrameLoader(dataset, 7, dtype=dtype, layout=layout)
+    packed = FrameLoader(dataset, 7, layout="packed")
+    start = 0
+    for (frames, labels), (stored, same) in zip(dense, packed, strict=True):
+        assert torch.equal(labels, same)
+        on_device = make_dense(stored, dataset.sample_format, dtype, layout)
+        assert (frames.dtype, frames.shape) == (dtype, on_device.shape)
+        assert torch.equal(frames, on_device)
+        expected = torch.stack([dataset[start + n][0] for n in range(len(labels))]).to(dtype)
+        if layout == "TNPHW" and kind != "image":
+            expected = expected.transpose(0, 1)
+        assert torch.equal(frames, expected)
+        start += len(labels)
+    assert start == len(dataset)
+
+
+def test_packed_batches_are_as_stored(dataset):
+    loader = FrameLoader(dataset, 10, layout="packed")
+    stored = torch.cat([frames.clone() for frames, _ in loader])
+    assert stored.shape == (23, 1, 224, 224, 2)
+    for index, frames in enumerate(stored):
+        assert np.array_equal(frames.numpy(), dataset.packed(index))
+
+
 def test_unpack_frames_is_what_a_gpu_does(folder):
     for store, split in (("store.zarr", "train"), ("ucf.zarr", "all")):
         dataset = eventdata.FrameDataset(folder / store, split)
@@ -98,21 +147,38 @@ def test_by_shards_reads_few_shards_at_a_time(dataset):
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 50), st.integers(1, 7), st.integers(1, 4), st.booleans())
 def test_ranks_share_an_epoch(count, batch_size, world_size, drop_last):
-    shares = [
-        rank_batches(
-            np.arange(count),
-            batch_size=batch_size,
-            rank=rank,
-            world_size=world_size,
-            drop_last=drop_last,
-        )
-        for rank in range(world_size)
-    ]
+    options = {"batch_size": batch_size, "world_size": world_size, "drop_last": drop_last}
+    shares = [rank_batches(np.arange(count), rank=rank, **options) for rank in range(world_size)]
+    counts = [batch_count(count, rank=rank, **options) for rank in range(world_size)]
+    assert counts == [len(batches) for batches in shares]
     seen = sorted(int(i) for batches in shares for batch in batches for i in batch)
     whole = count // (batch_size * world_size) * batch_size * world_size
     assert seen == list(range(whole if drop_last else count))
     if drop_last:
         assert len({tuple(map(len, batches)) for batches in shares}) == 1
+
+
+def test_by_shards_whatever_the_order_of_a_subset(dataset):
+    """Samples of a shard are together though the subset has them apart."""
+    mixed = dataset.subset(np.random.default_rng(0).permutation(23))
+    order = epoch_order(mixed.shards, shuffle=True, order="shards", window=1, seed=0, epoch=0)
+    assert sorted(order) == list(range(23))
+    assert len(list(itertools.groupby(mixed.shards[order]))) == len(set(mixed.shards))
+
+
+def test_an_epoch_that_was_broken_off_is_over(dataset):
+    """A look at one batch must not cost the next epoch a batch."""
+    loader = FrameLoader(dataset, 4, shuffle=True, seed=5)
+    next(iter(loader))
+    assert loader.state_dict()["position"] == 1
+    assert sorted(flat(indices_of(dataset, loader))) == list(range(23))
+    assert loader.epoch == 2
+    next(iter(loader))
+    loader.epoch = 1
+    again = flat(indices_of(dataset, loader))
+    fresh = FrameLoader(dataset, 4, shuffle=True, seed=5)
+    fresh.epoch = 1
+    assert again == flat(indices_of(dataset, fresh))
 
 
 def test_goes_on_in_the_middle_of_an_epoch(dataset):
@@ -150,21 +216,119 @@ def test_a_kept_batch_is_not_overwritten(dataset, truth):
     assert len(memory) <= 6 * 2 + 6  # of five epochs of six batches: they did come again
 
 
+def test_threads_share_a_batch(dataset, monkeypatch):
+    parts = []
+
+    def fill(self, batch, part, reader, stored):
+        parts.append((len(stored), part.start, part.stop))
+
+    monkeypatch.setattr(Decoding, "fill", fill)
+    list(FrameLoader(dataset, 10, threads=3))
+    tenths, rest = [(10, 0, 3), (10, 3, 6), (10, 6, 10)], [(3, 0, 1), (3, 1, 2), (3, 2, 3)]
+    assert sorted(parts) == sorted(2 * tenths + rest)
+
+
+def test_a_loader_travels_without_its_memory(dataset, truth):
+    loader = FrameLoader(dataset, 4, seed=1)
+    list(loader)
+    content = pickle.dumps(loader)
+    assert len(content) < 100_000
+    frames, _ = next(iter(pickle.loads(content)))
+    assert torch.equal(frames, truth[:4])
+
+
+def loader_threads():
+    return [t for t in threading.enumerate() if t.name.startswith("eventdata-loader")]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_error_in_the_loop_leaves_no_threads(dataset, error):
+    def train():
+        for _ in FrameLoader(dataset, 2, threads=3, prefetch=5):
+            raise error
+
+    with pytest.raises(error) as caught:
+        train()
+    caught.value.__traceback__ = None  # it holds the loop, and so the loader
+    del caught
+    gc.collect()
+    assert not loader_threads()
+
+
+ENDLESS = """
+import sys, threading, eventdata
+loader = eventdata.FrameLoader(eventdata.FrameDataset(sys.argv[1]), 4, shuffle=True)
+try:
+    while True:
+        for batch in loader:
+            print("batch", flush=True)
+finally:
+    del batch
+    left = [t.name for t in threading.enumerate() if t.name.startswith("eventdata-loader")]
+    print("left", left, flush=True)
+"""
+
+
+def test_ctrl_c_ends_it(folder):
+    """At once, by KeyboardInterrupt alone."""
+    words = [sys.executable, "-c", ENDLESS, folder / "store.zarr"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "batch\n"
+    process.send_signal(signal.SIGINT)
+    said, told = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert told.rstrip().endswith("KeyboardInterrupt")
+    assert said.splitlines()[-1] == "left []"
+    assert "Exception ignored" not in told
+
+
 def test_transform(dataset):
     loader = FrameLoader(dataset, 8, dtype=torch.float32, transform=lambda x: x.mean(1))
     assert next(iter(loader))[0].shape == (8, 2, 224, 224)
 
 
 def test_damage_ends_it_with_the_error(folder, tmp_path):
-    import shutil
-
     copy = shutil.copytree(folder / "store.zarr", tmp_path / "copy.zarr")
     path = copy / "train/frames/c/3/0/0/0/0"
     content = bytearray(path.read_bytes())
     content[50] ^= 1
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="shard 3"):
-        list(FrameLoader(eventdata.FrameDataset(copy), 4))
+    had = []
+
+    def read():
+        for _, labels in FrameLoader(eventdata.FrameDataset(copy), 4):
+            had.append(len(labels))
+
+    with pytest.raises(StoreError, match="shard 3, sample 15: a chunk fails its checksum"):
+        read()
+    assert had == [4, 4, 4]  # the batches before it were whole
+    assert not loader_threads()
+
+
+@dataclass(frozen=True)
+class WideCounts(Drawn):
+    """Counts that need two bytes each."""
+
+    kind: str = "count"
+
+    @property
+    def sample_format(self):
+        return replace(super().sample_format, dtype="uint16")
+
+    def read(self, sample, out):
+        out[:] = 1000 + sample.details[0]
+        return int(out.sum())
+
+
+def test_counts_of_two_bytes(tmp_path):
+    eventdata.convert(WideCounts(counts=(("train", 3),)), "", tmp_path / "wide.zarr")
+    dataset = eventdata.FrameDataset(tmp_path / "wide.zarr")
+    with pytest.raises(OptionError, match="uint16, which uint8 does not hold"):
+        FrameLoader(dataset, 3)
+    ((frames, _),) = FrameLoader(dataset, 3, dtype=torch.float32)
+    assert frames[:, 0, 0, 0, 0].tolist() == [1000, 1001, 1002]
+    ((packed, _),) = FrameLoader(dataset, 3, layout="packed")
+    assert packed.dtype == torch.uint16
 
 
 def test_bad_options(dataset):
@@ -174,6 +338,7 @@ def test_bad_options(dataset):
         {"layout": "NPTHW"},
         {"order": "random"},
         {"dtype": torch.int64},
+        {"dtype": torch.float32, "layout": "packed"},
         {"threads": 0},
     ):
         with pytest.raises(OptionError):

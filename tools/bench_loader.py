@@ -1,113 +1,160 @@
-"""Reading one random ES-ImageNet sample as dense frames: ours beside what users would take.
+"""Reading ES-ImageNet in random order as dense frames: ours beside what users would take.
 
-    python tools/bench_loader.py RAW_ES_IMAGENET [--runs 7] [--output result.json]
+    python tools/bench_loader.py RAW_ES_IMAGENET [--runs 7] [--device cuda] [--output result.json]
 
-All ways give the same frames of the same samples in the same random order. The floor is bare zstd
-decompression of the sample's chunk, plus writing the dense frames once at the speed of a copy.
+All ways read the same samples in the same random order, from files that the system has in memory.
+The floor of a way of ours is bare zstd decompression of the samples' chunks by one thread and, for
+dense frames, writing them once at the speed of one thread's copy; for two threads half of that.
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
-import tensorstore
-import zarr
+import torch
 import zstandard
 from measuring import copy_bandwidth, measure, report
-from published import RawFile, frames, raw_files
+from peers import Read, peers
+from published import raw_files
+from torch.utils.data import DataLoader
 
 import eventdata
 
 DENSE_BYTES = 8 * 2 * 224 * 224
+OURS = "FrameLoader, uint8"
+PACKAGES = ("eventdata", "torch", "numba", "zstandard", "numcodecs", "zarr", "tensorstore", "tonic")
+# What FrameLoader is asked for, and the bytes that it writes for each of a dense frame.
+LOADERS: dict[str, tuple[dict[str, Any], int]] = {
+    "uint8": ({}, 1),
+    "uint8, time first": ({"layout": "TNPHW"}, 1),
+    "bfloat16": ({"dtype": torch.bfloat16}, 2),
+    "float32": ({"dtype": torch.float32}, 4),
+    "packed": ({"layout": "packed"}, 0),
+}
+
+Way = Callable[[], int]
 
 
 @click.command()
 @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--runs", default=7, show_default=True)
+@click.option("--batch-size", default=64, show_default=True)
+@click.option("--repeats", default=4, show_default=True, help="How often loaders read each sample.")
+@click.option("--device", default="cpu", show_default=True, help="Where batches are made dense.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
-def main(root: Path, runs: int, output: Path | None) -> None:
-    """Measure all ways on the training samples of the raw files under ROOT, in one run."""
-    with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder, "store.zarr")
-        eventdata.convert("es-imagenet", root, store)
-        dataset = eventdata.FrameDataset(store, "train")
+def main(
+    root: Path, runs: int, batch_size: int, repeats: int, device: str, output: Path | None
+) -> None:
+    """Measure all ways on the training samples of the raw files under ROOT, in one run.
+
+    A handful of samples says more of starting threads than of reading; so an epoch of a loader has
+    each --repeats times.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        eventdata.convert("es-imagenet", root, folder / "store.zarr")
+        dataset = eventdata.FrameDataset(folder / "store.zarr", "train")
         files = [raw for raw in raw_files(root) if raw[0].is_relative_to(root / "train")]
         order = np.random.default_rng(0).permutation(len(dataset)).tolist()
-        array = zarr.open_array(store / "train" / "frames", mode="r")
-        spec = {"driver": "zarr3", "kvstore": f"file://{store}/train/frames/"}
-        tensors = tensorstore.open(spec, open=True).result()
-        frames_files = save_dense(files, Path(folder, "dense"))
         compress = zstandard.ZstdCompressor(level=1).compress
         chunks = [compress(dataset.packed(index)[0]) for index in order]
 
-        def ours() -> int:
-            for index in order:
-                dataset[index]
-            return len(order)
-
-        def ours_in_batches() -> int:
-            for start in range(0, len(order), 16):
-                dataset.__getitems__(order[start : start + 16])
-            return len(order)
-
-        def published_raw() -> int:
-            for index in order:
-                frames(files[index], np.float32)
-            return len(order)
-
-        def published_frames() -> int:
-            for index in order:
-                with np.load(frames_files[index]) as data:
-                    _ = data["arr_0"]
-            return len(order)
-
-        def by_zarr() -> int:
-            for index in order:
-                np.unpackbits(np.asarray(array[index]), axis=0, count=8)
-            return len(order)
-
-        def by_tensorstore() -> int:
-            for index in order:
-                np.unpackbits(tensors[index].read().result(), axis=0, count=8)
-            return len(order)
-
-        def floor() -> int:
-            decompress = zstandard.ZstdDecompressor().decompress
-            for chunk in chunks:
-                decompress(chunk)
-            return len(order)
-
-        timings = measure(
-            {
-                "FrameDataset[i]": ours,
-                "FrameDataset, 16 at a time": ours_in_batches,
-                "published loader from raw npz": published_raw,
-                "published dense frames npz": published_frames,
-                "zarr-python, unpackbits": by_zarr,
-                "tensorstore, unpackbits": by_tensorstore,
-                "floor: zstd alone": floor,
-            },
-            runs,
+        others, missing = peers(folder / "store.zarr" / "train", files, folder)
+        ways = our_loaders(dataset.subset(order * repeats), batch_size, device)
+        ways["FrameDataset[i]"] = one_by_one(dataset.__getitem__, order)
+        ways["FrameDataset in torch's DataLoader"] = batches(
+            DataLoader(dataset.subset(order), batch_size), device
         )
-    bandwidth = copy_bandwidth()
-    facts = {
-        "samples": len(order),
-        "dense bytes a sample": f"{DENSE_BYTES:,}",
-        "packed bytes a sample": f"{sum(map(len, chunks)) // len(chunks):,}",
-        "floor of writing dense frames, ms": f"{1000 * DENSE_BYTES / bandwidth:.3f}",
-        "copy bandwidth, GB/s": f"{bandwidth / 1e9:.1f}",
+        ways |= {name: one_by_one(read, order) for name, read in others.items()}
+        ways |= {
+            f"{name}, in batches": in_batches(read, order, batch_size)
+            for name, read in others.items()
+            if "unpackbits" in name
+        }
+        ways["floor: zstd alone"] = lambda: decompress(chunks)
+        timings = measure(ways, runs)
+    bandwidth, by_two = copy_bandwidth(), timings[loader_name("uint8", 2)]
+    zstd, write = timings["floor: zstd alone"].median, 1000 * DENSE_BYTES / bandwidth
+    floors = {
+        loader_name(kind, threads): (zstd + times * write * (device == "cpu")) / threads
+        for kind, (_, times) in LOADERS.items()
+        for threads in (1, 2)
     }
-    report("Reading a random sample as dense frames", timings, "FrameDataset[i]", facts, output)
+    facts = {
+        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
+        "samples": f"{len(order)}, in loaders {repeats} times each, batches of {batch_size}",
+        "dense bytes a sample": f"{DENSE_BYTES:,}",
+        "compressed bytes a sample": f"{sum(map(len, chunks)) // len(chunks):,}",
+        "copy bandwidth, GB/s": f"{bandwidth / 1e9:.1f}",
+        "two threads over one": f"{timings[OURS].median / by_two.median:.2f}",
+    }
+    title = "Reading random samples as dense frames"
+    report(title, timings, OURS, facts, output, floors=floors, missing=missing, packages=PACKAGES)
 
 
-def save_dense(files: list[RawFile], folder: Path) -> list[Path]:
-    """The published frames, one compressed npz of dense int8 a sample."""
-    folder.mkdir()
-    paths = [folder / f"{number}.npz" for number in range(len(files))]
-    for path, raw in zip(paths, files, strict=True):
-        np.savez_compressed(path, frames(raw).view(np.int8))
-    return paths
+def loader_name(kind: str, threads: int) -> str:
+    """What a loader is called in the table."""
+    return f"FrameLoader, {kind}" + (f", {threads} threads" if threads > 1 else "")
+
+
+def our_loaders(dataset: eventdata.FrameDataset, batch_size: int, device: str) -> dict[str, Way]:
+    """Every kind of batch, by one thread and by two."""
+    return {
+        loader_name(kind, threads): batches(
+            eventdata.FrameLoader(
+                dataset, batch_size, shuffle=True, device=device, threads=threads, **options
+            ),
+            device,
+        )
+        for threads in (1, 2)
+        for kind, (options, _) in LOADERS.items()
+    }
+
+
+def batches(loader: Any, device: str) -> Way:
+    """Read an epoch of batches, and wait until the last one is on the device."""
+
+    def read() -> int:
+        count = sum(len(labels) for _, labels in loader)
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        return count
+
+    return read
+
+
+def one_by_one(read: Read, order: list[int]) -> Way:
+    """Read samples by their number."""
+
+    def read_all() -> int:
+        for index in order:
+            read(index)
+        return len(order)
+
+    return read_all
+
+
+def in_batches(read: Read, order: list[int], batch_size: int) -> Way:
+    """Read samples by lists of their numbers."""
+    lists = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+    def read_all() -> int:
+        for numbers in lists:
+            read(numbers)
+        return len(order)
+
+    return read_all
+
+
+def decompress(chunks: list[bytes]) -> int:
+    """Nothing but zstd."""
+    decompressor = zstandard.ZstdDecompressor()
+    for chunk in chunks:
+        decompressor.decompress(chunk)
+    return len(chunks)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
 """Ways of training beside each other on small real data.
 
-    python tools/experiments.py tiny_imagenet_20.zip WORK [--classes 10] [--seeds 3] [--set ...]
+    python tools/experiments.py pictures tiny_imagenet_20.zip WORK --results docs/results.md
+    python tools/experiments.py nmnist nmnist_550.zip WORK --results docs/results.md
+    python tools/experiments.py ucf101 UCF101_FOLDER WORK --results docs/results.md
 
-On events: from scratch, pipe-D from RGB images, from grey reconstructions and from the events; on
-images: from scratch and pipe-S. Makes the stores, runs every way with every seed, and appends to
-docs/results.md. Finished runs are not run again, so that a call that was interrupted, or one with
-more seeds, goes on. The ways of a seed take turns: a busy spell of the machine hits all of them.
+Makes the stores, runs every way with every seed, and writes a table. Finished runs are not run
+again, so that a call that was interrupted, or one with more seeds, goes on. The ways of a seed take
+turns: a busy spell of the machine hits all of them.
 """
 
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -32,30 +35,61 @@ recipes and the protocol). Times are those of one machine, pretraining counted, 
 
 @dataclass(frozen=True)
 class Way:
-    """One way of training: a command's words, and where its pictures come from."""
+    """One way of training: a command's words, and the store of its pictures."""
 
     label: str
     words: tuple[str, ...]
-    images: str | None = None
+    images: Path | None = None
 
 
-def ways(recipe_d: str, recipe_s: str) -> dict[str, list[Way]]:
-    """The ways that are compared with each other, by the store they end on."""
-    return {
-        "events": [
-            Way("scratch", ("scratch", "--recipe", recipe_d)),
-            Way("pipe-D, RGB", ("pipe-d", "--recipe", recipe_d), "rgb"),
-            Way("pipe-D, grey", ("pipe-d", "--recipe", recipe_d), "grey"),
-            Way("pipe-D, events", ("pipe-d", "--recipe", f"{recipe_d}-events")),
-        ],
-        "rgb": [
-            Way("scratch", ("scratch", "--recipe", recipe_s)),
-            Way("pipe-S", ("pipe-s", "--recipe", recipe_s)),
-        ],
-    }
+@dataclass(frozen=True)
+class Comparison:
+    """Ways that end on the same store."""
+
+    name: str
+    store: Path
+    ways: tuple[Way, ...]
+    changes: tuple[str, ...] = ()
+    """Of the recipe, in every run."""
 
 
-def unpack(archive: Path, folder: Path, classes: int) -> None:
+def pictures(archive: Path, work: Path) -> list[Comparison]:
+    """Ten classes of Tiny ImageNet at 32 pixels: pipe-D on their events, pipe-S on themselves."""
+    side, folder = 32, work / "pictures"
+    if not folder.exists():
+        unpack_pictures(archive, folder, 10)
+    events, rgb, grey = (work / f"{name}.zarr" for name in ("events", "rgb", "grey"))
+    eventdata.convert(
+        "imagenet",
+        folder,
+        events,
+        long_side=side,
+        crop=side,
+        min_events=0,
+        resampling="area",
+    )
+    eventdata.convert("images", folder, rgb, short_side=side, crop=side)
+    eventdata.convert("images", events, grey, grey_from_events=True)
+    recipe_d, recipe_s = ("--recipe", "pipe-d-small"), ("--recipe", "pipe-s-small")
+    return [
+        Comparison(
+            "pipe-D",
+            events,
+            (
+                Way("scratch", ("scratch", *recipe_d)),
+                Way("pipe-D, RGB", ("pipe-d", *recipe_d), rgb),
+                Way("pipe-D, grey", ("pipe-d", *recipe_d), grey),
+            ),
+        ),
+        Comparison(
+            "pipe-S",
+            rgb,
+            (Way("scratch", ("scratch", *recipe_s)), Way("pipe-S", ("pipe-s", *recipe_s))),
+        ),
+    ]
+
+
+def unpack_pictures(archive: Path, folder: Path, classes: int) -> None:
     """The first classes of an archive ROOT/SPLIT/CLASS/*.JPEG as SPLIT/CLASS/*.JPEG."""
     with zipfile.ZipFile(archive) as zipped:
         files = [PurePosixPath(name) for name in zipped.namelist() if name.endswith(".JPEG")]
@@ -67,21 +101,38 @@ def unpack(archive: Path, folder: Path, classes: int) -> None:
                 target.write_bytes(zipped.read(str(path)))
 
 
-def make_stores(pictures: Path, work: Path, side: int) -> dict[str, Path]:
-    """Events, RGB images and grey reconstructions of the pictures, each of side x side pixels."""
-    stores = {name: work / f"{name}.zarr" for name in ("events", "rgb", "grey")}
-    eventdata.convert(
-        "imagenet",
-        pictures,
-        stores["events"],
-        long_side=side,
-        crop=side,
-        min_events=0,
-        resampling="area",
-    )
-    eventdata.convert("images", pictures, stores["rgb"], short_side=side, crop=side)
-    eventdata.convert("images", stores["events"], stores["grey"], grey_from_events=True)
-    return stores
+def nmnist(archive: Path, work: Path) -> list[Comparison]:
+    """N-MNIST's recordings (an archive of NMNIST/{Train,Test}/DIGIT/*.bin) in eight steps."""
+    if not (work / "NMNIST").exists():
+        with zipfile.ZipFile(archive) as zipped:
+            zipped.extractall(work)
+    store = work / "nmnist.zarr"
+    eventdata.convert("tonic:NMNIST", work, store, frames=8)
+    recipe = ("--recipe", "pipe-d-small-events")
+    changes = ("all.batch_size=16", "all.augment.flip=0")
+    few = ("--set", "lif.learning_rate=0.02")  # 26 steps an epoch
+    ways = (Way("scratch", ("scratch", *recipe)), Way("pipe-D, events", ("pipe-d", *recipe, *few)))
+    return [Comparison("pipe-D", store, ways, changes)]
+
+
+def ucf101(folder: Path, work: Path) -> list[Comparison]:
+    """Clips of UCF101 (UCF-101/CLASS/*.avi, ucfTrainTestlist/), the official first split."""
+    store = work / "ucf101.zarr"
+    lists = folder / "ucfTrainTestlist"
+    eventdata.convert("ucf101", folder / "UCF-101", store, splits=lists, fold=1)
+    recipe = ("--recipe", "ucf101-small")
+    takes = {"CNN": "encoder", "RNN": "decoder", "CRNN": "both"}
+    ways = [Way("scratch", ("scratch", *recipe))]
+    for name, part in takes.items():
+        ways.append(Way(f"pipe-D, {name}", ("pipe-d", *recipe, "--set", f"lif.take={part}")))
+    return [Comparison("pipe-D", store, tuple(ways))]
+
+
+DATA: dict[str, Callable[[Path, Path], list[Comparison]]] = {
+    "pictures": pictures,
+    "nmnist": nmnist,
+    "ucf101": ucf101,
+}
 
 
 def machine() -> str:
@@ -91,70 +142,73 @@ def machine() -> str:
     return f"{device}; {platform.system()}, torch {torch.__version__}"
 
 
-@click.command()
-@click.argument("archive", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("work", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--classes", type=click.IntRange(2), default=10, show_default=True)
-@click.option("--side", type=click.IntRange(16), default=32, show_default=True)
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--only", type=click.Choice(["events", "rgb"]), help="Only pipe-D, or only pipe-S.")
-@click.option("--pipe-d", "recipe_d", default="pipe-d-small", show_default=True)
-@click.option("--pipe-s", "recipe_s", default="pipe-s-small", show_default=True)
-@click.option("--set", "changes", multiple=True, metavar="STAGE.KEY=VALUE", help="In every run.")
-@click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="Append to it.")
-def main(
-    archive: Path,
-    work: Path,
-    classes: int,
-    side: int,
-    seeds: int,
-    only: str | None,
-    recipe_d: str,
-    recipe_s: str,
-    changes: tuple[str, ...],
-    results: Path | None,
-) -> None:
-    """Compare ways of training on the pictures of ARCHIVE; stores and runs go into WORK."""
-    pictures = work / "pictures"
-    if not pictures.exists():
-        unpack(archive, pictures, classes)
-    stores = make_stores(pictures, work, side)
-    for store, members in ways(recipe_d, recipe_s).items():
-        if only not in (None, store):
-            continue
-        folders = []
-        for seed in range(seeds):
-            for way in members:
-                folder = work / "runs" / store / f"{way.label.replace(', ', '-')}-{seed}"
-                words = [*way.words, "--data", str(stores[store]), "--out", str(folder)]
-                if way.images is not None:
-                    words += ["--images", str(stores[way.images])]
-                for change in (f"run.seed={seed}", f"run.label={json.dumps(way.label)}", *changes):
-                    words += ["--set", change]
-                click.secho(f"{way.label}, seed {seed}", bold=True)
-                subprocess.run([sys.executable, "-m", "train", *words], check=True)
-                folders.append(folder)
-        rows = report(folders, work / f"report-{store}")
-        click.echo(table(rows))
-        if results is not None:
-            words = [archive.name, "WORK", *(f"--set {change}" for change in changes)]
-            words += [f"--classes {classes} --side {side} --seeds {seeds} --only {store}"]
-            append_results(results, folders, table(rows), words)
+def run(comparison: Comparison, way: Way, seed: int, folder: Path, changes: list[str]) -> None:
+    """Train by one way with one seed, or finish it."""
+    words = [*way.words, "--data", str(comparison.store), "--out", str(folder)]
+    if way.images is not None:
+        words += ["--images", str(way.images)]
+    labels = [f"run.seed={seed}", f"run.label={json.dumps(way.label)}"]
+    for change in (*labels, *comparison.changes, *changes):
+        words += ["--set", change]
+    click.secho(f"{comparison.name}: {way.label}, seed {seed}", bold=True)
+    subprocess.run([sys.executable, "-m", "train", *words], check=True)
 
 
-def append_results(results: Path, folders: list[Path], rows: str, words: list[str]) -> None:
+def append_results(results: Path, title: str, folders: list[Path], rows: str, words: str) -> None:
     """Add a table with its command and machine to a Markdown file."""
     samples = json.loads((folders[0] / "result.json").read_text())["stages"][-1]["samples"]
-    spread = len({read_run(folder).seed for folder in folders})
+    seeds = len({read_run(folder).seed for folder in folders})
     text = (
-        f"\n## {words[0]}\n\n`python tools/experiments.py {' '.join(words)}`\n\n"
-        f"{machine()}. {samples['train']} samples to train on, {samples['select']} held out; "
-        f"{spread} seeds (mean ± deviation).\n\n{rows}"
+        f"\n## {title}\n\n`{words}`\n\n{machine()}. {samples['train']} samples to train on, "
+        f"{samples['select']} held out; {seeds} seeds (mean ± deviation).\n\n{rows}"
     )
     if not results.exists():
         results.write_text(HEADER)
     with results.open("a") as file:
         file.write(text)
+
+
+@click.command()
+@click.argument("data", type=click.Choice(list(DATA)))
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("work", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--only", metavar="COMPARISON", help="One of the data's comparisons.")
+@click.option("--set", "changes", multiple=True, metavar="STAGE.KEY=VALUE", help="In every run.")
+@click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="Append to it.")
+def main(
+    data: str,
+    source: Path,
+    work: Path,
+    seeds: int,
+    only: str | None,
+    changes: tuple[str, ...],
+    results: Path | None,
+) -> None:
+    """Compare ways of training on the DATA in SOURCE; stores and runs go into WORK."""
+    work.mkdir(parents=True, exist_ok=True)
+    comparisons = DATA[data](source, work)
+    names = [comparison.name for comparison in comparisons]
+    if only not in (None, *names):
+        raise click.BadParameter(f"{only!r} is none of {', '.join(names)}", param_hint="--only")
+    for comparison in comparisons:
+        if only not in (None, comparison.name):
+            continue
+        folders = []
+        for seed in range(seeds):
+            for way in comparison.ways:
+                label = way.label.replace(", ", "-")
+                folder = work / "runs" / comparison.name / f"{label}-{seed}"
+                run(comparison, way, seed, folder, list(changes))
+                folders.append(folder)
+        rows = table(report(folders, work / "report" / comparison.name))
+        click.echo(rows)
+        if results is not None:
+            words = ["python", "tools/experiments.py", data, source.name, "WORK"]
+            words += ["--seeds", str(seeds), "--only", comparison.name]
+            words += [word for change in changes for word in ("--set", change)]
+            title = f"{comparison.name}: {source.stem}"
+            append_results(results, title, folders, rows, shlex.join(words))
 
 
 if __name__ == "__main__":

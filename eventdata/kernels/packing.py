@@ -9,11 +9,16 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 U8 = NDArray[np.uint8]
 
 OK, BAD_STEP, BAD_COORDINATE, BAD_VALUE = 0, 1, 2, 3
+
+VECTOR_BYTES = 32  # stored at once when unpacking
 
 
 @numba.njit(cache=True, nogil=True)
@@ -75,18 +80,28 @@ def pack_dense(frames: U8, out: U8) -> tuple[int, int]:
 
 
 @numba.njit(cache=True, nogil=True)
-def unpack(packed: U8, out: U8) -> None:
-    """Unpack (K, H, W, P) into dense out (T, P, H, W) of zeros and ones, both contiguous."""
+def unpack(packed: U8, out: NDArray[Any], one: int = 1) -> None:
+    """Unpack (K, H, W, P) into dense out (T, P, H, W): ``one`` where a bit is set, else 0.
+
+    packed is contiguous. out holds unsigned integers, its planes (H, W) are contiguous; it may be
+    one sample of a batch that has time first. ``one`` may be the bits of 1.0 in a float of the same
+    width. ValueError where the shapes do not fit or a plane is not contiguous.
+    """
     steps, polarities, height, width = out.shape
-    size = height * width
-    planes = np.empty((polarities, size), np.uint8)
-    for k in range(packed.shape[0]):
-        # Polarities apart first, then eight pixels at a time: both loops run on whole vectors.
+    octets, rows, columns, channels = packed.shape
+    if (rows, columns, channels) != (height, width, polarities) or octets != (steps + 7) // 8:
+        raise ValueError("packed frames do not have the shape of the dense ones")
+    if out.strides[2] != width * out.itemsize or out.strides[3] != out.itemsize:
+        raise ValueError("the planes to unpack into are not contiguous")
+    value = out.dtype.type(one)
+    planes = np.empty((polarities, height * width), np.uint8)
+    for k in range(octets):
+        # Polarities apart first, then a bit of each pixel: both loops run on whole vectors.
         _split_polarities(packed[k].reshape(-1), planes)
         for step in range(8 * k, min(8 * k + 8, steps)):
-            shift = 7 - step % 8
+            mask = np.uint8(128 >> (step - 8 * k))
             for p in range(polarities):
-                _take_bit(planes[p], shift, out[step, p].reshape(-1))
+                _take_bit(planes[p], mask, value, out[step, p])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -104,15 +119,61 @@ def _split_polarities(interleaved: U8, planes: U8) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _take_bit(plane: U8, shift: int, out: U8) -> None:
-    whole = plane.size - plane.size % 8
-    words, out_words = plane[:whole].view(np.uint64), out[:whole].view(np.uint64)
-    mask = np.uint64(0x0101010101010101)
-    distance = np.uint64(shift)
-    for i in range(words.size):
-        out_words[i] = (words[i] >> distance) & mask
-    for i in range(whole, plane.size):
-        out[i] = (plane[i] >> np.uint8(shift)) & np.uint8(1)
+def _take_bit(plane: U8, mask: np.uint8, one: int, out: NDArray[Any]) -> None:
+    """out (H, W), contiguous: ``one`` where a byte of plane (H * W,) has the bit, else 0."""
+    source, target, itemsize = plane.ctypes.data, out.ctypes.data, out.itemsize
+    lanes = VECTOR_BYTES // itemsize
+    start = min(plane.size, -target % VECTOR_BYTES // itemsize)  # to where a vector may be stored
+    stop = start + (plane.size - start) // lanes * lanes
+    _take_bit_by_pixel(plane, mask, one, out, 0, start)
+    for i in range(start, stop, lanes):
+        _stream_bits(np.uintp(source + i), np.uintp(target + i * itemsize), mask, one)
+    _take_bit_by_pixel(plane, mask, one, out, stop, plane.size)
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_bit_by_pixel(
+    plane: U8, mask: np.uint8, one: int, out: NDArray[Any], start: int, stop: int
+) -> None:
+    none = out.dtype.type(0)
+    for i in range(start, stop):
+        out[i // out.shape[1], i % out.shape[1]] = one if plane[i] & mask else none
+
+
+def _bit_stream(typing: Any, source: Any, target: Any, mask: Any, one: Any) -> Any:
+    """At address target: ``one`` where a byte from address source on has the bit, else 0.
+
+    A vector, stored past the cache, which no loop is compiled to: a batch is larger than the cache,
+    and an ordinary store reads from memory what it is about to overwrite. (Who reads the batch in
+    another thread gets it under a lock, and that waits for such stores.)
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        source, target, mask, one = args
+        lanes = 8 * VECTOR_BYTES // one.type.width
+        octets, values = ir.VectorType(ir.IntType(8), lanes), ir.VectorType(one.type, lanes)
+        loaded = builder.load(builder.inttoptr(source, octets.as_pointer()), align=1)
+        bits = builder.and_(loaded, _everywhere(builder, mask, octets))
+        is_set = builder.icmp_unsigned("!=", bits, octets(None))
+        vector = builder.select(is_set, _everywhere(builder, one, values), values(None))
+        place = builder.inttoptr(target, values.as_pointer())
+        store = builder.store(vector, place, align=VECTOR_BYTES)
+        past_cache = builder.module.add_metadata([ir.IntType(32)(1)])
+        store.set_metadata("nontemporal", past_cache)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.uint8, one), generate
+
+
+_stream_bits: Any = intrinsic(_bit_stream)
+
+
+def _everywhere(builder: ir.IRBuilder, value: Any, vector: ir.VectorType) -> Any:
+    """The vector of which every lane is the value."""
+    first = ir.IntType(32)
+    single = builder.insert_element(vector(ir.Undefined), value, first(0))
+    order = ir.VectorType(first, vector.count)(None)
+    return builder.shuffle_vector(single, vector(ir.Undefined), order)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -141,27 +202,22 @@ def pad_bits_set(packed: U8, steps: int) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)
-def unpack_into(packed: U8, batch: NDArray[Any], n: int, one: int, time_first: bool) -> None:
-    """Unpack (K, H, W, P) into sample ``n`` of a dense batch.
-
-    batch: contiguous (T, N, P, H, W) if time_first, else (N, T, P, H, W), of unsigned integers;
-    a set cell becomes ``one``, which may be the bits of 1.0 in a float of the same width.
-    """
-    steps = batch.shape[0] if time_first else batch.shape[1]
-    octets, height, width, polarities = packed.shape
-    planes = np.empty((polarities, height * width), np.uint8)
-    for k in range(octets):
-        _split_polarities(packed[k].reshape(-1), planes)
-        for step in range(8 * k, min(8 * k + 8, steps)):
-            shift = 7 - step % 8
-            for p in range(polarities):
-                plane = batch[step, n, p] if time_first else batch[n, step, p]
-                _take_bit_as(planes[p], shift, one, plane.reshape(-1))
+def unpack_batch(packed: U8, out: NDArray[Any], one: int) -> None:
+    """`unpack` samples (N, K, H, W, P) into dense out (N, T, P, H, W)."""
+    for n in range(packed.shape[0]):
+        unpack(packed[n], out[n], one)
 
 
 @numba.njit(cache=True, nogil=True)
-def _take_bit_as(plane: U8, shift: int, one: int, out: NDArray[Any]) -> None:
-    distance = np.uint8(shift)
-    value, none = out.dtype.type(one), out.dtype.type(0)
-    for i in range(len(plane)):
-        out[i] = value if (plane[i] >> distance) & np.uint8(1) else none
+def planes_first_batch(stored: NDArray[Any], values: NDArray[Any], out: NDArray[Any]) -> None:
+    """Counts or images as stored (N, K, H, W, P) into dense out (N, K, P, H, W).
+
+    A stored value v becomes ``values[v]``, which may be the bits of it in a float.
+    """
+    samples, planes, polarities, height, width = out.shape
+    for n in range(samples):
+        for k in range(planes):
+            for p in range(polarities):
+                for y in range(height):
+                    for x in range(width):
+                        out[n, k, p, y, x] = values[stored[n, k, y, x, p]]

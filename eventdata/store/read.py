@@ -1,15 +1,15 @@
 """Open a store and read samples from it.
 
-On a local disk samples are read by a path of our own: the shard mapped into memory, one chunk
-checked and decompressed into the caller's array. It shares nothing that a fork could break, and
-threads may use it together. Remote stores are read through zarr-python.
+On a local disk samples are read by a path of our own (`eventdata.store.local`), behind a URL by
+ranges (`eventdata.store.remote`).
 """
 
+import contextlib
 import json
-import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,103 +17,48 @@ from numpy.typing import NDArray
 
 from eventdata.errors import IncompleteStoreError, OptionError, StoreError
 from eventdata.store.columns import read_column
-from eventdata.store.files import Files, LocalFiles, open_files
+from eventdata.store.files import Files, LocalFiles, RemoteFiles, open_files
 from eventdata.store.layout import (
     HEADER_KEY,
     SKIPPED_KEY,
     WORK,
     Header,
-    SampleFormat,
     parse_header,
     parse_sample_array,
-    shard_key,
 )
-from eventdata.store.shard import read_chunk, read_index
+from eventdata.store.local import LocalReader
+from eventdata.store.remote import RemoteReader
 
 
 class SampleReader(Protocol):
-    """Reads one sample of a split at a time."""
+    """Reads samples of a split by their index in the store."""
 
     def read(self, index: int, out: NDArray[Any]) -> None:
         """Fill out (K, H, W, P) with sample ``index``; StoreError where its bytes are damaged."""
 
-
-class LocalReader:
-    """Samples of one split on a local disk."""
-
-    def __init__(
-        self, files: LocalFiles, split: str, sample: SampleFormat, shard_size: int
-    ) -> None:
-        self.files, self.split = files, split
-        self.sample, self.shard_size = sample, shard_size
-        self._indices: dict[int, NDArray[np.uint64]] = {}
-        self._mapped = lru_cache(maxsize=_map_limit())(self._map)
-
-    def __reduce__(self) -> tuple[Any, ...]:  # maps don't travel to another process
-        return LocalReader, (self.files, self.split, self.sample, self.shard_size)
-
-    def _map(self, number: int) -> memoryview:
-        path = self.files.root / shard_key(self.split, self.sample, number)
-        try:
-            with path.open("rb") as file:
-                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (OSError, ValueError) as error:  # ValueError: an empty file
-            raise StoreError(f"{path}: can't be read ({error}); see `eventdata verify`") from None
-
-    def shard(self, number: int) -> tuple[memoryview, NDArray[np.uint64]]:
-        """A shard's bytes, mapped, and its index (shard_size, K, 2), checked."""
-        data = self._mapped(number)
-        index = self._indices.get(number)
-        if index is None:
-            where = f"{self.files.where}/{shard_key(self.split, self.sample, number)}"
-            # A copy, so that it does not keep the map.
-            index = read_index(data, self.sample, self.shard_size, where).copy()
-            self._indices[number] = index
-        return data, index
-
-    def read(self, index: int, out: NDArray[Any]) -> None:
-        """See `SampleReader.read`."""
-        number, slot = divmod(index, self.shard_size)
-        data, entries = self.shard(number)
-        for plane in range(self.sample.planes):
-            where = f"{self.files.where}/{self.split}, shard {number}, sample {index}"
-            read_chunk(data, entries[slot, plane], out[plane], where)
+    def fetch(self, indices: Sequence[int]) -> "SampleReader":
+        """A reader of these samples, whose bytes are asked for together where that saves time."""
 
 
-def _map_limit() -> int:
-    """How many shards to keep mapped: each holds a file open, of which a process may have few."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return 256
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 4096 if soft == resource.RLIM_INFINITY else max(8, min(4096, soft // 4))
+class SplitReader(SampleReader, Protocol):
+    """Reads samples of a split in any order."""
+
+    def ahead(
+        self, order: Sequence[int], window: int
+    ) -> contextlib.AbstractContextManager[SampleReader]:
+        """A reader of samples in an order that keeps to shards, ``window`` of them at a time.
+
+        While it is open it may get what comes next before it is asked for.
+        """
 
 
-@dataclass
-class RemoteReader:
-    """Samples of one split of a remote store, through zarr-python."""
-
-    files: Files
-    split: str
-    sample: SampleFormat
-    _array: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:  # connections don't travel to another process
-        return {**self.__dict__, "_array": None}
-
-    def read(self, index: int, out: NDArray[Any]) -> None:
-        """See `SampleReader.read`."""
-        import zarr
-
-        where = f"{self.files.where}/{self.split}/{self.sample.array}"
-        try:
-            if self._array is None:
-                self._array = zarr.open_array(where, mode="r")
-            values = np.asarray(self._array[index])
-        except Exception as error:  # zarr, fsspec and the codecs raise many kinds
-            raise StoreError(f"{where}, sample {index}: can't be read ({error})") from error
-        out[:] = np.moveaxis(values.reshape(self.sample.planes, *values.shape[-3:]), 1, -1)
+def read_samples(reader: SampleReader, indices: Sequence[int], out: NDArray[Any]) -> None:
+    """Fill out (N, K, H, W, P) with samples, by one call where they are on a local disk."""
+    if isinstance(reader, LocalReader):
+        reader.read_many(indices, out)
+    else:
+        for index, place in zip(indices, out, strict=True):
+            reader.read(index, place)
 
 
 class Split:
@@ -173,11 +118,13 @@ class Split:
             )
         return values
 
-    def reader(self) -> SampleReader:
+    def reader(self) -> SplitReader:
         """A reader of this split's samples."""
         if isinstance(self.files, LocalFiles):
             return LocalReader(self.files, self.name, self.sample, self.shard_size)
-        return RemoteReader(self.files, self.name, self.sample)
+        if isinstance(self.files, RemoteFiles):
+            return RemoteReader(self.files, self.name, self.sample, self.shard_size)
+        raise TypeError(f"no reader for {type(self.files).__name__}")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from eventdata.store.layout import ZSTD_LEVEL, SampleFormat
 
 MISSING = np.uint64(2**64 - 1)
 CRC_BYTES = 4
+SOUND = google_crc32c.value(bytes(CRC_BYTES))
+"""The checksum of any bytes followed by their own checksum."""
 
 
 def crc32c(data: bytes) -> bytes:
@@ -33,7 +35,7 @@ class _Codec(threading.local):
 
     def __init__(self) -> None:
         self.compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress
-        self.decompress = zstandard.ZstdDecompressor().decompress
+        self.stream = zstandard.ZstdDecompressor().stream_reader
 
 
 _codec = _Codec()
@@ -77,12 +79,7 @@ def read_index(
 ) -> NDArray[np.uint64]:
     """The index (shard_size, K, 2) of a shard; StoreError where it is damaged or out of bounds."""
     size = index_bytes(sample, shard_size)
-    if len(shard) < size:
-        raise StoreError(f"{where}: the shard is cut short ({len(shard)} bytes); convert again")
-    raw = bytes(shard[len(shard) - size : len(shard) - CRC_BYTES])
-    if crc32c(raw) != shard[len(shard) - CRC_BYTES :]:
-        raise StoreError(f"{where}: the shard's index fails its checksum; convert again")
-    index = np.frombuffer(raw, dtype="<u8").reshape(shard_size, sample.planes, 2)
+    index = parse_index(bytes(shard[-size:]), sample, shard_size, where)
     present = index[index[..., 0] != MISSING]
     body = len(shard) - size
     # Written as two comparisons so that offset + length can't wrap around.
@@ -91,20 +88,42 @@ def read_index(
     return index
 
 
+def parse_index(
+    end: bytes, sample: SampleFormat, shard_size: int, where: str
+) -> NDArray[np.uint64]:
+    """The index (shard_size, K, 2) of a shard's last bytes, its bounds unchecked.
+
+    StoreError where it is damaged.
+    """
+    if len(end) < index_bytes(sample, shard_size):
+        raise StoreError(f"{where}: the shard is cut short ({len(end)} bytes); convert again")
+    raw = end[:-CRC_BYTES]
+    if crc32c(raw) != end[-CRC_BYTES:]:
+        raise StoreError(f"{where}: the shard's index fails its checksum; convert again")
+    return np.frombuffer(raw, dtype="<u8").reshape(shard_size, sample.planes, 2)
+
+
 def read_chunk(shard: memoryview, entry: NDArray[np.uint64], out: NDArray[Any], where: str) -> None:
     """Decode the chunk of an index entry (offset, length) into ``out`` (H, W, P)."""
     offset, length = int(entry[0]), int(entry[1])
     if offset == MISSING:
         raise StoreError(f"{where}: the chunk is missing; convert again")
     chunk = bytes(shard[offset : offset + length])
-    data, checksum = chunk[:-CRC_BYTES], chunk[-CRC_BYTES:]
-    if crc32c(data) != checksum:
+    if google_crc32c.value(chunk) != SOUND:
         raise StoreError(f"{where}: a chunk fails its checksum; convert again")
     try:
-        declared = zstandard.frame_content_size(data)
+        decompress(chunk, out)
+    except StoreError as error:
+        raise StoreError(f"{where}: {error}") from None
+
+
+def decompress(chunk: bytes, out: NDArray[Any]) -> None:
+    """Decompress a chunk (zstd frame, checksum) straight into ``out``, contiguous."""
+    try:
+        declared = zstandard.frame_content_size(chunk)
         if declared != out.nbytes:
-            raise StoreError(f"{where}: a chunk holds {declared} bytes, not {out.nbytes}")
-        values = np.frombuffer(_codec.decompress(data), out.dtype)
+            raise StoreError(f"a chunk holds {declared} bytes, not {out.nbytes}")
+        if _codec.stream(chunk).readinto(out) != out.nbytes:
+            raise StoreError("a chunk ends before the bytes that it declares")
     except zstandard.ZstdError as error:
-        raise StoreError(f"{where}: a chunk can't be decompressed ({error})") from None
-    out[:] = values.reshape(out.shape)
+        raise StoreError(f"a chunk can't be decompressed ({error})") from None

@@ -1,6 +1,7 @@
 """Packing kernels against plain NumPy."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,8 +13,10 @@ from eventdata.kernels.packing import (
     count_ones,
     pack_dense,
     pad_bits_set,
+    planes_first_batch,
     scatter_coordinates,
     unpack,
+    unpack_batch,
 )
 
 seeds = st.integers(0, 2**32 - 1)
@@ -38,6 +41,63 @@ def test_pack_dense_then_unpack(seed, steps, polarities, height, width):
     np.testing.assert_array_equal(back, frames)
     assert count_ones(packed) == dense.sum()
     assert not pad_bits_set(packed, steps)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    seeds,
+    st.integers(1, 17),
+    st.integers(1, 3),
+    st.integers(1, 9),
+    st.integers(1, 80),
+    st.sampled_from([("uint8", 1), ("uint16", 0x3F80), ("uint32", 0x3F800000)]),
+    st.booleans(),
+    st.integers(0, 7),
+)
+def test_unpack_writes_its_sample_and_nothing_else(
+    seed, steps, polarities, height, width, dtype_and_one, time_first, offset
+):
+    """In either layout, of any width, wherever in memory: vectors must not reach past the ends."""
+    dtype, one = dtype_and_one
+    packed = np.random.default_rng(seed).integers(
+        0, 256, (2, -(-steps // 8), height, width, polarities), np.uint8
+    )
+    cells = np.unpackbits(np.moveaxis(packed, -1, 2)[:, :, None], axis=2)
+    expected = cells.reshape(2, -1, polarities, height, width)[:, :steps].astype(dtype) * one
+    shape = (4, steps, polarities, height, width)
+    memory = np.full(offset + np.prod(shape), 9, dtype)
+    batch = memory[offset:].reshape(shape)
+    if time_first:
+        batch = batch.reshape(steps, 4, *shape[2:]).swapaxes(0, 1)
+    unpack_batch(packed, batch[1:3], one)
+    np.testing.assert_array_equal(batch[1:3], expected)
+    assert (batch[0] == 9).all()
+    assert (batch[3] == 9).all()
+    assert (memory[:offset] == 9).all()
+
+
+def test_unpack_refuses_what_does_not_fit():
+    packed = np.zeros((2, 6, 5, 2), np.uint8)
+    for shape in ((8, 2, 6, 5), (17, 2, 6, 5), (16, 1, 6, 5), (16, 2, 5, 6)):
+        with pytest.raises(ValueError, match="do not have the shape"):
+            unpack(packed, np.zeros(shape, np.uint8))
+    for wide in (
+        np.zeros((16, 2, 6, 10), np.uint8)[..., ::2],
+        np.zeros((16, 2, 6, 8), np.uint8)[..., :5],
+    ):
+        with pytest.raises(ValueError, match="not contiguous"):
+            unpack(packed, wide)
+
+
+@pytest.mark.parametrize("stored_type", ["uint8", "uint16"])
+def test_planes_first_looks_values_up(stored_type):
+    rng = np.random.default_rng(0)
+    count = np.iinfo(stored_type).max + 1
+    stored = rng.integers(0, count, (3, 4, 6, 5, 2)).astype(stored_type)
+    values = rng.integers(0, 2**32, count, np.uint32)
+    out = np.zeros((4, 3, 2, 6, 5), np.uint32)
+    planes_first_batch(stored, values, out.swapaxes(0, 1))
+    np.testing.assert_array_equal(out.swapaxes(0, 1), np.moveaxis(values[stored], -1, 2))
 
 
 @settings(deadline=None, max_examples=60)

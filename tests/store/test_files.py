@@ -82,6 +82,14 @@ class TestRemote(FilesContract):
     def make(self, tmp_path):
         return open_files(f"memory://{uuid.uuid4().hex}/store")
 
+    def test_parts_of_several_files_at_once(self, files):
+        files.write({"a": b"0123456789", "b/c": b"abcdef"})
+        parts = [("b/c", -2, None), ("a", 3, 5), ("a", 8, 20), ("b/c", 0, 1)]
+        assert files.read_parts(parts) == [b"ef", b"34", b"89", b"a"]
+        assert files.read_parts([]) == []
+        with pytest.raises(StoreError, match="store/none: can't be read .it is gone."):
+            files.read_parts([("a", 0, 1), ("none", 0, 1)])
+
     def test_unknown_protocol(self):
         with pytest.raises(StoreError, match="nope"):
             open_files("nope://bucket/store")

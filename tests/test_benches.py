@@ -1,0 +1,47 @@
+"""The benchmark programs run on little data and say what they measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from makers import make_es_imagenet
+
+TOOLS = Path(__file__).parents[1] / "tools"
+
+
+def run(program, *options):
+    subprocess.run([sys.executable, TOOLS / program, *map(str, options)], check=True, timeout=240)
+
+
+def test_loader(tmp_path):
+    raw = make_es_imagenet(tmp_path / "raw", train=4, val=1)
+    output = tmp_path / "result.json"
+    run("bench_loader.py", raw, "--runs", 1, "--repeats", 1, "--batch-size", 2, "--output", output)
+    result = json.loads(output.read_text())
+    ways = result["ms_per_sample"]
+    ours = "FrameLoader, uint8"
+    assert ways[ours]["over_ours"] == 1
+    for way in (f"{ours}, 2 threads", "FrameLoader, packed", "FrameLoader, float32"):
+        assert ways[way]["floor"] > 0
+    not_measured = " ".join(result["not_measured"])
+    for peer in (
+        "published loader from raw npz",
+        "SpikingJelly's frames cache, restated",
+        "Tonic DiskCachedDataset",
+        "zarr-python, unpackbits",
+        "zarrs, unpackbits",
+        "TensorStore, unpackbits",
+    ):
+        assert peer in ways or peer in not_measured
+
+
+def test_growth(tmp_path):
+    output = tmp_path / "result.json"
+    options = ["--sizes", "20,40", "--runs", 1, "--only", "plan", "--only", "convert"]
+    run("bench_growth.py", *options, "--output", output)
+    result = json.loads(output.read_text())
+    assert result["samples"] == [20, 40]
+    assert list(result["us_per_sample"]) == ["plan", "convert"]
+    for runs in result["us_per_sample"].values():
+        assert [len(found) for found in runs] == [1, 1]
