@@ -1,22 +1,25 @@
 """`verify`: check a store against itself, and samples of it against their raw files."""
 
+import contextlib
 import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from eventdata.conversion import read_sample
-from eventdata.errors import EventDataError, OptionError
+from eventdata.conversion import read_sample, unseen
+from eventdata.errors import EventDataError, OptionError, StoreError
 from eventdata.raw.registry import build_source, source_entry
-from eventdata.raw.source import Samples, Source
-from eventdata.store.read import Split, Store, open_store
+from eventdata.raw.remote import fetch_ahead, open_input
+from eventdata.raw.source import Samples, Source, told_of_reading
+from eventdata.store.layout import HEADER_KEY, SampleFormat
+from eventdata.store.read import SampleReader, SplitReader, Store, open_store
 from eventdata.store.verify import (
     Problem,
     ShardCheck,
@@ -24,9 +27,11 @@ from eventdata.store.verify import (
     check_shard,
     shard_checks,
 )
-from eventdata.workers import run_tasks, worker_pool
+from eventdata.workers import open_pool, run_tasks
 
 AGAINST_SAMPLES = 256
+PLACES = {"splits", "list", "classes"}  # options that are files: a store must not choose any
+MAX_PROBLEMS = 10_000  # after which no more are looked for
 COMPARED_AT_ONCE = 64  # samples a task
 
 
@@ -58,6 +63,7 @@ def verify(
     samples: int | None = AGAINST_SAMPLES,
     seed: int | None = None,
     workers: int = 1,
+    scheduler: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Verification:
@@ -65,7 +71,8 @@ def verify(
 
     against: the raw folder; ``samples`` of each split, drawn at random (None: all), are converted
     again and compared. seed: of that draw. ``options``: of the source where the store does not
-    know them (splits=DIR for es-ucf101, without which clips are found by their names).
+    know them (splits=DIR for es-ucf101, without which clips are found by their names). store and
+    against: paths or URLs; workers, scheduler: as for `convert`.
 
     StoreError where there is no complete store to check; InputError where the raw folder can't be
     listed. Faults of single samples are in the result.
@@ -76,14 +83,19 @@ def verify(
     tasks: list[Iterator[ShardCheck | Comparison]] = [shard_checks(opened)]
     total = sum(len(split) for split in opened.splits.values())
     if against is not None:
-        source = source_of(opened, Path(against), options)
+        source = source_of(opened, open_input(against), options)
         chosen = draw_samples(opened, samples, seed)
         total += sum(len(indices) for indices in chosen.values())
         tasks.append(comparisons(opened, source, chosen))
     checked = compared = 0
-    with worker_pool(workers) as pool:
-        for done in run_tasks(pool, _run_task, chain(*tasks), 4 * workers):
+    header = opened.files.read(HEADER_KEY) or b""
+    probe = partial(unseen, opened.files, HEADER_KEY, header, {})
+    with open_pool(workers, scheduler=scheduler, probe=probe) as pool:
+        for done in run_tasks(pool, _run_task, chain(*tasks)):
             problems += done.problems
+            if len(problems) > MAX_PROBLEMS:
+                problems = [*problems[:MAX_PROBLEMS], Problem("and more, not looked for")]
+                break
             checked += done.checked
             compared += done.compared
             if progress is not None:
@@ -108,25 +120,36 @@ def source_of(store: Store, root: Path, options: Mapping[str, Any]) -> Source:
         raise OptionError(
             f"{store.files.where}: made from {name!r}, which has no raw files here"
         ) from None
-    known = {key: parameters[key] for key in entry.options if key in parameters}
+    known = {key: parameters[key] for key in entry.options - PLACES if key in parameters}
     if options.get("splits") is None:
         known.pop("fold", None)  # a fold means nothing without its lists
-    return build_source(name, root, {**known, **options})
+    try:
+        return build_source(name, root, {**known, **options})
+    except EventDataError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise StoreError(f"{store.files.where}: its parameters are damaged ({error})") from None
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Stored samples to compare with what their source reads again; it travels by pickle.
 
-    indices: in the store; samples: the raw ones, in the same order, None where there is none.
+    indices, names, labels: as stored; samples: the raw ones, in the same order; found: which of
+    them, None where there is none; raw_labels: their classes.
     """
 
-    split: Split
+    reader: SplitReader
+    split: str
+    sample: SampleFormat
+    shard_size: int
     indices: list[int]
+    names: list[str]
+    labels: list[str]
     source: Source
     samples: Samples
     found: list[int | None]
-    labels: list[str]
+    raw_labels: list[str]
 
 
 @dataclass(frozen=True)
@@ -158,8 +181,13 @@ def comparisons(
     store: Store, source: Source, chosen: Mapping[str, list[int]]
 ) -> Iterator[Comparison]:
     """Tasks of a few samples each, found in the raw data by their names."""
-    listing = source.splits()
+    with told_of_reading(store.files.where):
+        listing = source.splits()
     for split_name, split in store.splits.items():
+        if split.sample != source.sample_format:
+            raise StoreError(
+                f"{store.files.where}: its parameters make samples of another shape than it holds"
+            )
         # Raw data without split lists has one split for all.
         parts = [listing[split_name]] if split_name in listing else list(listing.values())
         places = {
@@ -176,51 +204,49 @@ def comparisons(
             samples = Samples.gather(rows)
             samples.inspect_files()
             yield Comparison(
-                split=split,
+                reader=split.reader(),
+                split=split.name,
+                sample=split.sample,
+                shard_size=split.shard_size,
                 indices=indices,
+                names=names,
+                labels=[store.header.class_name(int(split.labels[index])) for index in indices],
                 source=source,
                 samples=samples,
                 found=[next(positions) if name in places else None for name in names],
-                labels=[store.header.classes[split.labels[index]] for index in indices],
+                raw_labels=[source.classes[label] for label in samples.labels],
             )
 
 
 def compare(task: Comparison) -> list[Problem]:
     """What differs between stored samples and their raw files read again."""
-    split = task.split
-    reader = split.reader()
-    stored = np.empty(split.sample.packed_shape, split.sample.dtype)
-    again = np.empty_like(stored)
     problems = []
-    for index, place, label in zip(task.indices, task.found, task.labels, strict=True):
-        try:
-            reader.read(index, stored)
-            problem = "not in the raw data"
-            if place is not None:
-                problem = _difference(task.source, task.samples, place, stored, label, again)
-        except EventDataError as error:
-            problem = str(error)
-        if problem:
-            name = str(split.sample_names[index])
-            shard = index // split.shard_size
-            problems.append(Problem(problem, split.name, shard, index, name))
+    reader: SampleReader = task.reader
+    with contextlib.suppress(StoreError):  # told sample by sample
+        reader = task.reader.fetch(task.indices)
+    with fetch_ahead(task.samples.paths, task.samples.input_size):
+        for slot, (index, name) in enumerate(zip(task.indices, task.names, strict=True)):
+            try:
+                problem = _difference(task, reader, slot)
+            except EventDataError as error:
+                problem = str(error)
+            if problem:
+                shard = index // task.shard_size
+                problems.append(Problem(problem, task.split, shard, index, name))
     return problems
 
 
-def _difference(
-    source: Source,
-    samples: Samples,
-    index: int,
-    stored: NDArray[Any],
-    label: str,
-    again: NDArray[Any],
-) -> str:
+def _difference(task: Comparison, reader: SampleReader, slot: int) -> str:
     """What differs between a stored sample and its raw file read again; "" for nothing."""
-    read_sample(source, samples, index, again)
-    where = samples.paths[index] or samples.names[index]
+    stored = np.empty(task.sample.packed_shape, task.sample.dtype)
+    reader.read(task.indices[slot], stored)
+    place = task.found[slot]
+    if place is None:
+        return "not in the raw data"
+    again = np.empty_like(stored)
+    read_sample(task.source, task.samples, place, again)
+    where = task.samples.paths[place] or task.samples.names[place]
     if not np.array_equal(stored, again):
         return f"{where}: other frames than in the store"
-    raw_label = source.classes[samples.labels[index]]
-    if raw_label != label:
-        return f"{where}: class {raw_label}, in the store {label}"
-    return ""
+    raw_label, label = task.raw_labels[place], task.labels[slot]
+    return "" if raw_label == label else f"{where}: class {raw_label}, in the store {label}"

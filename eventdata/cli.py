@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import traceback
+from pathlib import Path
 from typing import Any
 
 import click
@@ -53,6 +54,11 @@ workers_option = click.option(
     show_default="one a core",
     help="Worker processes.",
 )
+scheduler_option = click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Have the workers of a Dask cluster do it (tcp://host:8786).",
+)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -89,6 +95,7 @@ def _complete_source(_: click.Context, __: click.Parameter, incomplete: str) -> 
 @click.argument("out", type=click.Path())
 @convert_options
 @workers_option
+@scheduler_option
 @click.option("--shard-size", type=click.IntRange(1), default=512, show_default=True)
 @click.option("--limit", type=click.IntRange(1), help="Only the first N samples of each split.")
 @click.option(
@@ -107,6 +114,7 @@ def convert(
     input: str,  # noqa: A002
     out: str,
     workers: int,
+    scheduler: str | None,
     shard_size: int,
     limit: int | None,
     on_error: Any,
@@ -117,8 +125,8 @@ def convert(
 ) -> None:
     """Convert raw data in the folder INPUT into one verified store OUT.
 
-    Call it again to finish a conversion that was interrupted. OUT may be a folder or a URL that
-    fsspec reaches (s3://...).
+    Call it again to finish a conversion that was interrupted. INPUT and OUT may be folders or URLs
+    that fsspec reaches (s3://...).
 
     \b
     eventdata convert es-imagenet ES-imagenet-0.18/ es.zarr
@@ -131,6 +139,7 @@ def convert(
     eventdata convert images es.zarr grey.zarr --grey-from-events
     eventdata convert tonic:NMNIST data/ nmnist.zarr --frames 10
     eventdata convert recordings hands/ hands.zarr --every 100000 --window 10000
+    eventdata convert es-imagenet s3://bucket/raw s3://bucket/es.zarr --scheduler tcp://host:8786
     """
     from eventdata.conversion import convert as run
     from eventdata.info import human_bytes
@@ -142,6 +151,7 @@ def convert(
             input,
             out,
             workers=workers,
+            scheduler=scheduler,
             shard_size=shard_size,
             limit=limit,
             on_error=on_error,
@@ -178,6 +188,7 @@ def convert(
 @click.argument("raw", type=click.Path(file_okay=False))
 @generate_options
 @workers_option
+@scheduler_option
 @click.option("--limit", type=click.IntRange(1), help="Only the first N samples of each split.")
 @click.option(
     "--on-error",
@@ -193,6 +204,7 @@ def generate(
     input: str,  # noqa: A002
     raw: str,
     workers: int,
+    scheduler: str | None,
     limit: int | None,
     on_error: Any,
     as_json: bool,
@@ -217,6 +229,7 @@ def generate(
             input,
             raw,
             workers=workers,
+            scheduler=scheduler,
             limit=limit,
             on_error=on_error,
             progress=progress,
@@ -265,6 +278,7 @@ def info(store: str, as_json: bool) -> None:
 @click.option("--seed", type=int, help="With --against: seed of the draw.")
 @verify_options
 @workers_option
+@scheduler_option
 @json_option
 @debug_option
 def verify(
@@ -273,6 +287,7 @@ def verify(
     samples: str,
     seed: int | None,
     workers: int,
+    scheduler: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -297,6 +312,7 @@ def verify(
             samples=None if samples == "all" else int(samples),
             seed=seed,
             workers=workers,
+            scheduler=scheduler,
             progress=progress,
             **{key: value for key, value in options.items() if value is not None},
         )
@@ -345,7 +361,11 @@ def show(store: str, split: str | None, index: str, out: str, scale: int) -> Non
 @click.argument("way", type=click.Choice(["pipe-s", "pipe-d", "scratch"]))
 @click.option("--data", required=True, help="Store that is trained on in the end, and tested on.")
 @click.option("--images", help="Store of still images, where the recipe pretrains on them.")
-@click.option("--recipe", help="A recipe's name, or a TOML file  [pipe-s, pipe-d-images].")
+@click.option(
+    "--recipe",
+    help="A recipe's name, or a TOML file. Without: pipe-s; with --images pipe-d-images, else "
+    "pipe-d-events; for scratch, what the store is of.",
+)
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Run folder.")
 @click.option("--set", "changes", multiple=True, metavar="STAGE.KEY=VALUE", help="Change a key.")
 @json_option
@@ -365,37 +385,44 @@ def train(
 
     \b
     eventdata train pipe-d --data es.zarr --images imagenet.zarr -o runs/pipe-d
-    eventdata train scratch --data es.zarr --recipe pipe-d-images -o runs/scratch
+    eventdata train scratch --data es.zarr -o runs/scratch
     eventdata train pipe-s --data imagenet.zarr -o runs/pipe-s --set all.batch_size=128
     """
     _need_train_extra()
-    from train.recipe import load_way
-    from train.run import run
+    from train.run import train as run
 
     say = None if as_json else click.echo
-    result = run(load_way(way, recipe, changes), out, data=data, images=images, say=say)
+    result = run(way, out, data=data, images=images, recipe=recipe, changes=changes, say=say)
     if as_json:
         click.echo(json.dumps(result))
 
 
 @main.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False))
-@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder.")
+@click.option(
+    "-o",
+    "--out",
+    default="report",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder.",
+)
 @json_option
 @debug_option
-def report(runs: tuple[str, ...], out: str, as_json: bool) -> None:
+def report(runs: tuple[str, ...], out: Path, as_json: bool) -> None:
     """Compare RUNS by accuracy over training time, pretraining counted: table and plot in OUT.
 
     \b
-    eventdata report runs/scratch-0 runs/scratch-1 runs/pipe-d-0 runs/pipe-d-1 -o report
+    eventdata report runs/scratch-0 runs/scratch-1 runs/pipe-d-0 runs/pipe-d-1
     """
     _need_train_extra()
     from train.report import report as write_report
-    from train.report import table
 
     rows = write_report(runs, out)
-    click.echo(json.dumps(rows) if as_json else table(rows), nl=as_json)
-    if not as_json:
+    if as_json:
+        click.echo(json.dumps(rows))
+    else:
+        click.echo((out / "report.md").read_text(), nl=False)
         click.echo(f"{out}: report.md, report.json, report.png, report.svg")
 
 

@@ -1,22 +1,27 @@
 """Conversion: plan -> one task a shard -> executor -> store."""
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eventdata.errors import InputError, LeftOutError, MismatchError, OptionError
+from eventdata.deaths import out_of_memory, working_on
+from eventdata.errors import InputError, LeftOutError, MismatchError, OptionError, StoreError
 from eventdata.raw.registry import build_source
-from eventdata.raw.source import Samples, Source, file_numbers, listen
+from eventdata.raw.remote import fetch_ahead, local_copy, open_input
+from eventdata.raw.source import Samples, Source, file_numbers, listen, told_of_reading
+from eventdata.remote import is_url
 from eventdata.store.files import Files, LocalFiles, open_files
-from eventdata.store.layout import Header, SampleFormat, parameters_digest
+from eventdata.store.layout import MAX_SAMPLE_BYTES, WORK, Header, SampleFormat, parameters_digest
 from eventdata.store.shard import ShardBuilder, compressed_bytes, index_bytes
 from eventdata.store.write import (
     ShardRecord,
@@ -24,6 +29,7 @@ from eventdata.store.write import (
     already_complete,
     begin,
     check_same,
+    clear,
     count_notes,
     count_skipped,
     existing_header,
@@ -32,15 +38,14 @@ from eventdata.store.write import (
     write_shard,
     writer_lock,
 )
-from eventdata.workers import run_tasks, worker_pool
+from eventdata.workers import open_pool, run_tasks
 
 OnError = Literal["fail", "skip"]
 Progress = Callable[[int, int], None]  # samples done, samples in all
 
 DEFAULT_SHARD_SIZE = 512
 MAX_SHARD_SIZE = 65_536  # a worker holds a shard in memory
-MAX_SAMPLE_BYTES = 1 << 29
-FOREIGN_BACKLOG = 256  # shards handed at a time to an executor whose size is not known
+PLAN_KEY = f"{WORK}/plan"
 ESTIMATE_SAMPLES = 64  # samples that a dry run compresses to foretell the bytes
 
 
@@ -74,6 +79,8 @@ class ShardTask:
     shard_size: int
     samples: Samples
     on_error: OnError
+    plan: bytes
+    """What `PLAN_KEY` holds while this task is wanted."""
 
 
 def convert(
@@ -88,16 +95,19 @@ def convert(
     overwrite: bool = False,
     dry_run: bool = False,
     executor: Executor | None = None,
+    scheduler: str | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Conversion:
     """Convert raw samples into a store; finish an interrupted conversion when called again.
 
+    input, out: folders, or URLs that fsspec reaches (``s3://...``).
     source: a name (``es-imagenet``, ``es-ucf101``, ...) with that source's ``options`` (split,
     splits, fold, ...), or any `Source` (``input`` is then not read).
     workers: processes; 1 converts in this one. In a script, call this under
-    ``if __name__ == "__main__":`` when workers > 1. executor: a `concurrent.futures.Executor` to
-    use instead, such as Dask's ``Client(...).get_executor()``.
+    ``if __name__ == "__main__":`` when workers > 1. scheduler: of a Dask cluster to use instead
+    (``tcp://host:8786``); its workers must see input and out. executor: any
+    `concurrent.futures.Executor` to use instead.
     limit: only the first so many samples of each split. on_error="skip": a sample that can't be
     read keeps its slot, invalid, with the reason in ``skipped.json``.
     overwrite: replace the store that is there. dry_run: only tell what would be done.
@@ -108,8 +118,9 @@ def convert(
     started = time.monotonic()
     _check_options(workers, shard_size, limit, on_error)
     if isinstance(source, str):
-        source = build_source(source, Path(input), options)
-    job = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error)
+        source = build_source(source, open_input(input), options)
+    with told_of_reading(input):
+        job = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error)
     files = open_files(out)
     _check_apart(files, input)
     found = existing_header(files)  # StoreError before anything is touched
@@ -118,14 +129,17 @@ def convert(
     done_before = job.total
     told: Mapping[str, int] = {}
     is_complete = not overwrite and already_complete(files, job.plan)
-    if not is_complete:
+    if not is_complete or WORK in files.names():
         files.prepare()
         with writer_lock(files):
             # Another call may have finished it since.
             is_complete = not overwrite and already_complete(files, job.plan)
-            if not is_complete:
+            if is_complete:
+                clear(files)  # killed between the last two steps
+            else:
                 begin(files, job.plan, overwrite=overwrite)
-                done_before = _run(job, files, workers, executor, progress)
+                where = {"workers": workers, "executor": executor, "scheduler": scheduler}
+                done_before = _run(job, files, where, progress)
                 told = count_notes(files, job.plan)
                 finish(files, job.plan)
     return Conversion(
@@ -160,23 +174,34 @@ class Job:
         return sum(self.counts.values())
 
     @property
+    def first_files(self) -> dict[str, tuple[int, int]]:
+        """A file of each split, with its size and time of change."""
+        first = {}
+        for samples in self.listing.values():
+            index = next((i for i in range(len(samples)) if i not in samples.problems), None)
+            if index is not None and samples.paths[index]:
+                first[samples.paths[index]] = samples.file_numbers(index)
+        return first
+
+    @property
     def notes(self) -> list[str]:
         """What a user should know of the listing."""
         return [note for samples in self.listing.values() for note in samples.notes]
 
 
-def _run(
-    job: Job, files: Files, workers: int, executor: Executor | None, progress: Progress | None
-) -> int:
-    """Make the shards that are not done yet; returns how many samples were done before."""
+def _run(job: Job, files: Files, where: Mapping[str, Any], progress: Progress | None) -> int:
+    """Make the shards that are not done yet; returns how many samples were done before.
+
+    where: see `open_pool`.
+    """
     todo, done_before = _unfinished(job, files)
     done = done_before
-    pool = nullcontext(executor) if executor is not None else worker_pool(workers)
-    backlog = 4 * workers if executor is None else FOREIGN_BACKLOG
-    with pool as running:
+    plan = listing_digest(job.listing, job.plan.header.parameters_sha256).encode()
+    files.write({PLAN_KEY: plan})
+    with open_pool(**where, probe=partial(unseen, files, PLAN_KEY, plan, job.first_files)) as pool:
         if progress is not None:
             progress(done, job.total)
-        for count in run_tasks(running, convert_shard, _tasks(job, files, todo), backlog):
+        for count in run_tasks(pool, convert_shard, _tasks(job, files, todo, plan)):
             done += count
             if progress is not None:
                 progress(done, job.total)
@@ -242,7 +267,7 @@ def convert_shard(task: ShardTask) -> int:
     packed = np.zeros(task.sample.packed_shape, task.sample.dtype)
     events = [0] * len(task.samples)
     skipped: dict[int, str] = {}
-    with listen() as notes:
+    with listen() as notes, fetch_ahead(task.samples.paths, task.samples.input_size):
         for slot in range(len(task.samples)):
             try:
                 events[slot] = read_sample(task.source, task.samples, slot, packed)
@@ -255,6 +280,10 @@ def convert_shard(task: ShardTask) -> int:
                 builder.add(slot, packed)
     data = builder.finish()
     record = ShardRecord(events, skipped, len(data), dict(notes))
+    if task.files.read(PLAN_KEY) != task.plan:  # this worker has outlived its conversion
+        raise StoreError(
+            f"{task.files.where}: another call has finished or replaced the store; call again"
+        )
     write_shard(task.files, task.split, task.sample, task.shard, data, record)
     return len(task.samples)
 
@@ -266,16 +295,45 @@ def read_sample(source: Source, samples: Samples, index: int, out: NDArray[Any])
     """
     if index in samples.problems:
         raise InputError(samples.problems[index])
-    path = samples.paths[index]
-    try:
-        return source.read(samples.row(index), out)
-    finally:
-        # After reading, so that the store's record of the file is of what was read.
-        if file_numbers([path]) != [samples.file_numbers(index)]:
-            raise MismatchError(
-                f"{path}: changed while the conversion ran; call again once the input rests, with "
-                "--overwrite if it is meant to be another"
-            )
+    row = samples.row(index)
+    what = row.path or row.name
+    working_on(what)
+    with told_of_reading(what), local_copy(row.path) as path:
+        try:
+            return source.read(row._replace(path=path), out)
+        except MemoryError:
+            raise out_of_memory(what) from None
+        finally:
+            # After reading, so that the store's record of the file is of what was read.
+            if file_numbers([path]) != [samples.file_numbers(index)]:
+                raise MismatchError(
+                    f"{path}: changed while the conversion ran; call again once the input rests, "
+                    "with --overwrite if it is meant to be another"
+                )
+
+
+def unseen(
+    files: Files, key: str, content: bytes, inputs: Mapping[str, tuple[int, int]]
+) -> str | None:
+    """What this process does not see of the output, or of input files of these numbers."""
+    if files.read(key) != content:
+        return f"{files.where} is not there, or is another folder"
+    for path, numbers in inputs.items():
+        found = file_numbers([path])[0]
+        if found != numbers:
+            return f"{path} {'is not there' if found[0] < 0 else 'is another file'}"
+    return None
+
+
+def listing_digest(listing: Mapping[str, Samples], *facts: str) -> str:
+    """SHA-256 of what the input is: names, labels, sizes and times of change of its files."""
+    digest = hashlib.sha256("".join(facts).encode())
+    for split, samples in sorted(listing.items()):
+        names = json.dumps([split, samples.names], indent=1, ensure_ascii=False)
+        digest.update(names.encode("utf-8", "surrogatepass"))
+        for values in (samples.labels, samples.input_size, samples.input_time):
+            digest.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
 
 
 def _unfinished(job: Job, files: Files) -> tuple[list[tuple[str, int]], int]:
@@ -293,7 +351,9 @@ def _unfinished(job: Job, files: Files) -> tuple[list[tuple[str, int]], int]:
     return todo, done
 
 
-def _tasks(job: Job, files: Files, todo: Iterable[tuple[str, int]]) -> Iterator[ShardTask]:
+def _tasks(
+    job: Job, files: Files, todo: Iterable[tuple[str, int]], plan: bytes
+) -> Iterator[ShardTask]:
     """Tasks made one at a time: a million samples need not travel at once."""
     size = job.plan.shard_size
     for split, shard in todo:
@@ -306,6 +366,7 @@ def _tasks(job: Job, files: Files, todo: Iterable[tuple[str, int]]) -> Iterator[
             shard_size=size,
             samples=job.listing[split][shard * size : (shard + 1) * size],
             on_error=job.on_error,
+            plan=plan,
         )
 
 
@@ -326,14 +387,16 @@ def _foretell(job: Job, files: Files, found: Header | None, started: float) -> C
         skipped += len(samples.problems)
         expected += job.plan.shards(split) * index_bytes(job.plan.sample, job.plan.shard_size)
         sizes = []
-        for index in np.unique(np.linspace(0, len(samples) - 1, ESTIMATE_SAMPLES).astype(int)):
-            try:
-                read_sample(job.source, samples, int(index), packed)
-            except InputError as error:
-                if job.on_error == "fail" and not isinstance(error, LeftOutError):
-                    raise
-            else:
-                sizes.append(compressed_bytes(packed))
+        chosen = np.unique(np.linspace(0, len(samples) - 1, ESTIMATE_SAMPLES).astype(int))
+        with fetch_ahead([samples.paths[i] for i in chosen], samples.input_size[chosen]):
+            for index in chosen:
+                try:
+                    read_sample(job.source, samples, int(index), packed)
+                except InputError as error:
+                    if job.on_error == "fail" and not isinstance(error, LeftOutError):
+                        raise
+                else:
+                    sizes.append(compressed_bytes(packed))
         expected += len(samples) * float(np.mean(sizes)) if sizes else 0.0
     return Conversion(
         out=files.where,
@@ -349,10 +412,13 @@ def _foretell(job: Job, files: Files, found: Header | None, started: float) -> C
 
 def _check_apart(files: Files, source: str | os.PathLike[str]) -> None:
     """OptionError where the input lies in the output, which --overwrite would remove."""
-    if isinstance(files, LocalFiles) and files.root.resolve() in (
-        Path(source).resolve(),
-        *Path(source).resolve().parents,
-    ):
+    place = os.fspath(source)
+    if isinstance(files, LocalFiles):
+        resolved = Path(place).resolve()
+        inside = not is_url(place) and files.root.resolve() in (resolved, *resolved.parents)
+    else:
+        inside = f"{place.rstrip('/')}/".startswith(f"{files.where}/")
+    if inside:
         raise OptionError(f"{files.where}: holds the input; choose an OUT that does not")
 
 

@@ -1,8 +1,24 @@
 """Errors of this package: one sentence each that says what is wrong, in which file, what to do."""
 
 
+MAX_LENGTH = 2000
+
+
 class EventDataError(ValueError):
-    """Base of all errors that eventdata raises on purpose."""
+    """Base of all errors that eventdata raises on purpose.
+
+    Names and values from files of strangers go into their texts, so these are one printable line
+    of at most MAX_LENGTH characters, whatever was found.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) > MAX_LENGTH:
+            half = MAX_LENGTH // 2 - 3
+            text = f"{text[:half]} ... {text[-half:]}"
+        if text.isprintable():
+            return text
+        return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)[:MAX_LENGTH]
 
 
 class OptionError(EventDataError):

@@ -10,28 +10,30 @@ Work goes in batches of samples, as a conversion's in shards: the files of a bat
 beside their places and renamed, then its record. The same call goes on after the last record.
 """
 
-import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from eventdata.conversion import OnError, Progress, plan_job
-from eventdata.errors import InputError, LeftOutError, MismatchError, StoreError
+from eventdata.conversion import OnError, Progress, listing_digest, plan_job, unseen
+from eventdata.deaths import out_of_memory, working_on
+from eventdata.errors import InputError, LeftOutError, MismatchError, OptionError, StoreError
 from eventdata.raw.published import Maker, manifests, raw_file, raw_keys, source_of
-from eventdata.raw.source import Samples, file_numbers
+from eventdata.raw.remote import fetch_ahead, local_copy, open_input
+from eventdata.raw.source import Samples, file_numbers, told_of_reading
+from eventdata.remote import is_url
 from eventdata.store.files import Files, LocalFiles
-from eventdata.store.layout import WORK
-from eventdata.store.write import writer_lock
-from eventdata.workers import run_tasks, worker_pool
+from eventdata.store.layout import WORK, parse_json
+from eventdata.store.write import clear, writer_lock
+from eventdata.workers import Pool, open_pool, run_tasks
 
 ABOUT = "generated.json"
 BATCH = 64  # samples whose work an interruption loses, a worker
+LEFT = ("left_out", "skipped")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def generate(
     workers: int = 1,
     on_error: OnError = "fail",
     limit: int | None = None,
+    scheduler: str | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Generation:
@@ -90,44 +93,53 @@ def generate(
 
     `convert` reads them to the frames that it makes straight from the same input. ``options``:
     of the sources imagenet or ucf101, but for those that the raw layout fixes. The same call goes
-    on where another stopped, and makes the same bytes.
+    on where another stopped, and makes the same bytes. input: a folder or URL; out: a folder.
+    workers, scheduler: as for `convert`.
 
     Raises InputError (an image or clip, unless on_error="skip"), MismatchError (OUT was made from
     other input or with other options), StoreError (OUT can't be written), OptionError.
     """
     started = time.monotonic()
-    source = source_of(kind, Path(input), options)
-    job = plan_job(source, shard_size=BATCH, limit=limit, on_error=on_error)
+    if is_url(os.fspath(out)):
+        raise OptionError(f"{out}: raw files are made in a folder; copy it there afterwards")
+    with told_of_reading(input):
+        source = source_of(kind, open_input(input), options)
+        job = plan_job(source, shard_size=BATCH, limit=limit, on_error=on_error)
     keys = {split: raw_keys(kind, split, part) for split, part in job.listing.items()}
-    files = LocalFiles(Path(out))
+    files = LocalFiles(Path(out).absolute())
     about = {
         "kind": kind,
         "parameters": {**source.parameters, "limit": limit, "splits": sorted(keys)},
-        "input_sha256": _digest(job.listing),
+        "input_sha256": listing_digest(job.listing),
     }
-    found = _read_about(files)
-    _check_same(files, found, about)
     batches = list(_batches(source, files, job.listing, keys, on_error))
-    done_before = 0
-    complete = found.get("complete") is True and _all_there(files, found, keys)
-    if complete:
-        files.remove(WORK)  # killed between the last two steps
-    else:
+    done_before = job.total
+    found = _read_same(files, about)
+    complete = _is_complete(files, found, keys)
+    if not complete or WORK in files.names():
         files.prepare()
         with writer_lock(files):
-            files.write({ABOUT: _json({**about, "complete": False})})
-            for key in files.list(WORK):
-                if key.endswith(".tmp"):
-                    files.remove(key)
-            todo = [batch for batch in batches if not _is_done(batch)]
-            done_before = job.total - sum(len(batch.samples) for batch in todo)
-            _run(todo, workers, done_before, job.total, progress)
-            found = _finish(kind, files, batches, about)
+            found = _read_same(files, about)  # another call may have finished it since
+            complete = _is_complete(files, found, keys)
+            if complete:
+                clear(files)  # killed between the last two steps
+            else:
+                begun = _json({**about, "complete": False})
+                files.write({ABOUT: begun})
+                for key in files.list(WORK):
+                    if key.endswith(".tmp"):
+                        files.remove(key)
+                todo = [batch for batch in batches if not _is_done(batch)]
+                done_before = job.total - sum(len(batch.samples) for batch in todo)
+                probe = partial(unseen, files, ABOUT, begun, job.first_files)
+                with open_pool(workers, scheduler=scheduler, probe=probe) as pool:
+                    _run(pool, todo, done_before, job.total, progress)
+                found = _finish(kind, files, batches, about)
     return Generation(
         out=files.where,
         state="already complete" if complete else "complete",
         samples=found["samples"],
-        done_before=job.total if complete else done_before,
+        done_before=done_before,
         left_out=len(found["left_out"]),
         skipped=len(found["skipped"]),
         seconds=time.monotonic() - started,
@@ -137,6 +149,13 @@ def generate(
 
 def make_batch(batch: Batch) -> int:
     """Make the files of a batch, then its record; returns how many samples were tried."""
+    with fetch_ahead(batch.samples.paths, batch.samples.input_size):
+        made, record = _make_files(batch)
+    batch.files.write({**made, _record_key(batch): _json(asdict(record))})
+    return len(batch.keys)
+
+
+def _make_files(batch: Batch) -> tuple[dict[str, bytes], Record]:
     record = Record()
     made: dict[str, bytes] = {}
     for index, key in enumerate(batch.keys):
@@ -144,31 +163,24 @@ def make_batch(batch: Batch) -> int:
             if index in batch.samples.problems:
                 raise InputError(batch.samples.problems[index])
             row = batch.samples.row(index)
-            made[key], size = raw_file(batch.source, row.path)
-            if file_numbers([row.path]) != [batch.samples.file_numbers(index)]:
-                raise MismatchError(f"{row.path}: changed while this ran; call again once it rests")
+            working_on(row.path)
+            with local_copy(row.path) as path:
+                made[key], size = raw_file(batch.source, path)
+                if file_numbers([path]) != [batch.samples.file_numbers(index)]:
+                    raise MismatchError(f"{path}: changed while this ran; call again once it rests")
         except LeftOutError as error:
             record.left_out[key] = str(error)
         except InputError as error:
             if batch.on_error == "fail":
                 raise
             record.skipped[key] = str(error)
+        except MemoryError:
+            raise out_of_memory(row.path) from None
         else:
             record.sizes[key] = len(made[key])
             name = key.removeprefix(f"{batch.split}/")
             record.lines.append(f"{name} {row.label} {size[0]} {size[1]}")
-    batch.files.write({**made, _record_key(batch): _json(asdict(record))})
-    return len(batch.keys)
-
-
-def _digest(listing: Mapping[str, Samples]) -> str:
-    """SHA-256 of what the input is: names, labels, sizes and times of change of its files."""
-    digest = hashlib.sha256()
-    for split, samples in sorted(listing.items()):
-        digest.update(_json([split, samples.names]))
-        for values in (samples.labels, samples.input_size, samples.input_time):
-            digest.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
-    return digest.hexdigest()
+    return made, record
 
 
 def _read_about(files: LocalFiles) -> dict[str, Any]:
@@ -179,14 +191,28 @@ def _read_about(files: LocalFiles) -> dict[str, Any]:
             raise StoreError(f"{files.where}: holds something else; choose another folder")
         return {}
     try:
-        return dict(json.loads(document))
-    except (ValueError, TypeError):
-        raise StoreError(f"{files.where}/{ABOUT}: damaged; choose another folder") from None
+        found = parse_json(document)
+        tables = ("parameters", *(("samples", *LEFT) if found["complete"] is True else ()))
+        sound = all(isinstance(found[key], dict) for key in tables)
+    except (ValueError, TypeError, KeyError):
+        sound = False
+    if not sound:
+        raise StoreError(f"{files.where}/{ABOUT}: damaged; choose another folder")
+    return dict(found)
 
 
-def _all_there(files: LocalFiles, found: dict[str, Any], keys: Mapping[str, list[str]]) -> bool:
-    """Whether every file that was made is still there; if not, all are made again."""
-    without = {*found.get("left_out", {}), *found.get("skipped", {})}
+def _read_same(files: LocalFiles, about: dict[str, Any]) -> dict[str, Any]:
+    """`_read_about`, checked by `_check_same`."""
+    found = _read_about(files)
+    _check_same(files, found, about)
+    return found
+
+
+def _is_complete(files: LocalFiles, found: dict[str, Any], keys: Mapping[str, list[str]]) -> bool:
+    """Whether it was finished and each file is still there; if one is gone, all are made again."""
+    if found.get("complete") is not True:
+        return False
+    without = {key for part in LEFT for key in found[part]}
     return all(
         key in without or files.size(key) is not None for part in keys.values() for key in part
     )
@@ -228,21 +254,25 @@ def _batches(
             yield Batch(source, files, split, number, samples[part], keys[split][part], on_error)
 
 
-def _run(todo: list[Batch], workers: int, done: int, total: int, progress: Progress | None) -> None:
-    with worker_pool(workers) as pool:
+def _run(pool: Pool, todo: list[Batch], done: int, total: int, progress: Progress | None) -> None:
+    if progress is not None:
+        progress(done, total)
+    for count in run_tasks(pool, make_batch, todo):
+        done += count
         if progress is not None:
             progress(done, total)
-        for count in run_tasks(pool, make_batch, todo, 4 * workers):
-            done += count
-            if progress is not None:
-                progress(done, total)
 
 
 def _read_record(batch: Batch) -> Record | None:
+    """What came of a batch before; None where its record is not there, or not whole."""
     try:
-        return Record(**json.loads(batch.files.read(_record_key(batch)) or b""))
+        record = Record(**parse_json(batch.files.read(_record_key(batch)) or b""))
+        left = {**record.left_out, **record.skipped}
+        sound = sorted([*record.sizes, *left]) == sorted(batch.keys)
+        sound &= all(isinstance(text, str) for text in (*left.values(), *record.lines))
     except (ValueError, TypeError):
         return None
+    return record if sound else None
 
 
 def _is_done(batch: Batch) -> bool:
@@ -275,7 +305,7 @@ def _finish(
         "complete": True,
     }
     files.write({**manifests(kind, lines), ABOUT: _json(finished)})
-    files.remove(WORK)
+    clear(files)
     return finished
 
 

@@ -1,14 +1,18 @@
-"""A progress bar on standard error: samples done, samples a second, time left."""
+"""A progress bar on standard error: samples done, samples a second, time left.
+
+Speed and time left are taken from the monotonic clock, which the system's clock can't make jump.
+"""
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any, TextIO, cast
 
 
 @contextlib.contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
     """A function to call with (samples done, samples in all); None where nobody watches."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # None: started with it closed
         yield None
         return
     from rich.console import Console
@@ -36,7 +40,8 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
         SpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    terminal = cast(TextIO, _Terminal(sys.stderr))
+    with Progress(*columns, console=Console(file=terminal)) as bar:
         tasks: list[TaskID] = []
 
         def update(done: int, total: int) -> None:
@@ -45,3 +50,24 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
             bar.update(tasks[0], completed=done)
 
         yield update
+
+
+class _Terminal:
+    """A stream whose going away, as a terminal's does when it is closed, ends nobody's work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from eventdata.errors import OptionError
 from eventdata.store.files import told_plainly
+from eventdata.store.layout import SampleFormat
 from eventdata.store.read import Store
 
 POSITIVE = (0, 114, 178)
@@ -28,6 +29,8 @@ STEP_MILLISECONDS = 120
 MAX_TILES = 256
 _LEGENDS = {1: "dark: events", 2: "blue: positive, vermilion: negative"}  # by number of channels
 MAX_PIXELS = 1 << 26
+MAX_MOVING_PIXELS = 1 << 28  # of all pictures of an animation
+MAX_CELLS = 1 << 30  # (step, polarity, row, column) of what is in memory at once
 
 Rgb = NDArray[np.uint8]
 
@@ -45,21 +48,24 @@ def show(
     if suffix not in (".png", ".gif"):
         raise OptionError(f"{path}: a picture is .png or .gif; name it so")
     chosen = parse_index(index, len(store.split(split)))
-    samples = [_dense(store, split, number) for number in chosen]
+    sample = store.split(split).sample
+    steps = sample.steps or 1
+    _check_size(sample, len(chosen), scale, moving=suffix == ".gif")
     titles = [_title(store, split, number) for number in chosen]
-    draw = paint_image if store.header.representation == "image" else paint_events
-    legend = _LEGENDS.get(samples[0].shape[1], "") if draw is paint_events else ""
+    draw = paint_image if sample.representation == "image" else paint_events
+    legend = _LEGENDS.get(sample.channels, "") if draw is paint_events else ""
+    dense = (_dense(store, split, number) for number in chosen)
     if suffix == ".gif":
-        steps = max(len(sample) for sample in samples)
+        samples = list(dense)
         pictures = [
-            _sheet([draw(sample[step % len(sample)]) for sample in samples], titles, scale, legend)
+            _sheet([draw(frames[step]) for frames in samples], titles, scale, legend)
             for step in range(steps)
         ]
-    elif len(samples) == 1 and len(samples[0]) > 1:
-        captions = [f"step {step + 1}" for step in range(len(samples[0]))]
-        pictures = [_sheet([draw(f) for f in samples[0]], captions, scale, legend, titles[0])]
+    elif len(chosen) == 1 and steps > 1:
+        captions = [f"step {step + 1}" for step in range(steps)]
+        pictures = [_sheet([draw(f) for f in next(dense)], captions, scale, legend, titles[0])]
     else:
-        tiles = [draw(sample[busiest_step(sample)]) for sample in samples]
+        tiles = [draw(frames[busiest_step(frames)]) for frames in dense]
         pictures = [_sheet(tiles, titles, scale, legend)]
     with told_plainly(str(path)):
         if suffix == ".gif":
@@ -73,6 +79,18 @@ def show(
         else:
             pictures[0].save(path)
     return path
+
+
+def _check_size(sample: SampleFormat, count: int, scale: int, *, moving: bool) -> None:
+    """OptionError where samples would take too much memory, or their pictures."""
+    steps, height, width = sample.steps or 1, sample.height, sample.width
+    cells = steps * sample.channels * height * width * (count if moving else 1)
+    tile = (scale * height + GAP + CAPTION) * (scale * width + GAP)
+    painted = tile * (count * steps if moving else max(count, steps if count == 1 else 1))
+    if cells > MAX_CELLS or painted > (MAX_MOVING_PIXELS if moving else MAX_PIXELS):
+        raise OptionError("the picture would be too large; choose a smaller --scale or --index")
+    if sample.representation == "image" and sample.channels not in (1, 3):
+        raise OptionError(f"images of {sample.channels} channels can't be drawn, only grey and RGB")
 
 
 def parse_index(text: str, count: int) -> list[int]:
@@ -140,7 +158,7 @@ def _title(store: Store, split_name: str, index: int) -> str:
     name = f"{split_name} {index}: {split.sample_names[index]}"
     if not split.valid[index]:
         return f"{name} (skipped)"
-    label = store.header.classes[split.labels[index]]
+    label = store.header.class_name(int(split.labels[index]))
     if split.sample.representation == "image":
         return f"{name}, {label}"
     return f"{name}, {label}, {split.event_counts[index]:,} events"
@@ -153,8 +171,6 @@ def _sheet(
     height, width = (scale * side for side in tiles[0].shape[:2])
     columns = _columns(len(tiles), width / height)
     rows = -(-len(tiles) // columns)
-    if columns * width * rows * height > MAX_PIXELS:
-        raise OptionError("the picture would be too large; choose a smaller --scale or --index")
     top = TITLE if title else 0
     caption = CAPTION if any(captions) else 0
     size = (
@@ -164,7 +180,7 @@ def _sheet(
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     small, large = ImageFont.load_default(10), ImageFont.load_default(13)
-    draw.text((GAP, 3), title, INK, large)
+    draw.text((GAP, 3), _shorten(title, size[0], large), INK, large)
     for number, (tile, text) in enumerate(zip(tiles, captions, strict=True)):
         row, column = divmod(number, columns)
         left = GAP + column * (width + GAP)
@@ -189,6 +205,7 @@ def _columns(tiles: int, aspect: float) -> int:
 
 def _shorten(text: str, width: int, font: Any) -> str:
     """The text, its end cut where it is wider than its tile."""
+    text = "".join(one if one.isprintable() else "?" for one in text[: width + 1])
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

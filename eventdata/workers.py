@@ -3,19 +3,64 @@
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, resource_tracker
+from dataclasses import dataclass
+from multiprocessing import connection, resource_tracker, util
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from eventdata.errors import EventDataError
+from eventdata.deaths import Notes
+from eventdata.errors import EventDataError, OptionError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+FOREIGN_BACKLOG = 256  # tasks handed at a time to an executor whose size is not known
+CHECK_SECONDS = 2.0  # without a result, after which a pool is looked after
+
+
+def _nothing() -> None: ...
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Where tasks run. check: raises where those that are waited for will never end."""
+
+    executor: Executor
+    backlog: int
+    """Tasks handed out at a time."""
+    check: Callable[[], None] = _nothing
+
+
+@contextlib.contextmanager
+def open_pool(
+    workers: int,
+    *,
+    executor: Executor | None = None,
+    scheduler: str | None = None,
+    probe: Callable[[], str | None],
+) -> Iterator[Pool]:
+    """``workers`` processes of this machine, or an executor, or the cluster of a Dask scheduler.
+
+    probe: see `eventdata.cluster`, where it travels by pickle.
+    """
+    if executor is not None and scheduler is not None:
+        raise OptionError("executor and scheduler both say where to work; give one of them")
+    if scheduler is not None:
+        from eventdata.cluster import cluster_pool
+
+        with cluster_pool(scheduler, probe) as pool:
+            yield pool
+    elif executor is not None:
+        yield Pool(executor, FOREIGN_BACKLOG)
+    else:
+        with worker_pool(workers) as processes:
+            yield Pool(processes, 4 * workers)
 
 
 class SerialExecutor(Executor):
@@ -43,14 +88,25 @@ def worker_pool(workers: int) -> Iterator[Executor]:
     if "forkserver" in methods:
         context.set_forkserver_preload(["eventdata.conversion"])
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    notes = Notes(context, workers)
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(notes, util.get_temp_dir()),
+    )
+    ours: set[BaseProcess] = set()
     try:
         with _interrupts_held():  # a half started process could be neither used nor ended
             for _ in range(workers):
                 pool.submit(int)
+                ours |= set(multiprocessing.active_children()) - before
         yield pool
-    except BaseException:
-        ours = set(multiprocessing.active_children()) - before
+    except BaseException as error:
+        ours |= set(multiprocessing.active_children()) - before
+        if BrokenProcessPool in (type(error), type(error.__cause__)):
+            pool.shutdown()  # ends the other workers; before it has, exit codes are not known
+            raise _died(notes.of_the_dead(ours)) from None
         for process in ours:
             process.terminate()
         for process in ours:  # before the pool takes away what one that still starts would open
@@ -62,9 +118,9 @@ def worker_pool(workers: int) -> Iterator[Executor]:
 
 
 def run_tasks(
-    executor: Executor, function: Callable[[Task], Result], tasks: Iterable[Task], backlog: int
+    pool: Pool, function: Callable[[Task], Result], tasks: Iterable[Task]
 ) -> Iterator[Result]:
-    """Results as they come, at most ``backlog`` tasks handed out at a time.
+    """Results as they come.
 
     The first task that fails ends it: the others are cancelled or waited for, and its error raised.
     """
@@ -73,30 +129,33 @@ def run_tasks(
     exhausted = False
     try:
         while True:
-            while not exhausted and len(running) < backlog:
+            while not exhausted and len(running) < pool.backlog:
                 try:
                     task = next(waiting)
                 except StopIteration:
                     exhausted = True
                     break
-                running.add(executor.submit(function, task))
+                running.add(pool.executor.submit(function, task))
                 if any(future.done() for future in running):
                     break  # a serial executor: tell its result before the next one starts
             if not running:
                 return
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            finished, running = wait(running, CHECK_SECONDS, return_when=FIRST_COMPLETED)
+            if not finished:
+                pool.check()
             for future in finished:
                 yield future.result()
-    except BrokenProcessPool:
-        raise EventDataError(
-            "a worker process died: killed, out of memory, or started by a script that calls this "
-            'with workers > 1 outside `if __name__ == "__main__":`; what is done is kept: call '
-            "again to go on, with fewer workers if memory ran out"
-        ) from None
-    except Exception:
+    except BrokenProcessPool as error:
+        raise _died([]) from error
+    except Exception as error:
         for future in running:
             future.cancel()
         wait(running)
+        if isinstance(error, MemoryError):
+            raise EventDataError(
+                "memory ran out in a worker; what is done is kept: call again to go on, with fewer "
+                "workers or smaller shards"
+            ) from None
         raise
 
 
@@ -114,15 +173,28 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker() -> None:
+def _died(known: list[str]) -> EventDataError:
+    how = "; another ".join(known) or (
+        "(killed, out of memory, or started by a script that calls this with workers > 1 outside "
+        '`if __name__ == "__main__":`)'
+    )
+    return EventDataError(
+        f"a worker process died {how}; what is done is kept: call again to go on, with fewer "
+        "workers if memory ran out"
+    )
+
+
+def _start_worker(notes: Notes, temporary: str) -> None:
     """Leave Ctrl-C to the parent, and end when the parent does, even by kill -9."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    notes.take()
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+        watch = threading.Thread(target=_end_with, args=(parent.sentinel, temporary), daemon=True)
+        watch.start()
 
 
-def _end_with(sentinel: int) -> None:
+def _end_with(sentinel: int, temporary: str) -> None:
     connection.wait([sentinel])
-    sys.stderr.flush()
+    shutil.rmtree(temporary, ignore_errors=True)  # multiprocessing's: the parent could not
     os._exit(1)

@@ -18,11 +18,13 @@ class Drawn:
     """Samples whose class is where most of their events, or their light, are."""
 
     kind: str = "binary"
+    """A representation, or wide: counts that need uint16."""
     counts: tuple[tuple[str, int], ...] = (("train", 60), ("test", 24))
     names: str = "s{:03}"
     channels: int = 2
     first_label: int = 0
     n_classes: int = CLASSES
+    side: int = SIDE
     dataset = "drawn"
 
     @property
@@ -32,8 +34,14 @@ class Drawn:
     @property
     def sample_format(self) -> SampleFormat:
         steps = None if self.kind == "image" else T
+        wide = self.kind == "wide"
         return SampleFormat(
-            representation=self.kind, steps=steps, channels=self.channels, height=SIDE, width=SIDE
+            representation="count" if wide else self.kind,
+            steps=steps,
+            channels=self.channels,
+            height=self.side,
+            width=self.side,
+            dtype="uint16" if wide else "uint8",
         )
 
     @property
@@ -55,16 +63,16 @@ class Drawn:
     def read(self, sample: Sample, out: NDArray[np.uint8]) -> int:
         rng = np.random.default_rng([len(sample.name), sample.details[0]])
         row, column = divmod(sample.label % CLASSES, 2)
-        chance = np.full((SIDE, SIDE), 0.1)
-        half = SIDE // 2
+        chance = np.full((self.side, self.side), 0.1)
+        half = self.side // 2
         chance[row * half : (row + 1) * half, column * half : (column + 1) * half] = 0.5
         if self.kind == "image":
-            light = chance[..., None] * rng.uniform(100, 400, (SIDE, SIDE, self.channels))
+            light = chance[..., None] * rng.uniform(100, 400, (self.side, self.side, self.channels))
             out[0] = light.astype(np.uint8)
             return 0
-        frames = rng.random((T, self.channels, SIDE, SIDE)) < chance
-        if self.kind == "count":
-            out[:] = np.moveaxis(frames, 1, -1)
+        frames = rng.random((T, self.channels, self.side, self.side)) < chance
+        if self.kind in ("count", "wide"):
+            out[:] = np.moveaxis(frames, 1, -1) * (1 if self.kind == "count" else 300)
         else:
             out[:] = np.moveaxis(np.packbits(frames, axis=0), 1, -1)
         return int(frames.sum())

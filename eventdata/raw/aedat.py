@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from eventdata.errors import InputError, OptionError
+from eventdata.plain import read_plain
 from eventdata.raw.event_columns import Columns, check_whole, header_lines, unwrap
 
 _DAMAGED = "a truncated or damaged AEDAT 4 file"
@@ -73,7 +74,7 @@ def _read_aedat4(path: Path, data: bytes) -> Columns:
 def check_aedat4(path: Path) -> None:
     """Whether a file can be given to the decoder, in whosever hands; InputError where it can't."""
     try:
-        _check_frame(path.read_bytes())
+        _check_frame(read_plain(path))
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
     except InputError as error:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from eventdata.errors import InputError, OptionError
 from eventdata.kernels.video import VideoSettings, frame_indices
+from eventdata.plain import check_plain
 from eventdata.raw.pictures import MAX_PIXELS, read_picture
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -120,6 +121,9 @@ def _decode(
                 raise InputError(f"{path}: no video in this file; get the file again")
             stream = container.streams.video[0]
             decoder = stream.codec_context
+            if decoder is None:
+                raise InputError(f"{path}: of a codec that this FFmpeg hasn't; convert it")
+            decoder.options = {"max_pixels": str(MAX_PIXELS)}  # frames may differ from the header
             if decoder.width * decoder.height > MAX_PIXELS:
                 raise InputError(f"{path}: frames of more than {MAX_PIXELS} pixels; scale it down")
             decoder.thread_count = 1  # clips are read in parallel, not frames
@@ -156,7 +160,7 @@ def _check_whole(path: Path) -> None:
         InputError: the file isn't there, or is shorter than its first twelve bytes say.
     """
     try:
-        size = path.stat().st_size
+        size = check_plain(path).st_size
         with path.open("rb") as file:
             head = file.read(12)
     except OSError as error:

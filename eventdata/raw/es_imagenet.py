@@ -7,6 +7,7 @@ uint8 (n, 3): row, column, step 1..8. The frames are those of the published load
 """
 
 import posixpath
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -140,7 +141,7 @@ def _parse_line(line: str) -> tuple[str, int, int, int, str]:
     name = fields[0] if fields else ""
     if len(fields) != 4:
         return name, -1, 0, 0, f"{len(fields)} fields, not 4 (path label height width): {line!r}"
-    if not all(value.isascii() and value.lstrip("-").isdecimal() for value in fields[1:]):
+    if not all(re.fullmatch("-?[0-9]+", value) for value in fields[1:]):
         return name, -1, 0, 0, f"label, height and width must be whole numbers: {line!r}"
     label, height, width = (int(value[:9]) for value in fields[1:])
     if not 0 <= label < CLASSES:

@@ -14,30 +14,29 @@ inside an event, or that holds what its format hasn't, is an InputError; one tha
 two events, in a format that does not say how many there are, looks like a shorter recording.
 """
 
-import io
 import math
 import struct
-import zipfile
-import zlib
 from array import array
 from collections.abc import Callable
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, check_events, make_events, sensor_of
+from eventdata.plain import check_plain
 from eventdata.raw.aedat import read_aedat
 from eventdata.raw.event_columns import Columns, check_whole
+from eventdata.raw.npz import inflate, list_members, parse_npy_header
 from eventdata.raw.prophesee import read_dat, read_raw
 
 MAX_PIECES = 1 << 20  # of one recording: more is a damaged time stamp or a wrong unit
+# Columns of events compress to a tenth; an npz that declares more than both of these is a bomb.
+MAX_NPZ_BYTES, MAX_NPZ_RATIO = 1 << 28, 64
 
 
 def read_events(
@@ -73,6 +72,7 @@ def read_columns(path: Path) -> Columns:
     if reader is None:
         raise InputError(f"{path}: not an event file; these end in {', '.join(READERS)}")
     try:
+        check_plain(path)
         return reader(path)
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
@@ -154,17 +154,15 @@ def _read_es(path: Path) -> Columns:
 
 
 def _read_npz(path: Path) -> Columns:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            names = list("xytp") if set("xytp") <= members.keys() else list(members)
-            if len(names) not in (1, 4) or not names:
-                raise InputError(f"no arrays x, y, t, p in it (it has: {', '.join(names) or '-'})")
-            arrays = [_parse_npy(_inflate(archive, members[name])) for name in names]
-    except InputError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError):
-        raise InputError("not a whole npz file (truncated, damaged or something else)") from None
+    data = path.read_bytes()
+    members = {name.removesuffix(".npy"): info for name, info in list_members(data).items()}
+    names = list("xytp") if set("xytp") <= members.keys() else list(members)
+    if len(names) not in (1, 4):
+        raise InputError(f"no arrays x, y, t, p in it (it has: {', '.join(names) or '-'})")
+    declared = sum(members[name].file_size for name in names)
+    if declared > max(MAX_NPZ_BYTES, MAX_NPZ_RATIO * len(data)):
+        raise InputError(f"its arrays declare {declared:,} bytes, too many for {len(data):,}")
+    arrays = [_parse_npy(inflate(data, members[name])) for name in names]
     if len(arrays) == 1:
         return _columns(arrays[0])
     x, y, t, p = arrays
@@ -181,27 +179,13 @@ def _columns(events: NDArray[Any]) -> Columns:
     return Columns(events["x"], events["y"], events["t"], events["p"], None)
 
 
-def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """One member of a zip, unless it declares more than deflate can make of its bytes."""
-    if info.file_size > 1032 * info.compress_size + 64:
-        raise InputError(f"array {info.filename} declares {info.file_size:,} bytes: damaged")
-    return archive.read(info)
-
-
 def _parse_npy(content: bytes) -> NDArray[Any]:
     """A column or a structured array (N,) out of an npy file; nothing is ever unpickled."""
-    stream = io.BytesIO(content)
-    read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    try:
-        shape, _, dtype = read_header[npy.read_magic(stream)](stream)
-    except (ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError):
-        raise InputError("not a NumPy array, or one with a damaged header") from None
-    if dtype.hasobject:
-        raise InputError("an array of Python objects, which are never unpickled")
+    shape, _, dtype, start = parse_npy_header(content)
     size = math.prod(shape) * dtype.itemsize
-    if len(shape) != 1 or not dtype.itemsize or size != len(content) - stream.tell():
+    if len(shape) != 1 or not dtype.itemsize or size != len(content) - start:
         raise InputError(f"an array of shape {shape} that its data don't fit; it must be (N,)")
-    return np.frombuffer(content, dtype, offset=stream.tell())
+    return np.frombuffer(content, dtype, offset=start)
 
 
 READERS: dict[str, Callable[[Path], Columns]] = {

@@ -9,18 +9,21 @@ its place among the sorted names, which for ImageNet are WordNet ids, or as a fi
 ``name index`` says.
 """
 
-import os
+import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from eventdata.errors import InputError, OptionError
+from eventdata.raw.remote import files_below, inside
 from eventdata.raw.source import Samples, read_lines, safe_relative
 
 SPLITS = ("train", "val", "test")
 MAX_CLASSES = 1_000_000
+_INDEX = re.compile("[0-9]{1,1000}")  # what int() takes, and no digits of other scripts
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
 
@@ -87,19 +90,18 @@ def list_images(
 
 
 def _class_folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(one.name for one in entries if one.is_dir() and not one.name.startswith("."))
+    folders = (path.name for path, is_folder in inside(folder) if is_folder)
+    return sorted(name for name in folders if not name.startswith("."))
 
 
 def _walk_classes(rows: _Rows, class_folders: Sequence[str]) -> None:
     """All images of the class folders, at any depth, by class and then by path."""
-    for name in class_folders:
-        found = []
-        for folder, _, files in os.walk(rows.folder / name):
-            inside = Path(folder).relative_to(rows.folder).as_posix()
-            found += [f"{inside}/{file}" for file in files if file.lower().endswith(SUFFIXES)]
-        rows.names += sorted(found)
-        rows.labels += [name] * len(found)
+    with ThreadPoolExecutor(16) as threads:  # to list over a network is slow, not busy
+        listed = threads.map(files_below, (rows.folder / name for name in class_folders))
+        for name, files in zip(class_folders, listed, strict=True):
+            images = [f"{name}/{file}" for file in files if file.lower().endswith(SUFFIXES)]
+            rows.names += sorted(images)
+            rows.labels += [name] * len(images)
 
 
 def _read_list(path: Path, rows: Mapping[str, _Rows], flat: Sequence[str]) -> None:
@@ -150,9 +152,9 @@ def _classes(rows: Mapping[str, _Rows], classes_file: Path | None) -> list[str]:
         for index, label in enumerate(part.labels)
         if index not in part.problems
     }
-    numbers = {int(label) for label in listed if label.isdecimal()}
+    numbers = {int(label) for label in listed if _INDEX.fullmatch(label)}
     names = {name for part in rows.values() if not part.from_list for name in part.labels}
-    names |= {label for label in listed if not label.isdecimal()}
+    names |= {label for label in listed if not _INDEX.fullmatch(label)}
     if not names and max(numbers, default=0) < MAX_CLASSES:
         return [str(index) for index in range(max(numbers, default=-1) + 1)]
     return sorted(names)
@@ -163,7 +165,7 @@ def _read_classes(path: Path) -> list[str]:
     names: dict[int, str] = {}
     for number, line in enumerate(read_lines(path), 1):
         fields = line.split()
-        if len(fields) < 2 or not fields[1].isdecimal() or int(fields[1]) in names:
+        if len(fields) < 2 or not _INDEX.fullmatch(fields[1]) or int(fields[1]) in names:
             raise InputError(f"{path}:{number}: expected 'name index', each once, found {line!r}")
         names[int(fields[1])] = fields[0]
     if sorted(names) != list(range(len(names))) or len(set(names.values())) != len(names):

@@ -8,14 +8,12 @@ import io
 import math
 import os
 import re
-import stat
 import struct
 import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from tokenize import TokenError
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
@@ -23,6 +21,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
+from eventdata.plain import check_plain
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _PLAIN_HEADER = re.compile(
@@ -30,6 +29,7 @@ _PLAIN_HEADER = re.compile(
     rb"'shape': \(([0-9]{1,15}(?:, [0-9]{1,15})*)\), \} *\n",
     re.DOTALL,
 )
+_NPY_HEAD = 1 << 14  # more than NumPy takes for a header
 _REMEDY = "get or generate the file again, or leave it out with --on-error skip"
 
 
@@ -40,8 +40,7 @@ def read_npz(path: Path, keys: Sequence[str], max_bytes: int) -> list[NDArray[np
     memory than a sound sample needs. InputError names the file and what is wrong with it.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for a writer
-            raise InputError(f"{path}: not a plain file; {_REMEDY}")
+        check_plain(path)
         with path.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             # readall takes a buffer of the file's size, so the size is checked first.
@@ -60,10 +59,7 @@ def read_npz(path: Path, keys: Sequence[str], max_bytes: int) -> list[NDArray[np
 
 def parse_npz(data: bytes, keys: Sequence[str], max_bytes: int) -> list[NDArray[np.uint8]]:
     """`read_npz` on the bytes of the file; errors say what is wrong, not where."""
-    try:
-        members = {info.filename: info for info in zipfile.ZipFile(io.BytesIO(data)).infolist()}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError):
-        raise InputError("not a whole zip file (truncated, or something else)") from None
+    members = list_members(data)
     arrays = []
     for key in keys:
         info = members.get(f"{key}.npy")
@@ -74,11 +70,20 @@ def parse_npz(data: bytes, keys: Sequence[str], max_bytes: int) -> list[NDArray[
                 f"array {key!r} declares {info.file_size:,} bytes, a sample has at most "
                 f"{max_bytes:,}"
             )
-        arrays.append(_parse_npy(_inflate(data, info), key))
+        arrays.append(_parse_npy(inflate(data, info), key))
     return arrays
 
 
-def _inflate(data: bytes, info: zipfile.ZipInfo) -> bytes:
+def list_members(data: bytes) -> dict[str, zipfile.ZipInfo]:
+    """What a zip file holds, by name."""
+    try:
+        return {info.filename: info for info in zipfile.ZipFile(io.BytesIO(data)).infolist()}
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError):
+        raise InputError("not a whole zip file (truncated, or something else)") from None
+
+
+def inflate(data: bytes, info: zipfile.ZipInfo) -> bytes:
+    """One member of a zip file, of the size that it declares."""
     damaged = InputError(f"member {info.filename!r} is damaged")
     try:
         magic, name_length, extra_length = _LOCAL_HEADER.unpack_from(data, info.header_offset)
@@ -104,7 +109,7 @@ def _inflate(data: bytes, info: zipfile.ZipInfo) -> bytes:
 
 
 def _parse_npy(content: bytes, key: str) -> NDArray[np.uint8]:
-    shape, order, start = _parse_header(content, key)
+    shape, order, start = _parse_plain_header(content, key)
     # A header may hold True for a length. Python integers: a declared shape can't overflow.
     sound = all(type(length) is int and length >= 0 for length in shape)
     if not sound or math.prod(shape) != len(content) - start:
@@ -112,24 +117,58 @@ def _parse_npy(content: bytes, key: str) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape, order=order)
 
 
-def _parse_header(content: bytes, key: str) -> tuple[tuple[int, ...], Literal["C", "F"], int]:
-    """Shape, order and start of the data of a ``.npy``."""
+def _parse_plain_header(
+    content: bytes, key: str
+) -> tuple[tuple[int, ...], Literal["C", "F"], int]:
+    """Shape, order and start of the data of a ``.npy`` of uint8."""
     plain = _PLAIN_HEADER.match(content)  # as NumPy writes it: a tenth of the time
     if plain is not None and plain.end() == 10 + int.from_bytes(content[8:10], "little"):
         return tuple(int(length) for length in plain[1].split(b",")), "C", plain.end()
+    try:
+        shape, fortran_order, dtype, start = parse_npy_header(content)
+    except InputError as error:
+        raise InputError(f"array {key!r}: {error}") from None
+    if dtype != np.uint8:
+        raise InputError(f"array {key!r} holds {dtype}, not uint8")
+    return shape, "F" if fortran_order else "C", start
+
+
+def check_npy(path: Path) -> None:
+    """Whether a ``.npy`` file can be given to NumPy, which trusts its header; else InputError."""
+    try:
+        size = check_plain(path).st_size
+        with path.open("rb") as file:
+            header = parse_npy_header(file.read(_NPY_HEAD))
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}); {_REMEDY}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}; {_REMEDY}") from None
+    if math.prod(header.shape) * header.dtype.itemsize != size - header.start:
+        raise InputError(f"{path}: declares shape {header.shape}, its data do not fit; {_REMEDY}")
+
+
+class NpyHeader(NamedTuple):
+    """What the header of a ``.npy`` says, not checked against its data, and where these begin."""
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[Any]
+    start: int
+
+
+def parse_npy_header(content: bytes) -> NpyHeader:
+    """The header of a ``.npy``; InputError where it is damaged, or of Python objects."""
     stream = io.BytesIO(content)
     try:
-        version = npy.read_magic(stream)
         read_header = {
             (1, 0): npy.read_array_header_1_0,
             (2, 0): npy.read_array_header_2_0,
-        }[version]
+        }[npy.read_magic(stream)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of headers as Python 2 wrote them
-            shape, fortran_order, dtype = read_header(stream)
-    except (ValueError, KeyError, SyntaxError, TypeError, RecursionError, MemoryError, TokenError):
-        raise InputError(f"array {key!r} has a damaged header") from None
-    if dtype != np.uint8:
-        kind = "Python objects, which are never unpickled" if dtype.hasobject else str(dtype)
-        raise InputError(f"array {key!r} holds {kind}, not uint8")
-    return shape, "F" if fortran_order else "C", stream.tell()
+            header = NpyHeader(*read_header(stream), stream.tell())
+    except Exception:  # its parser raises a dozen kinds
+        raise InputError("not a NumPy array, or one with a damaged header") from None
+    if header.dtype.hasobject:
+        raise InputError("holds Python objects, which are never unpickled")
+    return header

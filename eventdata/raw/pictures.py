@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from eventdata.errors import InputError
+from eventdata.plain import check_plain
 
 # Formats that Pillow decodes by itself, without help from another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -48,6 +49,7 @@ def read_picture(path: Path | str, *, grey: bool = False) -> NDArray[np.uint8]:
         InputError: the file is missing, no such image, damaged, truncated, or too large.
     """
     try:
+        check_plain(path)
         with open(path, "rb") as file, warnings.catch_warnings():  # noqa: PTH123 str or Path
             # Of odd metadata, which does no harm, and of large sizes, which raise below.
             warnings.simplefilter("ignore")

@@ -20,6 +20,7 @@ from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, make_events
 from eventdata.raw.event_files import READERS, cut, read_columns
 from eventdata.raw.framed import FrameSettings
+from eventdata.raw.remote import files_below
 from eventdata.raw.source import Sample, Samples, SettingsOnly, file_numbers, stored_name
 from eventdata.store.layout import Parameters, SampleFormat
 
@@ -228,7 +229,9 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
             )
     found = {}
     for inside in _folders(folder):
-        files = sorted(path for path in inside.rglob("*") if _is_event_file(path))
+        files = sorted(
+            path for name in files_below(inside) if _is_event_file(path := inside / name)
+        )
         if files:
             found[inside.name] = files
     return found

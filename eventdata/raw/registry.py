@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eventdata.errors import OptionError
+from eventdata.raw.remote import only_local
 from eventdata.raw.source import Source
 
 
@@ -51,6 +52,7 @@ def _images(root: Path, options: Mapping[str, Any]) -> Source:
 
     if not options.get("grey_from_events"):
         return Images(root=root, **_chosen(options, {**_IMAGES, **_PIXELS}))
+    only_local(root, "the store for --grey-from-events")
     useless = sorted(set(options) - {"grey_from_events", "split"})
     if useless:
         raise OptionError(f"--grey-from-events has no use for {useless[0]!r}; leave it out")
@@ -61,6 +63,7 @@ def _tonic(root: Path, options: Mapping[str, Any]) -> Source:
     from eventdata.raw.framed import FrameSettings
     from eventdata.raw.tonic import TonicSource
 
+    only_local(root, "data that Tonic opens")
     frames = FrameSettings.from_options(options)
     name = options["name"].removeprefix(_TONIC)
     return TonicSource(root=root, name=name, frames=frames, only=options.get("split"))
@@ -70,6 +73,7 @@ def _recordings(root: Path, options: Mapping[str, Any]) -> Source:
     from eventdata.raw.framed import FrameSettings
     from eventdata.raw.recordings import Recordings
 
+    only_local(root, "recordings, which are listed by what is in them,")
     frames = FrameSettings.from_options(options)
     return Recordings(
         root=root, frames=frames, every=options.get("every"), only=options.get("split")
@@ -163,7 +167,9 @@ def source_entry(name: str) -> SourceEntry:
 
 
 def build_source(name: str, root: Path, options: Mapping[str, Any]) -> Source:
-    """The source of a name on an input folder; OptionError for an option it does not know.
+    """The source of a name on an input folder (`raw.remote.open_input`).
+
+    OptionError for an option that it does not know, InputError for a URL where it can't take one.
 
     Options whose value is None count as not given.
     """

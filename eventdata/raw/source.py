@@ -2,9 +2,10 @@
 
 import contextlib
 import os
+import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
@@ -15,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
+from eventdata.plain import check_plain
+from eventdata.raw.remote import RemotePath, numbers_of_all
+from eventdata.remote import is_url
 from eventdata.store.layout import Parameters, SampleFormat
 
 
@@ -101,8 +105,10 @@ class Samples:
         """Fill input_size (bytes) and input_time (ns); note each file that isn't there."""
         self.input_size = np.zeros(len(self), np.uint64)
         self.input_time = np.zeros(len(self), np.int64)
+        # Files behind a URL are looked up together, by listing their folders.
+        step = max(len(self), 1) if any(map(is_url, self.paths)) else 1024
         with ThreadPoolExecutor(16) as threads:  # a stat over a network is slow, not busy
-            batches = (self.paths[i : i + 1024] for i in range(0, len(self), 1024))
+            batches = (self.paths[i : i + step] for i in range(0, len(self), step))
             numbers = threads.map(file_numbers, batches)
             found = (pair for batch in numbers for pair in batch)
             for index, (size, time) in enumerate(found):
@@ -112,11 +118,13 @@ class Samples:
                     self.input_size[index], self.input_time[index] = size, time
 
 
-def file_numbers(paths: Iterable[str]) -> list[tuple[int, int]]:
+def file_numbers(paths: Sequence[str]) -> list[tuple[int, int]]:
     """Size and time of change of each file; (-1, 0) where it isn't there, (0, 0) for "".
 
     Of a folder (a clip as frames): the sum of its files' sizes, the latest change of it or them.
     """
+    if any(map(is_url, paths)):
+        return numbers_of_all(paths)
     numbers = []
     for path in paths:
         if not path:
@@ -132,7 +140,8 @@ def file_numbers(paths: Iterable[str]) -> list[tuple[int, int]]:
         except (OSError, ValueError):
             numbers.append((-1, 0))
         else:
-            numbers.append((size, time))
+            # A clock that was wrong may have left any time: those beyond int64 (2262) wrap around.
+            numbers.append((size, (time + 2**63) % 2**64 - 2**63))
     return numbers
 
 
@@ -201,13 +210,26 @@ def listen() -> Iterator[Counter[str]]:
         _told.reset(token)
 
 
+@contextlib.contextmanager
+def told_of_reading(what: object) -> Iterator[None]:
+    """Turn the system's errors of listing and reading input into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or what}: can't be read ({error.strerror or error}); see to that and "
+            "call again"
+        ) from error
+
+
 def safe_relative(name: str) -> bool:
-    """Whether a listed path stays inside its folder."""
+    """Whether a listed path stays inside its folder, and does not pass for a URL."""
     path = Path(name)
     return (
         bool(name)
         and "\\" not in name
         and "\0" not in name
+        and not re.search("://|::", name)  # :: leads from one file system of fsspec to another
         and not path.is_absolute()
         and (".." not in path.parts)
     )
@@ -221,6 +243,8 @@ def stored_name(name: str) -> str:
 def read_lines(path: Path) -> list[str]:
     """Lines of a manifest, whatever its line ends, blank lines at the end left out."""
     try:
+        if not isinstance(path, RemotePath):
+            check_plain(path)
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(

@@ -19,6 +19,7 @@ from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, check_events, make_events
 from eventdata.raw.aedat import check_aedat4
 from eventdata.raw.framed import FrameSettings
+from eventdata.raw.npz import check_npy
 from eventdata.raw.source import Sample, Samples, SettingsOnly, stored_name
 from eventdata.raw.tonic_sets import (
     Opened,
@@ -33,6 +34,7 @@ from eventdata.raw.tonic_sets import (
 from eventdata.store.layout import Parameters, SampleFormat
 
 PREFIX = "tonic:"
+_CHECKS = {".aedat4": check_aedat4, ".npy": check_npy}  # before Tonic's readers trust a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +142,9 @@ class TonicSource(SettingsOnly):
         if not index < len(dataset) or (places and sample.path not in places):
             raise InputError(f"{where}: no longer in the data set; call again")
         size = self._size(dataset)
-        if where.endswith(".aedat4"):
-            check_aedat4(Path(where))
+        check = _CHECKS.get(Path(where).suffix)
+        if check is not None:
+            check(Path(where))
         try:
             made, _ = dataset[index]
         except (KeyboardInterrupt, SystemExit, MemoryError):

@@ -4,7 +4,6 @@
 ``testlist01.txt``: the same without the label. Line ends are CRLF as published.
 """
 
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from eventdata.errors import InputError, OptionError
+from eventdata.raw.remote import inside
 from eventdata.raw.source import Samples, read_lines, safe_relative, stored_name
 
 _CLIP = re.compile(r"v_(?P<label>\w+)_g\d+_c\d+")
@@ -28,12 +28,12 @@ def find_clips(root: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the one that holds the clips")
     found: dict[str, list[Path]] = {}
-    inside = list(os.scandir(root))
-    for entry in list(inside):
+    entries = inside(root)
+    for path, is_folder in list(entries):
         # A folder of frames is a clip or nothing: UCF101 as frames is two million files.
-        if entry.is_dir() and not _CLIP.fullmatch(entry.name):
-            inside += os.scandir(entry)
-    for path, is_folder in sorted((Path(entry.path), entry.is_dir()) for entry in inside):
+        if is_folder and not _CLIP.fullmatch(path.name):
+            entries += inside(path)
+    for path, is_folder in sorted(entries):
         name = path.name if is_folder else path.stem
         kind = "" if is_folder and _CLIP.fullmatch(name) else path.suffix.lower() or None
         if kind in suffixes and (kind == "") == is_folder:

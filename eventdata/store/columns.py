@@ -1,11 +1,11 @@
 """The one-value-a-sample arrays of a split: plain Zarr arrays in chunks of 65,536 samples.
 
 Written here byte by byte, so that the same values are the same bytes whatever version of a library
-is there (a later call compares them), and read by zarr-python.
+is there (a later call compares them), and read here, so that a stranger's store can't ask for more
+memory than its files are worth.
 """
 
 import json
-import warnings
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
 from eventdata.store.files import Files
-from eventdata.store.layout import METADATA_CHUNK, ZSTD_LEVEL
-from eventdata.store.shard import crc32c
+from eventdata.store.layout import METADATA_CHUNK, ZSTD_LEVEL, parse_json, whole_number
+from eventdata.store.shard import CRC_BYTES, crc32c
 
 TYPES = {
     "label": "int32",
@@ -27,13 +27,15 @@ TYPES = {
     "input_time": "int64",
 }
 _FILL = {"string": "", "bool": False}
+MAX_TEXT_BYTES = 1 << 24  # of the texts of a chunk, if not 4096 each: no path is longer
 
 
 def encode_column(name: str, values: NDArray[Any]) -> dict[str, bytes]:
     """Files of the array ``name`` with these values (N,): ``NAME/zarr.json``, ``NAME/c/0``, ..."""
     kind = TYPES[name]
     chunk = min(METADATA_CHUNK, max(len(values), 1))
-    files = {f"{name}/zarr.json": _document(kind, len(values), chunk)}
+    document = _document(kind, len(values), chunk)
+    files = {f"{name}/zarr.json": json.dumps(document, indent=2).encode()}
     compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress
     for number, start in enumerate(range(0, len(values), chunk)):
         part = values[start : start + chunk]
@@ -50,13 +52,13 @@ def encode_column(name: str, values: NDArray[Any]) -> dict[str, bytes]:
     return files
 
 
-def _document(kind: str, count: int, chunk: int) -> bytes:
+def _document(kind: str, count: int, chunk: int) -> dict[str, Any]:
     to_bytes: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
     if kind == "string":
         to_bytes = {"name": "vlen-utf8", "configuration": {}}
     elif kind == "bool":
         to_bytes = {"name": "bytes"}
-    document = {
+    return {
         "shape": [count],
         "data_type": kind,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk]}},
@@ -73,41 +75,65 @@ def _document(kind: str, count: int, chunk: int) -> bytes:
         "node_type": "array",
         "storage_transformers": [],
     }
-    return json.dumps(document, indent=2).encode()
 
 
 def read_column(files: Files, split: str, name: str) -> NDArray[Any]:
     """All values of an array of a split; StoreError where a file is missing or damaged.
 
-    Strings come as an array of Python strings.
+    Strings come as an array of Python strings. Of what the array's zarr.json declares nothing is
+    taken on trust: memory is needed for chunks that are there, one after the other.
     """
-    import zarr
-    from zarr.core.buffer import Buffer
-    from zarr.core.buffer.cpu import Buffer as MemoryBuffer
-
     where = f"{files.where}/{split}/{name}"
-    folder = f"{split}/{name}"
-    stored: dict[str, Buffer] = {}
-    for key in files.list(folder):
-        data = files.read(key)
-        if data is not None:
-            stored[key.removeprefix(f"{folder}/")] = MemoryBuffer.from_bytes(data)
-    if "zarr.json" not in stored:
+    document = files.read(f"{split}/{name}/zarr.json")
+    if document is None:
         raise StoreError(f"{where}: the array is missing; convert again")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            array = zarr.open_array(zarr.storage.MemoryStore(stored), mode="r")
-        chunk = array.chunks[0]
-        lost = [i for i in range(-(-array.shape[0] // chunk)) if f"c/{i}" not in stored]
-        if lost:
-            raise StoreError(f"{where}: chunk {lost[0]} is missing; convert again")
-        values = np.asarray(array[:])
-    except StoreError:
+        count, chunk = _parse_document(document, TYPES[name])
+        parts = []
+        for number in range(-(-count // chunk)):
+            data = files.read(f"{split}/{name}/c/{number}")
+            if data is None:
+                raise ValueError(f"chunk {number} is missing")
+            parts.append(_decode(data, TYPES[name], chunk))
+    except StoreError:  # it could not be read
         raise
-    except Exception as error:  # zarr and its codecs raise many kinds on damaged bytes
+    except (ValueError, KeyError, TypeError, IndexError, zstandard.ZstdError) as error:
         raise StoreError(f"{where}: the array is damaged ({error}); convert again") from None
-    expected = object if TYPES[name] == "string" else np.dtype(TYPES[name])
-    if values.ndim != 1 or (expected is not object and values.dtype != expected):
-        raise StoreError(f"{where}: the array is not {TYPES[name]} (N,); convert again")
-    return values.astype(object) if expected is object else values
+    empty = np.empty(0, _dtype(TYPES[name]))
+    return np.concatenate([empty, *parts])[:count]
+
+
+def _parse_document(document: bytes, kind: str) -> tuple[int, int]:
+    """Values and values a chunk of an array; ValueError unless it says what `_document` would."""
+    found = parse_json(document)
+    count = whole_number(found["shape"][0], least=0)
+    chunk = whole_number(found["chunk_grid"]["configuration"]["chunk_shape"][0], least=1)
+    expected = _document(kind, count, chunk).items()
+    if chunk > METADATA_CHUNK or any(found.get(key) != value for key, value in expected):
+        raise ValueError(f"its zarr.json is not that of {kind} (N,)")
+    return count, chunk
+
+
+def _decode(data: bytes, kind: str, chunk: int) -> NDArray[Any]:
+    """The values of a chunk; ValueError or ZstdError where its bytes are not those of so many."""
+    packed = data[:-CRC_BYTES]
+    if crc32c(packed) != data[-CRC_BYTES:]:
+        raise ValueError("a chunk fails its checksum")
+    dtype = _dtype(kind)
+    most = max(MAX_TEXT_BYTES, 4096 * chunk) if kind == "string" else chunk * dtype.itemsize
+    declared = zstandard.frame_content_size(packed)
+    if not 0 <= declared <= most:
+        raise ValueError(f"a chunk declares {declared:,} bytes, it has at most {most:,}")
+    raw = zstandard.ZstdDecompressor().decompress(packed)
+    if kind == "string":
+        if int.from_bytes(raw[:4], "little") != chunk:
+            raise ValueError("a chunk has not as many texts as it must")
+        return np.asarray(VLenUTF8().decode(raw), object)
+    values = np.frombuffer(raw, dtype.newbyteorder("<"))
+    if len(values) != chunk or (kind == "bool" and np.frombuffer(raw, np.uint8).max() > 1):
+        raise ValueError(f"a chunk is not {chunk:,} values of {kind}")
+    return values.astype(dtype, copy=False)
+
+
+def _dtype(kind: str) -> np.dtype[Any]:
+    return np.dtype(object if kind == "string" else kind)

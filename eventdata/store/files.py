@@ -9,15 +9,15 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from fsspec.core import url_to_fs
-
 from eventdata.errors import StoreError
+from eventdata.plain import read_plain
+from eventdata.remote import Remote, is_url
 from eventdata.store.layout import WORK
 
 
@@ -60,7 +60,7 @@ def open_files(place: str | os.PathLike[str]) -> Files:
     """The files of a store at a path or URL."""
     text = os.fspath(place)
     # Absolute, because the program may change its folder while the store is open.
-    return RemoteFiles(text) if "://" in text else LocalFiles(Path(text).absolute())
+    return RemoteFiles(text) if is_url(text) else LocalFiles(Path(text).absolute())
 
 
 @contextlib.contextmanager
@@ -101,7 +101,7 @@ class LocalFiles:
     def read(self, key: str) -> bytes | None:
         """See `Files.read`."""
         try:
-            return (self.root / key).read_bytes()
+            return read_plain(self.root / key)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
@@ -112,15 +112,15 @@ class LocalFiles:
     def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
         """See `Files.write`."""
         # .work is not made here: a worker that outlives its conversion must find no place to write.
-        temporary = {key: self.root / WORK / f"{uuid.uuid4().hex}.tmp" for key in documents}
+        temporary = {key: self.own(f"{WORK}/{uuid.uuid4().hex}.tmp") for key in documents}
+        targets = {key: self.own(key) for key in documents}
         with told_plainly(self.where):
             try:
                 with ThreadPoolExecutor(min(16, len(documents) or 1)) as threads:
                     list(threads.map(_write_durably, temporary.values(), documents.values()))
                 for key, path in temporary.items():
-                    target = self.root / key
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    path.replace(target)
+                    targets[key].parent.mkdir(parents=True, exist_ok=True)
+                    path.replace(targets[key])
             except BaseException:
                 for path in temporary.values():
                     path.unlink(missing_ok=True)
@@ -160,9 +160,9 @@ class LocalFiles:
 
     def remove(self, prefix: str) -> None:
         """See `Files.remove`."""
-        target = self.root / prefix
+        target = self.own(prefix)
         with told_plainly(str(target)):
-            if target.is_dir() and not target.is_symlink():
+            if target.is_dir():
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
@@ -170,87 +170,118 @@ class LocalFiles:
     def prepare(self) -> None:
         """See `Files.prepare`."""
         with told_plainly(self.where):
-            (self.root / WORK).mkdir(parents=True, exist_ok=True)
+            self.own(WORK).mkdir(parents=True, exist_ok=True)
+
+    def own(self, key: str) -> Path:
+        """Where a key lies, for writing.
+
+        StoreError where a link would lead out of the store. (Reading follows links: there are
+        tools that keep large files elsewhere.)
+        """
+        path = self.root / key
+        for part in (path, *path.parents):
+            if part == self.root:
+                break
+            if part.is_symlink():
+                raise StoreError(f"{part}: is a link, through which nothing is written; remove it")
+        return path
 
 
 class RemoteFiles:
     """A store that fsspec reaches by a URL."""
 
     def __init__(self, url: str) -> None:
-        self.where = url.rstrip("/")
-        with self._told("reached"):
-            self._system, self._root = url_to_fs(self.where)
+        self._remote = Remote(url, StoreError)
+        self.where = self._remote.url
 
-    def __reduce__(self) -> tuple[Any, ...]:  # a connection does not travel to another process
+    def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFiles, (self.where,)
-
-    @contextlib.contextmanager
-    def _told(self, action: str, key: str = "") -> Iterator[None]:
-        """Turn what fsspec and its many libraries raise into one sentence."""
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            place = f"{self.where}/{key}" if key else self.where
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise StoreError(
-                f"{place}: can't be {action} ({reason}); see to address, credentials and network"
-            ) from error
-
-    def _path(self, key: str) -> str:
-        return f"{self._root}/{key}" if key else str(self._root)
 
     def read(self, key: str) -> bytes | None:
         """See `Files.read`."""
         try:
-            with self._told("read", key):
-                return bytes(self._system.cat_file(self._path(key)))
+            return self._remote.ask("read", key, lambda system, path: bytes(system.cat_file(path)))
         except FileNotFoundError:
             return None
+
+    def read_parts(self, parts: Sequence[tuple[str, int, int | None]]) -> list[bytes]:
+        """The bytes of several (key, start, stop), all asked for at once.
+
+        A negative start counts from the end, where stop is None. StoreError where a key is missing
+        or its part lies outside of it.
+        """
+        found: dict[int, bytes] = {}
+        keys = [key for key, _, _ in parts]
+
+        def read_missing(system: Any, _: str) -> None:
+            missing = [number for number in range(len(parts)) if number not in found]
+            answers = system.cat_ranges(
+                [self._remote.path(keys[number]) for number in missing],
+                [parts[number][1] for number in missing],
+                [parts[number][2] for number in missing],
+                on_error="return",
+            )
+            found.update(
+                (number, answer)
+                for number, answer in zip(missing, answers, strict=True)
+                if not isinstance(answer, BaseException)
+            )
+            for answer in answers:
+                if isinstance(answer, BaseException):
+                    raise answer  # asked for again, what came is kept
+
+        common = keys[0] if len(set(keys)) == 1 else ""
+        try:
+            self._remote.ask("read", common, read_missing)
+        except FileNotFoundError:
+            lost = next(key for number, key in enumerate(keys) if number not in found)
+            raise StoreError(
+                f"{self.where}/{lost}: can't be read (it is gone); see `eventdata verify`"
+            ) from None
+        return [found[number] for number in range(len(parts))]
 
     def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
         """See `Files.write`."""
         for key, data in documents.items():
-            with self._told("written", key):
-                self._system.pipe_file(self._path(key), bytes(data))
+            self._write_one(key, bytes(data))
+
+    def _write_one(self, key: str, data: bytes) -> None:
+        self._remote.ask("written", key, lambda system, path: system.pipe_file(path, data))
 
     def size(self, key: str) -> int | None:
         """See `Files.size`."""
         try:
-            with self._told("read", key):
-                return int(self._system.size(self._path(key)))
+            return self._remote.ask("read", key, lambda system, path: int(system.size(path)))
         except FileNotFoundError:
             return None
 
     def names(self) -> list[str]:
         """See `Files.names`."""
         try:
-            with self._told("read"):
-                self._system.invalidate_cache()
-                paths = self._system.ls(self._root, detail=False)
+            paths = self._remote.ask(
+                "read", "", lambda system, path: list(system.ls(path, detail=False))
+            )
         except FileNotFoundError:
             return []
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
 
     def list(self, prefix: str) -> list[str]:
         """See `Files.list`."""
-        start = len(str(self._root)) + 1
-        with self._told("read", prefix):
-            self._system.invalidate_cache()
-            return sorted(path[start:] for path in self._system.find(self._path(prefix)))
+        start = len(self._remote.path()) + 1
+        paths = self._remote.ask("read", prefix, lambda system, path: [*system.find(path)])
+        return sorted(path[start:] for path in paths)
 
     def total_bytes(self) -> int:
         """See `Files.total_bytes`."""
-        with self._told("read"):
-            self._system.invalidate_cache()
-            return int(self._system.du(self._root))
+        found = self._remote.ask("read", "", lambda system, path: system.find(path, detail=True))
+        return sum(int(entry["size"]) for entry in found.values())
 
     def remove(self, prefix: str) -> None:
         """See `Files.remove`."""
-        with self._told("removed", prefix), contextlib.suppress(FileNotFoundError):
-            self._system.invalidate_cache()
-            self._system.rm(self._path(prefix), recursive=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._remote.ask(
+                "removed", prefix, lambda system, path: system.rm(path, recursive=True)
+            )
 
     def prepare(self) -> None:
         """See `Files.prepare`; objects need no folder."""

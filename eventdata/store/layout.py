@@ -29,6 +29,7 @@ HEADER_KEY = "zarr.json"
 SKIPPED_KEY = "skipped.json"
 WORK = ".work"
 METADATA_CHUNK = 65_536  # samples a chunk of the one-value-a-sample arrays
+MAX_SAMPLE_BYTES = 1 << 29  # in memory before compression
 
 Representation = Literal["binary", "count", "image"]
 Parameters = Mapping[str, Any]
@@ -117,6 +118,10 @@ class Header:
         """Names of the splits, each a group."""
         return list(self.parameters.get("split_names", []))
 
+    def class_name(self, label: int) -> str:
+        """The name of a label's class; a damaged store may have labels without one."""
+        return self.classes[label] if 0 <= label < len(self.classes) else f"label {label}"
+
     def document(self) -> bytes:
         """The root group's ``zarr.json``."""
         return group_document({"eventdata": vars(self)})
@@ -131,9 +136,9 @@ def parameters_digest(parameters: Parameters) -> str:
 def parse_header(document: bytes, where: str) -> Header:
     """Read the root group's ``zarr.json``; StoreError where it is not one of ours."""
     try:
-        values = json.loads(document)["attributes"]["eventdata"]
-        version = int(values["version"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        values = parse_json(document)["attributes"]["eventdata"]
+        version = whole_number(values["version"], least=1)
+    except (ValueError, KeyError, TypeError):
         raise StoreError(
             f"{where}: not a store of eventdata (its zarr.json has no readable 'eventdata' "
             "attributes); give the folder that `eventdata convert` wrote"
@@ -147,12 +152,16 @@ def parse_header(document: bytes, where: str) -> Header:
         header = Header(**values)
         sound = (
             header.representation in ("binary", "count", "image")
+            and (header.steps is None or bool(whole_number(header.steps, least=1)))
             and isinstance(header.complete, bool)
             and isinstance(header.parameters, dict)
+            and all(isinstance(text, str) for text in (header.dataset, header.parameters_sha256))
+            and all(isinstance(names, list) for names in (header.classes, header.polarity))
             and all(isinstance(name, str) for name in (*header.classes, *header.polarity))
+            and len(set(header.split_names)) == len(header.split_names)
             and all(_is_plain(name) for name in header.split_names)
         )
-    except TypeError:
+    except (TypeError, ValueError):
         sound = False
     if not sound:
         raise StoreError(f"{where}: the 'eventdata' attributes in zarr.json are damaged")
@@ -160,8 +169,33 @@ def parse_header(document: bytes, where: str) -> Header:
 
 
 def _is_plain(name: object) -> bool:
-    """Whether it names a folder of the store and nothing outside it."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+    """Whether it names a folder of the store and nothing outside it, nor the store's own files."""
+    return (
+        isinstance(name, str)
+        and 0 < len(name) < 200
+        and name.isprintable()
+        and name[0] != "."
+        and name not in (HEADER_KEY, SKIPPED_KEY)
+        and not set(name) & set("/\\")
+    )
+
+
+def parse_json(document: bytes) -> Any:
+    """A JSON document's value; ValueError for all that is none, or is nested too deep."""
+    try:
+        return json.loads(document)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def whole_number(value: Any, *, least: int) -> int:
+    """A whole number of JSON, in which 8.0, true and a text could pass for one; ValueError.
+
+    At most 2**53, up to which all readers of JSON agree.
+    """
+    if type(value) is not int or not least <= value <= 2**53:
+        raise ValueError(f"{value!r:.40} is no whole number of {least} or more")
+    return value
 
 
 def group_document(attributes: Mapping[str, Any] | None = None) -> bytes:
@@ -172,6 +206,10 @@ def group_document(attributes: Mapping[str, Any] | None = None) -> bytes:
 
 def sample_array_document(sample: SampleFormat, count: int, shard_size: int) -> bytes:
     """The ``zarr.json`` of the array of samples: ``count`` of them, ``shard_size`` a shard."""
+    return json.dumps(_sample_array(sample, count, shard_size), indent=2).encode()
+
+
+def _sample_array(sample: SampleFormat, count: int, shard_size: int) -> dict[str, Any]:
     last = len(sample.chunk_shape) - 1
     channel_last = [*range(last - 2), last - 1, last, last - 2]
     itemsize = np.dtype(sample.dtype).itemsize
@@ -192,7 +230,7 @@ def sample_array_document(sample: SampleFormat, count: int, shard_size: int) -> 
         ],
         "index_location": "end",
     }
-    document = {
+    return {
         "shape": [count, *sample.array_shape],
         "data_type": sample.dtype,
         "chunk_grid": {
@@ -208,7 +246,6 @@ def sample_array_document(sample: SampleFormat, count: int, shard_size: int) -> 
         "node_type": "array",
         "storage_transformers": [],
     }
-    return json.dumps(document, indent=2).encode()
 
 
 def parse_sample_array(
@@ -221,10 +258,12 @@ def parse_sample_array(
     """
     damaged = StoreError(f"{where}: the array's zarr.json is damaged or not of this layout")
     try:
-        found = json.loads(document)
-        count, *shape = (int(n) for n in found["shape"])
-        shard_size = int(found["chunk_grid"]["configuration"]["chunk_shape"][0])
-        channels, height, width = shape[-3:]
+        found = parse_json(document)
+        count = whole_number(found["shape"][0], least=0)
+        shard_size = whole_number(found["chunk_grid"]["configuration"]["chunk_shape"][0], least=1)
+        channels, height, width = (whole_number(side, least=1) for side in found["shape"][-3:])
+        if found["data_type"] not in ("uint8", "uint16"):
+            raise damaged
         sample = SampleFormat(
             representation=header.representation,
             steps=header.steps,
@@ -233,13 +272,16 @@ def parse_sample_array(
             width=width,
             dtype=found["data_type"],
         )
-        expected = json.loads(sample_array_document(sample, count, shard_size))
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        expected = _sample_array(sample, count, shard_size)
+    except (ValueError, KeyError, TypeError, IndexError):
         raise damaged from None
     if any(found.get(key) != value for key, value in expected.items()):
         raise damaged
-    if min(count, *shape) < 0 or shard_size < 1 or sample.dtype not in ("uint8", "uint16"):
-        raise damaged
+    if sample.planes * sample.chunk_bytes > MAX_SAMPLE_BYTES:
+        raise StoreError(
+            f"{where}: samples of {sample.planes * sample.chunk_bytes:,} bytes, more than the "
+            f"{MAX_SAMPLE_BYTES:,} that any store has"
+        )
     return sample, count, shard_size
 
 

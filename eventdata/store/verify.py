@@ -1,6 +1,7 @@
 """Check a store against itself: every checksum, every array against the others."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from eventdata.store.layout import (
     SampleFormat,
     group_document,
     parameters_digest,
+    parse_json,
     shard_count,
     shard_key,
 )
@@ -79,19 +81,27 @@ def check_metadata(store: Store) -> Iterator[Problem]:
         except ValueError as error:  # JSON
             yield Problem(f"a zarr.json is damaged ({error})", split=split.name)
     yield from _check_skipped(store)
-    known = {HEADER_KEY, SKIPPED_KEY}
-    for split in store.splits.values():
-        known |= {f"{split.name}/zarr.json", f"{split.name}/{split.sample.array}/zarr.json"}
-        known |= {
-            shard_key(split.name, split.sample, shard)
-            for shard in range(shard_count(split.count, split.shard_size))
-        }
-    for key in sorted(set(store.files.list("")) - known):
-        split_name, _, rest = key.partition("/")
-        if split_name == WORK:
-            continue  # left by a kill just before the end; the next `eventdata convert` removes it
-        if split_name not in store.splits or rest.split("/")[0] not in TYPES:
+    for key in store.files.list(""):
+        if not _belongs(store, key):
             yield Problem(f"{key}: a file that does not belong to the store")
+
+
+def _belongs(store: Store, key: str) -> bool:
+    split_name, _, rest = key.partition("/")
+    if key in (HEADER_KEY, SKIPPED_KEY) or split_name == WORK:
+        return True  # WORK: of a kill just before the end; the next `eventdata convert` removes it
+    split = store.splits.get(split_name)
+    if split is None:
+        return False
+    array = split.sample.array
+    if rest in ("zarr.json", f"{array}/zarr.json") or rest.split("/")[0] in TYPES:
+        return True
+    number = re.match(rf"{array}/c/([0-9]+)/", rest)
+    return (
+        number is not None
+        and key == shard_key(split_name, split.sample, int(number[1]))
+        and int(number[1]) < shard_count(split.count, split.shard_size)
+    )
 
 
 def _check_columns(split: Split, classes: int) -> Iterator[Problem]:
@@ -104,12 +114,12 @@ def _check_columns(split: Split, classes: int) -> Iterator[Problem]:
         "input_time": split.input_times,
     }
     group = split.files.read(f"{split.name}/zarr.json") or b"{}"
-    if json.loads(group) != json.loads(group_document()):
+    if parse_json(group) != json.loads(group_document()):
         yield Problem(f"{split.name}/zarr.json is not what this layout has", split=split.name)
     for column, values in columns.items():
         key = f"{split.name}/{column}/zarr.json"
         expected = json.loads(encode_column(column, values)[f"{column}/zarr.json"])
-        found = json.loads(split.files.read(key) or b"{}")
+        found = parse_json(split.files.read(key) or b"{}")
         if any(found.get(name) != value for name, value in expected.items()):
             yield Problem(f"{key} is not what this layout has", split=split.name)
     outside = split.valid & ((split.labels < 0) | (split.labels >= classes))

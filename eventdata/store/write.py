@@ -10,6 +10,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -28,13 +29,16 @@ from eventdata.store.layout import (
     SampleFormat,
     group_document,
     parse_header,
+    parse_json,
     sample_array_document,
     shard_count,
     shard_key,
+    whole_number,
 )
 from eventdata.store.read import read_skipped
 
 Columns = Mapping[str, NDArray[Any]]
+LOCK = f"{WORK}/lock"
 INPUT_COLUMNS = ("name", "label", "input_size", "input_time")
 _CHANGED = {
     "name": "is another one",
@@ -81,11 +85,16 @@ class ShardRecord:
 
     @classmethod
     def parse(cls, document: bytes) -> "ShardRecord":
-        """ValueError or TypeError where the document is not whole."""
-        values = json.loads(document)
-        skipped = {int(slot): reason for slot, reason in values["skipped"].items()}
-        notes = {note: int(count) for note, count in values.get("notes", {}).items()}
-        return cls([int(count) for count in values["events"]], skipped, int(values["size"]), notes)
+        """ValueError, TypeError, KeyError or AttributeError where the document is not whole."""
+        values = parse_json(document)
+        skipped = {int(slot): str(reason) for slot, reason in values["skipped"].items()}
+        notes = {
+            note: whole_number(count, least=0) for note, count in values.get("notes", {}).items()
+        }
+        events = [whole_number(count, least=0) for count in values["events"]]
+        if max(events, default=0) >= 2**32 or not all(0 <= slot < len(events) for slot in skipped):
+            raise ValueError("events or slots that no shard has")
+        return cls(events, skipped, whole_number(values["size"], least=0), notes)
 
 
 def existing_header(files: Files) -> Header | None:
@@ -106,7 +115,7 @@ def writer_lock(files: Files) -> Iterator[None]:
     if not isinstance(files, LocalFiles):
         yield
         return
-    lock = FileLock(files.root / WORK / "lock")
+    lock = FileLock(files.own(LOCK))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -127,8 +136,6 @@ def already_complete(files: Files, plan: StorePlan) -> bool:
     if found is None or not found.complete:
         return False
     check_same(files, found, plan)
-    if WORK in files.names():  # killed between the last two steps
-        files.remove(WORK)
     return True
 
 
@@ -169,7 +176,7 @@ def _discard(files: Files, found: Header) -> None:
     for name in (*found.split_names, SKIPPED_KEY):
         files.remove(name)
     for key in files.list(WORK):
-        if not key.endswith("/lock"):
+        if key != LOCK:
             files.remove(key)
     files.remove(HEADER_KEY)
 
@@ -247,19 +254,27 @@ def write_shard(
 
 def read_records(files: Files, plan: StorePlan, split: str) -> dict[int, ShardRecord]:
     """Records of the shards that are done: the record reads well and the shard has its size."""
-    done = {}
+    shards = []
     for key in files.list(WORK):
         name = key.removeprefix(f"{WORK}/{split}-").removesuffix(".json")
-        if not name.isdecimal() or key != _record_key(split, int(name)):
-            continue
-        shard = int(name)
+        if name.isdecimal() and key == _record_key(split, int(name)):
+            shards.append(int(name))
+    shards = [shard for shard in shards if shard < plan.shards(split)]
+    total = len(plan.splits[split]["label"])
+
+    def read(shard: int) -> ShardRecord | None:
         try:
-            record = ShardRecord.parse(files.read(key) or b"")
+            record = ShardRecord.parse(files.read(_record_key(split, shard)) or b"")
         except (ValueError, TypeError, KeyError, AttributeError):
-            continue
-        if files.size(shard_key(split, plan.sample, shard)) == record.size:
-            done[shard] = record
-    return done
+            return None
+        size = files.size(shard_key(split, plan.sample, shard))
+        count = min(plan.shard_size, total - shard * plan.shard_size)
+        return record if size == record.size and len(record.events) == count else None
+
+    with ThreadPoolExecutor(16) as threads:  # to ask over a network is slow, not busy
+        records = list(threads.map(read, shards))
+    pairs = zip(shards, records, strict=True)
+    return {shard: record for shard, record in pairs if record is not None}
 
 
 def count_notes(files: Files, plan: StorePlan) -> Counter[str]:
@@ -298,7 +313,20 @@ def finish(files: Files, plan: StorePlan) -> None:
         results[SKIPPED_KEY] = json.dumps(skips, indent=1, ensure_ascii=False).encode()
     results[HEADER_KEY] = replace(plan.header, complete=True).document()  # the last to appear
     files.write(results)
-    files.remove(WORK)
+    clear(files)
+
+
+def clear(files: Files) -> None:
+    """Remove ``.work`` of a store that is complete; call with `writer_lock` held.
+
+    A call that comes meanwhile may put a lock of its own there, which is for that call to remove.
+    """
+    if isinstance(files, LocalFiles):
+        for key in files.list(WORK):
+            if key != LOCK:
+                files.remove(key)
+    with contextlib.suppress(StoreError):
+        files.remove(WORK)
 
 
 def count_skipped(files: Files) -> int:

@@ -1,0 +1,67 @@
+"""A source whose reading can be held at one sample, for what should happen in the middle of it."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from drawn import Drawn
+from numpy.typing import NDArray
+
+from eventdata.errors import InputError
+from eventdata.raw.source import Sample
+
+PATIENCE = 120  # seconds, after which a test has gone wrong
+
+
+@dataclass(frozen=True)
+class Gated(Drawn):
+    """Reads sample ``held`` of train only once the file ``open`` is in ``gate``.
+
+    Who comes there first writes its process id to the file ``pid``.
+    """
+
+    counts: tuple[tuple[str, int], ...] = (("train", 24), ("test", 8))
+    gate: str = ""
+    held: int = 9
+
+    def read(self, sample: Sample, out: NDArray[np.uint8]) -> int:
+        if sample.name == f"train/s{self.held:03}":
+            gate = Path(self.gate)
+            if not (gate / "pid").exists():
+                part = gate / f"pid.{os.getpid()}"
+                part.write_text(str(os.getpid()))
+                part.rename(gate / "pid")
+            wait_for(gate / "open")
+        return super().read(sample, out)
+
+
+@dataclass(frozen=True)
+class Deadly(Drawn):
+    """Kills whoever reads it."""
+
+    def read(self, sample: Sample, out: NDArray[np.uint8]) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+@dataclass(frozen=True)
+class Faulty(Drawn):
+    """Has a sample that can't be read."""
+
+    def read(self, sample: Sample, out: NDArray[np.uint8]) -> int:
+        if sample.details == (3,):
+            raise InputError("s3: torn")
+        return super().read(sample, out)
+
+
+def wait_for(path: Path) -> str:
+    """The content of a file, once it is there."""
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(path)
+        time.sleep(0.02)
+    return path.read_text()

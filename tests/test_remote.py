@@ -1,0 +1,131 @@
+"""Requests that fail: asked again where that may help, told in one sentence where it does not."""
+
+import errno
+import os
+import pickle
+import random
+import sys
+
+import pytest
+from botocore.exceptions import EndpointConnectionError, NoCredentialsError
+
+from eventdata import remote as module
+from eventdata.errors import InputError, StoreError
+from eventdata.remote import Remote
+
+PASSING = [
+    OSError(errno.EBUSY, "Please reduce your request rate"),
+    OSError("503"),
+    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    TimeoutError(),
+    EndpointConnectionError(endpoint_url="http://here"),
+]
+LASTING = [
+    PermissionError("Access Denied"),
+    OSError(errno.EINVAL, "The requested range is not satisfiable"),
+    NoCredentialsError(),
+    ValueError("no such bucket name"),
+]
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds that were waited."""
+    waited = []
+    monkeypatch.setattr(module.time, "sleep", waited.append)
+    return waited
+
+
+@pytest.fixture
+def place():
+    return Remote("memory://retries/store/", StoreError)
+
+
+class Fails:
+    """Fails by an error some times, then answers."""
+
+    def __init__(self, error, times):
+        self.error, self.left = error, times
+
+    def __call__(self, system, path):
+        if self.left:
+            self.left -= 1
+            raise self.error
+        return path
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+def test_what_passes_is_asked_again_after_growing_waits(place, waits, error):
+    assert place.ask("read", "a/b", Fails(error, 3)) == "/retries/store/a/b"
+    assert len(waits) == 3
+    assert all(0 < wait <= most for wait, most in zip(waits, module.WAITS, strict=False))
+    assert waits[0] < waits[2]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+def test_what_does_not_pass_after_all_is_told(place, waits, error):
+    with pytest.raises(StoreError) as told:
+        place.ask("written", "a/b", Fails(error, 99))
+    text = str(told.value)
+    assert text.startswith("memory://retries/store/a/b: can't be written (")
+    assert "call again: what is done is kept" in text
+    assert "\n" not in text
+    assert len(waits) == len(module.WAITS)
+
+
+@pytest.mark.parametrize("error", LASTING, ids=repr)
+def test_what_lasts_is_told_at_once(place, waits, error):
+    with pytest.raises(StoreError, match="memory://retries/store: can't be read"):
+        place.ask("read", "", Fails(error, 1))
+    assert waits == []
+
+
+def test_patience_ends(place, waits, monkeypatch):
+    clock = iter(range(0, 1000, 20))  # each request takes 20 s, as one of a dead host does
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
+    with pytest.raises(StoreError):
+        place.ask("read", "", Fails(TimeoutError(), 99))
+    assert len(waits) == 1
+
+
+def test_a_missing_file_is_the_callers_to_tell(place, waits):
+    with pytest.raises(FileNotFoundError):
+        place.ask("read", "", Fails(FileNotFoundError("a"), 1))
+    assert waits == []
+
+
+def test_errors_are_of_the_kind_asked_for(waits):
+    with pytest.raises(InputError):
+        Remote("memory://x", InputError).ask("read", "", Fails(PermissionError("no"), 1))
+
+
+def test_draws_of_the_program_do_not_depend_on_faults(place, waits):
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    place.ask("read", "", Fails(TimeoutError(), 2))
+    assert random.random() == expected
+
+
+def test_pickles(place):
+    again = pickle.loads(pickle.dumps(place))
+    assert (again.url, again.kind) == (place.url, StoreError)
+
+
+def test_each_process_opens_its_own(place, monkeypatch):
+    here, path = place._open()
+    assert place._open()[0] is here
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in a fork
+    opened = []
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda *args, **kw: (opened.append(args), path))
+    place.ask("read", "", lambda system, path: None)
+    assert opened == [("memory://retries/store",)]
+
+
+def test_protocols_that_are_not_there(monkeypatch):
+    with pytest.raises(StoreError, match="nope://bucket/x: can't be reached .*nope"):
+        Remote("nope://bucket/x", StoreError)
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(StoreError, match=r"^s3://bucket/x: s3fs is not installed: pip install 'ev"):
+        Remote("s3://bucket/x", StoreError)

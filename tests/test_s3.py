@@ -1,0 +1,464 @@
+"""Stores and raw input behind URLs: the same bytes as in folders, whatever the network does."""
+
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+from click.testing import CliRunner
+from drawn import Drawn
+from makers import make_clips, make_es_imagenet, make_es_ucf101, make_images, tree_digest
+from s3 import download, serve, upload
+from torch.utils.data import DataLoader
+
+import eventdata
+from eventdata import remote
+from eventdata.cli import main
+from eventdata.errors import (
+    EventDataError,
+    IncompleteStoreError,
+    InputError,
+    MismatchError,
+    OptionError,
+    StoreError,
+)
+from eventdata.loader import FrameLoader
+from eventdata.raw.remote import fetch_ahead, local_copy
+from eventdata.store.files import RemoteFiles
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote, "WAITS", (0.01, 0.02, 0.02, 0.02))
+        with serve(patch) as server:
+            yield server
+
+
+@pytest.fixture
+def bucket(s3):
+    """The URL of a bucket of its own."""
+    name = f"b{uuid.uuid4().hex}"
+    fsspec.filesystem("s3").mkdir(name)
+    s3.asked()
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """Raw samples and their store, in folders."""
+    folder = tmp_path_factory.mktemp("local")
+    raw = make_es_imagenet(folder / "raw", train=13, val=2)
+    eventdata.convert("es-imagenet", raw, folder / "store.zarr", shard_size=5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(s3, local):
+    """The URL of the same store."""
+    fsspec.filesystem("s3").mkdir("shared-bucket")
+    eventdata.convert("es-imagenet", local / "raw", "s3://shared-bucket/a/store", shard_size=5)
+    return "s3://shared-bucket/a/store"
+
+
+def convert(raw, out, **options):
+    return eventdata.convert("es-imagenet", raw, out, **{"shard_size": 5, **options})
+
+
+def same(url, store, folder):
+    return tree_digest(download(url, folder / uuid.uuid4().hex)) == tree_digest(store)
+
+
+class TestStore:
+    def test_the_same_bytes(self, store, local, tmp_path):
+        assert same(store, local / "store.zarr", tmp_path)
+        assert convert(local / "raw", store).state == "already complete"
+
+    def test_verify_and_info(self, store, local):
+        result = eventdata.verify(store, against=local / "raw")
+        assert (result.ok, result.samples, result.compared) == (True, 15, 15)
+        opened = eventdata.open_store(f"{store}/")
+        assert opened.files.where == store
+        assert opened.files.total_bytes() == result.bytes
+        done = CliRunner().invoke(main, ["info", store, "--json"])
+        assert json.loads(done.stdout)["bytes"] == result.bytes
+
+    def test_damage_is_found(self, s3, bucket, local):
+        convert(local / "raw", f"{bucket}/store")
+        system = fsspec.filesystem("s3")
+        key = f"{bucket}/store/train/frames/c/1/0/0/0/0"
+        shard = bytearray(system.cat_file(key))
+        shard[100] ^= 1
+        system.pipe_file(key, bytes(shard))
+        (problem,) = eventdata.verify(f"{bucket}/store").problems
+        assert (problem.split, problem.shard, problem.sample) == ("train", 1, 5)
+        dataset = eventdata.FrameDataset(f"{bucket}/store")
+        with pytest.raises(StoreError, match=rf"{bucket}/store/train, shard 1, sample 5: .*check"):
+            dataset[5]
+        with pytest.raises(StoreError, match="sample 5: a chunk fails its checksum"):
+            list(FrameLoader(dataset, 8))
+        system.rm(key)
+        with pytest.raises(StoreError, match=rf"{key}: can't be read \(it is gone\)"):
+            eventdata.FrameDataset(f"{bucket}/store")[5]
+
+    def test_a_place_with_something_else(self, bucket, local):
+        fsspec.filesystem("s3").pipe_file(f"{bucket}/mine/thesis.tex", b"")
+        with pytest.raises(StoreError, match="holds something else"):
+            convert(local / "raw", f"{bucket}/mine")
+
+    def test_another_store_is_replaced_when_told(self, bucket, local, tmp_path):
+        out = f"{bucket}/store"
+        convert(local / "raw", out, limit=2)
+        with pytest.raises(MismatchError, match="limit is 2 in the store"):
+            convert(local / "raw", out)
+        convert(local / "raw", out, overwrite=True)
+        assert same(out, local / "store.zarr", tmp_path)
+
+    def test_the_input_in_the_output(self, bucket):
+        with pytest.raises(OptionError, match="holds the input"):
+            eventdata.convert(Drawn(), f"{bucket}/out/raw", f"{bucket}/out")
+
+
+class TestNeverHalfVisible:
+    def test_stopped_at_any_write(self, monkeypatch):
+        """Fail at every write in turn: never a store to open, and the next call finishes it."""
+        source = Drawn(counts=(("train", 9), ("test", 4)))
+        real = RemoteFiles._write_one
+
+        def attempt(out, number):
+            """Convert; write ``number`` fails. Returns how many there were."""
+            writes = 0
+
+            def write(self, key, data):
+                nonlocal writes
+                writes += 1
+                if writes - 1 == number:
+                    raise StoreError("no")
+                real(self, key, data)
+
+            monkeypatch.setattr(RemoteFiles, "_write_one", write)
+            try:
+                eventdata.convert(source, "", out, shard_size=4)
+            finally:
+                monkeypatch.setattr(RemoteFiles, "_write_one", real)
+            return writes
+
+        total = attempt(f"memory://whole/{uuid.uuid4().hex}", -1)
+        assert total > 30
+        for number in range(total):
+            out = f"memory://parts/{uuid.uuid4().hex}"
+            with pytest.raises(StoreError, match="no"):
+                attempt(out, number)
+            with pytest.raises(StoreError, match="no store there" if number == 0 else "finish"):
+                eventdata.open_store(out)
+            assert eventdata.convert(source, "", out, shard_size=4).state == "complete"
+            assert eventdata.verify(out).ok
+
+    def test_goes_on_where_it_stopped(self, s3, bucket, local, tmp_path):
+        def third_shard(number, request):
+            wanted = request.method == "PUT" and "frames/c/2" in request.path
+            return "503" if wanted else None
+
+        with s3.failing(third_shard), pytest.raises(StoreError) as told:
+            convert(local / "raw", f"{bucket}/store")
+        assert str(told.value) == (
+            f"{bucket}/store/train/frames/c/2/0/0/0/0: can't be written (Please reduce your "
+            "request rate.); see to address and network and call again: what is done is kept"
+        )
+        with pytest.raises(IncompleteStoreError, match="not finished"):
+            eventdata.FrameDataset(f"{bucket}/store")
+        assert convert(local / "raw", f"{bucket}/store").done_before == 10
+        assert same(f"{bucket}/store", local / "store.zarr", tmp_path)
+
+
+class TestReading:
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"shuffle": True}, {"shuffle": True, "order": "shards"}, {"rank": 1, "world_size": 2}],
+        ids=str,
+    )
+    def test_the_same_batches(self, store, local, options):
+        loaders = [
+            FrameLoader(eventdata.FrameDataset(place), 4, seed=3, **options)
+            for place in (store, local / "store.zarr")
+        ]
+        for _ in range(2):
+            count = 0
+            for (frames, labels), (expected, wanted) in zip(*loaders, strict=True):
+                assert torch.equal(frames, expected)
+                assert torch.equal(labels, wanted)
+                count += len(labels)
+            assert count == 13 // options.get("world_size", 1)
+
+    def test_each_index_once_and_neighbours_together(self, s3, store):
+        dataset = eventdata.FrameDataset(store)
+        s3.asked()
+        dataset.__getitems__([0, 1, 2, 7])
+        asked = s3.asked()
+        ranges = [request.range for request in asked]
+        assert ranges.count("bytes=-84") == 2  # the index of each shard
+        assert len(ranges) == 4  # samples 0 to 2 at once, and sample 7
+        dataset[1]
+        assert [request.method for request in s3.asked()] == ["GET"]
+
+    def test_whole_shards_in_order_of_shards(self, s3, store):
+        dataset = eventdata.FrameDataset(store)
+        s3.asked()
+        assert len(list(FrameLoader(dataset, 4, shuffle=True, order="shards"))) == 4
+        asked = s3.asked()
+        assert sorted(request.path[-9:] for request in asked if request.method == "GET") == [
+            f"{number}/0/0/0/0" for number in range(3)
+        ]
+        assert not any(request.range for request in asked)
+
+    def test_what_is_left_in_the_middle_of_an_epoch(self, s3, store):
+        loader = FrameLoader(eventdata.FrameDataset(store), 4, shuffle=True, order="shards")
+        whole = [labels.tolist() for _, labels in loader]
+        loader.epoch = 0
+        for _ in zip(range(2), loader):  # noqa: B905 left before the end
+            pass
+        state = loader.state_dict()
+        again = FrameLoader(eventdata.FrameDataset(store), 4, shuffle=True, order="shards")
+        again.load_state_dict(state)
+        assert [labels.tolist() for _, labels in again] == whole[2:]
+
+    def test_large_shards_are_read_by_ranges(self, s3, store, monkeypatch):
+        monkeypatch.setattr("eventdata.store.remote.AHEAD_BYTES", 1000)
+        dataset = eventdata.FrameDataset(store)
+        s3.asked()
+        list(FrameLoader(dataset, 4))
+        assert all(request.range for request in s3.asked() if request.method == "GET")
+
+    def test_workers_of_a_dataloader_after_the_parent_has_read(self, store, local):
+        dataset = eventdata.FrameDataset(store)
+        expected = eventdata.FrameDataset(local / "store.zarr")
+        assert torch.equal(dataset[3][0], expected[3][0])
+        loader = DataLoader(dataset, 8, num_workers=2, multiprocessing_context="fork", timeout=120)
+        frames = torch.cat([batch for batch, _ in loader])
+        assert torch.equal(frames, torch.stack([frames for frames, _ in expected]))
+        again = pickle.loads(pickle.dumps(dataset))
+        assert torch.equal(again[3][0], expected[3][0])
+
+
+class TestRaw:
+    def test_the_same_bytes(self, s3, bucket, tmp_path):
+        raw = make_es_imagenet(tmp_path / "raw", train=7, val=1)
+        upload(raw, f"{bucket}/raw")
+        convert(raw, tmp_path / "store.zarr")
+        done = CliRunner().invoke(
+            main,
+            ["convert", "es-imagenet", f"{bucket}/raw/", f"{bucket}/store", "--shard-size=5"],
+        )
+        assert done.exit_code == 0, done.output
+        assert same(f"{bucket}/store", tmp_path / "store.zarr", tmp_path)
+        assert eventdata.verify(f"{bucket}/store", against=f"{bucket}/raw").compared == 8
+        assert convert(f"{bucket}/raw", tmp_path / "other.zarr").state == "complete"
+        assert tree_digest(tmp_path / "other.zarr") == tree_digest(tmp_path / "store.zarr")
+
+    @pytest.mark.parametrize(
+        ("source", "make", "options"),
+        [
+            ("es-ucf101", lambda root: make_es_ucf101(root, clips=4, folders=True), {}),
+            ("imagenet", make_images, {"min_events": 1}),
+            ("images", make_images, {"crop": 64, "short_side": 64}),
+            ("ucf101", make_clips, {"steps": 4, "size": "32x48", "mode": 2}),
+        ],
+        ids=["es-ucf101", "imagenet", "images", "ucf101"],
+    )
+    def test_all_sources_that_read_file_by_file(self, tmp_path, source, make, options):
+        raw = make(tmp_path / "raw")
+        url = f"memory://{uuid.uuid4().hex}"
+        upload(raw, f"{url}/raw")
+        eventdata.convert(source, raw, tmp_path / "store.zarr", **options)
+        eventdata.convert(source, f"{url}/raw", tmp_path / "remote.zarr", **options)
+        assert tree_digest(tmp_path / "remote.zarr") == tree_digest(tmp_path / "store.zarr")
+        assert eventdata.verify(tmp_path / "store.zarr", against=f"{url}/raw").ok
+
+    def test_generate(self, tmp_path):
+        from eventdata.generation import generate
+
+        images = make_images(tmp_path / "images")
+        url = f"memory://{uuid.uuid4().hex}"
+        upload(images, url)
+        generate("es-imagenet", images, tmp_path / "raw", min_events=1)
+        generate("es-imagenet", url, tmp_path / "remote", min_events=1)
+        assert tree_digest(tmp_path / "remote") == tree_digest(tmp_path / "raw")
+        with pytest.raises(OptionError, match="raw files are made in a folder"):
+            generate("es-imagenet", images, f"{url}/raw")
+
+    @pytest.mark.parametrize(
+        ("source", "options", "what"),
+        [
+            ("tonic:NMNIST", {"frames": 4}, "data that Tonic opens"),
+            ("recordings", {"frames": 4}, "recordings, which are listed by what is in them,"),
+            ("images", {"grey_from_events": True}, "the store for --grey-from-events"),
+        ],
+    )
+    def test_sources_that_need_a_folder(self, tmp_path, source, options, what):
+        with pytest.raises(InputError, match=f"{what} can be read from a folder of this machine"):
+            eventdata.convert(source, "memory://x/raw", tmp_path / "out.zarr", **options)
+
+    def test_what_can_not_be_read_is_told_by_its_url(self, tmp_path):
+        raw = make_es_imagenet(tmp_path / "raw", train=4, val=0)
+        name = (raw / "trainlabel.txt").read_text().split()[0]
+        (raw / "train" / name).write_bytes(b"no zip")
+        url = f"memory://{uuid.uuid4().hex}/raw"
+        upload(raw, url)
+        with pytest.raises(InputError) as told:
+            convert(url, tmp_path / "out.zarr")
+        assert str(told.value).startswith(f"{url}/train/{name}: not a whole zip file")
+        result = convert(url, tmp_path / "out.zarr", on_error="skip")
+        assert result.skipped == 1
+        (entry,) = eventdata.open_store(tmp_path / "out.zarr").skipped
+        assert entry["reason"].startswith(f"{url}/train/{name}: ")
+
+    @pytest.mark.parametrize("gone", [False, True])
+    def test_files_that_change_or_vanish(self, tmp_path, monkeypatch, gone):
+        raw = make_es_imagenet(tmp_path / "raw", train=4, val=0)
+        url = f"memory://{uuid.uuid4().hex}/raw"
+        upload(raw, url)
+        name = (raw / "trainlabel.txt").read_text().split()[0]
+        system, path = fsspec.core.url_to_fs(f"{url}/train/{name}")
+        real = eventdata.conversion.begin
+
+        def begin(*args, **options):
+            real(*args, **options)
+            if gone:
+                system.rm(path)
+            else:
+                system.pipe_file(path, system.cat_file(path) + b"\0")
+
+        monkeypatch.setattr("eventdata.conversion.begin", begin)
+        how = "vanished while this ran" if gone else "changed while the conversion ran"
+        with pytest.raises(MismatchError, match=f"{url}/train/{name}: {how}"):
+            convert(url, tmp_path / "out.zarr", on_error="skip")
+
+    def test_a_listed_file_that_is_not_there(self, tmp_path):
+        raw = make_es_imagenet(tmp_path / "raw", train=12, val=0)
+        name = (raw / "trainlabel.txt").read_text().split()[0]
+        (raw / "train" / name).unlink()
+        url = f"memory://{uuid.uuid4().hex}/raw"
+        upload(raw, url)
+        with pytest.raises(InputError, match=f"{url}/train/{name}: the file isn't there"):
+            convert(url, tmp_path / "out.zarr")
+
+    def test_no_temporary_files_are_left(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        with subprocess.Popen([sys.executable, "-c", ""]) as process:
+            process.wait()
+        host = socket.gethostname()
+        mine, dead = (tmp_path / f"eventdata-{host}-{n}-x" for n in (os.getpid(), process.pid))
+        for folder in (mine, dead):
+            (folder / "0").mkdir(parents=True)
+        fsspec.filesystem("memory").pipe_file("/left/a.npz", b"1")
+        with fetch_ahead(["memory://left/a.npz"], [1]), local_copy("memory://left/a.npz") as path:
+            assert Path(path).read_bytes() == b"1"
+            assert not dead.exists()
+        assert not Path(path).exists()
+        assert [entry.name for entry in tmp_path.iterdir()] == [mine.name]
+
+    def test_a_huge_file_is_not_fetched(self):
+        with (
+            pytest.raises(InputError, match=r"memory://huge/a: 1,000,000,000,000 bytes are more"),
+            fetch_ahead(["memory://huge/a"], [10**12]),
+            local_copy("memory://huge/a"),
+        ):
+            pass
+
+
+class TestFaults:
+    def test_every_fifth_request(self, s3, bucket, tmp_path):
+        """Throttled and cut connections by turns, while converting, verifying and reading."""
+        raw = make_es_imagenet(tmp_path / "raw", train=7, val=1)
+        upload(raw, f"{bucket}/raw")
+        convert(raw, tmp_path / "store.zarr")
+
+        def fifth(number, request):
+            return None if number % 5 else ("503", "cut")[number % 2]
+
+        with s3.failing(fifth):
+            convert(f"{bucket}/raw", f"{bucket}/store")
+            assert eventdata.verify(f"{bucket}/store").ok
+            dataset = eventdata.FrameDataset(f"{bucket}/store")
+            whole = eventdata.FrameDataset(tmp_path / "store.zarr")
+            for order in ("samples", "shards"):
+                for (frames, _), (expected, _) in zip(
+                    FrameLoader(dataset, 5, shuffle=True, order=order),
+                    FrameLoader(whole, 5, shuffle=True, order=order),
+                    strict=True,
+                ):
+                    assert torch.equal(frames, expected)
+            assert len(s3.asked()) > 100  # of which every fifth failed
+        assert same(f"{bucket}/store", tmp_path / "store.zarr", tmp_path)
+
+    @pytest.mark.parametrize("fault", ["503", "cut"])
+    def test_all_requests(self, s3, bucket, store, local, fault):
+        dataset = eventdata.FrameDataset(store)
+        with s3.failing(lambda number, request: fault):
+            for attempt in (
+                lambda: convert(local / "raw", f"{bucket}/store"),
+                lambda: convert(f"{bucket}/raw", f"{bucket}/store"),
+                lambda: eventdata.open_store(store),
+                lambda: dataset[0],
+                lambda: list(FrameLoader(dataset, 4, shuffle=True, order="shards")),
+            ):
+                with pytest.raises(
+                    EventDataError, match=r"^s3://\S+: can't be \w+ \(.*network and"
+                ):
+                    attempt()
+
+    def test_a_network_that_is_down_is_no_fault_of_a_sample(self, s3, bucket, tmp_path):
+        raw = make_es_imagenet(tmp_path / "raw", train=4, val=0)
+        upload(raw, f"{bucket}/raw")
+
+        def files(number, request):
+            return "503" if request.method == "GET" and request.path.endswith(".npz") else None
+
+        with s3.failing(files), pytest.raises(EventDataError, match="can't be read") as told:
+            convert(f"{bucket}/raw", tmp_path / "out.zarr", on_error="skip")
+        assert not isinstance(told.value, InputError)
+        assert convert(f"{bucket}/raw", tmp_path / "out.zarr", on_error="skip").skipped == 0
+
+    def test_no_such_bucket(self, s3, local, tmp_path):
+        for attempt in (
+            lambda: convert(local / "raw", "s3://no-such-bucket/store"),
+            lambda: convert("s3://no-such-bucket/raw", tmp_path / "out.zarr"),
+            lambda: eventdata.open_store("s3://no-such-bucket/store"),
+        ):
+            with pytest.raises(
+                EventDataError,
+                match=r"^s3://no-such-bucket/.*bucket does not exist\); make the bucket, or corr",
+            ):
+                attempt()
+
+    def test_no_store_there(self, bucket):
+        with pytest.raises(StoreError, match=f"{bucket}/none: no store there"):
+            eventdata.open_store(f"{bucket}/none")
+        with pytest.raises(InputError, match=f"{bucket}/none: no trainlabel.txt"):
+            convert(f"{bucket}/none", f"{bucket}/out")
+
+    def test_no_credentials(self, s3, monkeypatch, local):
+        import s3fs
+
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        s3fs.S3FileSystem.clear_instance_cache()
+        try:
+            done = CliRunner().invoke(
+                main, ["convert", "es-imagenet", str(local / "raw"), "s3://bucket/x"]
+            )
+        finally:
+            s3fs.S3FileSystem.clear_instance_cache()
+        assert done.exit_code == 1
+        assert done.stderr == (
+            "eventdata: s3://bucket/x/zarr.json: can't be read (Unable to locate credentials); set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, wherever this runs\n"
+        )

@@ -1,0 +1,327 @@
+"""Many machines: a Dask cluster makes the same bytes, and says in one sentence what is wrong."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from drawn import Drawn
+from gated import PATIENCE, Deadly, Faulty, Gated, wait_for
+from makers import make_es_imagenet, make_images, tree_digest
+
+import eventdata
+from eventdata import cluster
+from eventdata.cli import main
+from eventdata.conversion import unseen
+from eventdata.errors import EventDataError, InputError, OptionError, StoreError
+from eventdata.generation import generate
+from eventdata.store.files import open_files
+
+HERE = str(Path(__file__).parent)
+START = """
+import sys
+from distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+CONVERT = """
+import sys
+import eventdata
+from gated import Gated
+if __name__ == "__main__":
+    gate, out, scheduler = sys.argv[1:]
+    try:
+        eventdata.convert(Gated(gate=gate), "", out, shard_size=4, scheduler=scheduler)
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """A cluster of two worker processes."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A cluster of a process of its own, which can be killed: the process and the address."""
+    script = tmp_path / "start.py"
+    script.write_text(START)
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": HERE},
+    ) as process:
+        yield process, process.stdout.readline().strip()
+        process.stdin.close()
+
+
+@pytest.fixture
+def gate(tmp_path):
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    yield folder
+    (folder / "open").touch()  # nobody waits for longer than the test
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What the gated source makes on this machine."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "open").touch()
+    eventdata.convert(Gated(gate=str(folder)), "", folder / "store.zarr", shard_size=4)
+    return tree_digest(folder / "store.zarr")
+
+
+class Background(threading.Thread):
+    """Runs a call in a thread; ``end`` gives its result, or raises its error."""
+
+    def __init__(self, call):
+        super().__init__(daemon=True)
+        self.call, self.result, self.error = call, None, None
+        self.start()
+
+    def run(self):
+        try:
+            self.result = self.call()
+        except BaseException as error:
+            self.error = error
+
+    def end(self):
+        self.join(PATIENCE)
+        assert not self.is_alive()
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+class TestTheSame:
+    def test_bytes_by_the_command(self, workers, tmp_path):
+        raw = make_es_imagenet(tmp_path / "raw")
+        eventdata.convert("es-imagenet", raw, tmp_path / "local.zarr", shard_size=4)
+        out = tmp_path / "out.zarr"
+        where = ["--scheduler", workers.scheduler_address]
+        words = ["convert", "es-imagenet", str(raw), str(out), "--shard-size", "4", *where]
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 0, done.output
+        assert tree_digest(out) == tree_digest(tmp_path / "local.zarr")
+        done = CliRunner().invoke(main, ["verify", str(out), "--against", str(raw), *where])
+        assert done.exit_code == 0, done.output
+        assert "16 compared" in done.output
+        shard = out / "train/frames/c/1/0/0/0/0"
+        shard.write_bytes(shard.read_bytes()[:-1])
+        done = CliRunner().invoke(main, ["verify", str(out), *where])
+        assert done.exit_code == 1
+        assert "shard 1" in done.output
+
+    def test_generated_files(self, workers, tmp_path):
+        images = make_images(tmp_path / "images")
+        generate("es-imagenet", images, tmp_path / "local", min_events=1)
+        address = workers.scheduler_address
+        generate("es-imagenet", images, tmp_path / "out", min_events=1, scheduler=address)
+        assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "local")
+
+    def test_samples_that_can_not_be_read(self, workers, tmp_path):
+        address = workers.scheduler_address
+        with pytest.raises(InputError, match="^s3: torn$"):
+            eventdata.convert(Faulty(), "", tmp_path / "a", shard_size=4, scheduler=address)
+        for name, where in (("a", {"scheduler": address}), ("b", {})):
+            out = tmp_path / name
+            result = eventdata.convert(
+                Faulty(), "", out, shard_size=4, on_error="skip", overwrite=True, **where
+            )
+            assert result.skipped == 2
+        assert tree_digest(tmp_path / "a") == tree_digest(tmp_path / "b")
+
+
+class TestDeaths:
+    def test_a_worker_killed_in_the_middle(self, workers, tmp_path, gate, whole):
+        out, source = tmp_path / "out.zarr", Gated(gate=str(gate))
+        run = Background(
+            lambda: eventdata.convert(
+                source, "", out, shard_size=4, scheduler=workers.scheduler_address
+            )
+        )
+        os.kill(int(wait_for(gate / "pid")), signal.SIGKILL)
+        (gate / "open").touch()
+        assert run.end().state == "complete"
+        assert tree_digest(out) == whole
+
+    def test_a_task_that_kills_every_worker(self, workers, tmp_path, monkeypatch):
+        monkeypatch.setattr(workers.scheduler, "allowed_failures", 0)
+        with pytest.raises(EventDataError, match="died over the same task, again and again"):
+            eventdata.convert(
+                Deadly(), "", tmp_path / "out.zarr", scheduler=workers.scheduler_address
+            )
+
+    def test_the_scheduler_lost(self, outside, tmp_path, gate, whole):
+        process, address = outside
+        out, source = tmp_path / "out.zarr", Gated(gate=str(gate))
+        run = Background(
+            lambda: eventdata.convert(source, "", out, shard_size=4, scheduler=address)
+        )
+        wait_for(gate / "pid")
+        process.kill()
+        with pytest.raises(EventDataError, match=f"{address}: the connection to the scheduler is"):
+            run.end()
+        with pytest.raises(StoreError, match="has not finished"):
+            eventdata.open_store(out)
+        (gate / "open").touch()
+        assert eventdata.convert(source, "", out, shard_size=4).done_before >= 8
+        assert tree_digest(out) == whole
+
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+    def test_the_caller_stopped(self, outside, tmp_path, gate, whole, how):
+        """Its tasks are cancelled; the one that runs on does no harm to what is there later."""
+        from distributed import Client
+
+        _, address = outside
+        out = tmp_path / "out.zarr"
+        with subprocess.Popen(
+            [sys.executable, "-c", CONVERT, str(gate), str(out), address],
+            env=os.environ | {"PYTHONPATH": HERE},
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            wait_for(gate / "pid")
+            process.send_signal(how)
+            assert process.wait(PATIENCE) == (130 if how == signal.SIGINT else -how)
+        with Client(address, set_as_default=False) as client:
+            deadline = time.monotonic() + PATIENCE
+            while client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            # Another store takes the place while the worker is still in the middle of a shard.
+            other = Drawn(counts=(("train", 24), ("test", 8)), kind="count")
+            eventdata.convert(other, "", out, shard_size=4, overwrite=True)
+            expected = tree_digest(out)
+            (gate / "open").touch()
+            while any(client.processing().values()) or any(
+                client.run(lambda dask_worker: dask_worker.state.executing_count).values()
+            ):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        assert tree_digest(out) == expected
+        assert eventdata.verify(out).ok
+        eventdata.convert(Gated(gate=str(gate)), "", out, shard_size=4, overwrite=True)
+        assert tree_digest(out) == whole
+
+
+class TestTold:
+    @pytest.fixture
+    def attempt(self, tmp_path, monkeypatch):
+        """Convert by a scheduler; the error's text."""
+        monkeypatch.setattr(cluster, "CONNECT_SECONDS", 2.0)
+
+        def attempt(address, kind=EventDataError):
+            with pytest.raises(kind) as told:
+                eventdata.convert(Drawn(), "", tmp_path / "out.zarr", scheduler=address)
+            assert type(told.value) is kind
+            assert "\n" not in str(told.value)
+            return str(told.value)
+
+        return attempt
+
+    @pytest.mark.parametrize("address", ["here", "host:8786", "http://host:8786", "tcp://host:x"])
+    def test_no_address(self, attempt, address):
+        text = attempt(address, OptionError)
+        assert text == f"--scheduler is an address like tcp://host:8786, not {address!r}"
+
+    def test_nobody_there(self, attempt):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        text = attempt(f"tcp://127.0.0.1:{port}")
+        assert text.startswith(f"tcp://127.0.0.1:{port}: no Dask scheduler can be reached there (")
+
+    def test_somebody_else_there(self, attempt, workers):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            assert "no answer in 2 s" in attempt(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        address = workers.workers[0].worker_address
+        assert attempt(address, OptionError) == (
+            f"{address}: is the address of a Worker, not of a Dask scheduler"
+        )
+
+    def test_no_workers(self, attempt, monkeypatch):
+        from distributed import LocalCluster
+
+        monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.5)
+        with LocalCluster(n_workers=0, dashboard_address=":0") as empty:
+            assert "has had no workers for" in attempt(empty.scheduler_address)
+
+    @pytest.mark.parametrize(
+        ("here", "told"),
+        [
+            ({"zstandard": "0.0.1"}, "this process has 0.0.1: the bytes could differ"),
+            ({"no-such-library": "1"}, "lacks no-such-library, this process has 1"),
+        ],
+    )
+    def test_other_versions(self, attempt, workers, monkeypatch, here, told):
+        monkeypatch.setattr(cluster, "LIBRARIES", tuple(here))
+        monkeypatch.setattr(cluster, "_versions", lambda names: here)
+        text = attempt(workers.scheduler_address, OptionError)
+        assert text.startswith("the worker tcp://127.0.0.1:")
+        assert told in text
+
+    def test_another_python(self, attempt, workers, monkeypatch):
+        monkeypatch.setattr(cluster.platform, "python_version_tuple", lambda: ("3", "99", "0"))
+        assert "this process 3.99; start it with the same" in attempt(
+            workers.scheduler_address, OptionError
+        )
+
+    def test_dask_is_not_installed(self, attempt, monkeypatch):
+        monkeypatch.setitem(sys.modules, "distributed", None)
+        assert attempt("tcp://host:8786", OptionError).endswith("pip install 'eventdata[dask]'")
+
+    def test_folders_that_are_not_shared(self, workers, tmp_path, monkeypatch):
+        """/proc/self/cwd is another folder in each process, as /data may be on each machine."""
+        raw = make_es_imagenet(tmp_path / "raw")
+        monkeypatch.chdir(tmp_path)
+        address = workers.scheduler_address
+        mine = "/proc/self/cwd"
+        if not Path(mine).is_dir():
+            pytest.skip("needs /proc")
+        with pytest.raises(EventDataError) as told:
+            eventdata.convert("es-imagenet", raw, f"{mine}/out.zarr", scheduler=address)
+        assert f"does not see what this process sees: {mine}/out.zarr is not there" in str(
+            told.value
+        )
+        with pytest.raises(EventDataError) as told:
+            eventdata.convert("es-imagenet", f"{mine}/raw", tmp_path / "out", scheduler=address)
+        assert f"process sees: {mine}/raw/train/" in str(told.value)
+        assert "under the same path (a shared folder) or URL" in str(told.value)
+
+    def test_what_a_process_does_not_see(self, tmp_path):
+        files = open_files(tmp_path)
+        files.prepare()
+        files.write({"key": b"content"})
+        assert unseen(files, "key", b"content", {}) is None
+        assert (
+            unseen(files, "key", b"other", {}) == f"{tmp_path} is not there, or is another folder"
+        )
+        path = str(tmp_path / "key")
+        assert unseen(files, "key", b"content", {path: (7, 0)}) == f"{path} is another file"
+        assert unseen(files, "key", b"content", {"/none": (7, 0)}) == "/none is not there"
+
+    def test_two_ways_to_work(self, tmp_path):
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor() as threads, pytest.raises(OptionError, match="give one of them"):
+            eventdata.convert(
+                Drawn(), "", tmp_path / "out", executor=threads, scheduler="tcp://host:8786"
+            )
