@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from eventdata.errors import EventDataError, InputError
+from eventdata.plain import check_plain
 from eventdata.raw.source import safe_relative
 
 _PART = re.compile(r"(?P<name>.+?)(?P<mark>\.|[.-]part-?)(?P<number>\d{2,3}|[a-z]{2})")
@@ -78,6 +79,11 @@ def unpack(parts: Sequence[Path], folder: Path, limits: Limits) -> int:
 
     Returns how many files it holds. InputError where it is damaged or does what it must not.
     """
+    for part in parts:
+        try:
+            check_plain(part)
+        except OSError as error:
+            raise InputError(f"{part}: can't be read ({error.strerror})") from None
     folder.mkdir(parents=True, exist_ok=True)
     if parts[0].suffix.lower() == ".rar":
         return _unpack_rar(parts[0], folder, limits)
@@ -166,7 +172,7 @@ def _members(stream: IO[bytes], *, nested: bool) -> Iterator[Member]:
 def _zip_members(stream: IO[bytes]) -> Iterator[Member]:
     with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
-            if info.is_dir():
+            if info.filename.endswith("/"):
                 continue
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise InputError(f"member {info.filename!r} is a link; it should hold files alone")

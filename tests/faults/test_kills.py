@@ -1,82 +1,106 @@
-"""Kills and full disks: nothing lost, nothing half done counted as done."""
+"""Real commands killed, stopped and run twice: nothing lost, nothing half done, no orphans."""
 
-import errno
-import itertools
-import random
-import shutil
+import os
 import signal
 import subprocess
 import sys
-import time
+import uuid
+from pathlib import Path
 
 import pytest
+from faulting.jobs import convert_job, generate_job, leftovers
+from faulting.kills import MARK, Moment, Place, kill_at_random, outliving
+from filelock import FileLock
 from makers import make_es_imagenet, tree_digest
 
 import eventdata
 from eventdata.errors import StoreError
-from eventdata.store import files
 
-KILLS = 20
-
-
-def command(raw, out):
-    words = ["convert", "es-imagenet", str(raw), str(out), "--shard-size", "4", "--workers", "2"]
-    return [sys.executable, "-m", "eventdata", *words]
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="processes are found in Linux's /proc"
+)
 
 
-def test_kill_at_random_moments(tmp_path):
-    raw = make_es_imagenet(tmp_path / "raw", train=120, val=40)
-    started = time.monotonic()
-    subprocess.run(command(raw, tmp_path / "whole.zarr"), check=True, capture_output=True)
-    seconds = time.monotonic() - started
-    whole = tree_digest(tmp_path / "whole.zarr")
-    draw = random.Random(0)
-    found_parts = 0
-    for trial in range(KILLS):
-        out = tmp_path / f"{trial}.zarr"
-        with subprocess.Popen(
-            command(raw, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
-            time.sleep(draw.uniform(0.3, 1) * seconds)
-            process.send_signal(signal.SIGKILL)
-        if out.exists() and tree_digest(out) != whole:
-            found_parts += 1
-        subprocess.run(command(raw, out), check=True, capture_output=True)
-        assert tree_digest(out) == whole
-        shutil.rmtree(out)
-    assert found_parts  # the moments do hit conversions in their middle
+@pytest.mark.parametrize(
+    ("make", "kills", "victims"),
+    [
+        (convert_job, 4, {"parent": 2, "worker": 2, "group": 1}),
+        (generate_job, 2, {"parent": 1, "worker": 1}),
+    ],
+)
+def test_killed_at_random_moments(tmp_path, make, kills, victims):
+    tried = list(kill_at_random(make(tmp_path), tmp_path, kills, 0, victims))
+    assert [kill.faults for kill in tried] == [()] * kills
+    assert any(kill.kept for kill in tried)  # some moments are in the middle of the work
 
 
-def test_disk_full_at_any_write(tmp_path, monkeypatch):
-    """ENOSPC at every write in turn: one clear error, and the next call finishes the store."""
-    raw = make_es_imagenet(tmp_path / "raw", train=6, val=2)
-    eventdata.convert("es-imagenet", raw, tmp_path / "whole.zarr", shard_size=2)
-    whole = tree_digest(tmp_path / "whole.zarr")
-    real = files.os.fsync
+def test_stopped_by_a_person_or_the_system(tmp_path):
+    """Ctrl-C in a terminal reaches all processes; `kill` and batch systems signal one."""
+    job = convert_job(tmp_path)
+    place = Place(tmp_path, job)
+    assert place.call().code == 0
+    whole = job.content(place.out)
+    place = Place(tmp_path, job)
+    for victim, blow, code in (
+        ("group", signal.SIGINT, 130),
+        ("parent", signal.SIGINT, 130),
+        ("parent", signal.SIGTERM, -signal.SIGTERM),
+    ):
+        before = job.kept(place.out)
+        call = place.call(victim, Moment(before + 1, 0), blow)
+        assert call.code == code, call.told
+        assert "Traceback" not in call.told
+        assert ("stopped; call the same again to go on" in call.told) == (code == 130)
+        assert job.kept(place.out) > before  # what was done is not lost
+    assert place.call().code == 0
+    assert job.content(place.out) == whole
+    assert not leftovers(place.out, place.temporary)
 
-    def convert_with_fault_at(number, out):
-        """Convert; write ``number`` (from 0) finds the disk full. Returns the writes tried."""
-        calls = itertools.count()
 
-        def fsync(descriptor):
-            if next(calls) == number:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            real(descriptor)
+@pytest.mark.parametrize("make", [convert_job, generate_job])
+def test_two_at_once(tmp_path, make):
+    """The second stops, with a reason; once the first is killed, the next takes its place."""
+    job = make(tmp_path)
+    place = Place(tmp_path, job)
+    mark = uuid.uuid4().hex
+    with place.start(mark) as first:
+        place.wait_for(Moment(1, 0), first)
+        os.killpg(first.pid, signal.SIGSTOP)
+        second = subprocess.run(job.command(place.out), capture_output=True, text=True)
+        os.killpg(first.pid, signal.SIGKILL)
+    assert second.returncode == 1
+    assert "another conversion is writing to it; wait for that to end" in second.stderr
+    assert not outliving(mark)
+    assert place.call().code == 0
+    assert job.finished(place.out)
 
-        monkeypatch.setattr(files.os, "fsync", fsync)
-        try:
-            eventdata.convert("es-imagenet", raw, out, shard_size=2)
-        finally:
-            monkeypatch.setattr(files.os, "fsync", real)
-        return next(calls)
 
-    total, out = convert_with_fault_at(-1, tmp_path / "count.zarr"), tmp_path / "out.zarr"
-    assert total > 20
-    for number in range(total):
-        with pytest.raises(StoreError, match="No space left on device.*free some space"):
-            convert_with_fault_at(number, out)
-        with pytest.raises(StoreError):
-            eventdata.open_store(out)
-        eventdata.convert("es-imagenet", raw, out, shard_size=2)
-        assert tree_digest(out) == whole
-        shutil.rmtree(out)
+def test_the_lock_of_another_is_left_alone(tmp_path):
+    """A whole store whose .work is there is being worked on, or was when its call was killed."""
+    raw, out = make_es_imagenet(tmp_path / "raw"), tmp_path / "out.zarr"
+    eventdata.convert("es-imagenet", raw, out)
+    whole = tree_digest(out)
+    (out / ".work").mkdir()
+    with FileLock(out / ".work" / "lock"), pytest.raises(StoreError, match="is writing to it"):
+        eventdata.convert("es-imagenet", raw, out)
+    assert (out / ".work" / "lock").exists()
+    assert eventdata.convert("es-imagenet", raw, out).state == "already complete"
+    assert tree_digest(out) == whole
+
+
+def test_started_without_standard_streams(tmp_path):
+    """As daemons are. A worker that then loses its parent ends all the same."""
+    raw = make_es_imagenet(tmp_path / "raw", train=64)
+    out, mark = tmp_path / "out.zarr", uuid.uuid4().hex
+    words = [sys.executable, "-m", "eventdata", "convert", "es-imagenet", str(raw), str(out)]
+    words += ["--workers", "2", "--shard-size", "1"]
+    shell = 'exec "$@" <&- >&- 2>&-'
+    with subprocess.Popen(
+        ["sh", "-c", shell, "sh", *words], env=os.environ | {MARK: mark}
+    ) as process:
+        while process.poll() is None and len(list(out.glob(".work/*.json"))) < 4:
+            pass
+        process.kill()
+    assert not outliving(mark)
+    subprocess.run(["sh", "-c", shell, "sh", *words], check=True)
+    assert eventdata.verify(out).ok

@@ -1,0 +1,80 @@
+"""Memory that runs out, and workers that die over a sample: told with its name, nothing lost."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+
+SCRIPT = """
+import json, os, resource, signal, sys
+from dataclasses import dataclass
+from pathlib import Path
+sys.path.append(sys.argv[1])
+import numpy as np
+import eventdata
+from drawn import Drawn
+from eventdata.errors import EventDataError
+from makers import tree_digest
+
+def by_the_limit():
+    here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (here + 2**26, resource.RLIM_INFINITY))
+    np.ones(2**28, np.uint8)
+
+ENDS = {
+    "limit": by_the_limit,
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "exit": lambda: os._exit(3),
+    "none": lambda: None,
+}
+
+@dataclass(frozen=True)
+class Hungry(Drawn):
+    end: str = "none"
+
+    def read(self, sample, out):
+        if sample.name == "train/s030":
+            ENDS[self.end]()
+        return super().read(sample, out)
+
+def convert(end, out):
+    eventdata.convert(Hungry(end=end), "", out, workers=2, shard_size=4)
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[2])
+    convert("none", folder / "whole.zarr")
+    told = {}
+    for end in sys.argv[3:]:
+        try:
+            convert(end, folder / "out.zarr")
+        except EventDataError as error:
+            told[end] = str(error)
+    convert("none", folder / "out.zarr")
+    assert tree_digest(folder / "out.zarr") == tree_digest(folder / "whole.zarr")
+    print(json.dumps(told))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_what_a_worker_died_of(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    ends = {
+        "limit": "train/s030: memory ran out while it was read",
+        "killed": "died while it read train/s030 (killed, as the system does when memory runs out)",
+        "crash": "died while it read train/s030 (killed by SIGSEGV)",
+        "exit": "died while it read train/s030 (exit code 3)",
+    }
+    done = subprocess.run(
+        [sys.executable, script, TESTS, tmp_path, *ends], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    for end, words in ends.items():
+        assert words in told[end]
+        assert "what is done is kept: call again to go on" in told[end]

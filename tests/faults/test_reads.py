@@ -1,0 +1,127 @@
+"""A disk that fails while input or a store is read: told with the file, nothing left out."""
+
+import builtins
+import errno
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from makers import make_clips, make_es_imagenet, make_es_ucf101, make_images, tree_digest, write_npz
+
+import eventdata
+from eventdata.errors import EventDataError, InputError, StoreError
+
+
+def make_recordings(root):
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        columns = {"x": rng.integers(0, 16, 200), "y": rng.integers(0, 12, 200)}
+        columns |= {"t": np.sort(rng.integers(0, 1000, 200)), "p": rng.integers(0, 2, 200)}
+        write_npz(root / ("left", "right")[number % 2] / f"{number}.npz", **columns)
+    return root
+
+
+SOURCES = {
+    "es-imagenet": (make_es_imagenet, {}),
+    "es-ucf101": (make_es_ucf101, {}),
+    "imagenet": (make_images, {"min_events": 20}),
+    "images": (make_images, {"short_side": 16, "crop": 16}),
+    "ucf101": (make_clips, {"steps": 4, "size": "48x64"}),
+    "recordings": (make_recordings, {"frames": 4, "sensor_size": "16x12"}),
+}
+FAILED = OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+class Failing(io.FileIO):
+    """A file that opens and can't be read."""
+
+    def _fail(self, *_):
+        raise FAILED
+
+    read = readall = readinto = _fail
+
+
+@pytest.fixture(scope="module", params=SOURCES)
+def converted(request, tmp_path_factory):
+    """A source with its raw data, options, and the digest of its store."""
+    make, options = SOURCES[request.param]
+    folder = tmp_path_factory.mktemp("reads")
+    raw = make(folder / "raw")
+    eventdata.convert(request.param, raw, folder / "whole.zarr", **options)
+    return request.param, raw, options, tree_digest(folder / "whole.zarr")
+
+
+def test_a_file_that_opens_and_fails(converted, tmp_path, monkeypatch):
+    source, raw, options, whole = converted
+    path = max(path for path in raw.rglob("*") if path.suffix not in ("", ".txt"))
+    real = io.open
+
+    def fail(file, mode="r", buffering=-1, *words, **settings):
+        if isinstance(file, str | os.PathLike) and Path(file) == path:
+            raw_file = Failing(file)
+            return raw_file if buffering == 0 else io.BufferedReader(raw_file)
+        return real(file, mode, buffering, *words, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(io, "open", fail)
+        patched.setattr(builtins, "open", fail)
+        with pytest.raises(InputError, match=path.name):
+            eventdata.convert(source, raw, tmp_path / "out.zarr", **options)
+    eventdata.convert(source, raw, tmp_path / "out.zarr", **options)
+    assert tree_digest(tmp_path / "out.zarr") == whole
+
+
+@pytest.mark.parametrize(
+    "converted", [source for source in SOURCES if source != "es-imagenet"], indirect=True
+)  # that has a manifest
+def test_a_folder_that_can_not_be_listed(converted, tmp_path, monkeypatch):
+    """It is not taken for an empty one, whose samples would be missing in silence."""
+    source, raw, options, whole = converted
+    folder = max([raw, *(path for path in raw.rglob("*") if path.is_dir())])
+
+    def failing(real):
+        def fail(place="."):
+            if os.fspath(place) == str(folder):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+            return real(place)
+
+        return fail
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", failing(os.scandir))
+        patched.setattr(os, "listdir", failing(os.listdir))
+        with pytest.raises(EventDataError, match=folder.name):
+            eventdata.convert(source, raw, tmp_path / "out.zarr", **options)
+    eventdata.convert(source, raw, tmp_path / "out.zarr", **options)
+    assert tree_digest(tmp_path / "out.zarr") == whole
+
+
+def test_a_store_on_a_failing_disk(tmp_path, monkeypatch):
+    """A reader gets an error, where a memory map would end the process."""
+    store = tmp_path / "store.zarr"
+    eventdata.convert("es-imagenet", make_es_imagenet(tmp_path / "raw"), store)
+    dataset = eventdata.FrameDataset(store)
+    dataset[0]
+
+    def fail(*_):
+        raise FAILED
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", fail)
+        with pytest.raises(StoreError, match="train, shard 0, sample 1: .*Input/output error"):
+            dataset[1]
+        with pytest.raises(StoreError, match="Input/output error"):
+            list(eventdata.FrameLoader(dataset, 4))
+    dataset[1]
+
+
+def test_a_shard_cut_short_while_it_is_open(tmp_path):
+    store = tmp_path / "store.zarr"
+    eventdata.convert("es-imagenet", make_es_imagenet(tmp_path / "raw"), store)
+    dataset = eventdata.FrameDataset(store)
+    dataset[0]
+    os.truncate(store / "train/frames/c/0/0/0/0/0", 10)
+    with pytest.raises(StoreError, match="shard 0, sample 11"):
+        dataset[11]

@@ -1,0 +1,85 @@
+"""A fault at file operations in turn, and a disk that is really full."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from makers import make_es_imagenet
+
+TOOL = Path(__file__).parents[2] / "tools" / "faults.py"
+
+
+@pytest.mark.parametrize(
+    ("job", "turns", "faults"),
+    [
+        ("convert", 6, ["kill", "disk full", "read error", "file vanishes", "file changes"]),
+        ("generate", 4, ["kill", "disk full", "read error", "file vanishes", "file changes"]),
+        ("train", 2, ["kill", "disk full"]),
+    ],
+)
+def test_faults_in_turn(tmp_path, job, turns, faults):
+    output = tmp_path / "faults.json"
+    words = ["--kills", "0", "--turns", str(turns), "--job", job, "--output", str(output)]
+    words += [word for fault in faults for word in ("--fault", fault)]
+    done = subprocess.run(
+        [sys.executable, str(TOOL), *words, "--folder", str(tmp_path / "work")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["fault"] for row in rows] == faults
+    assert all(row["survived"] == row["tried"] == turns for row in rows)
+
+
+FILL = """
+import shutil, subprocess, sys
+from pathlib import Path
+import eventdata
+from eventdata.errors import StoreError
+from makers import tree_digest
+
+disk, raw, whole = Path(sys.argv[1]), sys.argv[2], tree_digest(Path(sys.argv[3]))
+faults = 0
+for kib in range(8, 2000, 28):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", disk], check=True)
+    try:
+        eventdata.convert("es-imagenet", raw, disk / "out.zarr", shard_size=2)
+    except StoreError as error:
+        assert "No space left on device" in str(error), error
+        faults += 1
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        eventdata.convert("es-imagenet", raw, disk / "out.zarr", shard_size=2)
+    else:
+        kib = None
+    assert tree_digest(disk / "out.zarr") == whole
+    subprocess.run(["umount", disk], check=True)
+    if kib is None:
+        break
+print(faults)
+"""
+
+
+def test_a_small_disk(tmp_path):
+    """File systems of growing size: full within whatever write, until all fits."""
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare here, so nothing can be mounted")
+    private = ["unshare", "--user", "--map-root-user", "--mount"]
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    tried = subprocess.run([*private, "mount", "-t", "tmpfs", "tmpfs", disk], capture_output=True)
+    if tried.returncode:
+        pytest.skip(f"nothing can be mounted here: {tried.stderr.decode().strip()}")
+    raw, whole = make_es_imagenet(tmp_path / "raw", train=12, val=4), tmp_path / "whole.zarr"
+    words = ["import eventdata, sys; eventdata.convert('es-imagenet', *sys.argv[1:], shard_size=2)"]
+    subprocess.run([sys.executable, "-c", *words, raw, whole], check=True)
+    script = tmp_path / "fill.py"
+    script.write_text(f"import sys\nsys.path.append({str(TOOL.parents[1] / 'tests')!r})\n{FILL}")
+    done = subprocess.run(
+        [*private, sys.executable, script, disk, raw, whole], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 3

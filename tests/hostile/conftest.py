@@ -1,0 +1,24 @@
+"""A small sound store, to be damaged."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from nasty import seeds
+
+import eventdata
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A small store of binary frames, its files by their keys."""
+    made = seeds.store_inputs()[0]
+    folder = tmp_path_factory.mktemp("sound")
+    seeds.write_tree(folder / "raw", made.tree)
+    eventdata.convert(made.source, folder / "raw", folder / "out", shard_size=2, **made.options)
+    return folder
+
+
+@pytest.fixture
+def store(sound, tmp_path):
+    return Path(shutil.copytree(sound / "out", tmp_path / "store.zarr"))

@@ -1,0 +1,273 @@
+"""Bombs and huge declared shapes: a few bytes that would become gigabytes."""
+
+import bz2
+import contextlib
+import gzip
+import lzma
+import shutil
+import struct
+import tarfile
+import time
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import torch
+import zstandard
+from nasty import (
+    LIMITS,
+    MIB,
+    array,
+    at_most,
+    chunk_file,
+    header,
+    npy_head,
+    png,
+    seeds,
+    unpack,
+    zip_bomb,
+    zlib_zeros,
+)
+
+import eventdata
+from eventdata.errors import EventDataError, InputError, StoreError
+from eventdata.info import describe
+from eventdata.kernels.video import VideoSettings
+from eventdata.raw.clips import read_clip
+from eventdata.raw.event_files import read_events
+from eventdata.raw.npz import read_npz
+from eventdata.raw.pictures import read_picture
+from train.transfer import load_state
+
+
+@pytest.mark.parametrize("declared", [None, 1000])
+def test_zip_bomb_as_npz(tmp_path, declared):
+    """Three GiB out of three MiB; and one that says it were a kilobyte."""
+    head = npy_head(f"({3072 * MIB // 3}, 3)")
+    raw = zip_bomb(tmp_path / "a.npz", "pos.npy", 3072, head, declared)
+    assert raw.stat().st_size < 4 * MIB
+    with at_most(32), pytest.raises(InputError, match="larger than|declares|damaged"):
+        read_npz(raw, ("pos",), 2**21)
+    events = zip_bomb(tmp_path / "events.npz", "e.npy", 3072, head, declared)
+    with at_most(32), pytest.raises(InputError, match="declare|damaged"):
+        read_events(events)
+
+
+def test_zip_bomb_as_archive(tmp_path):
+    for declared in (None, 1000):
+        archive = zip_bomb(tmp_path / "a.zip", "x.npz", 1024, declared=declared)
+        with at_most(32), pytest.raises(InputError, match="declares|not of the size|damaged"):
+            unpack([archive], tmp_path / "out", LIMITS)
+        assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_bomb_in_a_packed_tar(tmp_path, pack):
+    info = tarfile.TarInfo("x.npz")
+    info.size = 16 * MIB
+    (tmp_path / "a.tar.x").write_bytes(pack(info.tobuf() + bytes(16 * MIB)))
+    with at_most(64), pytest.raises(InputError, match="declares"):
+        unpack([tmp_path / "a.tar.x"], tmp_path / "out", LIMITS)
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_zip_bomb_as_checkpoint(tmp_path):
+    torch.save({"a": torch.zeros(16 * MIB // 4)}, tmp_path / "whole.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pt") as whole,
+        zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    with at_most(8), pytest.raises(InputError, match="is compressed, which torch's files are not"):
+        load_state(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_checkpoint_whose_name_takes_for_ever(tmp_path, legacy):
+    """torch seeks in the text of its own error, where the name is, in quadratic time."""
+    torch.save({"a": Odd()}, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    data = (tmp_path / "a.pt").read_bytes()
+    if legacy:
+        (tmp_path / "a.pt").write_bytes(data.replace(b"\nOdd\n", b"\n" + b"x" * 300_000 + b"\n"))
+    else:
+        with zipfile.ZipFile(tmp_path / "a.pt") as sound:
+            members = {name: sound.read(name) for name in sound.namelist()}
+        with zipfile.ZipFile(tmp_path / "a.pt", "w") as changed:
+            for name, content in members.items():
+                changed.writestr(name, content.replace(b"\nOdd\n", b"\n" + b"x" * 300_000 + b"\n"))
+    started = time.process_time()
+    with pytest.raises(InputError, match="a name of 300,0.. characters"):
+        load_state(tmp_path / "a.pt")
+    assert time.process_time() - started < 20  # without the check: half an hour
+
+
+class Odd:
+    """A class that no checkpoint has."""
+
+
+def test_checkpoint_of_a_huge_shape_without_data(tmp_path):
+    """Strides of zero: one number is a tensor of any shape, over which a mean takes for ever."""
+    torch.save({"stem.conv.weight": torch.zeros(1).expand(8, 10**12, 7, 7)}, tmp_path / "a.pt")
+    with at_most(8), pytest.raises(InputError, match="holds no state dict"):
+        load_state(tmp_path / "a.pt")
+
+
+def test_images_that_are_bombs(tmp_path):
+    """60,000 pixels squared; pixels, text and a colour profile that inflate without end."""
+    path = tmp_path / "a.png"
+    for content, says in (
+        (png(60_000, 60_000, (b"IDAT", zlib_zeros(1))), "67108864 pixels|67108864; scale"),
+        (png(60_000, 1000, (b"IDAT", zlib_zeros(1))), "can't be decoded"),
+        (png(8, 8, (b"zTXt", b"k\0\0" + zlib_zeros(1024))), "can't be decoded"),
+    ):
+        path.write_bytes(content)
+        with at_most(260), pytest.raises(InputError, match=says):
+            read_picture(path)
+    for chunk in ((b"IDAT", zlib_zeros(1024)), (b"iCCP", b"k\0\0" + zlib_zeros(1024))):
+        path.write_bytes(png(8, 8, chunk, (b"IDAT", zlib_zeros(1))))
+        with at_most(64), contextlib.suppress(InputError):
+            assert not read_picture(path).any()
+
+
+def test_video_of_an_absurd_size(tmp_path):
+    """The header says small, the second frame is of 16,000 x 16,000 pixels; and the other way."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "a.mov"
+    frames = [png(64, 48, (b"IDAT", zlib.compress(bytes(193 * 48))))] * 2
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
+        for number, data in enumerate([frames[0], png(16_000, 16_000, (b"IDAT", zlib_zeros(770)))]):
+            packet = av.Packet(data)
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            container.mux(packet)
+    with at_most(64), pytest.raises(InputError, match="can't be decoded"):
+        read_clip(path, VideoSettings(frames=2, size=(48, 64)))
+    content = path.read_bytes()
+    at = content.index(b"png ", content.index(b"stsd")) + 28
+    assert content[at : at + 4] == struct.pack(">HH", 64, 48)
+    path.write_bytes(content[:at] + struct.pack(">HH", 65_000, 65_000) + content[at + 4 :])
+    with at_most(64), pytest.raises(InputError):
+        read_clip(path, VideoSettings(frames=2, size=(48, 64)))
+
+
+# Huge declared shapes.
+
+
+@pytest.mark.parametrize("shape", ["(10**12, 3)", f"({10**12}, 3)", f"({2**63}, {2**63})", "()"])
+def test_npy_of_a_huge_shape(tmp_path, shape):
+    (tmp_path / "a.npy").write_bytes(npy_head(shape) + bytes(30))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("pos.npy", npy_head(shape) + bytes(30))
+    with at_most(8), pytest.raises(InputError, match="damaged header|don't fit"):
+        read_events(tmp_path / "a.npy")
+    with at_most(8), pytest.raises(InputError, match="damaged header|do not fit"):
+        read_npz(tmp_path / "a.npz", ("pos",), 1000)
+    folder = tmp_path / "DVSGesture/ibmGestureTrain/user01_lab"
+    folder.mkdir(parents=True)
+    shutil.copy(tmp_path / "a.npy", folder / "1.npy")
+    with at_most(32), pytest.raises(InputError, match="1.npy"):
+        eventdata.convert("tonic:DVSGesture", tmp_path, tmp_path / "out.zarr", frames=2)
+
+
+def test_recordings_of_a_huge_sensor(tmp_path):
+    """Sizes that a header declares decide what a sample takes: at most half a GiB."""
+    for name, content in (
+        ("a.es", seeds.es_file()[:16] + struct.pack("<HH", 65_535, 65_535) + seeds.es_file()[20:]),
+        ("b.es", seeds.es_file()[:16] + struct.pack("<HH", 32_767, 32_767) + seeds.es_file()[20:]),
+        ("c.raw", seeds.evt3_file().replace(b"32x16", b"99999x99999")),
+        (
+            "d.aedat4",
+            seeds.aedat4_file().replace(b">16<", b">2147483647<"),
+        ),
+    ):
+        folder = tmp_path / name.replace(".", "-")
+        (folder / "class").mkdir(parents=True)
+        (folder / "class" / name).write_bytes(content)
+        with at_most(32), pytest.raises(EventDataError):
+            eventdata.convert("recordings", folder, tmp_path / "out.zarr", frames=100)
+
+
+def grid(document):
+    return document["chunk_grid"]["configuration"]["chunk_shape"]
+
+
+def both(document, axis, value):
+    """A side of the samples, everywhere where it says so."""
+    inner = document["codecs"][0]["configuration"]["chunk_shape"]
+    for shape in (document["shape"], grid(document), inner):
+        shape[axis] = value
+
+
+HUGE = {
+    "samples": array("all/frames", lambda d: d["shape"].__setitem__(0, 10**12)),
+    "samples everywhere": lambda store: [
+        array(f"all/{path.parent.name}", lambda d: d["shape"].__setitem__(0, 10**12))(store)
+        for path in store.glob("all/*/zarr.json")
+    ],
+    "rows": array("all/frames", lambda d: both(d, 3, 10**9)),
+    "rows and columns": array("all/frames", lambda d: [both(d, 3, 2**40), both(d, 4, 2**40)]),
+    "shard": array("all/frames", lambda d: grid(d).__setitem__(0, 10**15)),
+    "steps": header(lambda d: d.update(steps=10**15)),
+    "endless number": array("all/frames", lambda d: d["shape"].__setitem__(0, 10**4000)),
+    "no rows": array("all/frames", lambda d: both(d, 3, 0)),
+    "column": array("all/label", lambda d: d["shape"].__setitem__(0, 10**12)),
+    "chunk of a column": array("all/label", lambda d: grid(d).__setitem__(0, 10**12)),
+    "chunk of names": array("all/name", lambda d: grid(d).__setitem__(0, 2**31)),
+    "type": array("all/frames", lambda d: d.update(data_type="S999999999")),
+}
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_store_of_a_huge_shape(store, case):
+    """Whatever is asked of it is refused, or says what is wrong, at once."""
+    HUGE[case](store)
+
+    def look():
+        opened = eventdata.open_store(store)
+        facts = describe(opened)
+        columns = opened.split("all").labels, opened.split("all").sample_names
+        eventdata.FrameDataset(store, "all")[0]
+        return facts, columns
+
+    with at_most(32), contextlib.suppress(StoreError):
+        look()
+    with at_most(32):
+        try:
+            sound = eventdata.verify(store).ok
+        except StoreError:
+            sound = False
+    assert not sound
+
+
+def test_zstd_that_declares_or_holds_too_much(store):
+    """A column's chunk of 256 MiB of zeros, and one that says it had a TiB."""
+    packer = zstandard.ZstdCompressor(level=1)
+    bomb = packer.compress(bytes(256 * MIB))
+    declares = bytearray(zstandard.ZstdCompressor(level=1).compress(bytes(2**17)))
+    assert declares[4] == 0x84 or declares[4] & 0xC0  # the size takes four bytes or more
+    for content in (bomb, bytes(declares[:5]) + b"\xff" * 8 + bytes(declares[13:])):
+        for name in ("label", "name"):
+            (store / f"all/{name}/c/0").write_bytes(chunk_file(content))
+            opened = eventdata.open_store(store)
+            with at_most(32), pytest.raises(StoreError, match="damaged"):
+                opened.split("all").labels, opened.split("all").sample_names
+
+
+def test_shard_whose_chunk_is_a_bomb_or_lies_outside(store):
+    """Index and checksums are sound, the chunk is of 256 MiB; or it is not in the shard at all."""
+    path = store / "all/frames/c/0/0/0/0/0"
+    content = path.read_bytes()
+    index = np.frombuffer(content[-16 * 4 - 4 : -4], "<u8").copy()
+    bomb = chunk_file(zstandard.ZstdCompressor(level=1).compress(bytes(256 * MIB)))
+    index[:4] = (0, len(bomb)) * 2  # both time bytes
+    path.write_bytes(bomb + chunk_file(index.tobytes()))
+    with at_most(32), pytest.raises(StoreError, match="holds 268435456 bytes, not 512"):
+        eventdata.FrameDataset(store, "all")[0]
+    for offset, length in ((2**64 - 2, 8), (0, 2**63), (2**63, 2**63), (len(content), 1)):
+        index[:2] = offset, length
+        path.write_bytes(content[: -16 * 4 - 4] + chunk_file(index.tobytes()))
+        with at_most(32), pytest.raises(StoreError, match="points outside the shard"):
+            eventdata.FrameDataset(store, "all")[0]

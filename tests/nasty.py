@@ -1,0 +1,130 @@
+"""Files that mean harm, made by hand; and a bound on the memory that reading them may take."""
+
+import contextlib
+import json
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+from eventdata.kernels.video import VideoSettings
+from eventdata.raw.clips import read_clip
+from eventdata.raw.event_files import read_events
+from eventdata.raw.npz import read_npz
+from eventdata.raw.pictures import read_picture
+from eventdata.raw.source import read_lines
+from eventdata.store.shard import crc32c
+from train.folder import read_json, read_rows
+from train.recipe import load
+from train.transfer import load_state
+
+TOOLS = Path(__file__).parents[1] / "tools"
+sys.path.insert(0, str(TOOLS))
+from archives import Limits, unpack  # noqa: E402
+from fuzzing import seeds  # noqa: E402
+from fuzzing.cases import reset_peak, resident  # noqa: E402
+
+__all__ = ["seeds", "unpack"]  # for the tests, which have no such path
+
+MIB = 1 << 20
+CAN_MEASURE = Path("/proc/self/clear_refs").exists()
+LIMITS = Limits(file_bytes=4 * MIB, total_bytes=8 * MIB)
+
+# A reader for each kind of file that is read by itself, by the file's name.
+READ_ONE = {
+    "a.npz": lambda path: read_npz(path, ("pos",), 1000),
+    "trainlabel.txt": read_lines,
+    "a.jpg": read_picture,
+    "a.avi": lambda path: read_clip(path, VideoSettings()),
+    **{
+        f"a{suffix}": read_events
+        for suffix in (".aedat4", ".aedat", ".raw", ".dat", ".bin", ".es", ".npy")
+    },
+    "events.npz": read_events,
+    "a.zip": lambda path: unpack([path], path.parent / "out", LIMITS),
+    "a.toml": lambda path: load(str(path)),
+    "a.pt": load_state,
+    "a.safetensors": load_state,
+    "result.json": read_json,
+    "epochs.csv": read_rows,
+}
+
+
+@contextlib.contextmanager
+def at_most(mib):
+    """The block takes no more memory than this on top of what the process has (Linux tells)."""
+    if not CAN_MEASURE:
+        yield
+        return
+    reset_peak()
+    before = resident("VmRSS")
+    yield
+    assert resident("VmHWM") - before < mib * MIB
+
+
+def zeros_deflated(mib):
+    """A raw deflate stream of so many MiB of zeros: blocks that end whole can be repeated."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = packer.compress(bytes(MIB)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return block * mib + packer.flush()
+
+
+def zip_bomb(path, name, mib, head=b"", declared=None):
+    """A zip of one member that inflates to ``head`` and so many MiB, and says so or less."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    data = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH) + zeros_deflated(mib)
+    size = len(head) + mib * MIB if declared is None else declared
+    crc = zlib.crc32(head)
+    fields = struct.pack("<HHHHHIIIHH", 20, 0, 8, 0, 33, crc, len(data), size, len(name), 0)
+    local = b"PK\x03\x04" + fields + name.encode() + data
+    entry = b"PK\x01\x02\x14\0" + fields + struct.pack("<HHHII", 0, 0, 0, 0, 0) + name.encode()
+    end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(entry), len(local), 0)
+    path.write_bytes(local + entry + end)
+    return path
+
+
+def npy_head(shape, descr="|u1"):
+    """The header of an npy file that declares a shape."""
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+def png(width, height, *chunks):
+    """A PNG of 8-bit RGB with these chunks (type, data), their checksums right."""
+    header = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    made = b"\x89PNG\r\n\x1a\n"
+    for kind, data in (header, *chunks, (b"IEND", b"")):
+        made += struct.pack(">I", len(data)) + kind + data
+        made += struct.pack(">I", zlib.crc32(kind + data))
+    return made
+
+
+def zlib_zeros(mib):
+    """So many MiB of zeros as zlib packs them."""
+    return b"\x78\x9c" + zeros_deflated(mib) + struct.pack(">I", 1)
+
+
+def chunk_file(content):
+    """Bytes and their checksum, as a chunk of a store has it."""
+    return content + crc32c(content)
+
+
+def edit(path, change):
+    """Change a JSON document in place."""
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def header(change):
+    """A function of a store that changes the `eventdata` attributes."""
+
+    def change_header(document):
+        change(document["attributes"]["eventdata"])
+
+    return lambda store: edit(store / "zarr.json", change_header)
+
+
+def array(key, change):
+    """A function of a store that changes an array's zarr.json."""
+    return lambda store: edit(store / key / "zarr.json", change)

@@ -1,0 +1,85 @@
+"""Datasets and loaders among forks, spawns and threads: never a hang, always the same samples.
+
+Each case is a program of its own with a deadline, at which all its processes are ended with the
+tracebacks of their threads.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sharing
+import torch
+import zarr
+from drawn import make_store
+
+DEADLINE = 120  # seconds, of work that takes a few
+PROGRAM = Path(__file__).parent / "sharing.py"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("sharing") / "store.zarr")
+
+
+@pytest.fixture(scope="module")
+def truth(store):
+    """The digest of all training samples, read by zarr-python."""
+    packed = zarr.open_array(f"{store}/train/frames", mode="r")[:]
+    frames = np.stack([np.unpackbits(sample, axis=0, count=4) for sample in packed])
+    labels = zarr.open_array(f"{store}/train/label", mode="r")[:]
+    return sharing.digest([(torch.from_numpy(frames), torch.from_numpy(labels))])
+
+
+def run(*words: object) -> list[str]:
+    """What a case prints; at the deadline its processes dump their tracebacks and die."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(PROGRAM), *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    ) as process:
+        try:
+            out, told = process.communicate(timeout=DEADLINE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGABRT)  # faulthandler's cue
+            _, told = process.communicate()
+            pytest.fail(f"hangs after {DEADLINE} s: {told}")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, told
+    found: list[str] = json.loads(out.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("case", sharing.CASES)
+def test_same_samples(store, truth, case):
+    method = case.rpartition(" by ")[2]
+    if " by " in case and method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no {method}")
+    found = run(case, store)
+    assert set(found) == {truth}
+    assert len(found) >= 3
+
+
+def test_data_parallel_by_lightning(store, truth, tmp_path):
+    assert run("ddp", store, tmp_path) == [truth]
+
+
+def test_a_hang_would_be_told(monkeypatch):
+    """The deadline ends a program that hangs, with its traceback."""
+    monkeypatch.setattr(sys.modules[__name__], "DEADLINE", 3)
+    stuck = "import time\ndef stuck():\n    time.sleep(600)\nstuck()\n"
+    monkeypatch.setattr(sys.modules[__name__], "PROGRAM", "-c")
+    with pytest.raises(pytest.fail.Exception, match="in stuck"):
+        run(stuck)

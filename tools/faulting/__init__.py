@@ -1,0 +1,1 @@
+"""Faults on purpose: jobs that are killed and starved, and what must hold afterwards."""
