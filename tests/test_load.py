@@ -32,4 +32,4 @@ def test_readers_on_a_store_that_is_verified(tmp_path):
 def test_es_imagenet_by_its_numbers(tmp_path):
     told = run("simulate_es_imagenet.py", tmp_path / "simulation.json", "--samples", "3000")
     assert list(told["steps"]) == ["plan", "resume", "check again", "open"]
-    assert all(0 < step["seconds"] and 0 < step["peak_bytes"] for step in told["steps"].values())
+    assert all(step["seconds"] > 0 and step["peak_bytes"] > 0 for step in told["steps"].values())

@@ -180,6 +180,13 @@ def matrix_speed(device: str, dtype: torch.dtype, side: int = 2048) -> float:
 @click.option("--runs", default=7, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of torch and of the kernels.")
+@click.option(
+    "--way",
+    "chosen",
+    multiple=True,
+    type=click.Choice(list(WAYS)),
+    help="Besides lif and ReLU; all.",
+)
 @click.option("--growth", is_flag=True, help="Time a frame over T and N instead.")
 @click.option("--peak-of", hidden=True, help="Print the peak of memory of a way, and no more.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
@@ -192,6 +199,7 @@ def main(
     runs: int,
     device: str,
     threads: int | None,
+    chosen: tuple[str, ...],
     growth: bool,
     peak_of: str | None,
     output: Path | None,
@@ -217,7 +225,8 @@ def main(
         report(told[1], timings, told[0], facts, output, unit="ms/frame", packages=PACKAGES)
         return
     missing = [] if spikingjelly_lif() else ["SpikingJelly's LIFNode (not installed)"]
-    names = [name for name in WAYS if name != PEER or not missing]
+    wanted = {OURS, RELU, *(chosen or WAYS)} - ({PEER} if missing else set())
+    names = [name for name in WAYS if name in wanted]
     trainers = {name: trainer(name, **size) for name in names}
     timings = measure(trainers, runs)
     over = {name: timings[name].median / timings[RELU].median for name in names}

@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader
 import eventdata
 
 BATCH = 16
-WARM_UP = 0.1  # share of the time in which memory may still grow
+WARM_UP = 0.1  # share of the time in which memory may still grow, at least half of the rounds of
+LEAST_ROUNDS = 4  # a run that is short
 GROWTH_BYTES = 16 << 20  # that an allocator may add after that
 FILES_IN_FLIGHT = 16  # of batches between a DataLoader's processes, at one moment or another
 SAMPLES = 512
@@ -59,7 +60,7 @@ class Watched:
         """Note memory and files of this process and its children, at a share of the time."""
         family = [os.getpid(), *(child.pid or 0 for child in multiprocessing.active_children())]
         memory, files = sum(map(_resident, family)), sum(map(_open_files, family))
-        if share < WARM_UP or not self.first_bytes:
+        if share < WARM_UP or self.rounds < LEAST_ROUNDS / 2:
             self.first_bytes = max(self.first_bytes, memory)
             self.first_files = max(self.first_files, files)
         elif share > 1 - WARM_UP:
@@ -72,8 +73,6 @@ class Watched:
             self.faults.append(self.error)
         if self.wrong:
             self.faults.append(f"{self.wrong} wrong")
-        if not self.rounds:
-            self.faults.append("not one round finished: give it more time")
         if self.last_bytes > self.first_bytes + GROWTH_BYTES:
             self.faults.append(f"memory grew from {self.first_bytes:,} to {self.last_bytes:,}")
         if self.last_files > self.first_files + FILES_IN_FLIGHT:
@@ -155,7 +154,9 @@ def verify_over_and_over(name: str, store: str, seconds: float, told: "Queue[Wat
     """In a process: verify until the time is over."""
     watched, started = Watched(name), time.monotonic()
     try:
-        while (share := (time.monotonic() - started) / seconds) < 1 or not watched.rounds:
+        while (share := (time.monotonic() - started) / seconds) < 1 or (
+            watched.rounds < LEAST_ROUNDS
+        ):
             result = eventdata.verify(store)
             watched.samples += result.samples
             watched.wrong += len(result.problems)
@@ -175,7 +176,9 @@ def read_over_and_over(
     try:
         batches = _batches(store, kind, int(name.split()[1]))
         expected = sorted(sums)
-        while (share := (time.monotonic() - started) / seconds) < 1 or not watched.rounds:
+        while (share := (time.monotonic() - started) / seconds) < 1 or (
+            watched.rounds < LEAST_ROUNDS
+        ):
             found = []
             for frames, _ in batches:
                 found += [google_crc32c.value(one.numpy().tobytes()) for one in frames]

@@ -31,7 +31,6 @@ pytestmark = pytest.mark.skipif(
 def test_killed_at_random_moments(tmp_path, make, kills, victims):
     tried = list(kill_at_random(make(tmp_path), tmp_path, kills, 0, victims))
     assert [kill.faults for kill in tried] == [()] * kills
-    assert any(kill.kept for kill in tried)  # some moments are in the middle of the work
 
 
 def test_stopped_by_a_person_or_the_system(tmp_path):
