@@ -1,6 +1,5 @@
 """Errors of this package: one sentence each that says what is wrong, in which file, what to do."""
 
-
 MAX_LENGTH = 2000
 
 

@@ -117,9 +117,7 @@ def _parse_npy(content: bytes, key: str) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape, order=order)
 
 
-def _parse_plain_header(
-    content: bytes, key: str
-) -> tuple[tuple[int, ...], Literal["C", "F"], int]:
+def _parse_plain_header(content: bytes, key: str) -> tuple[tuple[int, ...], Literal["C", "F"], int]:
     """Shape, order and start of the data of a ``.npy`` of uint8."""
     plain = _PLAIN_HEADER.match(content)  # as NumPy writes it: a tenth of the time
     if plain is not None and plain.end() == 10 + int.from_bytes(content[8:10], "little"):

@@ -18,7 +18,7 @@ HOW = ("as it is", "nothing", "time", "blocks")
 
 
 def less_kept(contract, how):
-    """Logits, gradients and statistics of a step; `how`: without `packed_spikes`, or `recompute`."""
+    """Logits, gradients, statistics of a step; `how`: without `packed_spikes`, or `recompute`."""
     network = contract.network("lif")
     recompute(network, "nothing" if how == HOW[0] else how)
     plain = type(network).forward.__wrapped__
