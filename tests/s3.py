@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,6 +96,7 @@ def serve(patch: pytest.MonkeyPatch) -> Iterator[S3]:
     patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     patch.setenv("AWS_MAX_ATTEMPTS", "1")
+    forkserver._forkserver._stop()  # one of earlier tests would start workers without all these
     patch.setattr(s3fs.S3FileSystem, "retries", 1)  # quick, and to see our own
     s3fs.S3FileSystem.clear_instance_cache()  # they know the address
     try:
