@@ -21,6 +21,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 FOREIGN_BACKLOG = 256  # tasks handed at a time to an executor whose size is not known
+LONGEST_SOCKET_PATH = 104  # bytes, of the systems where it is shortest
 CHECK_SECONDS = 2.0  # without a result, after which a pool is looked after
 
 
@@ -82,10 +83,9 @@ def worker_pool(workers: int) -> Iterator[Executor]:
     if workers == 1:
         yield SerialExecutor()
         return
-    # Never plain fork: the parent may run threads (progress bar, zarr's event loop).
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
+    method = _start_method()
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
         context.set_forkserver_preload(["eventdata.conversion"])
     before = set(multiprocessing.active_children())
     notes = Notes(context, workers)
@@ -115,6 +115,15 @@ def worker_pool(workers: int) -> Iterator[Executor]:
         raise
     finally:
         pool.shutdown()
+
+
+def _start_method() -> str:
+    """Never plain fork: the parent may run threads (progress bar, zarr's event loop)."""
+    # A fork server listens on a socket among the temporary files, whose path has to be short.
+    socket = os.path.join(util.get_temp_dir(), "listener-12345678")  # noqa: PTH118
+    short = len(os.fsencode(socket)) < LONGEST_SOCKET_PATH
+    methods = multiprocessing.get_all_start_methods()
+    return "forkserver" if short and "forkserver" in methods else "spawn"
 
 
 def run_tasks(

@@ -21,10 +21,17 @@ from train.transfer import load_state
 TOOLS = Path(__file__).parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
 from archives import Limits, unpack  # noqa: E402
-from fuzzing import seeds  # noqa: E402
 from fuzzing.cases import reset_peak, resident  # noqa: E402
+from fuzzing.seeds import raw, recordings, stores, training, trees  # noqa: E402
 
-__all__ = ["seeds", "unpack"]  # for the tests, which have no such path
+__all__ = [
+    "raw",
+    "recordings",
+    "stores",
+    "training",
+    "trees",
+    "unpack",
+]  # for the tests, which have no such path
 
 MIB = 1 << 20
 CAN_MEASURE = Path("/proc/self/clear_refs").exists()

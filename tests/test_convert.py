@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -242,6 +244,16 @@ def test_error_in_a_worker_process(raw, out):
     with pytest.raises(InputError, match="not a whole zip"):
         run(raw, out, workers=2)
     assert run(raw, out, workers=2, on_error="skip").skipped == 1
+
+
+def test_temporary_files_below_a_long_path(raw, out, tmp_path):
+    """Where a fork server's socket could have no name, workers are spawned."""
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    words = ["convert", "es-imagenet", str(raw), str(out), "--workers", "2"]
+    environment = os.environ | {"TMPDIR": str(deep)}
+    subprocess.run([sys.executable, "-m", "eventdata", *words], check=True, env=environment)
+    assert eventdata.verify(out).ok
 
 
 def test_dry_run_touches_nothing_and_foretells(raw, out):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from click.testing import CliRunner
@@ -50,9 +51,13 @@ def workers():
     """A cluster of two worker processes."""
     from distributed import LocalCluster
 
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-    ) as cluster:
+    # To start workers sets OMP_NUM_THREADS and the like here, which later tests would pass on.
+    with (
+        mock.patch.dict(os.environ),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+        ) as cluster,
+    ):
         yield cluster
 
 
@@ -261,7 +266,10 @@ class TestTold:
         from distributed import LocalCluster
 
         monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.5)
-        with LocalCluster(n_workers=0, dashboard_address=":0") as empty:
+        with (
+            mock.patch.dict(os.environ),
+            LocalCluster(n_workers=0, dashboard_address=":0") as empty,
+        ):
             assert "has had no workers for" in attempt(empty.scheduler_address)
 
     @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A training step of a ResNet-18 on events, beside the same network with ReLU and other neurons.
 
     python tools/bench_step.py [--width 16 --side 64 --batch 8] [--device cuda] [--output FILE.json]
-    python tools/bench_step.py --growth     time a frame over the number of steps and of samples
+    python tools/bench_step.py --growth     time a frame over T and N
 
 A step is forward, loss, backward and SGD with momentum on a batch (N, T, P, H, W); `ann` has ReLU
 and no membrane, so that it sees T*N images. All ways take turns. The floor is the operations of the
@@ -185,7 +185,7 @@ def matrix_speed(device: str, dtype: torch.dtype, side: int = 2048) -> float:
     "chosen",
     multiple=True,
     type=click.Choice(list(WAYS)),
-    help="Besides lif and ReLU; all.",
+    help="Beside lif and ReLU; else all.",
 )
 @click.option("--growth", is_flag=True, help="Time a frame over T and N instead.")
 @click.option("--peak-of", hidden=True, help="Print the peak of memory of a way, and no more.")

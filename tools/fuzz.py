@@ -11,7 +11,6 @@ where there is any.
 
 import dataclasses
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ import click
 from fuzzing.cases import Finding, Watch
 from fuzzing.children import Done, Job, run_jobs
 from fuzzing.readers import READERS
-from fuzzing.seeds import tree_of
+from fuzzing.seeds.trees import tree_of
 from rich.console import Console
 from rich.table import Table
 
@@ -51,7 +50,8 @@ def main(
     unknown = sorted(set(names) - set(READERS))
     if unknown:
         raise click.UsageError(f"no reader {unknown[0]}; there are {', '.join(READERS)}")
-    shutil.rmtree(out, ignore_errors=True)
+    if out.exists() and any(out.iterdir()):
+        raise click.UsageError(f"{out}: is not empty; choose another folder by --out")
     done = []
     for number, name in enumerate(names, 1):
         seconds = 60 * minutes / len(names)

@@ -21,6 +21,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture
+def folder(tmp_path_factory):
+    """One of a short name: a long one would change how workers are started."""
+    return tmp_path_factory.mktemp("k")
+
+
 @pytest.mark.parametrize(
     ("make", "kills", "victims"),
     [
@@ -28,18 +34,18 @@ pytestmark = pytest.mark.skipif(
         (generate_job, 2, {"parent": 1, "worker": 1}),
     ],
 )
-def test_killed_at_random_moments(tmp_path, make, kills, victims):
-    tried = list(kill_at_random(make(tmp_path), tmp_path, kills, 0, victims))
+def test_killed_at_random_moments(folder, make, kills, victims):
+    tried = list(kill_at_random(make(folder), folder, kills, 0, victims))
     assert [kill.faults for kill in tried] == [()] * kills
 
 
-def test_stopped_by_a_person_or_the_system(tmp_path):
+def test_stopped_by_a_person_or_the_system(folder):
     """Ctrl-C in a terminal reaches all processes; `kill` and batch systems signal one."""
-    job = convert_job(tmp_path)
-    place = Place(tmp_path, job)
+    job = convert_job(folder)
+    place = Place(folder, job)
     assert place.call().code == 0
     whole = job.content(place.out)
-    place = Place(tmp_path, job)
+    place = Place(folder, job)
     for victim, blow, code in (
         ("group", signal.SIGINT, 130),
         ("parent", signal.SIGINT, 130),
@@ -57,10 +63,10 @@ def test_stopped_by_a_person_or_the_system(tmp_path):
 
 
 @pytest.mark.parametrize("make", [convert_job, generate_job])
-def test_two_at_once(tmp_path, make):
+def test_two_at_once(folder, make):
     """The second stops, with a reason; once the first is killed, the next takes its place."""
-    job = make(tmp_path)
-    place = Place(tmp_path, job)
+    job = make(folder)
+    place = Place(folder, job)
     mark = uuid.uuid4().hex
     with place.start(mark) as first:
         place.wait_for(Moment(1, 0), first)

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from nasty import seeds
+from nasty import stores, trees
 
 import eventdata
 
@@ -12,9 +12,9 @@ import eventdata
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     """A small store of binary frames, its files by their keys."""
-    made = seeds.store_inputs()[0]
+    made = stores.store_inputs()[0]
     folder = tmp_path_factory.mktemp("sound")
-    seeds.write_tree(folder / "raw", made.tree)
+    trees.write_tree(folder / "raw", made.tree)
     eventdata.convert(made.source, folder / "raw", folder / "out", shard_size=2, **made.options)
     return folder
 

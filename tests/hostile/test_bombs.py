@@ -24,7 +24,7 @@ from nasty import (
     header,
     npy_head,
     png,
-    seeds,
+    recordings,
     unpack,
     zip_bomb,
     zlib_zeros,
@@ -174,14 +174,12 @@ def test_npy_of_a_huge_shape(tmp_path, shape):
 
 def test_recordings_of_a_huge_sensor(tmp_path):
     """Sizes that a header declares decide what a sample takes: at most half a GiB."""
+    es = recordings.es_file()
     for name, content in (
-        ("a.es", seeds.es_file()[:16] + struct.pack("<HH", 65_535, 65_535) + seeds.es_file()[20:]),
-        ("b.es", seeds.es_file()[:16] + struct.pack("<HH", 32_767, 32_767) + seeds.es_file()[20:]),
-        ("c.raw", seeds.evt3_file().replace(b"32x16", b"99999x99999")),
-        (
-            "d.aedat4",
-            seeds.aedat4_file().replace(b">16<", b">2147483647<"),
-        ),
+        ("a.es", es[:16] + struct.pack("<HH", 65_535, 65_535) + es[20:]),
+        ("b.es", es[:16] + struct.pack("<HH", 32_767, 32_767) + es[20:]),
+        ("c.raw", recordings.evt3_file().replace(b"32x16", b"99999x99999")),
+        ("d.aedat4", recordings.aedat4_file().replace(b">16<", b">2147483647<")),
     ):
         folder = tmp_path / name.replace(".", "-")
         (folder / "class").mkdir(parents=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from makers import make_es_imagenet, make_images
-from nasty import LIMITS, READ_ONE, at_most, edit, header, seeds, unpack
+from nasty import LIMITS, READ_ONE, at_most, edit, header, recordings, training, trees, unpack
+from nasty import raw as raw_seeds
 
 import eventdata
 from eventdata.errors import EventDataError, InputError, StoreError
@@ -101,17 +102,17 @@ OUTSIDE = ("../outside", "a/../../outside", "/outside", "..\\outside", "a\0b", "
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_lists_whose_paths_leave_the_folder(tmp_path, name):
     """Manifests, split lists and lists of images: a problem of the line, and nothing is read."""
-    raw = make_es_imagenet(tmp_path / "raw", train=1, val=0)
-    (raw / "trainlabel.txt").write_text(f"{name}.npz 0 190 254\n")
-    with pytest.raises(InputError, match=r"leaves the folder|fields"):
-        eventdata.convert("es-imagenet", raw, tmp_path / "out.zarr")
+    events = make_es_imagenet(tmp_path / "events", train=1, val=0)
+    (events / "trainlabel.txt").write_text(f"{name}.npz 0 190 254\n")
+    with pytest.raises(InputError, match="leaves the folder"):
+        eventdata.convert("es-imagenet", events, tmp_path / "out.zarr")
     images = make_images(tmp_path / "images", train=2, val=0)
     (tmp_path / "list.txt").write_text(f"{name}.JPEG 0\n")
     (images / "train" / "n01440764").rename(images / "train" / ".hidden")
     shutil.rmtree(images / "train" / "n02119789")
     with pytest.raises(InputError, match="leaves the folder"):
         eventdata.convert("images", images, tmp_path / "out.zarr", list=tmp_path / "list.txt")
-    seeds.write_tree(tmp_path / "ucf", seeds.split_lists(None)[0])
+    trees.write_tree(tmp_path / "ucf", raw_seeds.split_lists(None)[0])
     train = tmp_path / "ucf/lists/trainlist01.txt"
     train.write_text(f"{name}/v_Archery_g01_c01.avi 1\n")
     options = {"splits": tmp_path / "ucf/lists", "fold": 1}
@@ -166,8 +167,8 @@ def test_what_a_store_says_of_its_input_opens_no_file(store, sound, tmp_path):
 
 
 def test_run_whose_stage_lies_outside(tmp_path):
-    tree = seeds.runs(None)[0]
-    seeds.write_tree(tmp_path, tree)
+    tree = training.runs(None)[0]
+    trees.write_tree(tmp_path, tree)
     assert read_run(tmp_path).way == "small"
     edit(tmp_path / "result.json", lambda d: d["stages"][-1].update(name="../../outside"))
     with pytest.raises(InputError, match="result.json: is damaged"):
@@ -184,7 +185,7 @@ def test_nothing_is_written_through_links(tmp_path):
     outside.mkdir()
     (outside / "a.tmp").write_text("precious")
     (outside / "file").write_text("precious")
-    before = seeds.tree_of(outside)
+    before = trees.tree_of(outside)
     for key, target in ((".work", outside), (".work/lock", outside / "file"), ("train", outside)):
         out = tmp_path / f"{key.replace('/', '-')}.zarr"
         (out / key).parent.mkdir(parents=True)
@@ -195,7 +196,7 @@ def test_nothing_is_written_through_links(tmp_path):
         for overwrite in (False, True):
             with pytest.raises(StoreError, match="is a link"):
                 eventdata.convert("es-imagenet", raw, out, overwrite=overwrite)
-            assert seeds.tree_of(outside) == before
+            assert trees.tree_of(outside) == before
 
 
 def unfinished_header():
@@ -228,9 +229,9 @@ def test_folders_that_contain_themselves_by_a_link(tmp_path):
     (images / "train/n01440764/round").symlink_to(images)
     result = eventdata.convert("images", images, tmp_path / "a.zarr", short_side=16, crop=16)
     assert result.samples == {"train": 4}
-    recordings = tmp_path / "recordings"
-    seeds.write_tree(recordings, {f"{name}/a.npz": seeds.npz_events() for name in "ab"})
-    (recordings / "a/round").symlink_to(recordings)
+    folder = tmp_path / "recordings"
+    trees.write_tree(folder, {f"{name}/a.npz": recordings.npz_events() for name in "ab"})
+    (folder / "a/round").symlink_to(folder)
     options = {"frames": 2, "sensor_size": "16x16"}
-    result = eventdata.convert("recordings", recordings, tmp_path / "b.zarr", **options)
+    result = eventdata.convert("recordings", folder, tmp_path / "b.zarr", **options)
     assert sum(result.samples.values()) == 2

@@ -24,7 +24,7 @@ from eventdata.errors import EventDataError
 from fuzzing.generated import STRATEGIES, generated
 from fuzzing.mutations import mutate
 from fuzzing.readers import MIB, READERS, Reader
-from fuzzing.seeds import Tree, write_tree
+from fuzzing.seeds.trees import Tree, write_tree
 
 DEADLINE = 60.0
 """Seconds a case; generous, because kernels may be compiled in one, and machines are busy."""
@@ -95,10 +95,10 @@ class Watch:
     def warm_up(self, name: str, trees: list[Tree]) -> None:
         """Have all loaded and compiled that the first cases would be blamed for."""
         for tree in trees:
-            self.run(name, tree, deadline=20 * DEADLINE)
+            self.run(name, tree, patience=20)
 
-    def run(self, name: str, tree: Tree, deadline: float = DEADLINE) -> Outcome:
-        """Give a tree to a reader. Where that outlasts the deadline the process ends."""
+    def run(self, name: str, tree: Tree, patience: int = 1) -> Outcome:
+        """Give a tree to a reader. Where that outlasts ``patience`` deadlines the process ends."""
         reader = READERS[name]
         shutil.rmtree(self.case, ignore_errors=True)
         write_tree(self.input, tree)
@@ -107,7 +107,7 @@ class Watch:
         self._escapes.clear()
         reset_peak()
         started = resident("VmRSS")
-        faulthandler.dump_traceback_later(deadline, exit=True)
+        faulthandler.dump_traceback_later(patience * DEADLINE, exit=True)
         self._watching = True
         found: Outcome = "read"
         try:

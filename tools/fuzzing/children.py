@@ -19,7 +19,7 @@ from typing import Any
 
 from fuzzing.cases import DEADLINE, Finding, Watch, make_cases, resident
 from fuzzing.readers import READERS
-from fuzzing.seeds import Real, Tree, write_tree
+from fuzzing.seeds.trees import Real, Tree, write_tree
 
 ADDRESS_SPACE = 4 << 30
 """Bytes that a child may ask for on top of what it has once all is loaded; then a MemoryError."""

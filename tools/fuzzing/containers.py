@@ -194,7 +194,7 @@ def _join_zstd(parts: Parts) -> bytes:
 
 _KINDS: Sequence[tuple[bytes, Container]] = (
     (rb"PK\x03\x04", Container(_split_zip, _join_zip)),
-    (rb"\x1f\x8b", _whole(gzip.decompress, lambda data: gzip.compress(data, 1))),
+    (rb"\x1f\x8b", _whole(gzip.decompress, lambda data: gzip.compress(data, 1, mtime=0))),
     (rb"BZh", _whole(bz2.decompress, bz2.compress)),
     (rb"\xfd7zXZ", _whole(lzma.decompress, lambda data: lzma.compress(data, preset=0))),
     (rb"\x78[\x01\x5e\x9c\xda]", _whole(zlib.decompress, lambda data: zlib.compress(data, 1))),

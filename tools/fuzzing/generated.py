@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.errors import HypothesisWarning
 from hypothesis.extra import numpy as hnp
 
-from fuzzing import seeds
-from fuzzing.seeds import Tree
+from fuzzing.seeds import raw, recordings, trees
+from fuzzing.seeds.trees import Tree
 
 Strategy = st.SearchStrategy[Any]
 
@@ -55,7 +55,7 @@ def json_of(document: Mapping[str, Any]) -> Strategy:
 numbers = st.one_of(st.integers(0, 300).map(str), words)
 paths = st.one_of(st.sampled_from(["class0/class0_1.npz", "a.npz"]), words)
 clips = st.one_of(
-    st.sampled_from([f"{c}/v_{c}_g0{g}_c01.avi" for c in seeds.CLASS_NAMES for g in (1, 2)]), words
+    st.sampled_from([f"{c}/v_{c}_g0{g}_c01.avi" for c in raw.CLASS_NAMES for g in (1, 2)]), words
 )
 
 
@@ -108,7 +108,7 @@ def _columns() -> Strategy:
     """Columns of events of all numeric types and lengths, in an npz."""
     kinds = st.one_of(hnp.scalar_dtypes(), hnp.integer_dtypes(), hnp.floating_dtypes())
     column = hnp.arrays(kinds, st.one_of(st.just(5), st.integers(0, 6)))
-    return st.fixed_dictionaries(dict.fromkeys("xytp", column)).map(lambda c: seeds.npz(**c))
+    return st.fixed_dictionaries(dict.fromkeys("xytp", column)).map(lambda c: trees.npz(**c))
 
 
 _RESULT = {"label": "a", "seed": 0, "store": "0", "stages": [], "test": None}
@@ -120,7 +120,7 @@ STRATEGIES: Mapping[str, Mapping[str, Strategy]] = {
         "vallabel.txt": lines(paths, words),
     },
     "split-lists": {
-        "lists/classInd.txt": lines(numbers, st.sampled_from(seeds.CLASS_NAMES)),
+        "lists/classInd.txt": lines(numbers, st.sampled_from(raw.CLASS_NAMES)),
         "lists/trainlist01.txt": lines(clips, numbers),
         "lists/testlist01.txt": lines(clips),
     },
@@ -133,7 +133,7 @@ STRATEGIES: Mapping[str, Mapping[str, Strategy]] = {
     "evt3": {"a.raw": _words("<u2", 16, b"% evt 3.0\n% geometry 4096x2048\n% end\n")},
     "dat": {"a.dat": _words("<u4", 16, b"% Width 16\n% Height 16\n\x0c\x08")},
     "bin": {"a.bin": st.binary(max_size=200)},
-    "es": {"a.es": st.binary(max_size=200).map(lambda data: seeds.es_file()[:20] + data)},
+    "es": {"a.es": st.binary(max_size=200).map(lambda data: recordings.es_file()[:20] + data)},
     "aedat2": {"a.aedat": _words(">u4", 16, b"#!AER-DAT2.0\r\n")},
     "unfinished-stores": {"out/.work/all-0.json": json_of(_RECORD)},
     "recipes": {"recipe.toml": texts},

@@ -85,9 +85,11 @@ _DEEP = "[" * 100_000 + "]" * 100_000
 
 def mutate(rng: Random, name: str, data: bytes, other: bytes = b"") -> bytes:
     """Damaged bytes of the file ``name``; ``other``: a file to take pieces from."""
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        data = _mutate_once(rng, name, data, other)
-    return data[:MAX_BYTES]
+    damaged = data
+    while damaged == data:  # some damage changes nothing
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            damaged = _mutate_once(rng, name, damaged, other)
+    return damaged[:MAX_BYTES]
 
 
 def _mutate_once(rng: Random, name: str, data: bytes, other: bytes) -> bytes:

@@ -28,8 +28,8 @@ from eventdata.raw.pictures import read_picture
 from eventdata.raw.registry import build_source
 from eventdata.raw.source import Samples
 from eventdata.show import show
-from fuzzing import seeds
-from fuzzing.seeds import Real, Tree
+from fuzzing.seeds import pictures, raw, recordings, stores, training, trees
+from fuzzing.seeds.trees import Real, Tree
 
 MIB = 1 << 20
 
@@ -75,7 +75,7 @@ def _coordinates(folder: Path, _: Path) -> None:
 
 
 def _dense(folder: Path, _: Path) -> None:
-    steps, height, width = seeds.DENSE_SHAPE[1:]
+    steps, height, width = raw.DENSE_SHAPE[1:]
     source = EsUcf101(root=folder, steps=steps, height=height, width=width)
     details = np.empty((1, 0), np.int64)
     sample = Samples(["a"], np.zeros(1, np.int32), [str(_the_file(folder))], details).row(0)
@@ -158,7 +158,7 @@ def _against(folder: Path, _: Path) -> None:
 
 
 def _resumed(folder: Path, _: Path) -> None:
-    made = seeds.store_inputs()[int((folder / "number").read_text())]
+    made = stores.store_inputs()[int((folder / "number").read_text())]
     raw, out = folder / "raw", folder / "out"
     eventdata.convert(made.source, raw, out, shard_size=2, **made.options)
 
@@ -212,42 +212,42 @@ def _format(
     suffix: str, make: Callable[[], bytes], pattern: str = "none", *, times: int = 100
 ) -> Reader:
     """Recordings of one format; a million pieces of one take a hundred MiB."""
-    trees = seeds.recordings(suffix, make, f"recordings/{pattern}")
+    trees = recordings.recordings(suffix, make, f"recordings/{pattern}")
     return Reader(trees, _recording, mib=160, times=times)
 
 
 READERS: Mapping[str, Reader] = {
-    "npz-coordinates": Reader(seeds.coordinate_files, _coordinates, mib=16),
-    "npz-dense": Reader(seeds.dense_files, _dense, mib=64),
-    "es-imagenet": Reader(seeds.es_imagenet, lambda folder, _: _read_all(EsImageNet(folder))),
-    "manifests": Reader(seeds.manifests, _list("es-imagenet"), times=500),
-    "split-lists": Reader(seeds.split_lists, _list("ucf101", "clips", splits="lists"), times=500),
+    "npz-coordinates": Reader(raw.coordinate_files, _coordinates, mib=16),
+    "npz-dense": Reader(raw.dense_files, _dense, mib=64),
+    "es-imagenet": Reader(raw.es_imagenet, lambda folder, _: _read_all(EsImageNet(folder))),
+    "manifests": Reader(raw.manifests, _list("es-imagenet"), times=500),
+    "split-lists": Reader(raw.split_lists, _list("ucf101", "clips", splits="lists"), times=500),
     "image-lists": Reader(
-        seeds.image_lists,
+        raw.image_lists,
         _list("images", "images", list="list.txt", classes="classes.txt"),
         times=500,
         mib=512,  # a list may name a million classes by its highest number
     ),
-    "pictures": Reader(seeds.pictures, _picture, mib=1024),
-    "clips": Reader(seeds.clips, _clip, mib=1024),
-    "aedat2": _format(".aedat", seeds.aedat2_file, "*.aedat"),
-    "aedat4": _format(".aedat4", seeds.aedat4_file, "*.aedat4"),
-    "evt2": _format(".raw", seeds.evt2_file, "evt2*.raw"),
-    "evt3": _format(".raw", seeds.evt3_file, "evt3*.raw", times=500),
-    "dat": _format(".dat", seeds.dat_file, "*.dat"),
-    "bin": _format(".bin", seeds.bin_file, "*.bin"),
-    "es": _format(".es", seeds.es_file, "*.es"),
-    "npz-events": _format(".npz", seeds.npz_events),
-    "npy-events": _format(".npy", lambda: seeds.npy(seeds.events())),
-    "recordings": Reader(seeds.class_folders, _recordings, mib=160),
-    "tonic": Reader(seeds.tonic_sets, _tonic),
-    "archives": Reader(seeds.archives, _archive),
-    "stores": Reader(seeds.stores, _store),
-    "grey-stores": Reader(seeds.odg_stores, _grey),
-    "stores-against-raw": Reader(seeds.stores_and_inputs, _against, damage="store/"),
-    "unfinished-stores": Reader(seeds.unfinished_stores, _resumed, damage="out/"),
-    "unfinished-raw": Reader(seeds.unfinished_raw, _generated, damage="out/"),
-    "recipes": Reader(seeds.recipes, _recipe),
-    "checkpoints": Reader(seeds.checkpoints, _checkpoint),
-    "runs": Reader(seeds.runs, _run),
+    "pictures": Reader(pictures.pictures, _picture, mib=1024),
+    "clips": Reader(pictures.clips, _clip, mib=1024),
+    "aedat2": _format(".aedat", recordings.aedat2_file, "*.aedat"),
+    "aedat4": _format(".aedat4", recordings.aedat4_file, "*.aedat4"),
+    "evt2": _format(".raw", recordings.evt2_file, "evt2*.raw"),
+    "evt3": _format(".raw", recordings.evt3_file, "evt3*.raw", times=500),
+    "dat": _format(".dat", recordings.dat_file, "*.dat"),
+    "bin": _format(".bin", recordings.bin_file, "*.bin"),
+    "es": _format(".es", recordings.es_file, "*.es"),
+    "npz-events": _format(".npz", recordings.npz_events),
+    "npy-events": _format(".npy", lambda: trees.npy(recordings.events())),
+    "recordings": Reader(recordings.class_folders, _recordings, mib=160),
+    "tonic": Reader(recordings.tonic_sets, _tonic),
+    "archives": Reader(raw.archives, _archive),
+    "stores": Reader(stores.stores, _store),
+    "grey-stores": Reader(stores.odg_stores, _grey),
+    "stores-against-raw": Reader(stores.stores_and_inputs, _against, damage="store/"),
+    "unfinished-stores": Reader(stores.unfinished_stores, _resumed, damage="out/"),
+    "unfinished-raw": Reader(stores.unfinished_raw, _generated, damage="out/"),
+    "recipes": Reader(training.recipes, _recipe),
+    "checkpoints": Reader(training.checkpoints, _checkpoint),
+    "runs": Reader(training.runs, _run),
 }

@@ -1,0 +1,1 @@
+"""Sound inputs to damage: small ones made here, and some of the real data where there is any."""
