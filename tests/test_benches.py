@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from makers import make_es_imagenet
+import pytest
+from makers import make_es_imagenet, make_images
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
@@ -45,3 +46,16 @@ def test_growth(tmp_path):
     assert list(result["us_per_sample"]) == ["plan", "convert"]
     for runs in result["us_per_sample"].values():
         assert [len(found) for found in runs] == [1, 1]
+
+
+def test_generate(tmp_path):
+    images = make_images(tmp_path / "images", train=2, val=0)
+    output = tmp_path / "result.json"
+    run("bench_generate.py", "--images", images, "--runs", 1, "--output", output)
+    result = json.loads((tmp_path / "result-image.json").read_text())
+    ways = result["ms_per_image"]
+    assert ways["file to frames"]["floor"] == ways["JPEG decoding"]["median"]
+    assert ways["kernel, published"]["floor"] > 0
+    ratio = ways["torch, published steps"]["median"] / ways["kernel, published"]["median"]
+    told = result["facts"]["torch, published steps, over the kernel"]
+    assert told == pytest.approx(ratio, abs=0.01)

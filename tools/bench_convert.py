@@ -84,7 +84,7 @@ def floor(files: list[RawFile], places: list[list[Member]], planes: list[bytes])
 
 @click.command()
 @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--copies", default=4, show_default=True, help="How often to list each file.")
+@click.option("--copies", default=16, show_default=True, help="How often to list each file.")
 @click.option("--runs", default=5, show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
 def main(root: Path, copies: int, runs: int, output: Path | None) -> None:
@@ -148,7 +148,16 @@ def measure_on(root: Path, scratch: Path, runs: int, output: Path | None) -> Non
         "store bytes": f"{stored:,} ({stored / raw:.3f} of raw)",
         "floor bytes a sample": f"{raw // len(files):,} read, {stored // len(files):,} written",
     }
-    report("Converting raw ES-ImageNet, one worker", timings, "eventdata convert", facts, output)
+    floors = {"eventdata convert": timings["floor: read, inflate, zstd"].median}
+    report(
+        "Converting raw ES-ImageNet, one worker",
+        timings,
+        "eventdata convert",
+        facts,
+        output,
+        floors=floors,
+        packages=("numcodecs", "numpy", "zarr", "zstandard"),
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""Images and clips -> packed frames, beside decoding alone and the published steps in torch.
+"""Images and clips -> packed frames, beside decoding alone and the published steps.
 
-    python tools/bench_generate.py [--images DIR] [--clips DIR] [--json]
+    python tools/bench_generate.py [--images DIR] [--clips DIR] [--output result.json]
 
-Three ratios, on one thread: a plain torch statement of the published ODG over our kernel, both on
-an image just decoded; image file -> packed frames over decoding the JPEG alone; clip -> packed
-frames over decoding it and scaling the frames it is made of. In each round all ways take turns on
-each file, so that a noisy machine is noisy for all; a ratio is taken within a round.
+On one thread: kernels on an image or a clip just decoded, beside a plain statement of the published
+steps; and from the file to packed frames, beside decoding alone, which is its floor. The floor of a
+kernel is what it reads and writes, at the speed of a copy. In each round all ways take turns on
+each file, so that a noisy machine is noisy for all.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,52 +16,64 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from measuring import Timing, copy_bandwidth, report
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from eventdata.kernels.odg import PUBLISHED_TRACE, OdgSettings, image_frames
 from eventdata.kernels.video import VideoSettings, clip_frames, frame_indices
 from eventdata.raw.clips import read_clip
 from eventdata.raw.pictures import read_picture
 
-Times = dict[str, list[float]]
+WHOLE = "file to frames"
+Way = tuple[Callable[[Path], Any], Callable[[Any], Any]]  # untimed, and timed on what that made
 
 
 @click.command()
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--clips", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--limit", type=click.IntRange(1), help="Files of each kind, evenly spread.")
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write JSON to STEM-image.json and STEM-clip.json of this STEM.json.",
+)
 def main(
-    images: Path | None, clips: Path | None, limit: int | None, repeats: int, as_json: bool
+    images: Path | None, clips: Path | None, limit: int | None, runs: int, output: Path | None
 ) -> None:
     """Measure on the JPEGs under --images and the AVIs under --clips."""
     torch.set_num_threads(1)
-    results = {}
+    if images is None and clips is None:
+        raise click.UsageError("nothing to measure: give --images, --clips or both")
     for kind, folder, patterns, measure in (
         ("image", images, ("*.jpg", "*.jpeg", "*.JPEG"), measure_images),
         ("clip", clips, ("*.avi",), measure_clips),
     ):
-        if folder is not None:
-            paths = sorted(path for pattern in patterns for path in folder.rglob(pattern))
-            paths = paths[:: max(1, -(-len(paths) // limit))] if limit else paths
-            if not paths:
-                raise click.UsageError(f"{folder}: no {', '.join(patterns)} under it")
-            results[kind] = summarise(measure(paths, repeats), len(paths))
-    if not results:
-        raise click.UsageError("nothing to measure: give --images, --clips or both")
-    if as_json:
-        click.echo(json.dumps(results, indent=2))
-    else:
-        for kind, result in results.items():
-            print_table(kind, result)
+        if folder is None:
+            continue
+        paths = sorted(path for pattern in patterns for path in folder.rglob(pattern))
+        paths = paths[:: max(1, -(-len(paths) // limit))] if limit else paths
+        if not paths:
+            raise click.UsageError(f"{folder}: no {', '.join(patterns)} under it")
+        timings, floors, facts = measure(paths, runs)
+        report(
+            f"{kind.capitalize()}s to packed frames, one thread",
+            timings,
+            WHOLE,
+            {"files": len(paths), **facts},
+            output and output.with_stem(f"{output.stem}-{kind}"),
+            floors=floors,
+            unit=f"ms/{kind}",
+            packages=("numba", "numpy", "pillow", "torch") if kind == "image" else ("av", "numba"),
+        )
 
 
-def measure_images(paths: list[Path], repeats: int) -> Times:
-    """Seconds a round of each way, the sum over all images."""
+Measured = tuple[dict[str, Timing], dict[str, float], dict[str, object]]
+
+
+def measure_images(paths: list[Path], runs: int) -> Measured:
+    """Times of all ways, floors, and ratios of interest."""
     published, centred = OdgSettings(mode="published", min_events=0), OdgSettings(min_events=0)
     area = OdgSettings(resampling="area", min_events=0)
     out = np.empty(centred.frames_shape, np.uint8)
@@ -70,63 +81,74 @@ def measure_images(paths: list[Path], repeats: int) -> Times:
     def fresh(path: Path) -> NDArray[np.uint8]:
         return np.asarray(Image.open(path).convert("RGB"))
 
-    return take_turns(
+    timings = take_turns(
         paths,
-        repeats,
+        runs,
         {
-            "torch, published steps": (fresh, published_steps),
+            WHOLE: (Path, lambda path: image_frames(read_picture(path), centred, out)),
+            "JPEG decoding": (Path, lambda path: Image.open(path).load()),
             "kernel, published": (fresh, lambda image: image_frames(image, published, out)),
             "kernel, centred": (fresh, lambda image: image_frames(image, centred, out)),
             "kernel, centred, area": (fresh, lambda image: image_frames(image, area, out)),
-            "JPEG decoding": (Path, lambda path: Image.open(path).load()),
-            "file to frames": (Path, lambda path: image_frames(read_picture(path), centred, out)),
+            "torch, published steps": (fresh, published_steps),
         },
     )
+    pixels = float(np.mean([3 * np.prod(Image.open(path).size) for path in paths]))
+    return told(timings, pixels + out.nbytes, "JPEG decoding", "torch, published steps")
 
 
-def measure_clips(paths: list[Path], repeats: int) -> Times:
-    """Seconds a round of each way, the sum over all clips."""
+def measure_clips(paths: list[Path], runs: int) -> Measured:
+    """Times of all ways, floors, and ratios of interest."""
     settings, drawn = VideoSettings(), VideoSettings(mode=2)
     out = np.empty(settings.frames_shape, np.uint8)
 
     def fresh(path: Path) -> NDArray[np.uint8]:
         return read_clip(path, settings)
 
-    return take_turns(
+    timings = take_turns(
         paths,
-        repeats,
+        runs,
         {
-            "NumPy, published steps": (fresh, published_differences),
-            "kernel, mode 1": (fresh, lambda grey: clip_frames(grey, settings, out)),
-            "kernel, mode 2": (fresh, lambda grey: clip_frames(grey, drawn, out)),
-            "decoding": (Path, lambda path: decode_clip(path, None)),
+            WHOLE: (Path, lambda path: clip_frames(read_clip(path, settings), settings, out)),
             "decoding and scaling": (Path, lambda path: decode_clip(path, settings)),
-            "file to frames": (
-                Path,
-                lambda path: clip_frames(read_clip(path, settings), settings, out),
-            ),
+            "decoding": (Path, lambda path: decode_clip(path, None)),
+            "kernel, published": (fresh, lambda grey: clip_frames(grey, settings, out)),
+            "kernel, mode 2": (fresh, lambda grey: clip_frames(grey, drawn, out)),
+            "NumPy, published steps": (fresh, published_differences),
         },
     )
+    grey = float(np.prod((settings.frames, *settings.size)))
+    return told(timings, grey + out.nbytes, "decoding and scaling", "NumPy, published steps")
 
 
-def take_turns(
-    paths: list[Path],
-    repeats: int,
-    ways: dict[str, tuple[Callable[[Path], Any], Callable[[Any], Any]]],
-) -> Times:
-    """Times each way's second function on what its first, untimed, made of a path."""
-    times: Times = {name: [] for name in ways}
-    for repeat in range(repeats + 1):
+def told(timings: dict[str, Timing], moved: float, decoding: str, plain: str) -> Measured:
+    """With floors (of a kernel: ``moved`` bytes copied) and the ratios that matter most."""
+    bandwidth = copy_bandwidth()
+    floors = {name: 1e3 * moved / bandwidth for name in timings if name.startswith("kernel")}
+    floors[WHOLE] = timings[decoding].median
+    kernel = timings["kernel, published"].median
+    facts: dict[str, object] = {
+        f"{plain}, over the kernel": round(timings[plain].median / kernel, 2),
+        f"{WHOLE}, over {decoding}": round(timings[WHOLE].median / timings[decoding].median, 3),
+        "copy, read and written": f"{bandwidth / 1e9:.1f} GB/s",
+    }
+    return timings, floors, facts
+
+
+def take_turns(paths: list[Path], runs: int, ways: dict[str, Way]) -> dict[str, Timing]:
+    """Milliseconds a file of each way's second function on what its first made of a path."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for run in range(runs + 1):
         spent = dict.fromkeys(ways, 0.0)
-        for path in paths if repeat else paths[:1]:  # the first, uncounted, compiles
-            for name, (prepare, run) in ways.items():
+        for path in paths if run else paths[:1]:  # the first, uncounted, compiles
+            for name, (prepare, work) in ways.items():
                 given = prepare(path)
                 started = time.perf_counter()
-                run(given)
+                work(given)
                 spent[name] += time.perf_counter() - started
-        for name in ways if repeat else ():
-            times[name].append(spent[name])
-    return times
+        for name in ways if run else ():
+            times[name].append(1e3 * spent[name] / len(paths))
+    return {name: Timing(tuple(values)) for name, values in times.items()}
 
 
 def published_steps(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -178,48 +200,6 @@ def decode_clip(path: Path, settings: VideoSettings | None) -> None:
             if settings and index in wanted:
                 height, width = settings.size
                 scaler.reformat(frame, width, height, "gray", threads=1).to_ndarray()
-
-
-RATIOS = {  # name: numerator, denominator
-    "torch / kernel": ("torch, published steps", "kernel, published"),
-    "image file to frames / JPEG decoding": ("file to frames", "JPEG decoding"),
-    "NumPy / kernel": ("NumPy, published steps", "kernel, mode 1"),
-    "clip to frames / decoding and scaling": ("file to frames", "decoding and scaling"),
-}
-
-
-def summarise(times: Times, files: int) -> dict[str, Any]:
-    """Milliseconds a file and ratios, each as the middle of all rounds."""
-    ratios = {
-        name: np.divide(times[above], times[below])
-        for name, (above, below) in RATIOS.items()
-        if above in times and below in times
-    }
-    return {
-        "files": files,
-        "ms": {name: middle(1e3 * np.array(spent) / files) for name, spent in times.items()},
-        "ratios": {name: middle(values) for name, values in ratios.items()},
-    }
-
-
-def middle(values: NDArray[np.float64]) -> dict[str, float]:
-    """Median, and half of the distance between the quartiles."""
-    low, median, high = np.percentile(values, [25, 50, 75])
-    return {"median": round(median, 4), "spread": round((high - low) / 2, 4)}
-
-
-def print_table(kind: str, result: dict[str, Any]) -> None:
-    """One kind's times and ratios."""
-    table = Table(title=f"{result['files']} {kind} files: median ± half the quartiles' distance")
-    table.add_column("")
-    table.add_column(f"ms a {kind}", justify="right")
-    table.add_column("ratio", justify="right")
-    for name, value in result["ms"].items():
-        table.add_row(name, f"{value['median']:.3g} ± {value['spread']:.1g}", "")
-    table.add_section()
-    for name, value in result["ratios"].items():
-        table.add_row(name, "", f"{value['median']:.3g} ± {value['spread']:.1g}")
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,9 @@ def prepare(frames: Tensor, stage: Stage, seed: int | None = None) -> Tensor:
     """
     x = frames if frames.ndim == 5 else (frames.float() / 255 - IMAGE_MEAN) / IMAGE_DEVIATION
     x = x if seed is None else augment(x, stage.augment, seed)
-    if frames.ndim == 5 and stage.collapse:
-        return x.sum(dim=1, keepdim=True, dtype=torch.float)
+    if frames.ndim == 5 and stage.collapse is not None:
+        parts = x.reshape(len(x), stage.collapse, -1, *x.shape[2:])
+        return parts.sum(dim=2, dtype=torch.float)
     return x.float()
 
 

@@ -142,8 +142,9 @@ class Stage:
 
     steps: int | None = None
     """Frames: only the first so many steps. Images: T, the steps that see the image."""
-    collapse: bool = False
-    """Frames: their sum as the only step: an ann learns from events at a T-th of the cost."""
+    collapse: int | None = None
+    """Frames: neighbours are summed, so that so many steps remain. With 1 an ann learns from events
+    at a T-th of the cost."""
     downscale: int = 1
     """Rows and columns are divided by this: frames by max-pooling, images by the mean."""
     augment: Augmentation = field(default_factory=Augmentation)
@@ -164,6 +165,7 @@ class Stage:
             label_smoothing=(0, 0.9),
             ema=(0, 0.99999),
             steps=(1, math.inf),
+            collapse=(1, math.inf),
             downscale=(1, math.inf),
         )
         if self.batch_size % self.accumulate:

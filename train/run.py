@@ -141,8 +141,14 @@ def check_stages(recipe: Recipe, parts: dict[str, Data], devices: int) -> None:
                 "samples to train on"
             )
         steps = data.train.sample_format.steps
-        if steps is not None and stage.steps is not None and stage.steps > steps:
-            raise OptionError(f"{name}: steps is {stage.steps}, but the store's frames are {steps}")
+        if steps is not None:
+            taken = steps if stage.steps is None else stage.steps
+            if taken > steps:
+                raise OptionError(f"{name}: steps is {taken}, but the store's frames are {steps}")
+            if stage.collapse is not None and taken % stage.collapse:
+                raise OptionError(
+                    f"{name}: collapse is {stage.collapse}, which {taken} steps can't share evenly"
+                )
 
 
 def open_stores(recipe: Recipe, data: str, images: str | None) -> dict[str, Store]:

@@ -382,9 +382,17 @@ def test_half_precision_of_gpus_on_a_cpu(tmp_path, monkeypatch, recipe, events):
         run(load(recipe, scratch=True, changes=["run.precision=16-mixed"]), tmp_path, data=events)
 
 
-def test_more_steps_than_there_are(tmp_path, recipe, events):
-    with pytest.raises(OptionError, match="steps is 15, but the store's frames are 4"):
-        run(load(recipe, scratch=True, changes=["scratch.steps=15"]), tmp_path / "a", data=events)
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("steps=15", "steps is 15, but the store's frames are 4"),
+        ("collapse=3", "collapse is 3, which 4 steps can't share evenly"),
+        ("collapse=8", "collapse is 8, which 4 steps can't share evenly"),
+    ],
+)
+def test_more_steps_than_there_are(tmp_path, recipe, events, change, told):
+    with pytest.raises(OptionError, match=told):
+        run(load(recipe, scratch=True, changes=[f"scratch.{change}"]), tmp_path / "a", data=events)
 
 
 def test_images_that_no_stage_learns_from(tmp_path, recipe, events, images):
@@ -495,9 +503,9 @@ def test_learning_rates(settings, steps, factors):
 def test_what_the_network_sees():
     frames = (torch.rand(2, 6, 2, 8, 8) < 0.3).to(torch.uint8)
     assert torch.equal(prepare(frames, Stage()), frames.float())
-    assert torch.equal(
-        prepare(frames, Stage(collapse=True)), frames.float().sum(dim=1, keepdim=True)
-    )
+    for left in (1, 2, 3):
+        parts = [part.float().sum(dim=1) for part in frames.chunk(left, dim=1)]
+        assert torch.equal(prepare(frames, Stage(collapse=left)), torch.stack(parts, dim=1))
     pictures = torch.full((2, 3, 8, 8), 255, dtype=torch.uint8)
     assert prepare(pictures, Stage()).unique().tolist() == pytest.approx([0.55 / 0.225])
 
