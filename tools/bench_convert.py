@@ -7,6 +7,7 @@ any way must do for these bytes: read and inflate each file (ISA-L), and compres
 frames (zstd level 1).
 """
 
+import shutil
 import struct
 import tempfile
 import uuid
@@ -84,29 +85,32 @@ def floor(files: list[RawFile], places: list[list[Member]], planes: list[bytes])
 
 @click.command()
 @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--copies", default=16, show_default=True, help="How often to list each file.")
+@click.option("--copies", default=16, show_default=True, help="How often to have each file.")
 @click.option("--runs", default=5, show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
 def main(root: Path, copies: int, runs: int, output: Path | None) -> None:
     """Measure all ways on the raw files under ROOT, in one run.
 
     A handful of samples says more of the cost of opening a store than of converting; so each file
-    is linked --copies times.
+    is there --copies times.
     """
     with tempfile.TemporaryDirectory() as folder:
-        measure_on(copy_links(root, Path(folder, "raw"), copies), Path(folder), runs, output)
+        measure_on(copy_files(root, Path(folder, "raw"), copies), Path(folder), runs, output)
 
 
-def copy_links(root: Path, target: Path, copies: int) -> Path:
-    """Raw data in which each file under ``root`` is linked several times."""
+def copy_files(root: Path, target: Path, copies: int) -> Path:
+    """Raw data in which each file under ``root`` is several times, as a link where that goes."""
     for split in ("train", "val"):
         lines = []
         for line in (root / f"{split}label.txt").read_text().splitlines():
             name, facts = line.split(maxsplit=1)
             for copy in range(copies):
-                link = target / split / f"copy{copy}" / name
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to((root / split / name).resolve())
+                place = target / split / f"copy{copy}" / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    place.hardlink_to((root / split / name).resolve())
+                except OSError:  # on another disk
+                    shutil.copyfile(root / split / name, place)
                 lines.append(f"copy{copy}/{name} {facts}\n")
         (target / f"{split}label.txt").write_text("".join(lines))
     return target

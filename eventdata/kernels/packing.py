@@ -19,35 +19,80 @@ U8 = NDArray[np.uint8]
 OK, BAD_STEP, BAD_COORDINATE, BAD_VALUE = 0, 1, 2, 3
 
 VECTOR_BYTES = 32  # stored at once when unpacking
+_EVENTS = 1024  # located before their bits are set
+_U16 = np.uint16
 
 
 @numba.njit(cache=True, nogil=True)
 def scatter_coordinates(
     events: U8, polarity: int, row_shift: int, column_shift: int, canvas: int, margin: int, out: U8
-) -> tuple[int, int, int]:
+) -> tuple[int, int]:
     """Set the bit of each event (row, column, step 1..8) that falls into the crop.
 
-    events (n, 3); out (1, H, W, P), where H = W = canvas - 2 * margin. The shifts centre the
-    sample on the canvas. Returns how many bits were new, a fault code and the faulty event.
+    events (n, 3), contiguous; out (1, H, W, P), where H = W = canvas - 2 * margin, canvas at most
+    256. The shifts centre the sample on the canvas. Returns a fault code and the first faulty
+    event; where there is one, out is not to be used.
     """
-    _, height, width, _ = out.shape
-    ones = 0
-    for i in range(events.shape[0]):
-        step = events[i, 2]
-        if step < 1 or step > 8:
-            return ones, BAD_STEP, i
-        row = events[i, 0] + row_shift
-        column = events[i, 1] + column_shift
-        if row >= canvas or column >= canvas:
-            return ones, BAD_COORDINATE, i
-        y = row - margin
-        x = column - margin
-        if 0 <= y < height and 0 <= x < width:
-            bit = np.uint8(128 >> (step - 1))
-            byte = out[0, y, x, polarity]
-            ones += (byte & bit) == 0
-            out[0, y, x, polarity] = byte | bit
-    return ones, OK, 0
+    _, height, width, channels = out.shape
+    flat, coordinates = out.reshape(-1), events.reshape(-1)
+    places, bits = np.empty(_EVENTS, np.uint16), np.empty(_EVENTS, np.uint8)
+    for first in range(0, len(events), _EVENTS):
+        count = min(_EVENTS, len(events) - first)
+        sound = _locate(
+            coordinates[3 * first : 3 * (first + count)],
+            _U16(row_shift - margin),
+            _U16(column_shift - margin),
+            _U16(canvas - row_shift),
+            _U16(canvas - column_shift),
+            _U16(height),
+            _U16(width),
+            places,
+            bits,
+        )
+        if not sound:
+            for event in range(first, first + count):
+                if not 1 <= events[event, 2] <= 8:
+                    return BAD_STEP, event
+                if (
+                    events[event, 0] + row_shift >= canvas
+                    or events[event, 1] + column_shift >= canvas
+                ):
+                    return BAD_COORDINATE, event
+        for i in range(count):
+            flat[np.uint64(places[i]) * np.uint64(channels) + np.uint64(polarity)] |= bits[i]
+    return OK, 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _locate(
+    coordinates: U8,
+    up: np.uint16,
+    left: np.uint16,
+    rows: np.uint16,
+    columns: np.uint16,
+    height: np.uint16,
+    width: np.uint16,
+    places: NDArray[np.uint16],
+    bits: U8,
+) -> bool:
+    """The place y * W + x of each event and the bit of its step, both 0 beside the crop.
+
+    All numbers have 16 bits, as many as places need: no branch and few bits let LLVM work on
+    sixteen events at once, twice to three times as fast as one by one. What lies before the crop
+    wraps around to a large number. False where an event is not sound.
+    """
+    last_row = last_column = last_step = _U16(0)
+    for i in range(coordinates.size // 3):
+        row = _U16(coordinates[3 * i])
+        column = _U16(coordinates[3 * i + 1])
+        step = _U16(coordinates[3 * i + 2])
+        last_row, last_column = max(last_row, row), max(last_column, column)
+        last_step = max(last_step, _U16(step - _U16(1)))  # a step of 0 wraps around
+        y, x = _U16(row + up), _U16(column + left)
+        inside = _U16(_U16(y < height) & _U16(x < width))
+        places[i] = _U16(_U16(_U16(y * width) + x) * inside)
+        bits[i] = np.uint8(_U16(_U16(_U16(256) * inside) >> step))
+    return bool(last_row < rows and last_column < columns and last_step < 8)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
-from eventdata.kernels.packing import BAD_STEP, OK, scatter_coordinates
+from eventdata.kernels.packing import BAD_STEP, OK, count_ones, scatter_coordinates
 from eventdata.raw.npz import read_npz
 from eventdata.raw.source import Sample, Samples, read_lines, safe_relative
 from eventdata.store.layout import Parameters, SampleFormat
@@ -101,18 +101,17 @@ class EsImageNet:
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
         """Fill out (1, 224, 224, 2) from one npz; see `Source.read`."""
-        pos, neg = read_npz(Path(sample.path), ("pos", "neg"), MAX_ARRAY_BYTES)
+        arrays = read_npz(sample.path, ("pos", "neg"), MAX_ARRAY_BYTES)
         height, width = sample.details
         out[:] = 0
-        ones = 0
-        for polarity, (key, events) in enumerate((("pos", pos), ("neg", neg))):
+        for polarity, (key, events) in enumerate(zip(("pos", "neg"), arrays, strict=True)):
             if events.ndim != 2 or events.shape[1] != 3:
                 raise InputError(
                     f"{sample.path}: array {key!r} has shape {events.shape}, not (n, 3) = row, "
                     "column, step; generate the file again"
                 )
-            new, fault, event = scatter_coordinates(
-                events,
+            fault, event = scatter_coordinates(
+                np.ascontiguousarray(events),
                 polarity,
                 (LONG_SIDE - height) // 2,
                 (LONG_SIDE - width) // 2,
@@ -129,10 +128,9 @@ class EsImageNet:
                     f"{sample.path}: event {event} of {key!r} (row {row}, column {column}, step "
                     f"{step}; image {height}x{width}) has {what}; generate the file again"
                 )
-            ones += new
-        if not len(pos) + len(neg):
+        if not any(map(len, arrays)):
             raise InputError(f"{sample.path}: no events in it; generate the file again")
-        return ones
+        return count_ones(out)
 
 
 def _parse_line(line: str) -> tuple[str, int, int, int, str]:

@@ -73,7 +73,7 @@ class EsUcf101(SettingsOnly):
         """Fill out (K, H, W, 2) from one npz; see `Source.read`."""
         shape = (2, self.steps, self.height, self.width)
         limit = 2 * self.steps * self.height * self.width + 4096
-        (frames,) = read_npz(Path(sample.path), ("arr_0",), limit)
+        (frames,) = read_npz(sample.path, ("arr_0",), limit)
         if frames.shape != shape:
             raise InputError(
                 f"{sample.path}: array 'arr_0' has shape {frames.shape}, not {shape} (polarity, "

@@ -159,7 +159,7 @@ def _read_npz(path: Path) -> Columns:
     names = list("xytp") if set("xytp") <= members.keys() else list(members)
     if len(names) not in (1, 4):
         raise InputError(f"no arrays x, y, t, p in it (it has: {', '.join(names) or '-'})")
-    declared = sum(members[name].file_size for name in names)
+    declared = sum(members[name].size for name in names)
     if declared > max(MAX_NPZ_BYTES, MAX_NPZ_RATIO * len(data)):
         raise InputError(f"its arrays declare {declared:,} bytes, too many for {len(data):,}")
     arrays = [_parse_npy(inflate(data, members[name])) for name in names]

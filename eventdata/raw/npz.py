@@ -1,7 +1,8 @@
 """Read arrays from a published ``.npz`` without trusting it.
 
-The zip's directory is read by zipfile and arrays' headers by NumPy; the members themselves are
-inflated by ISA-L in one call each, bounded by their declared size. Nothing is ever unpickled.
+A plain zip's directory and a plain array's header are read here, all others by zipfile and NumPy,
+which take ten times as long; the members themselves are inflated by ISA-L in one call each, bounded
+by their declared size. Nothing is ever unpickled.
 """
 
 import io
@@ -24,27 +25,39 @@ from eventdata.errors import InputError
 from eventdata.plain import check_plain
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+_DIRECTORY_END = struct.Struct("<4sHHHHIIH")
+_DIRECTORY_ENTRY = struct.Struct("<4sBxBxHH4xIIIHHHHH4xI")
 _PLAIN_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '\|u1', 'fortran_order': False, "
     rb"'shape': \(([0-9]{1,15}(?:, [0-9]{1,15})*)\), \} *\n",
     re.DOTALL,
 )
+_PLAIN_NAME = re.compile(rb"[!-.0-9A-Z_a-z]+")  # ASCII, in which no reader changes anything
 _NPY_HEAD = 1 << 14  # more than NumPy takes for a header
 _REMEDY = "get or generate the file again, or leave it out with --on-error skip"
 
 
-def read_npz(path: Path, keys: Sequence[str], max_bytes: int) -> list[NDArray[np.uint8]]:
+class Member(NamedTuple):
+    """What a zip's directory says of a member; sizes in bytes, inflated and packed."""
+
+    name: str
+    header: int
+    method: int
+    packed_size: int
+    size: int
+    crc: int
+    encrypted: bool
+
+
+def read_npz(path: Path | str, keys: Sequence[str], max_bytes: int) -> list[NDArray[np.uint8]]:
     """The uint8 arrays under ``keys``, read-only.
 
     ``max_bytes`` bounds the file and each array, so that a damaged header can't ask for more
     memory than a sound sample needs. InputError names the file and what is wrong with it.
     """
     try:
-        check_plain(path)
-        with path.open("rb", buffering=0) as file:
-            status = os.fstat(file.fileno())
-            # readall takes a buffer of the file's size, so the size is checked first.
-            data = file.readall() if status.st_size <= 2 * max_bytes else None
+        size = check_plain(path).st_size
+        data = None if size > 2 * max_bytes else _read(path, size)
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror}); {_REMEDY}") from None
     try:
@@ -57,77 +70,131 @@ def read_npz(path: Path, keys: Sequence[str], max_bytes: int) -> list[NDArray[np
         raise InputError(f"{path}: {error}; {_REMEDY}") from None
 
 
+def _read(path: Path | str, size: int) -> bytes:
+    """All of a file of this size; one byte more where it has grown."""
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        data = os.read(file, size + 1)
+        while len(data) < size and (more := os.read(file, size + 1 - len(data))):
+            data += more
+    finally:
+        os.close(file)
+    return data
+
+
 def parse_npz(data: bytes, keys: Sequence[str], max_bytes: int) -> list[NDArray[np.uint8]]:
     """`read_npz` on the bytes of the file; errors say what is wrong, not where."""
     members = list_members(data)
     arrays = []
     for key in keys:
-        info = members.get(f"{key}.npy")
-        if info is None:
+        member = members.get(f"{key}.npy")
+        if member is None:
             raise InputError(f"no array {key!r} in it (it has: {', '.join(members) or 'nothing'})")
-        if info.file_size > max_bytes:
+        if member.size > max_bytes:
             raise InputError(
-                f"array {key!r} declares {info.file_size:,} bytes, a sample has at most "
-                f"{max_bytes:,}"
+                f"array {key!r} declares {member.size:,} bytes, a sample has at most {max_bytes:,}"
             )
-        arrays.append(_parse_npy(inflate(data, info), key))
+        arrays.append(_parse_npy(inflate(data, member), key))
     return arrays
 
 
-def list_members(data: bytes) -> dict[str, zipfile.ZipInfo]:
+def list_members(data: bytes) -> dict[str, Member]:
     """What a zip file holds, by name."""
-    try:
-        return {info.filename: info for info in zipfile.ZipFile(io.BytesIO(data)).infolist()}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError):
-        raise InputError("not a whole zip file (truncated, or something else)") from None
+    members = _list_plain(data)
+    if members is None:
+        try:
+            infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError):
+            raise InputError("not a whole zip file (truncated, or something else)") from None
+        members = [
+            Member(
+                name=info.filename,
+                header=info.header_offset,
+                method=info.compress_type,
+                packed_size=info.compress_size,
+                size=info.file_size,
+                crc=info.CRC,
+                encrypted=bool(info.flag_bits & 1),
+            )
+            for info in infos
+        ]
+    return {member.name: member for member in members}
 
 
-def inflate(data: bytes, info: zipfile.ZipInfo) -> bytes:
+def _list_plain(data: bytes) -> list[Member] | None:
+    """The members of a zip that is a file of its own on one disk, without a comment or 64 bits.
+
+    None for any other: that is for zipfile to read, or to refuse.
+    """
+    end = len(data) - _DIRECTORY_END.size
+    if end < 0:
+        return None
+    magic, *disks, count, total, size, place, comment = _DIRECTORY_END.unpack_from(data, end)
+    if magic != b"PK\x05\x06" or any(disks) or comment or count != total or place + size != end:
+        return None
+    members = []
+    for _ in range(count):
+        if place + _DIRECTORY_ENTRY.size > end:
+            return None
+        magic, _, version, flags, method, crc, packed, whole, *lengths, disk, _, header = (
+            _DIRECTORY_ENTRY.unpack_from(data, place)
+        )
+        start = place + _DIRECTORY_ENTRY.size
+        name, place = data[start : start + lengths[0]], start + sum(lengths)
+        plain = magic == b"PK\x01\x02" and version <= zipfile.MAX_EXTRACT_VERSION and not disk
+        if not plain or 0xFFFFFFFF in (packed, whole, header) or not _PLAIN_NAME.fullmatch(name):
+            return None
+        members.append(Member(name.decode(), header, method, packed, whole, crc, bool(flags & 1)))
+    return members if place == end else None
+
+
+def inflate(data: bytes, member: Member) -> bytes:
     """One member of a zip file, of the size that it declares."""
-    damaged = InputError(f"member {info.filename!r} is damaged")
+    damaged = InputError(f"member {member.name!r} is damaged")
     try:
-        magic, name_length, extra_length = _LOCAL_HEADER.unpack_from(data, info.header_offset)
+        magic, name_length, extra_length = _LOCAL_HEADER.unpack_from(data, member.header)
     except struct.error:
         raise damaged from None
-    start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-    packed = data[start : start + info.compress_size]
-    if magic != b"PK\x03\x04" or len(packed) != info.compress_size or info.flag_bits & 1:
+    start = member.header + _LOCAL_HEADER.size + name_length + extra_length
+    packed = memoryview(data)[start : start + member.packed_size]
+    if magic != b"PK\x03\x04" or len(packed) != member.packed_size or member.encrypted:
         raise damaged
-    if info.compress_type == zipfile.ZIP_STORED:
-        content = packed
-    elif info.compress_type == zipfile.ZIP_DEFLATED:
+    if member.method == zipfile.ZIP_STORED:
+        content = bytes(packed)
+    elif member.method == zipfile.ZIP_DEFLATED:
         try:
             # One byte more than declared shows a member that inflates to more than it says.
-            content = isal_zlib.decompressobj(-15).decompress(packed, info.file_size + 1)
+            content = isal_zlib.decompressobj(-15).decompress(packed, member.size + 1)
         except isal_zlib.error:  # type: ignore[misc]  # its stub forgets that it is an exception
             raise damaged from None
     else:
-        raise InputError(f"member {info.filename!r} is compressed by an unknown method")
-    if len(content) != info.file_size or isal_zlib.crc32(content) != info.CRC:
+        raise InputError(f"member {member.name!r} is compressed by an unknown method")
+    if len(content) != member.size or isal_zlib.crc32(content) != member.crc:
         raise damaged
     return content
 
 
 def _parse_npy(content: bytes, key: str) -> NDArray[np.uint8]:
-    shape, order, start = _parse_plain_header(content, key)
-    # A header may hold True for a length. Python integers: a declared shape can't overflow.
-    sound = all(type(length) is int and length >= 0 for length in shape)
-    if not sound or math.prod(shape) != len(content) - start:
+    shape, order, start = _parse_header(content, key)
+    if math.prod(shape) != len(content) - start:
         raise InputError(f"array {key!r} declares shape {shape}, its data do not fit that")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape, order=order)
 
 
-def _parse_plain_header(content: bytes, key: str) -> tuple[tuple[int, ...], Literal["C", "F"], int]:
+def _parse_header(content: bytes, key: str) -> tuple[tuple[int, ...], Literal["C", "F"], int]:
     """Shape, order and start of the data of a ``.npy`` of uint8."""
-    plain = _PLAIN_HEADER.match(content)  # as NumPy writes it: a tenth of the time
+    plain = _PLAIN_HEADER.match(content)  # as NumPy writes it
     if plain is not None and plain.end() == 10 + int.from_bytes(content[8:10], "little"):
-        return tuple(int(length) for length in plain[1].split(b",")), "C", plain.end()
+        return tuple(map(int, plain[1].split(b","))), "C", plain.end()
     try:
         shape, fortran_order, dtype, start = parse_npy_header(content)
     except InputError as error:
         raise InputError(f"array {key!r}: {error}") from None
     if dtype != np.uint8:
         raise InputError(f"array {key!r} holds {dtype}, not uint8")
+    # A header may hold True for a length. Python integers: a declared shape can't overflow.
+    if not all(type(length) is int and length >= 0 for length in shape):
+        raise InputError(f"array {key!r} declares shape {shape}, its data do not fit that")
     return shape, "F" if fortran_order else "C", start
 
 

@@ -101,7 +101,7 @@ def test_planes_first_looks_values_up(stored_type):
 
 
 @settings(deadline=None, max_examples=60)
-@given(seeds, st.integers(0, 300), st.integers(0, 60), st.integers(0, 60))
+@given(seeds, st.integers(0, 3000), st.integers(0, 60), st.integers(0, 60))
 def test_scatter_is_the_published_canvas_and_crop(seed, count, row_shift, column_shift):
     rng = np.random.default_rng(seed)
     events = np.stack(
@@ -117,19 +117,12 @@ def test_scatter_is_the_published_canvas_and_crop(seed, count, row_shift, column
     canvas[steps - 1, 1, rows + row_shift, columns + column_shift] = 1
     crop = canvas[:, :, 16:240, 16:240]
     out = np.zeros((1, 224, 224, 2), np.uint8)
-    ones, fault, _ = scatter_coordinates(events, 1, row_shift, column_shift, 256, 16, out)
-    assert (ones, fault) == (crop.sum(), OK)
+    assert scatter_coordinates(events, 1, row_shift, column_shift, 256, 16, out) == (OK, 0)
     np.testing.assert_array_equal(out, numpy_packed(crop))
 
 
-def test_scatter_counts_a_cell_once():
-    out = np.zeros((1, 224, 224, 2), np.uint8)
-    twice = np.array([[100, 100, 3], [100, 100, 3], [100, 100, 4]], np.uint8)
-    assert scatter_coordinates(twice, 0, 0, 0, 256, 16, out)[0] == 2
-    assert out[0, 84, 84, 0] == 0b00110000
-
-
-def test_scatter_tells_the_faulty_event():
+@pytest.mark.parametrize("before", [0, 5, 3000])
+def test_scatter_tells_the_faulty_event(before):
     good = [100, 100, 1]
     for bad, fault in (
         ([100, 100, 0], BAD_STEP),
@@ -138,8 +131,8 @@ def test_scatter_tells_the_faulty_event():
         ([100, 255, 1], BAD_COORDINATE),
     ):
         out = np.zeros((1, 224, 224, 2), np.uint8)
-        events = np.array([good, bad, good], np.uint8)
-        assert scatter_coordinates(events, 0, 6, 1, 256, 16, out)[1:] == (fault, 1)
+        events = np.array([*[good] * before, bad, good, [0, 255, 255]], np.uint8)
+        assert scatter_coordinates(events, 0, 6, 1, 256, 16, out) == (fault, before)
 
 
 def test_pack_dense_refuses_other_values():

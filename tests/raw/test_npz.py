@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventdata.errors import InputError
-from eventdata.raw.npz import parse_npz, read_npz
+from eventdata.raw import npz as npz_module
+from eventdata.raw.npz import list_members, parse_npz, read_npz
 
 LIMIT = 100_000
 
@@ -49,6 +50,50 @@ def test_reads_what_numpy_wrote(tmp_path, compress):
     np.testing.assert_array_equal(pos, events)
     np.testing.assert_array_equal(neg, events[:4])
     assert not pos.flags.writeable
+
+
+def commented(content):
+    stream = io.BytesIO(content)
+    with zipfile.ZipFile(stream, "a") as file:
+        file.comment = b"made by hand"
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        commented,
+        lambda content: b"#!/bin/sh\n" + content,
+        lambda content: content.replace(b"neg.npy", "né.npy".encode()),
+    ],
+    ids=["comment", "something before", "a name in UTF-8"],
+)
+def test_reads_zips_that_are_not_plain(change):
+    """These zipfile lists; what it finds in plain ones is what is found without it."""
+    content = npz(pos=events, neg=events)
+    assert list_members(content) == {
+        member.name: member for member in (npz_module._list_plain(content) or ())
+    }
+    changed = change(content)
+    assert npz_module._list_plain(changed) is None
+    (pos,) = parse_npz(changed, ("pos",), LIMIT)
+    np.testing.assert_array_equal(pos, events)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_a_damaged_directory_says_what_zipfile_says(data):
+    content = bytearray(npz(pos=events, neg=events))
+    start = content.find(b"PK\x01\x02")
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(start, len(content) - 1))] = data.draw(st.integers(0, 255))
+    plain = npz_module._list_plain(bytes(content))
+    if plain is not None:
+        infos = zipfile.ZipFile(io.BytesIO(content)).infolist()
+        assert [(m.name, m.header, m.method, m.packed_size, m.size, m.crc) for m in plain] == [
+            (i.filename, i.header_offset, i.compress_type, i.compress_size, i.file_size, i.CRC)
+            for i in infos
+        ]
 
 
 class Evil:
