@@ -102,7 +102,8 @@ class BufferPool:
             memory = self._allocate()
         # A tensor of NumPy memory holds that array until its storage goes, whoever views it.
         array = memory[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
-        weakref.finalize(array, self._give_back, memory).atexit = False
+        # Without the pool, whose copies may hold the array: neither would ever go.
+        weakref.finalize(array, _give_back, self._free, self._keep, memory).atexit = False
         return array
 
     def copy_to(self, batch: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -110,8 +111,10 @@ class BufferPool:
         copied = batch.to(device, non_blocking=self._pinned)
         if self._pinned:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
+            event.record(torch.cuda.current_stream(copied.device))
             self._copies.append((event, batch))
+            if len(self._copies) > self._keep:  # a host that runs far ahead waits for the device
+                self._copies[0][0].synchronize()
             while self._copies and self._copies[0][0].query():  # type: ignore[no-untyped-call]
                 self._copies.popleft()
         return copied
@@ -122,6 +125,7 @@ class BufferPool:
         # NumPy asks for huge pages, torch does not: to touch them first takes a fifth of the time.
         return np.empty(self._nbytes, np.uint8)
 
-    def _give_back(self, memory: NDArray[np.uint8]) -> None:
-        if len(self._free) < self._keep:
-            self._free.append(memory)
+
+def _give_back(free: list[NDArray[np.uint8]], keep: int, memory: NDArray[np.uint8]) -> None:
+    if len(free) < keep:
+        free.append(memory)

@@ -41,7 +41,7 @@ class FrameLoader:
     layout="NTPHW": dense frames (N, T, P, H, W); "TNPHW": (T, N, P, H, W), SpikingJelly's order;
     images are (N, C, H, W) in both. dtype: uint8, float16, bfloat16 or float32. layout="packed":
     samples as they are stored, (N, K, H, W, P), an eighth of the bytes, for who unpacks them later
-    (`unpack_frames`).
+    (`unpack_frames`). Counts that are stored as uint16 come as float32 or packed.
 
     Each ``iter()`` is the next epoch, also after one that was broken off; its order depends on
     ``seed`` and the epoch alone (set ``epoch`` to choose it). order="shards" reads shard by shard,
@@ -74,8 +74,10 @@ class FrameLoader:
     ) -> None:
         counts = {"batch_size": batch_size, "threads": threads, "prefetch": prefetch}
         for name, value in counts.items():
-            if value < 1:
-                raise OptionError(f"{name} must be at least 1, not {value}")
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise OptionError(f"seed must be a whole number of at least 0, not {seed!r}")
         if not 0 <= rank < world_size:
             raise OptionError(f"rank {rank} of {world_size} ranks: ranks go from 0")
         if layout not in ("NTPHW", "TNPHW", "packed"):
@@ -88,10 +90,12 @@ class FrameLoader:
         if layout == "packed":
             if dtype != torch.uint8:
                 raise OptionError(f"packed batches are as stored: they can't be of {dtype}")
-        elif sample.dtype == "uint16" and dtype == torch.uint8:
+        elif sample.dtype == "uint16" and dtype != torch.float32:
             raise OptionError(
-                "the store's counts are uint16, which uint8 does not hold; give another dtype"
+                f"the store's counts are uint16, which {dtype} does not hold; give torch.float32"
             )
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise OptionError(f"device is {device}, but torch finds no GPU here")
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle

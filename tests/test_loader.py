@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from makers import make_es_imagenet, make_es_ucf101
 
 import eventdata
-from eventdata.batches import Decoding
+from eventdata.batches import BufferPool, Decoding
 from eventdata.errors import OptionError, StoreError
 from eventdata.loader import FrameLoader, make_dense, unpack_frames
 from eventdata.order import batch_count, epoch_order, rank_batches
@@ -323,8 +324,9 @@ class WideCounts(Drawn):
 def test_counts_of_two_bytes(tmp_path):
     eventdata.convert(WideCounts(counts=(("train", 3),)), "", tmp_path / "wide.zarr")
     dataset = eventdata.FrameDataset(tmp_path / "wide.zarr")
-    with pytest.raises(OptionError, match="uint16, which uint8 does not hold"):
-        FrameLoader(dataset, 3)
+    for dtype in (torch.uint8, torch.float16, torch.bfloat16):
+        with pytest.raises(OptionError, match=f"uint16, which {dtype} does not hold"):
+            FrameLoader(dataset, 3, dtype=dtype)
     ((frames, _),) = FrameLoader(dataset, 3, dtype=torch.float32)
     assert frames[:, 0, 0, 0, 0].tolist() == [1000, 1001, 1002]
     ((packed, _),) = FrameLoader(dataset, 3, layout="packed")
@@ -334,6 +336,8 @@ def test_counts_of_two_bytes(tmp_path):
 def test_bad_options(dataset):
     for options in (
         {"batch_size": 0},
+        {"batch_size": 2.0},
+        {"seed": -1},
         {"rank": 2, "world_size": 2},
         {"layout": "NPTHW"},
         {"order": "random"},
@@ -343,3 +347,34 @@ def test_bad_options(dataset):
     ):
         with pytest.raises(OptionError):
             FrameLoader(dataset, **{"batch_size": 4, **options})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(dataset):
+    with pytest.raises(OptionError, match="device is cuda:1, but torch finds no GPU here"):
+        FrameLoader(dataset, 4, device="cuda:1")
+
+
+def test_buffers_go_with_their_pool_though_copies_of_them_were_on_their_way():
+    pool = BufferPool(100, keep=2, pinned=False)
+    batch = torch.from_numpy(pool.take((10,), np.dtype(np.uint8)))
+    pool._copies.append((None, batch))
+    gone = weakref.ref(pool)
+    del pool, batch
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("layout", ["NTPHW", "TNPHW", "packed"])
+def test_batches_on_a_gpu_are_those_on_the_cpu(dataset, layout):
+    """Pinned buffers are filled again only once their copy is done."""
+    here, there = (
+        FrameLoader(dataset, 3, shuffle=True, layout=layout, device=device)
+        for device in ("cpu", "cuda")
+    )
+    for _ in range(5):
+        mine = [(frames.clone(), labels) for frames, labels in here]
+        for (frames, labels), (copied, numbers) in zip(mine, list(there), strict=True):
+            assert torch.equal(frames, copied.cpu())
+            assert torch.equal(labels, numbers.cpu())

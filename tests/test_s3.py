@@ -32,6 +32,7 @@ from eventdata.errors import (
 )
 from eventdata.loader import FrameLoader
 from eventdata.raw.remote import fetch_ahead, local_copy
+from eventdata.store import remote as store_remote
 from eventdata.store.files import RemoteFiles
 
 
@@ -218,6 +219,16 @@ class TestReading:
             f"{number}/0/0/0/0" for number in range(3)
         ]
         assert not any(request.range for request in asked)
+
+    def test_an_order_that_does_not_keep_to_shards_holds_none(self, s3, store, monkeypatch):
+        """To read ahead by whole shards would hold nearly all of them."""
+        monkeypatch.setattr(store_remote, "DOWNLOADS", 1)
+        reader = eventdata.FrameDataset(store).reader
+        order = [0, 5, 10, 1, 6, 11, 2, 7, 12]  # of three shards in turn
+        with reader.ahead(order, 1) as scattered:
+            assert scattered is reader
+        with reader.ahead(sorted(order), 1) as ahead:
+            assert ahead is not reader
 
     def test_what_is_left_in_the_middle_of_an_epoch(self, s3, store):
         loader = FrameLoader(eventdata.FrameDataset(store), 4, shuffle=True, order="shards")

@@ -49,12 +49,20 @@ class _Kept:
     offset: int
 
 
+@dataclass(frozen=True)
+class _AsItIs:
+    """A tensor that is kept whole, and its version then: torch does not look under these hooks."""
+
+    tensor: Tensor
+    version: int
+
+
 def mark_spikes(x: Tensor) -> Tensor:
     """Note that x, and so its views, are all 0 or 1: `packed_spikes` keeps them as bits. It is x.
 
     The note is on the storage and lasts as long as that does. x must fill its storage.
     """
-    if not torch.compiler.is_compiling():
+    if not (torch.compiler.is_compiling() or x.is_inference()):
         setattr(x.untyped_storage(), _MARK, _Spikes(x._version))
     return x
 
@@ -62,7 +70,7 @@ def mark_spikes(x: Tensor) -> Tensor:
 _MARK = "_spikes"
 
 
-def _keep(x: Tensor) -> Tensor | _Kept:
+def _keep(x: Tensor) -> _AsItIs | _Kept:
     """x in the form in which it is kept for the pass backward."""
     storage = x.untyped_storage()
     mark: _Spikes | None = getattr(storage, _MARK, None)
@@ -70,15 +78,15 @@ def _keep(x: Tensor) -> Tensor | _Kept:
         return _keep_as_it_is(x)
     size = storage.nbytes() // x.itemsize
     if mark.packed is None:
-        mark.packed = _keep_as_it_is(pack(x.detach().as_strided((size,), (1,), 0)))
+        mark.packed = _keep_as_it_is(pack(x.detach().as_strided((size,), (1,), 0))).tensor
     return _Kept(mark.packed, x.dtype, size, x.shape, x.stride(), int(x.storage_offset()))
 
 
-def _keep_as_it_is(x: Tensor) -> Tensor:
+def _keep_as_it_is(x: Tensor) -> _AsItIs:
     storage = x.untyped_storage()
     for counts in _counting:
         counts[storage.data_ptr()] = storage.nbytes()
-    return x.detach()
+    return _AsItIs(x.detach(), x._version)
 
 
 _counting: list[dict[int, int]] = []
@@ -93,15 +101,20 @@ def counted() -> Iterator[dict[int, int]]:
     counts: dict[int, int] = {}
     _counting.append(counts)
     try:
-        with torch.autograd.graph.saved_tensors_hooks(_keep_as_it_is, lambda x: x):
+        with torch.autograd.graph.saved_tensors_hooks(_keep_as_it_is, _restore):
             yield counts
     finally:
         _counting.remove(counts)
 
 
-def _restore(kept: Tensor | _Kept) -> Tensor:
-    if isinstance(kept, Tensor):
-        return kept
+def _restore(kept: _AsItIs | _Kept) -> Tensor:
+    if isinstance(kept, _AsItIs):
+        if kept.tensor._version != kept.version:
+            raise RuntimeError(
+                f"a tensor {tuple(kept.tensor.shape)} that is needed to compute gradients was "
+                "modified by an inplace operation"
+            )
+        return kept.tensor
     flat = unpack(kept.packed, kept.size, kept.dtype)
     return flat.as_strided(kept.shape, kept.stride, kept.offset)
 

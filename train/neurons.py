@@ -189,8 +189,14 @@ def integrate(
 
     `recompute`: of all steps only x is kept for the pass backward, which runs them again. The fused
     kernels (all but `carry` is) always do so.
+
+    Raises:
+        OptionError: x has no steps.
     """
-    free = carry is None and backend == "auto" and not torch.compiler.is_compiling()
+    if not len(x):
+        raise OptionError(f"input of shape {tuple(x.shape)}: (T, ...) with at least one step")
+    alike = not isinstance(decay, Tensor) or decay.numel() == 1  # of all neurons
+    free = carry is None and alike and backend == "auto" and not torch.compiler.is_compiling()
     if free and _kernels(x) is not None:
         out: Tensor = Fused.apply(x, decay, threshold, surrogate)  # type: ignore[no-untyped-call]
         return out

@@ -152,4 +152,4 @@ def _file_limit() -> int:
     except ImportError:  # not on Windows
         return 256
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 4096 if soft == resource.RLIM_INFINITY else max(8, min(4096, soft // 4))
+    return 4096 if soft == resource.RLIM_INFINITY else max(8, min(4096, soft // 2))

@@ -85,11 +85,13 @@ class RemoteReader:
     @contextlib.contextmanager
     def ahead(self, order: Sequence[int], window: int) -> Iterator["RemoteReader | ShardsAhead"]:
         """See `SampleReader.ahead`."""
-        uses = Counter(index // self.shard_size for index in order)
+        shards = [index // self.shard_size for index in order]
+        uses = Counter(shards)
         sparse = len(order) * SPARSE < len(uses) * self.shard_size
         size = self.files.size(self.key(next(iter(uses)))) if uses else None
         held = max(2 * window, DOWNLOADS)
-        if size is None or sparse or held * size > AHEAD_BYTES:
+        scattered = most_open(shards) > held  # to hold each until its last use would take them all
+        if size is None or sparse or scattered or held * size > AHEAD_BYTES:
             yield self
             return
         with ThreadPoolExecutor(DOWNLOADS, "eventdata-ahead") as threads:
@@ -154,6 +156,15 @@ class Fetched:
     def fetch(self, indices: Sequence[int]) -> "Fetched":
         """See `SampleReader.fetch`: they are here."""
         return self
+
+
+def most_open(shards: Sequence[int]) -> int:
+    """How many shards are between their first and their last use at once, in this order of use."""
+    order = np.asarray(shards)
+    first = np.unique(order, return_index=True)[1]
+    last = len(order) - 1 - np.unique(order[::-1], return_index=True)[1]
+    change = np.bincount(first, minlength=len(order)) - np.bincount(last, minlength=len(order))
+    return int(np.cumsum(change).max(initial=0)) + 1
 
 
 class ShardsAhead:

@@ -116,3 +116,19 @@ def test_a_part_that_fails_when_it_runs_again_gets_its_statistics_back():
     with pytest.raises(RuntimeError, match="as told"):
         out.sum().backward()
     assert all(buffers[name] is buffer for name, buffer in module.named_buffers())
+
+
+def test_what_is_written_to_before_the_pass_backward_is_told_as_torch_does():
+    x = torch.ones(4, requires_grad=True)
+    with packed_spikes():
+        y = x * 2
+        out = (y * y).sum()
+    with torch.no_grad():
+        y += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.backward()
+
+
+def test_spikes_under_inference_mode():
+    with torch.inference_mode():
+        assert mark_spikes(torch.ones(3)).sum() == 3

@@ -281,3 +281,22 @@ class TestNeuron:
 def test_settings_that_make_no_sense_are_named(wrong, says):
     with pytest.raises(OptionError, match=says):
         NeuronSettings(**wrong)
+
+
+def test_input_without_a_step():
+    with pytest.raises(OptionError, match="with at least one step"):
+        integrate(torch.zeros(0, 3), 0.5)
+
+
+@pytest.mark.parametrize("decay", [torch.tensor([0.5]), torch.tensor([0.2, 0.5, 0.9])])
+def test_a_decay_for_all_neurons_or_one_for_each(decay):
+    x = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(integrate(x, decay), loop(x, decay))
+
+
+@pytest.mark.parametrize("kind", ["ann", "liaf", "lif"])
+def test_under_inference_mode(kind):
+    neuron = Neuron(NeuronSettings(kind=kind))
+    x = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(neuron(x), neuron(x.clone()))
