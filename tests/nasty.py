@@ -21,8 +21,9 @@ from train.transfer import load_state
 TOOLS = Path(__file__).parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
 from archives import Limits, unpack  # noqa: E402
-from fuzzing.cases import reset_peak, resident  # noqa: E402
+from fuzzing.cases import reset_peak  # noqa: E402
 from fuzzing.seeds import raw, recordings, stores, training, trees  # noqa: E402
+from measuring import resident  # noqa: E402
 
 __all__ = [
     "raw",

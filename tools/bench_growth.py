@@ -11,7 +11,6 @@ linear growth is a ratio of one; each step runs in a process of its own.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-from measuring import Timing, machine, markdown, new_figure, show, write
+from measuring import Timing, machine, markdown, new_figure, resident, show, write
 from numpy.typing import NDArray
 
 import eventdata
@@ -160,8 +159,7 @@ STEPS: dict[str, Callable[[Path, int], tuple[Seconds, int]]] = {
 def do_step(step: str, folder: str, count: str) -> dict[str, float]:
     """Do a step in this process; what it took."""
     seconds, samples = STEPS[step](Path(folder), int(count))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"us_per_sample": 1e6 * seconds / samples, "peak_bytes": peak}
+    return {"us_per_sample": 1e6 * seconds / samples, "peak_bytes": resident("VmHWM")}
 
 
 def run_step(step: str, folder: Path, count: int) -> tuple[float, float]:

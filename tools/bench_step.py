@@ -21,8 +21,8 @@ from typing import Any
 
 import click
 import torch
-from bench_neuron import DTYPES, copy_milliseconds, spikingjelly_lif, synchronise
-from measuring import Timing, measure, report
+from bench_neuron import DTYPES, copy_milliseconds, in_a_row, spikingjelly_lif, synchronise
+from measuring import Timing, measure, report, resident
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
@@ -142,32 +142,26 @@ def peak(trainer: Callable[..., Trainer], device: str, size: dict[str, int]) -> 
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     else:
-        before = _status("VmRSS")
+        before = resident("VmRSS")
     large = trainer(**size)
     large()
     large()
-    most = _status("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated(device)
+    most = resident("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated(device)
     return most - before
 
 
-def _status(key: str) -> int:
-    """Bytes of the process, as Linux tells them (ru_maxrss would have the parent's too)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return 1024 * int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {key}")
-
-
-def matrix_speed(device: str, dtype: torch.dtype, side: int = 2048) -> float:
+def matrix_speed(device: str, dtype: torch.dtype) -> float:
     """Operations a second of a product of square matrices, a product and a sum each counted."""
+    side = 2048 if device == "cpu" else 8192
     a, b = torch.randn(2, side, side).to(device, dtype)
     seconds = []
     for _ in range(6):
         synchronise(device)
         start = perf_counter()
-        a @ b
+        for _ in range(in_a_row(device)):
+            a @ b
         synchronise(device)
-        seconds.append(perf_counter() - start)
+        seconds.append((perf_counter() - start) / in_a_row(device))
     return 2 * side**3 / min(seconds)
 
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,6 +66,17 @@ def copy_bandwidth() -> float:
         np.copyto(target, source)
         seconds.append(time.perf_counter() - start)
     return 2 * source.nbytes / min(seconds)
+
+
+def resident(field: str) -> int:
+    """Bytes of this process: VmRSS now, VmHWM at its peak, VmSize of addresses (Linux).
+
+    The peak that `resource` tells begins with that of the process it was forked from.
+    """
+    match = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    if match is None:
+        raise OSError(f"/proc/self/status has no {field}")
+    return int(match[1]) * 1024
 
 
 def machine(packages: Sequence[str] = ()) -> dict[str, str]:

@@ -85,12 +85,12 @@ class RemoteReader:
     @contextlib.contextmanager
     def ahead(self, order: Sequence[int], window: int) -> Iterator["RemoteReader | ShardsAhead"]:
         """See `SampleReader.ahead`."""
-        shards = [index // self.shard_size for index in order]
-        uses = Counter(shards)
+        numbers = [index // self.shard_size for index in order]
+        uses = Counter(numbers)
         sparse = len(order) * SPARSE < len(uses) * self.shard_size
         size = self.files.size(self.key(next(iter(uses)))) if uses else None
         held = max(2 * window, DOWNLOADS)
-        scattered = most_open(shards) > held  # to hold each until its last use would take them all
+        scattered = most_open(numbers) > held  # to hold each until its last use would take them all
         if size is None or sparse or scattered or held * size > AHEAD_BYTES:
             yield self
             return

@@ -68,7 +68,7 @@ BAD = {{
     "deadline": lambda out: time.sleep(60),
     "died": lambda out: os.abort(),
 }}
-cases.DEADLINE = 2.0
+cases.DEADLINE = 10.0
 cases.READERS = children.READERS = {{name: only_when_damaged(BAD[name]) for name in BAD}}
 
 if __name__ == "__main__":

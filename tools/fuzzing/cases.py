@@ -20,6 +20,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
+from measuring import resident
+
 from eventdata.errors import EventDataError
 from fuzzing.generated import STRATEGIES, generated
 from fuzzing.mutations import mutate
@@ -207,10 +209,3 @@ def _place(error: BaseException) -> str:
 def reset_peak() -> None:
     """Set the peak of resident memory to what is resident now (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
-
-
-def resident(field: str) -> int:
-    """Bytes: VmRSS now, VmHWM at its peak, VmSize of addresses (Linux)."""
-    match = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert match is not None
-    return int(match[1]) * 1024

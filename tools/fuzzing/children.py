@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fuzzing.cases import DEADLINE, Finding, Watch, make_cases, resident
+from measuring import resident
+
+from fuzzing.cases import DEADLINE, Finding, Watch, make_cases
 from fuzzing.readers import READERS
 from fuzzing.seeds.trees import Real, Tree, write_tree
 
