@@ -56,7 +56,20 @@ def converted(request, tmp_path_factory):
 def test_a_file_that_opens_and_fails(converted, tmp_path, monkeypatch):
     source, raw, options, whole = converted
     path = max(path for path in raw.rglob("*") if path.suffix not in ("", ".txt"))
-    real = io.open
+    real, real_open, real_read = io.open, os.open, os.read
+    descriptors = set()
+
+    def note(file, *words, **settings):
+        descriptor = real_open(file, *words, **settings)
+        descriptors.discard(descriptor)
+        if Path(os.fsdecode(file)) == path:
+            descriptors.add(descriptor)
+        return descriptor
+
+    def fail_to_read(descriptor, count):
+        if descriptor in descriptors:
+            raise FAILED
+        return real_read(descriptor, count)
 
     def fail(file, mode="r", buffering=-1, *words, **settings):
         if isinstance(file, str | os.PathLike) and Path(file) == path:
@@ -67,6 +80,8 @@ def test_a_file_that_opens_and_fails(converted, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(io, "open", fail)
         patched.setattr(builtins, "open", fail)
+        patched.setattr(os, "open", note)
+        patched.setattr(os, "read", fail_to_read)
         with pytest.raises(InputError, match=path.name):
             eventdata.convert(source, raw, tmp_path / "out.zarr", **options)
     eventdata.convert(source, raw, tmp_path / "out.zarr", **options)
