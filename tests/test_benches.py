@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from makers import make_es_imagenet, make_images
+from makers import make_es_imagenet, make_images, write_npz
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
@@ -59,3 +60,17 @@ def test_generate(tmp_path):
     ratio = ways["torch, published steps"]["median"] / ways["kernel, published"]["median"]
     told = result["facts"]["torch, published steps, over the kernel"]
     assert told == pytest.approx(ratio, abs=0.01)
+
+
+def test_framing(tmp_path):
+    rng = np.random.default_rng(0)
+    columns = {name: rng.integers(0, side, 9000) for name, side in (("x", 16), ("y", 12), ("p", 2))}
+    write_npz(tmp_path / "recordings/a.npz", t=np.sort(rng.integers(0, 10**5, 9000)), **columns)
+    output = tmp_path / "result.json"
+    run("bench_framing.py", tmp_path / "recordings", "--repeats", 1, "--output", output)
+    result = json.loads(output.read_text())
+    assert [row["way"] for row in result["rows"]] == list(result["geometric_mean"])
+    for row in result["rows"]:
+        ratio = row["tonic_ms"] / row["packed_ms"]
+        assert row["times_faster_packed"] == pytest.approx(ratio, rel=0.1)
+    assert "| a.npz | time window | 9,000 |" in output.with_suffix(".md").read_text()

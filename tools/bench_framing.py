@@ -7,25 +7,27 @@ conversion, is its own column. All run in turn, in one process. The floors are w
 least: reading the events and writing the frames once, at the speed of a copy.
 """
 
-import json
+from __future__ import annotations
+
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 import tonic.transforms
-from measuring import copy_bandwidth
+from measuring import copy_bandwidth, machine, markdown, new_figure, show, write
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from eventdata.errors import InputError
 from eventdata.events import Events, SensorSize, check_events
 from eventdata.kernels.framing import Framing, frame_edges, frame_events
 from eventdata.raw.event_files import READERS, read_events
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 
@@ -36,9 +38,14 @@ Row = dict[str, Any]
 @click.option("--events-per-frame", default=3_000, show_default=True, help="Events a frame.")
 @click.option("--frames", default=10, show_default=True, help="Number of frames.")
 @click.option("--repeats", default=7, show_default=True, help="Runs of each; the median counts.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
 def main(
-    recordings: Path, window: int, events_per_frame: int, frames: int, repeats: int, as_json: bool
+    recordings: Path,
+    window: int,
+    events_per_frame: int,
+    frames: int,
+    repeats: int,
+    output: Path | None,
 ) -> None:
     """Measure framing on all event files in the folder RECORDINGS."""
     ways: dict[str, tuple[dict[str, int], dict[str, int]]] = {
@@ -62,11 +69,41 @@ def main(
         }
         for way in ways
     }
-    if as_json:
-        result = {"copy_gb_s": round(bandwidth / 1e9, 2), "rows": rows, "geometric_mean": summary}
-        click.echo(json.dumps(result, indent=2))
-    else:
-        print_table(rows, summary, bandwidth)
+    title = "Events to frames: ms, median ± half the quartiles' distance"
+    lines = [cells(row) for row in rows]
+    here = machine(("numba", "numpy", "tonic"))
+    told: dict[str, object] = {"copy, read and written": f"{bandwidth / 1e9:.1f} GB/s"}
+    for way, means in summary.items():
+        packed, *counts = means.values()
+        told[f"times as fast as Tonic, by {way}"] = (
+            f"{packed} packed, {' and '.join(map(str, counts))} as counts in uint8 and in uint16 "
+            "(geometric means)"
+        )
+    told |= here
+    show(title, HEAD, lines, told)
+    if output is not None:
+        result = {"machine": here, "copy_gb_s": round(bandwidth / 1e9, 2), "rows": rows}
+        result |= {"geometric_mean": summary}
+        write(output, result, markdown(title, HEAD, lines, told), plot(title, rows))
+
+
+def plot(title: str, rows: list[Row]) -> Figure | None:
+    """A point a recording: how many times as fast as Tonic over the number of events."""
+    figure = new_figure(4)
+    if figure is None:
+        return None
+    axes = figure.subplots()
+    for way in dict.fromkeys(row["way"] for row in rows):
+        mine = [row for row in rows if row["way"] == way]
+        ratios = [row["times_faster_packed"] for row in mine]
+        axes.plot([row["events"] for row in mine], ratios, "o", label=way)
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("events of the recording")
+    axes.set_ylabel("times as fast as Tonic, packed")
+    axes.set_title(title, fontsize=10)
+    axes.legend()
+    return figure
 
 
 def measure(
@@ -124,44 +161,24 @@ def spread(values: list[float]) -> float:
     return float(high - low) / 2
 
 
-def print_table(rows: list[Row], summary: dict[str, dict[str, float]], bandwidth: float) -> None:
-    """The rows, and the geometric means of each way."""
-    table = Table(
-        title="events to frames; ms, median ± half the quartiles' distance; "
-        f"a copy runs at {bandwidth / 1e9:.1f} GB/s"
+HEAD = (
+    *("recording", "way", "events", "frames", "Tonic", "packed", "count", "count16", "check"),
+    *("Tonic/packed", "Tonic/count", "Tonic/count16", "packed/floor", "count/floor"),
+)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """What the table has of a row, in the order of `HEAD`."""
+    ways = ("tonic", "packed", "count", "count16", "check")
+    ratios = [f"times_faster_{name}" for name in ("packed", "count", "count16")]
+    return (
+        row["recording"],
+        row["way"],
+        f"{row['events']:,}",
+        str(row["frames"]),
+        *(f"{row[f'{name}_ms']:.3g} ± {row[f'{name}_spread_ms']:.1g}" for name in ways),
+        *(str(row[name]) for name in (*ratios, "packed_over_floor", "count_over_floor")),
     )
-    table.add_column("recording")
-    table.add_column("way")
-    for heading in ("events", "frames", "Tonic", "packed", "count", "count16", "check"):
-        table.add_column(heading, justify="right")
-    ratios = ("Tonic/packed", "Tonic/count", "Tonic/count16", "packed/floor", "count/floor")
-    for heading in ratios:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        measured = (
-            f"{row[f'{name}_ms']:.3g} ± {row[f'{name}_spread_ms']:.1g}"
-            for name in ("tonic", "packed", "count", "count16", "check")
-        )
-        table.add_row(
-            row["recording"],
-            row["way"],
-            f"{row['events']:,}",
-            str(row["frames"]),
-            *measured,
-            str(row["times_faster_packed"]),
-            str(row["times_faster_count"]),
-            str(row["times_faster_count16"]),
-            str(row["packed_over_floor"]),
-            str(row["count_over_floor"]),
-        )
-    console = Console(width=None if Console().is_terminal else 200)
-    console.print(table)
-    for way, means in summary.items():
-        console.print(
-            f"by {way}: {means['times_faster_packed']} times as fast as Tonic packed, "
-            f"{means['times_faster_count']} as counts, {means['times_faster_count16']} in uint16 "
-            "(geometric means)"
-        )
 
 
 if __name__ == "__main__":
