@@ -12,6 +12,21 @@ from eventdata.store.layout import SampleFormat
 
 T, SIDE, CLASSES = 4, 16, 3
 
+TINY_RECIPE = """pipeline = "pipe-d"
+[network]
+name = "vgg"
+width = 4
+plan = [[1], [2]]
+[machine]
+accelerator = "cpu"
+log_every = 1
+threads = 1
+keep_pages = false
+[run]
+held_out = 0.2
+"""
+"""How the recipes of tests begin: a small network on a CPU; `[run]` and stages may follow."""
+
 
 @dataclass(frozen=True)
 class Drawn:

@@ -10,7 +10,6 @@ MAX_SECONDS and MAX_BYTES. Time is that of the step; a command's own start comes
 
 import json
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 import click
 import numpy as np
 from bench_growth import make_raw
+from measuring import resident
 
 import eventdata
 from eventdata.conversion import DEFAULT_SHARD_SIZE, Job, plan_job
@@ -109,9 +109,7 @@ def do_step(name: str, folder: Path) -> dict[str, float]:
         loader = eventdata.FrameLoader(eventdata.FrameDataset(store), 64, shuffle=True)
         next(iter(loader))
     seconds = time.perf_counter() - start
-    peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert peak is not None
-    return {"seconds": seconds, "peak_bytes": 1024 * int(peak[1])}
+    return {"seconds": seconds, "peak_bytes": resident("VmHWM")}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from drawn import make_store
+from drawn import TINY_RECIPE, make_store
 from safetensors.torch import load_file, save_file
 
 import train.folder
@@ -23,19 +23,9 @@ from train.recipe import Stage, load, recipe_names
 from train.run import run
 from train.schedule import rate_factor
 
-TINY = """
-pipeline = "pipe-d"
-[network]
-name = "vgg"
-width = 4
-plan = [[1], [2]]
-[machine]
-accelerator = "cpu"
-log_every = 1
-threads = 1
-keep_pages = false
-[run]
-held_out = 0.2
+TINY = (
+    TINY_RECIPE
+    + """
 [defaults]
 batch_size = 16
 schedule = "cosine"
@@ -54,6 +44,7 @@ epochs = 3
 [scratch]
 epochs = 2
 """
+)
 
 
 @pytest.fixture(scope="module")

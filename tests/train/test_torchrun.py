@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from drawn import make_store
+from drawn import TINY_RECIPE, make_store
 from safetensors.torch import load_file
 from torch import nn
 
@@ -20,19 +20,9 @@ from train.recipe import load
 from train.run import run
 from train.sync_norm import SyncBatchNorm2d, synchronise_norms
 
-RECIPE = """
-pipeline = "pipe-d"
-[network]
-name = "vgg"
-width = 4
-plan = [[1], [2]]
-[machine]
-accelerator = "cpu"
-log_every = 1
-threads = 1
-keep_pages = false
-[run]
-held_out = 0.2
+RECIPE = (
+    TINY_RECIPE
+    + """
 sync_norm = true
 [defaults]
 batch_size = 16
@@ -41,6 +31,7 @@ augment = { strength = 0 }
 neuron = { kind = "lif" }
 epochs = 3
 """
+)
 # What each rank does: note which samples it is given, then train; one kills itself on the way.
 PROGRAM = """
 import json, os, signal, sys

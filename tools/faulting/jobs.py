@@ -17,7 +17,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
-from drawn import make_store  # type: ignore[import-not-found]
+from drawn import TINY_RECIPE, make_store  # type: ignore[import-not-found]
 from makers import (  # type: ignore[import-not-found]
     make_es_imagenet,
     make_images,
@@ -27,19 +27,9 @@ from makers import (  # type: ignore[import-not-found]
 OUT = "OUT"
 """Stands in a job's words for the place that it writes to."""
 
-RECIPE = """
-pipeline = "pipe-d"
-[network]
-name = "vgg"
-width = 4
-plan = [[1], [2]]
-[machine]
-accelerator = "cpu"
-log_every = 1
-threads = 1
-keep_pages = false
-[run]
-held_out = 0.2
+RECIPE = (
+    TINY_RECIPE
+    + """
 [defaults]
 batch_size = 16
 epochs = 2
@@ -52,6 +42,7 @@ weights = "pretrain"
 recalibrate = 2
 ema = 0.9
 """
+)
 
 Content = dict[str, str]
 
