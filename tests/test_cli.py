@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -145,6 +144,7 @@ def test_completion():
 
 
 def test_import_and_help_load_neither_torch_nor_numba():
+    """What makes `eventdata --help` quick; seconds themselves would be the machine's luck."""
     code = (
         "import sys, eventdata, eventdata.cli\n"
         "try: eventdata.cli.main(['--help'])\n"
@@ -152,12 +152,7 @@ def test_import_and_help_load_neither_torch_nor_numba():
         "bad = {'torch', 'numba', 'zarr', 'rich'} & set(sys.modules)\n"
         "sys.exit(f'loaded {bad}' if bad else 0)"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5  # 0.3 on an idle machine; CI's may be busy
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_names_of_the_package_are_not_hidden_by_modules():
