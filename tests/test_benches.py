@@ -74,3 +74,25 @@ def test_framing(tmp_path):
         ratio = row["tonic_ms"] / row["packed_ms"]
         assert row["times_faster_packed"] == pytest.approx(ratio, rel=0.1)
     assert "| a.npz | time window | 9,000 |" in output.with_suffix(".md").read_text()
+
+
+def test_convert(tmp_path):
+    raw = make_es_imagenet(tmp_path / "raw", train=2, val=1)
+    output = tmp_path / "result.json"
+    few = ["--copies", 2, "--runs", 1, "--output", output]
+    run("bench_convert.py", raw, *few)
+    result = json.loads(output.read_text())
+    ways = result["ms_per_sample"]
+    floor = ways["floor: read, inflate, zstd"]["median"]
+    assert ways["eventdata convert"]["floor"] == floor
+    for peer in ("published script (dense int8, npz)", "Tonic DiskCachedDataset"):
+        assert ways[peer]["over_ours"] > 0
+    assert result["facts"]["samples"] == "6; of the others 6"
+    run("bench_convert.py", raw, *few, "--growth", "events")
+    result = json.loads(output.read_text())
+    events = result["facts"]["events a sample"].replace(",", "").split()
+    quarter, half, one, two, four = map(int, events)
+    assert (4 * quarter, 2 * half, two, four) == (one, one, 2 * one, 4 * one)
+    assert list(result["ms_per_1000 events"]) == [f"events x {f}" for f in (0.25, 0.5, 1, 2, 4)]
+    run("bench_convert.py", raw, *few, "--growth", "workers")
+    assert {"1 workers", "2 workers"} <= set(json.loads(output.read_text())["ms_per_sample"])

@@ -1,17 +1,22 @@
-"""Converting raw ES-ImageNet, one worker: ours beside the published script and zarr-python.
+"""Converting raw ES-ImageNet: ours beside what users would otherwise take.
 
     python tools/bench_convert.py RAW_ES_IMAGENET [--runs 5] [--output result.json]
+    python tools/bench_convert.py RAW_ES_IMAGENET --growth events      time an event by their number
+    python tools/bench_convert.py RAW_ES_IMAGENET --growth workers     time a sample by workers
 
-Ours is the whole of `eventdata.convert`, from the manifest to the complete store. The floor is what
-any way must do for these bytes: read and inflate each file (ISA-L), and compress the packed
-frames (zstd level 1).
+Ours is the whole of `eventdata.convert`, from the manifest to the complete store, by one worker.
+The floor is what any way must do for these bytes: read and inflate each file (ISA-L), and compress
+the packed frames (zstd level 1). Ours and the floor have all files; the other ways, which take ten
+times as long and more, every so manieth, their cost being the same for each sample.
 """
 
+import os
 import shutil
 import struct
 import tempfile
 import uuid
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -21,17 +26,16 @@ import zarr.codecs
 import zstandard
 from isal import isal_zlib
 from measuring import measure, report
+from peers import published_frames, spikingjelly_cache, tonic_cache
 from published import RawFile, frames, raw_files
 
 import eventdata
 from eventdata.raw.es_imagenet import EsImageNet
 
-
-def published(files: list[RawFile], out: Path) -> int:
-    """Dense int8 frames, one compressed npz a sample."""
-    for number, raw in enumerate(files):
-        np.savez_compressed(out / f"{number}.npz", frames(raw).view(np.int8))
-    return len(files)
+OURS, FLOOR = "eventdata convert", "floor: read, inflate, zstd"
+PACKAGES = ("numcodecs", "numpy", "tonic", "zarr", "zstandard")
+PEER_SAMPLES = 512
+FACTORS = (0.25, 0.5, 1, 2, 4)
 
 
 def by_zarr(files: list[RawFile], out: Path) -> int:
@@ -52,9 +56,10 @@ def by_zarr(files: list[RawFile], out: Path) -> int:
     return len(files)
 
 
-def ours(root: Path, out: Path) -> int:
+def ours(root: Path, out: Path, workers: int = 1) -> int:
     """The whole conversion."""
-    return sum(eventdata.convert("es-imagenet", root, out / "store.zarr").samples.values())
+    done = eventdata.convert("es-imagenet", root, out / "store.zarr", workers=workers)
+    return sum(done.samples.values())
 
 
 Member = tuple[int, int, int]  # start of the deflated bytes, their number, bytes when inflated
@@ -85,17 +90,25 @@ def floor(files: list[RawFile], places: list[list[Member]], planes: list[bytes])
 
 @click.command()
 @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--copies", default=16, show_default=True, help="How often to have each file.")
+@click.option("--copies", default=64, show_default=True, help="How often to have each file.")
 @click.option("--runs", default=5, show_default=True)
+@click.option("--growth", type=click.Choice(["events", "workers"]), help="Measure this instead.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
-def main(root: Path, copies: int, runs: int, output: Path | None) -> None:
+def main(root: Path, copies: int, runs: int, growth: str | None, output: Path | None) -> None:
     """Measure all ways on the raw files under ROOT, in one run.
 
     A handful of samples says more of the cost of opening a store than of converting; so each file
     is there --copies times.
     """
     with tempfile.TemporaryDirectory() as folder:
-        measure_on(copy_files(root, Path(folder, "raw"), copies), Path(folder), runs, output)
+        if growth == "events":
+            over_events(root, copies, Path(folder), runs, output)
+            return
+        raw = copy_files(root, Path(folder, "raw"), copies)
+        if growth == "workers":
+            over_workers(raw, Path(folder), runs, output)
+        else:
+            beside_others(raw, Path(folder), runs, output)
 
 
 def copy_files(root: Path, target: Path, copies: int) -> Path:
@@ -116,9 +129,27 @@ def copy_files(root: Path, target: Path, copies: int) -> Path:
     return target
 
 
-def measure_on(root: Path, scratch: Path, runs: int, output: Path | None) -> None:
-    """Measure, and tell."""
+class Outputs:
+    """A new folder for each conversion, and all of them removed once its time is taken."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.home = scratch / "outputs"
+
+    def new(self) -> Path:
+        """The folder of a conversion."""
+        place = self.home / uuid.uuid4().hex
+        place.mkdir(parents=True)
+        return place
+
+    def remove(self) -> None:
+        """Of all conversions so far."""
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+def beside_others(root: Path, scratch: Path, runs: int, output: Path | None) -> None:
+    """Ours, the floor and the others, per sample."""
     files = raw_files(root)
+    some = files[:: max(1, len(files) // PEER_SAMPLES)]
     source = EsImageNet(root)
     packed = np.empty(source.sample_format.packed_shape, np.uint8)
     planes = []
@@ -127,41 +158,103 @@ def measure_on(root: Path, scratch: Path, runs: int, output: Path | None) -> Non
             source.read(samples.row(index), packed)
             planes.append(packed[0].tobytes())
     places = [members(path) for path, _, _ in files]
+    outputs = Outputs(scratch)
 
-    def fresh() -> Path:
-        place = scratch / uuid.uuid4().hex
-        place.mkdir()
-        return place
+    def peer(way: Callable[[list[RawFile], Path], object]) -> Callable[[], int]:
+        def convert_some() -> int:
+            way(some, outputs.new())
+            return len(some)
+
+        return convert_some
 
     timings = measure(
         {
-            "eventdata convert": lambda: ours(root, fresh()),
-            "published script (dense int8, npz)": lambda: published(files, fresh()),
-            "NumPy packbits, zarr-python": lambda: by_zarr(files, fresh()),
-            "floor: read, inflate, zstd": lambda: floor(files, places, planes),
+            OURS: lambda: ours(root, outputs.new()),
+            "published script (dense int8, npz)": peer(published_frames),
+            "NumPy packbits, zarr-python": peer(by_zarr),
+            "SpikingJelly's frames cache, restated": peer(spikingjelly_cache),
+            "Tonic DiskCachedDataset": peer(tonic_cache),
+            FLOOR: lambda: floor(files, places, planes),
         },
         runs,
+        tidy=outputs.remove,
     )
-    store = fresh()
+    store = outputs.new()
     ours(root, store)
     stored = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
     raw = sum(path.stat().st_size for path, _, _ in files)
     facts = {
-        "samples": len(files),
+        "samples": f"{len(files):,}; of the others {len(some):,}",
         "raw bytes": f"{raw:,}",
         "store bytes": f"{stored:,} ({stored / raw:.3f} of raw)",
         "floor bytes a sample": f"{raw // len(files):,} read, {stored // len(files):,} written",
     }
-    floors = {"eventdata convert": timings["floor: read, inflate, zstd"].median}
-    report(
-        "Converting raw ES-ImageNet, one worker",
-        timings,
-        "eventdata convert",
-        facts,
-        output,
-        floors=floors,
-        packages=("numcodecs", "numpy", "zarr", "zstandard"),
-    )
+    title = "Converting raw ES-ImageNet, one worker"
+    floors = {OURS: timings[FLOOR].median}
+    report(title, timings, OURS, facts, output, floors=floors, packages=PACKAGES)
+
+
+def over_events(root: Path, copies: int, scratch: Path, runs: int, output: Path | None) -> None:
+    """Samples of a quarter to four times the events of the real ones, per thousand events."""
+    outputs = Outputs(scratch)
+    ways: dict[str, Callable[[], float]] = {}
+    numbers = {}
+    for factor in FACTORS:
+        name = f"events x {factor:g}"
+        raw = copy_files(root, scratch / f"raw{factor:g}", 1)
+        numbers[name] = sum(change_events(path, factor) for path, _, _ in raw_files(raw))
+        many = copy_files(raw, scratch / f"many{factor:g}", copies)
+        ways[name] = _counted(many, outputs, copies * numbers[name] / 1000)
+    timings = measure(ways, runs, tidy=outputs.remove)
+    samples = len(raw_files(root))
+    facts = {
+        "samples": f"{samples * copies:,}",
+        "events a sample": ", ".join(f"{number // samples:,}" for number in numbers.values()),
+    }
+    title = "Converting raw ES-ImageNet, by the number of events"
+    unit = "ms/1000 events"
+    report(title, timings, "events x 1", facts, output, unit=unit, packages=PACKAGES)
+
+
+def _counted(root: Path, outputs: Outputs, events: float) -> Callable[[], float]:
+    def convert_all() -> float:
+        ours(root, outputs.new())
+        return events
+
+    return convert_all
+
+
+def change_events(path: Path, factor: float) -> int:
+    """Leave a part of a file's events, or add them at other steps too; how many it has then."""
+    with np.load(path) as data:
+        arrays = {key: data[key] for key in ("pos", "neg")}
+    for key, events in arrays.items():
+        copies = [events[:: round(1 / min(factor, 1))]]
+        for turn in range(1, round(factor)):
+            moved = events.copy()
+            moved[:, 2] = (events[:, 2] - 1 + turn) % 8 + 1
+            copies.append(moved)
+        arrays[key] = np.concatenate(copies)
+    path.unlink()  # it may be a link
+    with path.open("xb") as file:
+        np.savez_compressed(file, **arrays)
+    return sum(map(len, arrays.values()))
+
+
+def over_workers(root: Path, scratch: Path, runs: int, output: Path | None) -> None:
+    """One worker to as many as there are cores, per sample."""
+    outputs = Outputs(scratch)
+    cores = os.cpu_count() or 1
+    numbers = [workers for workers in (1, 2, 4, 8, 16, 32) if workers <= max(cores, 2)]
+    ways = {f"{n} workers": _by_workers(root, outputs, n) for n in numbers}
+    timings = measure(ways, runs, tidy=outputs.remove)
+    facts = {"samples": f"{len(raw_files(root)):,}"}
+    title = "Converting raw ES-ImageNet, by the number of workers"
+    report(title, timings, f"{numbers[0]} workers", facts, output, packages=PACKAGES)
+
+
+def _by_workers(root: Path, outputs: Outputs, workers: int) -> Callable[[], int]:
+    return lambda: ours(root, outputs.new(), workers)
 
 
 if __name__ == "__main__":
