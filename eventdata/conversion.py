@@ -1,5 +1,6 @@
 """Conversion: plan -> one task a shard -> executor -> store."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from eventdata.raw.registry import build_source
 from eventdata.raw.remote import fetch_ahead, local_copy, open_input
 from eventdata.raw.source import Samples, Source, file_numbers, listen, told_of_reading
 from eventdata.remote import is_url
-from eventdata.store.files import Files, LocalFiles, open_files
+from eventdata.store.files import Files, LocalFiles, Output, open_files, write_behind
 from eventdata.store.layout import MAX_SAMPLE_BYTES, WORK, Header, SampleFormat, parameters_digest
 from eventdata.store.shard import ShardBuilder, compressed_bytes, index_bytes
 from eventdata.store.write import (
@@ -38,13 +39,13 @@ from eventdata.store.write import (
     write_shard,
     writer_lock,
 )
-from eventdata.workers import open_pool, run_tasks
+from eventdata.workers import SerialExecutor, open_pool, run_tasks
 
 OnError = Literal["fail", "skip"]
 Progress = Callable[[int, int], None]  # samples done, samples in all
 
 DEFAULT_SHARD_SIZE = 512
-MAX_SHARD_SIZE = 65_536  # a worker holds a shard in memory
+MAX_SHARD_SIZE = 65_536  # a worker holds one in memory, or two
 PLAN_KEY = f"{WORK}/plan"
 ESTIMATE_SAMPLES = 64  # samples that a dry run compresses to foretell the bytes
 
@@ -73,7 +74,7 @@ class ShardTask:
 
     source: Source
     sample: SampleFormat
-    files: Files
+    files: Output
     split: str
     shard: int
     shard_size: int
@@ -198,10 +199,14 @@ def _run(job: Job, files: Files, where: Mapping[str, Any], progress: Progress | 
     done = done_before
     plan = listing_digest(job.listing, job.plan.header.parameters_sha256).encode()
     files.write({PLAN_KEY: plan})
-    with open_pool(**where, probe=partial(unseen, files, PLAN_KEY, plan, job.first_files)) as pool:
+    with contextlib.ExitStack() as stack:
+        probe = partial(unseen, files, PLAN_KEY, plan, job.first_files)
+        pool = stack.enter_context(open_pool(**where, probe=probe))
+        here = isinstance(pool.executor, SerialExecutor)
+        output = stack.enter_context(write_behind(files)) if here else files
         if progress is not None:
             progress(done, job.total)
-        for count in run_tasks(pool, convert_shard, _tasks(job, files, todo, plan)):
+        for count in run_tasks(pool, convert_shard, _tasks(job, output, todo, plan)):
             done += count
             if progress is not None:
                 progress(done, job.total)
@@ -352,7 +357,7 @@ def _unfinished(job: Job, files: Files) -> tuple[list[tuple[str, int]], int]:
 
 
 def _tasks(
-    job: Job, files: Files, todo: Iterable[tuple[str, int]], plan: bytes
+    job: Job, files: Output, todo: Iterable[tuple[str, int]], plan: bytes
 ) -> Iterator[ShardTask]:
     """Tasks made one at a time: a million samples need not travel at once."""
     size = job.plan.shard_size

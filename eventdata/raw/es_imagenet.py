@@ -31,6 +31,7 @@ MARGIN = 16
 STEPS = 8
 # A cell can hold one event a step and polarity: more bytes than this is no sample.
 MAX_ARRAY_BYTES = STEPS * CANVAS * CANVAS * 3 + 4096
+_WHOLE_NUMBER = re.compile("-?[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _parse_line(line: str) -> tuple[str, int, int, int, str]:
     name = fields[0] if fields else ""
     if len(fields) != 4:
         return name, -1, 0, 0, f"{len(fields)} fields, not 4 (path label height width): {line!r}"
-    if not all(re.fullmatch("-?[0-9]+", value) for value in fields[1:]):
+    if not all(map(_WHOLE_NUMBER.fullmatch, fields[1:])):
         return name, -1, 0, 0, f"label, height and width must be whole numbers: {line!r}"
     label, height, width = (int(value[:9]) for value in fields[1:])
     if not 0 <= label < CLASSES:

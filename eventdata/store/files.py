@@ -10,7 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +21,8 @@ from eventdata.remote import Remote, is_url
 from eventdata.store.layout import WORK
 
 
-class Files(Protocol):
-    """Bytes under keys."""
+class Output(Protocol):
+    """Bytes under keys, for who makes a part of a store."""
 
     @property
     def where(self) -> str:
@@ -36,6 +36,10 @@ class Files(Protocol):
 
         Several at once, because waiting for the disk once costs less than once a file.
         """
+
+
+class Files(Output, Protocol):
+    """Bytes under keys."""
 
     def size(self, key: str) -> int | None:
         """Bytes under a key, None where there is none."""
@@ -61,6 +65,34 @@ def open_files(place: str | os.PathLike[str]) -> Files:
     text = os.fspath(place)
     # Absolute, because the program may change its folder while the store is open.
     return RemoteFiles(text) if is_url(text) else LocalFiles(Path(text).absolute())
+
+
+class _Behind:
+    def __init__(self, files: Files, thread: Executor) -> None:
+        self.where, self.read = files.where, files.read
+        self._write, self._thread = files.write, thread
+        self._last: Future[None] | None = None
+
+    def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
+        self.settle()
+        self._last = self._thread.submit(self._write, documents)
+
+    def settle(self) -> None:
+        if self._last is not None:
+            self._last.result()
+
+
+@contextlib.contextmanager
+def write_behind(files: Files) -> Iterator[Output]:
+    """Where a thread writes what was given last while the next is made; all is written at the end.
+
+    What is given is not to be changed afterwards. An error of writing is raised by the write after
+    it, or at the end.
+    """
+    with ThreadPoolExecutor(1, "eventdata-write") as thread:
+        output = _Behind(files, thread)
+        yield output
+        output.settle()
 
 
 @contextlib.contextmanager

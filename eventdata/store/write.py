@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import MismatchError, StoreError
 from eventdata.store.columns import encode_column, read_column
-from eventdata.store.files import Files, LocalFiles
+from eventdata.store.files import Files, LocalFiles, Output
 from eventdata.store.layout import (
     HEADER_KEY,
     SKIPPED_KEY,
@@ -239,7 +239,7 @@ def _tell_difference(files: Files, split: str, key: str, columns: Columns) -> No
 
 
 def write_shard(
-    files: Files,
+    files: Output,
     split: str,
     sample: SampleFormat,
     shard: int,

@@ -2,13 +2,14 @@
 
 import errno
 import pickle
+import threading
 import uuid
 
 import pytest
 
 from eventdata.errors import StoreError
 from eventdata.store import files as module
-from eventdata.store.files import LocalFiles, open_files
+from eventdata.store.files import LocalFiles, open_files, write_behind
 
 
 class FilesContract:
@@ -93,3 +94,56 @@ class TestRemote(FilesContract):
     def test_unknown_protocol(self):
         with pytest.raises(StoreError, match="nope"):
             open_files("nope://bucket/store")
+
+
+class TestWriteBehind:
+    """What was given last is written by a thread; all of it is there at the end."""
+
+    @pytest.fixture
+    def files(self, tmp_path):
+        opened = open_files(tmp_path / "store")
+        opened.prepare()
+        return opened
+
+    def test_the_next_is_made_while_the_last_is_written(self, files, monkeypatch):
+        begun, may_end = threading.Event(), threading.Event()
+        real = LocalFiles.write
+
+        def slowly(self, documents):
+            begun.set()
+            assert may_end.wait(30)
+            real(self, documents)
+
+        monkeypatch.setattr(LocalFiles, "write", slowly)
+        with write_behind(files) as output:
+            output.write({"a": b"1"})  # returns, though nothing is written
+            assert begun.wait(30)
+            assert output.read("a") is None
+            may_end.set()
+            output.write({"b": b"2"})
+            assert output.read("a") == b"1"  # at most one waits
+        assert (files.read("a"), files.read("b")) == (b"1", b"2")
+
+    @pytest.mark.parametrize("writes", [1, 2])
+    def test_an_error_is_not_lost(self, files, monkeypatch, writes):
+        def full(self, documents):
+            raise StoreError("no space")
+
+        def write_all():
+            with write_behind(files) as output:
+                for number in range(writes):
+                    output.write({str(number): b"1"})
+
+        monkeypatch.setattr(LocalFiles, "write", full)
+        with pytest.raises(StoreError, match="no space"):
+            write_all()
+
+    def test_what_was_given_before_an_error_is_written(self, files):
+        def write_and_stop():
+            with write_behind(files) as output:
+                output.write({"a": b"1"})
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            write_and_stop()
+        assert files.read("a") == b"1"
