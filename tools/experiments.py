@@ -110,7 +110,7 @@ def nmnist(archive: Path, work: Path) -> list[Comparison]:
     eventdata.convert("tonic:NMNIST", work, store, frames=8)
     recipe = ("--recipe", "pipe-d-small-events")
     changes = ("all.batch_size=16", "all.augment.flip=0")
-    few = ("--set", "lif.learning_rate=0.02")  # 26 steps an epoch
+    few = ("--set", "lif.learning_rate=0.05")  # 26 steps an epoch
     ways = (Way("scratch", ("scratch", *recipe)), Way("pipe-D, events", ("pipe-d", *recipe, *few)))
     return [Comparison("pipe-D", store, ways, changes)]
 
