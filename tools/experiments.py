@@ -6,7 +6,8 @@
 
 Makes the stores, runs every way with every seed, and writes a table. Finished runs are not run
 again, so that a call that was interrupted, or one with more seeds, goes on. The ways of a seed take
-turns: a busy spell of the machine hits all of them.
+turns: a busy spell of the machine hits all of them. With --jobs, several runs share the cores;
+small networks gain more by that than by several threads each.
 """
 
 import json
@@ -16,7 +17,8 @@ import shlex
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -135,14 +137,16 @@ DATA: dict[str, Callable[[Path, Path], list[Comparison]]] = {
 }
 
 
-def machine() -> str:
+def machine(jobs: int) -> str:
     """What the figures were measured on."""
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-    device = ", ".join(gpus) or f"CPU, {os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads"
+    device = ", ".join(gpus) or f"{os.cpu_count()} cores, {jobs} runs at a time"
     return f"{device}; {platform.system()}, torch {torch.__version__}"
 
 
-def run(comparison: Comparison, way: Way, seed: int, folder: Path, changes: list[str]) -> None:
+def run(
+    comparison: Comparison, way: Way, seed: int, folder: Path, changes: Sequence[str], threads: int
+) -> None:
     """Train by one way with one seed, or finish it."""
     words = [*way.words, "--data", str(comparison.store), "--out", str(folder)]
     if way.images is not None:
@@ -151,15 +155,43 @@ def run(comparison: Comparison, way: Way, seed: int, folder: Path, changes: list
     for change in (*labels, *comparison.changes, *changes):
         words += ["--set", change]
     click.secho(f"{comparison.name}: {way.label}, seed {seed}", bold=True)
-    subprocess.run([sys.executable, "-m", "train", *words], check=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    subprocess.run([sys.executable, "-m", "train", *words], check=True, env=environment)
 
 
-def append_results(results: Path, title: str, folders: list[Path], rows: str, words: str) -> None:
+def run_all(
+    comparison: Comparison, work: Path, seeds: int, jobs: int, changes: Sequence[str]
+) -> list[Path]:
+    """Every way with every seed, ``jobs`` at a time; the runs' folders.
+
+    The first that fails ends it once those beside it have ended.
+    """
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    folders = []
+    with ThreadPoolExecutor(jobs) as pool:
+        running = []
+        for seed in range(seeds):
+            for way in comparison.ways:
+                label = way.label.replace(", ", "-")
+                folder = work / "runs" / comparison.name / f"{label}-{seed}"
+                running.append(pool.submit(run, comparison, way, seed, folder, changes, threads))
+                folders.append(folder)
+        try:
+            for future in running:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return folders
+
+
+def append_results(
+    results: Path, title: str, folders: list[Path], rows: str, words: str, jobs: int
+) -> None:
     """Add a table with its command and machine to a Markdown file."""
     samples = json.loads((folders[0] / "result.json").read_text())["stages"][-1]["samples"]
     seeds = len({read_run(folder).seed for folder in folders})
     text = (
-        f"\n## {title}\n\n`{words}`\n\n{machine()}. {samples['train']} samples to train on, "
+        f"\n## {title}\n\n`{words}`\n\n{machine(jobs)}. {samples['train']} samples to train on, "
         f"{samples['select']} held out; {seeds} seeds (mean ± deviation).\n\n{rows}"
     )
     if not results.exists():
@@ -173,6 +205,7 @@ def append_results(results: Path, title: str, folders: list[Path], rows: str, wo
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("work", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="At a time.")
 @click.option("--only", metavar="COMPARISON", help="One of the data's comparisons.")
 @click.option("--set", "changes", multiple=True, metavar="STAGE.KEY=VALUE", help="In every run.")
 @click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="Append to it.")
@@ -181,6 +214,7 @@ def main(
     source: Path,
     work: Path,
     seeds: int,
+    jobs: int,
     only: str | None,
     changes: tuple[str, ...],
     results: Path | None,
@@ -194,21 +228,15 @@ def main(
     for comparison in comparisons:
         if only not in (None, comparison.name):
             continue
-        folders = []
-        for seed in range(seeds):
-            for way in comparison.ways:
-                label = way.label.replace(", ", "-")
-                folder = work / "runs" / comparison.name / f"{label}-{seed}"
-                run(comparison, way, seed, folder, list(changes))
-                folders.append(folder)
+        folders = run_all(comparison, work, seeds, jobs, changes)
         rows = table(report(folders, work / "report" / comparison.name))
         click.echo(rows)
         if results is not None:
             words = ["python", "tools/experiments.py", data, source.name, "WORK"]
-            words += ["--seeds", str(seeds), "--only", comparison.name]
+            words += ["--seeds", str(seeds), "--jobs", str(jobs), "--only", comparison.name]
             words += [word for change in changes for word in ("--set", change)]
             title = f"{comparison.name}: {source.stem}"
-            append_results(results, title, folders, rows, shlex.join(words))
+            append_results(results, title, folders, rows, shlex.join(words), jobs)
 
 
 if __name__ == "__main__":
