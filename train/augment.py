@@ -97,7 +97,12 @@ def _in_time(frames: Tensor, s: Augmentation, draw: torch.Generator) -> Tensor:
     if s.event_drop:
         kept = torch.rand(frames.shape, generator=draw, device=frames.device)
         loss = torch.rand(len(frames), 1, 1, 1, 1, generator=draw, device=frames.device)
-        frames = frames * (kept >= loss * s.event_drop).to(frames.dtype)
+        loss = loss * s.event_drop
+        if (frames > 1).any():  # counts: each event of a pixel and step has its own fate
+            counts, share = frames.float(), (1 - loss).expand(frames.shape)
+            frames = torch.binomial(counts, share, generator=draw).to(frames.dtype)
+        else:
+            frames = frames * (kept >= loss).to(frames.dtype)
     return frames
 
 
@@ -143,8 +148,26 @@ def _move(frames: Tensor, s: Augmentation, draw: torch.Generator) -> Tensor:
     return moved.reshape(frames.shape)
 
 
-def mixup(x: Tensor, targets: Tensor, alpha: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Pairs of samples mixed, with their targets (N, classes): x a l + x b (1 - l), floating."""
+def mixup(
+    x: Tensor, targets: Tensor, alpha: float, seed: int, *, steps: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Pairs of samples mixed: x a l + x b (1 - l), and their targets likewise.
+
+    Args:
+        x: a batch as `augment` takes it.
+        targets: (N, classes), one-hot or shares.
+        alpha: of the beta distribution that l is of; 0: nothing is mixed.
+        seed: of all that is drawn.
+        steps: T of packed frames, which come out dense; None: the batch is dense.
+
+    Returns:
+        Both floating.
+    """
+    if steps is not None:
+        x = unpack_frames(x, steps)
+    x, targets = (v if v.is_floating_point() else v.float() for v in (x, targets))
+    if not alpha:
+        return x, targets
     share = np.random.default_rng(seed).beta(alpha, alpha)
     draw = torch.Generator().manual_seed(seed)
     other = torch.randperm(len(x), generator=draw).to(x.device)

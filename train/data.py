@@ -5,7 +5,7 @@ Legend: N samples, T steps, P polarities, C channels, H rows, W columns; K bytes
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import islice
@@ -20,12 +20,14 @@ from eventdata.errors import InputError, OptionError
 from eventdata.loader import FrameLoader, make_dense
 from eventdata.store.layout import SampleFormat
 from eventdata.store.read import open_store
-from train.splits import hold_out, sample_keys
+from train.splits import hold_out, sample_keys, whole_keys
+
+KeyRule = Callable[[Sequence[str], Sequence[str]], list[str]]
 
 
-def keys_of(part: FrameDataset) -> list[str]:
+def keys_of(part: FrameDataset, rule: KeyRule = sample_keys) -> list[str]:
     """By sample, what is kept together (`train.splits.sample_keys`)."""
-    return sample_keys(part.names, [part.classes[label] for label in part.labels])
+    return rule(part.names, [part.classes[label] for label in part.labels])
 
 
 JOIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -137,6 +139,8 @@ class Data:
     test: FrameDataset | None
     held: frozenset[str]
     """Keys of the samples held out of the training set (`train.splits.sample_keys`)."""
+    others: dict[str, frozenset[str]]
+    """Keys of the splits val and test, where the store has them."""
 
     @property
     def classes(self) -> list[str]:
@@ -156,16 +160,17 @@ def open_data(
     *,
     share: float,
     seed: int,
-    also: frozenset[str] = frozenset(),
+    later: Data | None = None,
     published: bool = False,
 ) -> Data:
     """The parts of a store.
 
     Trained on is the split `train`; the test set is the split `test`, else `val`. Models are
     selected on the split `val` where both are there, else on a share of each class held out of the
-    training set (`train.splits.hold_out`). What has a key in `also` is not trained on either: a
-    network must not be pretrained on the pictures that select it later. `published`: nothing is
-    held out and the test set selects.
+    training set (`train.splits.hold_out`). later: the data that the network goes on to, of whose
+    samples none that select or test it there is trained on here: those held out, and those of a
+    split that this store does not have (it may have put them into its split train). `published`:
+    nothing is held out and the test set selects.
 
     Raises:
         InputError: fewer than two classes, or nothing to train on or select by.
@@ -177,7 +182,7 @@ def open_data(
             f"{store}: has no split train (there are: {', '.join(splits) or 'none'}); for clips "
             "convert with --splits and --fold"
         )
-    tests = [name for name in ("test", "val") if name in splits]
+    tests: list[str] = [name for name in ("test", "val") if name in splits]
     test = _checked(store, tests[0]) if tests else None
     samples = _checked(store, "train")
     keys = keys_of(samples)
@@ -189,11 +194,18 @@ def open_data(
         held, select = frozenset[str](), _checked(store, "val")
     else:
         held = hold_out(keys, share, seed)
+        if not held:  # one key a class
+            keys = keys_of(samples, whole_keys)
+            held = hold_out(keys, share, seed)
         select = samples.subset(_among(keys, held))
+    also = frozenset[str]()
+    if later is not None and not published:
+        also = later.held.union(*(keys for name, keys in later.others.items() if name not in tests))
     train = samples.subset(~_among(keys, held | also))
     if not len(train) or not len(select):
         raise InputError(f"{store}: too few samples to train on some and select by others")
-    return Data(train=train, select=select, test=test, held=held)
+    others = {name: frozenset(keys_of(_checked(store, name))) for name in tests}
+    return Data(train=train, select=select, test=test, held=held, others=others)
 
 
 def _among(keys: list[str], chosen: frozenset[str]) -> NDArray[np.bool_]:

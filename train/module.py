@@ -64,6 +64,7 @@ class Classifier(LightningModule):
         network: nn.Module,
         stage: Stage,
         *,
+        name: str,
         classes: int,
         epoch_steps: int,
         seed: int,
@@ -73,6 +74,7 @@ class Classifier(LightningModule):
         Args:
             network: (N, T, P, H, W) or (N, C, H, W), floating -> (N, classes).
             stage: the settings.
+            name: of the stage, for messages.
             classes: how many.
             epoch_steps: optimiser steps an epoch.
             seed: of the augmentation.
@@ -80,7 +82,7 @@ class Classifier(LightningModule):
         """
         super().__init__()
         self.network = network
-        self.stage = stage
+        self.stage, self.name = stage, name
         self.classes, self.epoch_steps, self.seed = classes, epoch_steps, seed
         self.log_every = log_every
         self.mixup = stage.augment.scaled().mixup
@@ -129,14 +131,22 @@ class Classifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         self.scores["train_loss"] = float(self.train_loss.compute())
         self._check(self.scores["train_loss"], "its mean")
+        self._check(self.scores.get("loss", 0.0), "that of the held-out samples")
+        # Spikes hide it: no number is not above the threshold, and what does not fire is a zero.
+        for name, values in self.network.state_dict().items():
+            if values.is_floating_point() and not values.isfinite().all():
+                raise self._diverged(f"{name} holds what is no number after")
 
     def _check(self, loss: float, where: str) -> None:
         if not np.isfinite(loss):
-            kept = "the weights of the last whole epoch are kept; " if self.current_epoch else ""
-            raise DivergedError(
-                f"the loss is {loss} in epoch {self.current_epoch + 1}, {where}; {kept}a new run "
-                "with a lower learning_rate, or with warmup, may do better"
-            )
+            raise self._diverged(f"the loss ({where}) is {loss} in")
+
+    def _diverged(self, what: str) -> DivergedError:
+        kept = "the weights of the last whole epoch are kept; " if self.current_epoch else ""
+        return DivergedError(
+            f"{what} epoch {self.current_epoch + 1} of stage {self.name}; {kept}a new run with a "
+            "lower learning_rate, or with warmup, may do better"
+        )
 
     def _evaluate(self, batch: Batch) -> Tensor:
         frames, labels = batch

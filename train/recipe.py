@@ -168,6 +168,11 @@ class Stage:
             collapse=(1, math.inf),
             downscale=(1, math.inf),
         )
+        if self.freeze and not self.freeze_epochs:
+            raise OptionError(
+                f"freeze names {', '.join(self.freeze)}, but freeze_epochs is 0; say for how many "
+                "epochs"
+            )
         if self.batch_size % self.accumulate:
             raise OptionError(
                 f"batch_size is {self.batch_size}, which accumulate={self.accumulate} does not "
@@ -235,6 +240,10 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
     for key in table:
         if key not in SECTIONS:
             raise unknown_key(where, key, SECTIONS)
+    for key in ("stages", "defaults", "network", SCRATCH):
+        _check_table(table.get(key, {}), f"{where}: [{key}]")
+    for key, stage in table.get("stages", {}).items():
+        _check_table(stage, f"{where}: [stages.{key}]")
     if not table.get("stages") or "pipeline" not in table or "name" not in table.get("network", {}):
         raise OptionError(f"{where}: needs pipeline, network.name and at least one of [stages]")
     defaults, rival = table.pop("defaults", {}), table.pop(SCRATCH, {})
@@ -251,6 +260,8 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
     table["stages"] = stages
     for change in changes:
         set_key(table, change)
+    if not isinstance(table["network"]["name"], str):
+        raise OptionError(f"{where}: network.name is {table['network']['name']!r}, no name")
     recipe = Recipe(
         name=str(table.get("name", Path(name).stem)),
         pipeline=_pipeline(table["pipeline"], where),
@@ -265,6 +276,11 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
     _check_sources(recipe, where)
     needed = _needed(stages)
     return replace(recipe, stages={k: v for k, v in recipe.stages.items() if k in needed})
+
+
+def _check_table(value: object, what: str) -> None:
+    if not isinstance(value, dict):
+        raise OptionError(f"{what} is {value!r}, but has to be a table of settings")
 
 
 def default_recipe(way: str, *, on_images: bool, with_images: bool) -> str:

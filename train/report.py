@@ -46,6 +46,8 @@ class RunResult:
     """Digest of the store that it was trained on in the end."""
     protocol: str
     """By which its models were selected."""
+    held_out: tuple[float, ...]
+    """The share held out, and the seed of its draw; nothing of runs that did not say."""
     machine: Mapping[str, Any]
     """What it was trained on."""
     seconds_before: float
@@ -92,6 +94,7 @@ def read_run(path: str | Path) -> RunResult:
             seed=result["seed"],
             store=result["store"],
             protocol=result["protocol"],
+            held_out=tuple(result.get("held_out") or ()),
             machine=dict(result["machine"]),
             seconds_before=before,
             seconds=finite(result["train_seconds"]),
@@ -267,6 +270,7 @@ def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any
         for what, same in (
             ("on another store", run.store == runs[0].store),
             ("by another protocol", run.protocol == runs[0].protocol),
+            ("with other samples held out", run.held_out == runs[0].held_out),
         ):
             if not same:
                 raise InputError(

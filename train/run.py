@@ -4,6 +4,7 @@ A run is finished by calling it again, whatever stopped it: stages that are done
 one that was broken off goes on from its last whole epoch, to the same weights bit for bit (CPU).
 """
 
+import os
 import platform
 import warnings
 from collections.abc import Callable, Iterable
@@ -125,7 +126,15 @@ def check_machine(recipe: Recipe) -> int:
         raise OptionError(
             "run.precision is 16-mixed, which needs a GPU; set it to bf16-mixed or 32-true"
         )
-    return machine.devices or (gpus if on_gpu else 1)
+    devices = machine.devices or (gpus if on_gpu else 1)
+    started = int(os.environ.get("WORLD_SIZE", devices * machine.nodes))  # by torchrun
+    if started != devices * machine.nodes:
+        raise OptionError(
+            f"{started} processes were started, but machine.devices x machine.nodes is {devices} x "
+            f"{machine.nodes}; set them to what torchrun was told, --set machine.devices=... "
+            "--set machine.nodes=..."
+        )
+    return devices
 
 
 def check_stages(recipe: Recipe, parts: dict[str, Data], devices: int) -> None:
@@ -251,9 +260,9 @@ def _run_stages(
             source = folder.stage(stage.weights).weights(which)
         elif stage.weights != FRESH:
             source = Path(stage.weights)
-            seconds += float(weight_facts(source).get("seconds", 0))
+            seconds += _seconds_into(source)
         current = StageRun(name, stage, recipe, folder, data, devices, seconds)
-        told.append(current.train(source))
+        told.append(current.train(source, say))
         seconds += told[-1]["train_seconds"]
         say(
             "{name}: {kind}, {epochs} epochs, best held-out top-1 {best_top1:.1%} in epoch "
@@ -266,6 +275,7 @@ def _run_stages(
         "store": stores["data"].header.parameters_sha256,
         "seed": recipe.run.seed,
         "protocol": recipe.run.protocol,
+        "held_out": [recipe.run.held_out, recipe.run.split_seed],
         "stages": told,
         "seconds_before": seconds - sum(stage["train_seconds"] for stage in told),
         "train_seconds": seconds,
@@ -287,6 +297,16 @@ def _run_stages(
     return result
 
 
+def _seconds_into(weights: Path) -> float:
+    """Seconds of training that led to weights of ours: those of the whole stage, as in a pipeline.
+
+    The best weights themselves know those until their epoch alone.
+    """
+    last = weights.with_name("last.safetensors")
+    of_a_stage = weights.name == "best.safetensors" and last.is_file()
+    return float(weight_facts(last if of_a_stage else weights).get("seconds", 0))
+
+
 def waiting_share(stage: dict[str, Any]) -> float:
     """Of a stage's training, the share of time that it has waited for input."""
     return float(stage["waiting_seconds"] / max(stage["train_seconds"], 1e-9))
@@ -303,7 +323,7 @@ def open_parts(recipe: Recipe, stores: dict[str, Store]) -> dict[str, Data]:
             store.files.where,
             share=recipe.run.held_out,
             seed=recipe.run.split_seed,
-            also=parts["data"].held if parts else frozenset(),
+            later=parts.get("data"),
             published=recipe.run.protocol == "published",
         )
     return parts

@@ -25,6 +25,11 @@ def sample_keys(names: Sequence[str], classes: Sequence[str]) -> list[str]:
     ]
 
 
+def whole_keys(names: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """`sample_keys` that folders tell apart: for names such as DVSGesture's, user01_led/3.npy."""
+    return [f"{label}/{name}" for name, label in zip(names, classes, strict=True)]
+
+
 def hold_out(keys: Sequence[str], share: float, seed: int) -> frozenset[str]:
     """The keys (`sample_keys`) of a share of each class's samples, at least one key of them.
 

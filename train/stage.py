@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
@@ -59,7 +59,7 @@ def build_network(recipe: Recipe, stage: Stage, data: Data) -> nn.Module:
         )
     except OptionError:
         raise
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise OptionError(f"network {name} can't be built with {settings}: {error}") from error
 
 
@@ -180,8 +180,11 @@ class StageRun:
         """Where it writes."""
         return self.run_folder.stage(self.name)
 
-    def train(self, source: Path | None) -> dict[str, Any]:
-        """Train it from the weights in `source` (None: fresh), or finish it; its stage.json."""
+    def train(self, source: Path | None, say: Callable[[str], Any]) -> dict[str, Any]:
+        """Train it from the weights in `source` (None: fresh), or finish it; its stage.json.
+
+        say: is told what became of the source's weights.
+        """
         if self.folder.result.exists():
             return _read_result(self.folder.result)
         average = MovingAverage(self.stage.ema) if self.stage.ema else None
@@ -196,7 +199,7 @@ class StageRun:
         resumed = self.folder.state.exists()
         if not resumed:
             started = time.monotonic()
-            self._start(module.network, source)
+            self._start(module.network, source, say)
             record.train_seconds = time.monotonic() - started
             with _stops_told():
                 trainer.validate(module, feed, verbose=False)
@@ -251,6 +254,7 @@ class StageRun:
         return Classifier(
             _channels_last(network),
             self.stage,
+            name=self.name,
             classes=len(self.data.classes),
             epoch_steps=len(self.data.train) // self.stage.batch_size,
             seed=self.recipe.run.seed,
@@ -300,14 +304,19 @@ class StageRun:
             return torch.device("cpu")
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
-    def _start(self, network: nn.Module, source: Path | None) -> None:
+    def _start(self, network: nn.Module, source: Path | None, say: Callable[[str], Any]) -> None:
         """Weights from the source, norms fitted to the data."""
         if source is not None:
             state = load_state(source)
             classes = weight_facts(source).get("classes", self.data.classes)
-            if classes != self.data.classes:
-                state = {k: v for k, v in state.items() if "fc" not in k.split(".")}
-            report = transfer(network, state, stem=self.stage.stem, part=self.stage.take)
+            report = transfer(
+                network,
+                state,
+                stem=self.stage.stem,
+                part=self.stage.take,
+                same_classes=classes == self.data.classes,
+            )
+            say(f"{self.name}: weights from {source}\n{report.summary()}")
             if is_first():
                 write(self.folder.root / "transfer.txt", f"from {source}\n{report}\n")
         if self.stage.recalibrate:

@@ -64,7 +64,11 @@ class SharpenedReLU(nn.Module):
     def __init__(self, threshold: float = 0.5, surrogate: str = "rectangular") -> None:
         super().__init__()
         self.threshold, self.surrogate = threshold, surrogate
-        self.lo, self.hi = ramp_bounds(0)
+        self.close_in(*ramp_bounds(0))
+
+    def close_in(self, lo: float, hi: float) -> None:
+        """Set the bounds; published for a threshold of 0.5, they grow in proportion to it."""
+        self.lo, self.hi = 2 * self.threshold * lo, 2 * self.threshold * hi
 
     def forward(self, u: Tensor) -> Tensor:
         return Ramp.apply(u, self.lo, self.hi, self.threshold, self.surrogate)  # type: ignore[no-any-return,no-untyped-call]
@@ -77,4 +81,4 @@ def sharpen(network: nn.Module, epoch: int, epochs: int = 100) -> None:
     """Set every sharpened ReLU of a network to an epoch's bounds (`ramp_bounds`)."""
     for module in network.modules():
         if isinstance(module, SharpenedReLU):
-            module.lo, module.hi = ramp_bounds(epoch, epochs)
+            module.close_in(*ramp_bounds(epoch, epochs))

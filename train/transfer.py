@@ -37,7 +37,13 @@ class Report:
     """Entries of the source that have no place in the network."""
 
     def __str__(self) -> str:
-        fate = dict.fromkeys(self.taken, "taken")
+        return self._lines(dict.fromkeys(self.taken, "taken"))
+
+    def summary(self) -> str:
+        """The same without the entries that were taken as they are."""
+        return self._lines({})
+
+    def _lines(self, fate: dict[str, str]) -> str:
         fate |= {key: f"adapted  {how}" for key, how in self.adapted.items()}
         fate |= {key: f"fresh    {why}" for key, why in self.fresh.items()}
         fate |= dict.fromkeys(self.unused, "unused")
@@ -93,14 +99,16 @@ def _is_whole(tensor: Tensor, size: int) -> bool:
 
 
 def _fate(
-    key: str, here: Tensor, there: Tensor | None, stem: Stem, part: Part
+    key: str, here: Tensor, there: Tensor | None, stem: Stem, part: Part, same_classes: bool
 ) -> tuple[Literal["taken", "adapted", "fresh"], str]:
     """What is to become of one entry, and how or why. The rules of `transfer`, in their order."""
     names = key.split(".")
-    if part not in ("both", "decoder" if names[0] in ("decoder", "fc") else "encoder"):
+    if not _is_of(key, part):
         return "fresh", f"not of the {part}"
     if "stem" in names and stem == "fresh":
         return "fresh", "stem"
+    if "fc" in names and not same_classes:
+        return "fresh", "classes of other names in the source"
     if there is None:
         return "fresh", "not in the source"
     if there.shape == here.shape:
@@ -115,12 +123,41 @@ def _fate(
     )
 
 
+def _check_layers(own: Mapping[str, Tensor], source: Mapping[str, Tensor], part: Part) -> None:
+    """InputError where a network of another kind happens to share some keys and shapes."""
+    here, there = _layers(own, part), _layers(source, part)
+    for lacks, has, missing, layers in (
+        ("the checkpoint", "the network", here - there, here),
+        ("the network", "the checkpoint", there - here, there),
+    ):
+        if len(missing) > len(layers) / 4:
+            raise InputError(
+                f"the checkpoint is of another network: {lacks} lacks {len(missing)} of "
+                f"{len(layers)} layers that {has} has, {min(missing)} for one; build both with the "
+                "same settings"
+            )
+
+
+def _layers(state: Mapping[str, Tensor], part: Part) -> set[str]:
+    """The kernels and matrices of a part, without stem and classifier, which may differ."""
+    return {
+        key
+        for key, values in state.items()
+        if values.ndim > 1 and not {"stem", "fc"} & set(key.split(".")) and _is_of(key, part)
+    }
+
+
+def _is_of(key: str, part: Part) -> bool:
+    return part in ("both", "decoder" if key.split(".")[0] in ("decoder", "fc") else "encoder")
+
+
 def transfer(
     network: nn.Module,
     source: Mapping[str, Tensor],
     *,
     stem: Stem = "mean",
     part: Part = "both",
+    same_classes: bool = True,
 ) -> Report:
     """Set a network's state from a source's, in place, and report what became of each entry.
 
@@ -130,22 +167,29 @@ def transfer(
         stem: mean: where the source's kernel has another number of channels, each of ours is the
             mean over them; fresh: nothing of the stem is taken.
         part: encoder: all but the decoder and the classifier; decoder: those alone; both.
+        same_classes: whether the classifiers are of the same classes in the same order; else
+            nothing of the source's is taken.
 
     Raises:
         InputError: nothing matches, or an entry other than the stem's kernel and the classifier has
-            another shape. The network is then as it was.
+            another shape, or more than a quarter of the layers between these are in one of the two
+            networks alone. The network is then as it was.
         OptionError: no such `stem` or `part`.
     """
     for name, value, allowed in (("stem", stem, get_args(Stem)), ("part", part, get_args(Part))):
         if value not in allowed:
             raise OptionError(f"{name} {value!r} is not one of {', '.join(allowed)}")
     own = network.state_dict()
-    fates = {key: _fate(key, here, source.get(key), stem, part) for key, here in own.items()}
+    fates = {
+        key: _fate(key, here, source.get(key), stem, part, same_classes)
+        for key, here in own.items()
+    }
     if all(fate == "fresh" for fate, _ in fates.values()):
         raise InputError(
             f"nothing of the checkpoint fits the network: it has {next(iter(source), 'nothing')}, "
             f"the network has {next(iter(own))}; give a checkpoint of the same architecture"
         )
+    _check_layers(own, source, part)
     for key, (fate, _) in fates.items():
         if fate == "taken":
             own[key].copy_(source[key])

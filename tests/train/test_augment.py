@@ -131,6 +131,29 @@ def test_mixup_mixes_inputs_and_targets_alike():
     assert ((soft > 0).sum(1) == 2).any()
 
 
+def test_mixup_takes_what_the_loader_gives():
+    targets = torch.eye(N, dtype=torch.int64)
+    frames = (torch.rand(N, 8, 2, 4, 4) < 0.5).to(torch.uint8)
+    mixed, soft = mixup(frames, targets, 1.0, seed=0)
+    assert (mixed.dtype, soft.dtype) == (torch.float32, torch.float32)
+    packed, again = mixup(pack_frames(frames), targets, 1.0, seed=0, steps=8)
+    assert torch.equal(packed, mixed)
+    assert torch.equal(again, soft)
+    same, ones = mixup(frames, targets, 0.0, seed=0)
+    assert torch.equal(same, frames.float())
+    assert torch.equal(ones, targets.float())
+
+
+def test_events_of_a_count_are_lost_one_by_one():
+    counts = torch.full((4, 8, 2, 8, 8), 10, dtype=torch.uint8)
+    left = augment(counts, Augmentation(event_drop=1.0), seed=0)
+    assert left.dtype == torch.uint8
+    assert left.max() <= 10
+    assert len(left[0].unique()) > 3  # not all or nothing
+    shares = left.float().mean(dim=(1, 2, 3, 4)) / 10
+    assert shares.max() - shares.min() > 0.1  # drawn a sample at a time
+
+
 @pytest.mark.parametrize("steps", [4, 8, 13])
 @pytest.mark.parametrize(
     "chosen",

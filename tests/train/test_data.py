@@ -55,10 +55,37 @@ def test_held_out_samples_are_no_longer_trained_on(events):
 
 
 def test_pictures_of_held_out_samples_are_not_pretrained_on(events, images):
-    held = open_data(events, share=0.2, seed=0).held
-    pictures = open_data(images, share=0.2, seed=1, also=held)
+    later = open_data(events, share=0.2, seed=0)
+    held = later.held
+    pictures = open_data(images, share=0.2, seed=1, later=later)
     assert not set(keys_of(pictures.train)) & (held | pictures.held)
     assert len(pictures.train) < 48  # another seed holds others out, and both are left out
+
+
+def test_pictures_of_a_test_set_are_not_pretrained_on(tmp_path):
+    """Where the store of pictures has them among those to train on."""
+    events = make_store(tmp_path / "events", counts=(("train", 12), ("val", 6), ("test", 6)))
+    later = open_data(events, share=0.2, seed=0)
+    tests = later.others["val"] | later.others["test"]
+    assert len(tests) == 6  # drawn samples are called alike in every split
+    together = make_store(tmp_path / "a", kind="image", channels=3, counts=(("train", 30),))
+    kept = keys_of(open_data(together, share=0.2, seed=0, later=later).train)
+    assert not set(kept) & tests
+    published = open_data(events, share=0.2, seed=0, published=True)
+    assert published.others["test"] == later.others["test"]
+    apart = make_store(
+        tmp_path / "b", kind="image", channels=3, counts=(("train", 30), ("val", 6), ("test", 6))
+    )
+    kept = keys_of(open_data(apart, share=0.2, seed=0, later=later).train)
+    assert set(kept) & tests  # pictures of their own that are called alike
+
+
+def test_names_that_only_folders_tell_apart(tmp_path):
+    """DVSGesture's: user01_led/3.npy."""
+    store = make_store(tmp_path / "s", counts=(("train", 30),), names="user{:02}/0.npy")
+    data = open_data(store, share=0.2, seed=0)
+    assert len(data.select) == 6
+    assert not set(data.select.names) & set(data.train.names)
 
 
 def test_the_published_protocol_selects_on_the_test_set(events):

@@ -320,12 +320,29 @@ def test_a_loss_that_is_no_number(tmp_path, monkeypatch, recipe, events):
 
     monkeypatch.setattr(Classifier, "forward", forward)
     with pytest.raises(
-        DivergedError, match="the loss is nan in epoch 2, batch 2.*last whole epoch"
+        DivergedError, match=r"the loss \(batch 2\) is nan in epoch 2.*last whole epoch"
     ):
         run(load(recipe, scratch=True), tmp_path / "run", data=events)
     kept = load_file(tmp_path / "run/scratch/last.safetensors")
     assert all(value.isfinite().all() for value in kept.values())
     assert weight_facts(tmp_path / "run/scratch/last.safetensors")["epoch"] == 1
+
+
+def test_weights_that_are_no_numbers_are_not_kept(tmp_path, monkeypatch, recipe, events):
+    """Spikes hide them from the loss; the last batch of an epoch is followed by no other."""
+    real = Classifier.on_train_epoch_end
+
+    def on_train_epoch_end(self):
+        if self.current_epoch == 1:
+            with torch.no_grad():
+                next(self.network.parameters()).fill_(float("nan"))
+        real(self)
+
+    monkeypatch.setattr(Classifier, "on_train_epoch_end", on_train_epoch_end)
+    with pytest.raises(DivergedError, match=r"\.weight holds what is no number.* stage scratch"):
+        run(load(recipe, scratch=True), tmp_path / "run", data=events)
+    kept = load_file(tmp_path / "run/scratch/last.safetensors")
+    assert all(value.isfinite().all() for value in kept.values())
 
 
 def test_checkpoints_of_other_networks(tmp_path, recipe, events, whole):

@@ -105,6 +105,28 @@ def test_another_network_is_an_error_and_changes_nothing():
         assert torch.equal(value, before[key])
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("event-resnet34", "event-resnet18"), ("event-resnet18", "event-resnet34")]
+)
+def test_a_network_of_another_depth_is_another_network(ours, theirs):
+    settings = {"channels": 2, "classes": 3, "neuron": NeuronSettings(kind="lif"), "width": 4}
+    target = build(ours, **settings)
+    with pytest.raises(InputError, match=r"of another network: the .* lacks \d+ of \d+ layers"):
+        transfer(target, build(theirs, **settings).state_dict())
+
+
+def test_a_classifier_of_other_classes_stays_fresh():
+    target = network()
+    before = target.state_dict()["fc.weight"].clone()
+    report = transfer(target, network(seed=1).state_dict(), same_classes=False)
+    assert report.fresh == dict.fromkeys(
+        ("fc.weight", "fc.bias"), "classes of other names in the source"
+    )
+    assert torch.equal(target.state_dict()["fc.weight"], before)
+    assert "fc.bias" in report.summary()
+    assert "taken" not in report.summary().splitlines()[0]
+
+
 @pytest.mark.parametrize("wrong", [{"stem": "sum"}, {"part": "head"}])
 def test_wrong_options_are_named(wrong):
     with pytest.raises(OptionError, match="is not one of"):
