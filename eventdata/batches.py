@@ -4,6 +4,7 @@ N samples, T steps, K planes as stored (of binary frames time bytes, ceil(T/8)),
 C colour channels, H rows, W columns.
 """
 
+import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -88,7 +89,10 @@ class BufferPool:
     def __init__(self, nbytes: int, keep: int, pinned: bool) -> None:
         """nbytes: of the largest batch; keep: so many buffers when none is in use."""
         self._nbytes, self._keep, self._pinned = nbytes, keep, pinned
-        self._free: list[NDArray[np.uint8]] = []
+        # The arrays given out last, and their memory. Twice as many as are in use at a time: one
+        # that is used for longer is forgotten and not given out again.
+        self._lent: list[tuple[weakref.ref[NDArray[Any]], NDArray[np.uint8]]] = []
+        self._lock = threading.Lock()
         self._copies: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
 
     def __reduce__(self) -> tuple[Any, ...]:  # memory does not travel to another process
@@ -96,15 +100,19 @@ class BufferPool:
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An uninitialised array; its memory comes back once it and tensors of it are gone."""
-        try:
-            memory = self._free.pop()
-        except IndexError:
-            memory = self._allocate()
-        # A tensor of NumPy memory holds that array until its storage goes, whoever views it.
-        array = memory[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
-        # Without the pool, whose copies may hold the array: neither would ever go.
-        weakref.finalize(array, _give_back, self._free, self._keep, memory).atexit = False
+        with self._lock:
+            memory = self._unused()
+            # A tensor of NumPy memory holds that array until its storage goes, whoever views it.
+            array = memory[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+            self._lent.append((weakref.ref(array), memory))
         return array
+
+    def _unused(self) -> NDArray[np.uint8]:
+        # Looked for here and not told by a callback, in which Ctrl-C would be lost.
+        unused = [entry for entry in self._lent if entry[0]() is None]
+        used = [entry for entry in self._lent if entry[0]() is not None]
+        self._lent = [*unused[1 : self._keep], *used[-2 * self._keep :]]
+        return unused[0][1] if unused else self._allocate()
 
     def copy_to(self, batch: torch.Tensor, device: torch.device) -> torch.Tensor:
         """The batch on the device; a pinned one is kept until its copy is done."""
@@ -124,8 +132,3 @@ class BufferPool:
             return torch.empty(self._nbytes, dtype=torch.uint8, pin_memory=True).numpy()
         # NumPy asks for huge pages, torch does not: to touch them first takes a fifth of the time.
         return np.empty(self._nbytes, np.uint8)
-
-
-def _give_back(free: list[NDArray[np.uint8]], keep: int, memory: NDArray[np.uint8]) -> None:
-    if len(free) < keep:
-        free.append(memory)

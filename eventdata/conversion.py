@@ -39,7 +39,7 @@ from eventdata.store.write import (
     write_shard,
     writer_lock,
 )
-from eventdata.workers import SerialExecutor, open_pool, run_tasks
+from eventdata.workers import SerialExecutor, memory_ran_out, open_pool, run_tasks
 
 OnError = Literal["fail", "skip"]
 Progress = Callable[[int, int], None]  # samples done, samples in all
@@ -199,7 +199,7 @@ def _run(job: Job, files: Files, where: Mapping[str, Any], progress: Progress | 
     done = done_before
     plan = listing_digest(job.listing, job.plan.header.parameters_sha256).encode()
     files.write({PLAN_KEY: plan})
-    with contextlib.ExitStack() as stack:
+    with _memory_told(), contextlib.ExitStack() as stack:
         probe = partial(unseen, files, PLAN_KEY, plan, job.first_files)
         pool = stack.enter_context(open_pool(**where, probe=probe))
         here = isinstance(pool.executor, SerialExecutor)
@@ -211,6 +211,14 @@ def _run(job: Job, files: Files, where: Mapping[str, Any], progress: Progress | 
             if progress is not None:
                 progress(done, job.total)
     return done_before
+
+
+@contextlib.contextmanager
+def _memory_told() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:  # of the last write behind
+        raise memory_ran_out() from None
 
 
 def plan_job(source: Source, *, shard_size: int, limit: int | None, on_error: OnError) -> Job:

@@ -161,11 +161,16 @@ def run_tasks(
             future.cancel()
         wait(running)
         if isinstance(error, MemoryError):
-            raise EventDataError(
-                "memory ran out in a worker; what is done is kept: call again to go on, with fewer "
-                "workers or smaller shards"
-            ) from None
+            raise memory_ran_out() from None
         raise
+
+
+def memory_ran_out() -> EventDataError:
+    """For who can't tell over which sample."""
+    return EventDataError(
+        "memory ran out; what is done is kept: call again to go on, with fewer workers or smaller "
+        "shards"
+    )
 
 
 @contextlib.contextmanager

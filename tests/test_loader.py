@@ -365,6 +365,27 @@ def test_buffers_go_with_their_pool_though_copies_of_them_were_on_their_way():
     assert gone() is None
 
 
+def test_buffers_are_given_out_again():
+    pool = BufferPool(100, keep=2, pinned=False)
+
+    def take():
+        batch = torch.from_numpy(pool.take((5, 2), np.dtype(np.uint8)))
+        return batch, batch.data_ptr()
+
+    first, place = take()
+    view = first[1:]
+    del first
+    second, other = take()
+    assert other != place  # a view of the first is still there
+    del view
+    third, again = take()
+    assert again == place
+    many = [take() for _ in range(9)]  # none is in use by two
+    assert len({other, again, *(there for _, there in many)}) == 11
+    del many, second, third
+    assert take()[1] in {take()[1] for _ in range(3)}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("layout", ["NTPHW", "TNPHW", "packed"])
 def test_batches_on_a_gpu_are_those_on_the_cpu(dataset, layout):

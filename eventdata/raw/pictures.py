@@ -16,8 +16,8 @@ from eventdata.plain import check_plain
 
 # Formats that Pillow decodes by itself, without help from another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-MAX_PIXELS = 2**26
-"""A larger image is refused before it is decoded: it would take over half a gigabyte."""
+MAX_PIXELS = 2**25
+"""A larger image is refused before it is decoded: some take twenty bytes a pixel meanwhile."""
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -91,8 +91,8 @@ def _decode(image: Image.Image, grey: bool) -> NDArray[np.uint8]:
 def _upper_byte(image: Image.Image) -> Image.Image:
     """A grey image of 16 bits as one of 8."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        deep = np.asarray(image).astype(np.int64)
-        return Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))
+        upper = np.asarray(image) >> 8
+        return Image.fromarray(upper.clip(0, 255, out=upper).astype(np.uint8))
     raise InputError("pixels of 32 bits have no known range; save the image with 8 or 16 bits")
 
 

@@ -27,7 +27,8 @@ TYPES = {
     "input_time": "int64",
 }
 _FILL = {"string": "", "bool": False}
-MAX_TEXT_BYTES = 1 << 24  # of the texts of a chunk, if not 4096 each: no path is longer
+# What the texts of a chunk may unpack to: paths, which are under 4096 bytes, pack to a fiftieth.
+MAX_TEXT_BYTES, MAX_TEXT_RATIO = 1 << 20, 256
 
 
 def encode_column(name: str, values: NDArray[Any]) -> dict[str, bytes]:
@@ -120,7 +121,9 @@ def _decode(data: bytes, kind: str, chunk: int) -> NDArray[Any]:
     if crc32c(packed) != data[-CRC_BYTES:]:
         raise ValueError("a chunk fails its checksum")
     dtype = _dtype(kind)
-    most = max(MAX_TEXT_BYTES, 4096 * chunk) if kind == "string" else chunk * dtype.itemsize
+    most = chunk * dtype.itemsize
+    if kind == "string":
+        most = max(MAX_TEXT_BYTES, min(4096 * chunk, MAX_TEXT_RATIO * len(packed)))
     declared = zstandard.frame_content_size(packed)
     if not 0 <= declared <= most:
         raise ValueError(f"a chunk declares {declared:,} bytes, it has at most {most:,}")

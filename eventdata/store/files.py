@@ -69,13 +69,17 @@ def open_files(place: str | os.PathLike[str]) -> Files:
 
 class _Behind:
     def __init__(self, files: Files, thread: Executor) -> None:
-        self.where, self.read = files.where, files.read
-        self._write, self._thread = files.write, thread
+        self.where = files.where
+        self._files, self._thread = files, thread
         self._last: Future[None] | None = None
+
+    def read(self, key: str) -> bytes | None:
+        self.settle()  # who looks before writing means what he then writes upon
+        return self._files.read(key)
 
     def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
         self.settle()
-        self._last = self._thread.submit(self._write, documents)
+        self._last = self._thread.submit(self._files.write, documents)
 
     def settle(self) -> None:
         if self._last is not None:

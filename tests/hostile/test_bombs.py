@@ -3,6 +3,7 @@
 import bz2
 import contextlib
 import gzip
+import json
 import lzma
 import shutil
 import struct
@@ -29,6 +30,7 @@ from nasty import (
     zip_bomb,
     zlib_zeros,
 )
+from PIL import Image
 
 import eventdata
 from eventdata.errors import EventDataError, InputError, StoreError
@@ -37,7 +39,7 @@ from eventdata.kernels.video import VideoSettings
 from eventdata.raw.clips import read_clip
 from eventdata.raw.event_files import read_events
 from eventdata.raw.npz import read_npz
-from eventdata.raw.pictures import read_picture
+from eventdata.raw.pictures import MAX_PIXELS, read_picture
 from train.transfer import load_state
 
 
@@ -118,8 +120,8 @@ def test_images_that_are_bombs(tmp_path):
     """60,000 pixels squared; pixels, text and a colour profile that inflate without end."""
     path = tmp_path / "a.png"
     for content, says in (
-        (png(60_000, 60_000, (b"IDAT", zlib_zeros(1))), "67108864 pixels|67108864; scale"),
-        (png(60_000, 1000, (b"IDAT", zlib_zeros(1))), "can't be decoded"),
+        (png(60_000, 60_000, (b"IDAT", zlib_zeros(1))), f"{MAX_PIXELS} pixels|{MAX_PIXELS}; scale"),
+        (png(30_000, 1000, (b"IDAT", zlib_zeros(1))), "can't be decoded"),
         (png(8, 8, (b"zTXt", b"k\0\0" + zlib_zeros(1024))), "can't be decoded"),
     ):
         path.write_bytes(content)
@@ -252,6 +254,29 @@ def test_zstd_that_declares_or_holds_too_much(store):
             opened = eventdata.open_store(store)
             with at_most(32), pytest.raises(StoreError, match="damaged"):
                 opened.split("all").labels, opened.split("all").sample_names
+
+
+def test_names_that_unpack_to_far_more_than_names_do(store):
+    """Of letters that take four bytes each, once one of them is no common one."""
+    (store / "all/name/c/0").unlink()
+    document = json.loads((store / "all/name/zarr.json").read_text())
+    (chunk,) = document["chunk_grid"]["configuration"]["chunk_shape"]
+    text = ("a" * (8 * MIB // chunk) + "\U0001f600").encode()
+    raw = chunk.to_bytes(4, "little") + chunk * (len(text).to_bytes(4, "little") + text)
+    packed = zstandard.ZstdCompressor(level=1).compress(raw)
+    assert len(packed) < 2**13
+    (store / "all/name/c/0").write_bytes(chunk_file(packed))
+    with at_most(8), pytest.raises(StoreError, match="declares"):
+        list(eventdata.open_store(store).split("all").sample_names)
+
+
+def test_deep_images_take_no_more_than_others(tmp_path):
+    """16 bits a pixel, white: a small file of many pixels."""
+    deep = np.full((4096, 4096), 65535, np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    del deep
+    with at_most(16 * 20):
+        assert (read_picture(tmp_path / "a.png") == 255).all()
 
 
 def test_shard_whose_chunk_is_a_bomb_or_lies_outside(store):
