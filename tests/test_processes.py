@@ -78,7 +78,7 @@ def test_data_parallel_by_lightning(store, truth, tmp_path):
 
 def test_a_hang_would_be_told(monkeypatch):
     """The deadline ends a program that hangs, with its traceback."""
-    monkeypatch.setattr(sys.modules[__name__], "DEADLINE", 3)
+    monkeypatch.setattr(sys.modules[__name__], "DEADLINE", 10)
     stuck = "import time\ndef stuck():\n    time.sleep(600)\nstuck()\n"
     monkeypatch.setattr(sys.modules[__name__], "PROGRAM", "-c")
     with pytest.raises(pytest.fail.Exception, match="in stuck"):

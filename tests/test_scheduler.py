@@ -230,9 +230,12 @@ class TestDeaths:
 
 class TestTold:
     @pytest.fixture
-    def attempt(self, tmp_path, monkeypatch):
-        """Convert by a scheduler; the error's text."""
+    def impatient(self, monkeypatch):
         monkeypatch.setattr(cluster, "CONNECT_SECONDS", 2.0)
+
+    @pytest.fixture
+    def attempt(self, tmp_path):
+        """Convert by a scheduler; the error's text."""
 
         def attempt(address, kind=EventDataError):
             with pytest.raises(kind) as told:
@@ -248,15 +251,19 @@ class TestTold:
         text = attempt(address, OptionError)
         assert text == f"--scheduler is an address like tcp://host:8786, not {address!r}"
 
+    @pytest.mark.usefixtures("impatient")
     def test_nobody_there(self, attempt):
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
         text = attempt(f"tcp://127.0.0.1:{port}")
         assert text.startswith(f"tcp://127.0.0.1:{port}: no Dask scheduler can be reached there (")
 
-    def test_somebody_else_there(self, attempt, workers):
+    @pytest.mark.usefixtures("impatient")
+    def test_somebody_who_does_not_answer(self, attempt):
         with socket.create_server(("127.0.0.1", 0)) as server:
             assert "no answer in 2 s" in attempt(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+
+    def test_somebody_else_there(self, attempt, workers):
         address = workers.workers[0].worker_address
         assert attempt(address, OptionError) == (
             f"{address}: is the address of a Worker, not of a Dask scheduler"

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="processes are found in Linux's /proc"
 )
 
+LONG = 512  # samples of a call that lasts, so that a busy machine sees it at work
+
 
 @pytest.fixture
 def folder(tmp_path_factory):
@@ -39,9 +41,10 @@ def test_killed_at_random_moments(folder, make, kills, victims):
     assert [kill.faults for kill in tried] == [()] * kills
 
 
-def test_stopped_by_a_person_or_the_system(folder):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stopped_by_a_person_or_the_system(folder, workers):
     """Ctrl-C in a terminal reaches all processes; `kill` and batch systems signal one."""
-    job = convert_job(folder)
+    job = convert_job(folder, samples=LONG, workers=workers)
     place = Place(folder, job)
     assert place.call().code == 0
     whole = job.content(place.out)
@@ -53,6 +56,7 @@ def test_stopped_by_a_person_or_the_system(folder):
     ):
         before = job.kept(place.out)
         call = place.call(victim, Moment(before + 1, 0), blow)
+        assert call.victim is not None, "it had ended before"
         assert call.code == code, call.told
         assert "Traceback" not in call.told
         assert ("stopped; call the same again to go on" in call.told) == (code == 130)
@@ -65,11 +69,11 @@ def test_stopped_by_a_person_or_the_system(folder):
 @pytest.mark.parametrize("make", [convert_job, generate_job])
 def test_two_at_once(folder, make):
     """The second stops, with a reason; once the first is killed, the next takes its place."""
-    job = make(folder)
+    job = make(folder, samples=LONG)
     place = Place(folder, job)
     mark = uuid.uuid4().hex
     with place.start(mark) as first:
-        place.wait_for(Moment(1, 0), first)
+        assert place.wait_for(Moment(1, 0), first)
         os.killpg(first.pid, signal.SIGSTOP)
         second = subprocess.run(job.command(place.out), capture_output=True, text=True)
         os.killpg(first.pid, signal.SIGKILL)

@@ -1,13 +1,20 @@
 """A fault at file operations in turn, and a disk that is really full."""
 
+import errno
 import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
-from makers import make_es_imagenet
+from drawn import Drawn
+from makers import make_es_imagenet, tree_digest
+
+import eventdata
+from eventdata.errors import StoreError
+from eventdata.store import files
 
 TOOL = Path(__file__).parents[2] / "tools" / "faults.py"
 
@@ -33,6 +40,45 @@ def test_faults_in_turn(tmp_path, job, turns, faults):
     rows = json.loads(output.read_text())["rows"]
     assert [row["fault"] for row in rows] == faults
     assert all(row["survived"] == row["tried"] == turns for row in rows)
+
+
+@pytest.mark.parametrize("step", ["write", "rename"])
+def test_a_full_disk_at_every_write(tmp_path, monkeypatch, step):
+    """Each in turn: one sentence, no store to open, and the next call makes the same bytes."""
+    source, lock = Drawn(counts=(("train", 9), ("test", 4))), threading.Lock()
+    owner, name = {"write": (files, "_write_durably"), "rename": (Path, "replace")}[step]
+    real = getattr(owner, name)
+
+    def attempt(out, number):
+        """Convert; write ``number`` finds the disk full. Returns how many there were."""
+        count = 0
+
+        def write(*arguments):
+            nonlocal count
+            with lock:
+                count += 1
+                mine = count - 1
+            if mine == number:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, write)
+            eventdata.convert(source, "", out, shard_size=4)
+        return count
+
+    total = attempt(tmp_path / "whole", -1)
+    assert total > 30
+    whole = tree_digest(tmp_path / "whole")
+    for number in range(total):
+        out = tmp_path / str(number)
+        with pytest.raises(StoreError, match="No space left on device.*call again"):
+            attempt(out, number)
+        with pytest.raises(StoreError):
+            eventdata.open_store(out)
+        assert eventdata.convert(source, "", out, shard_size=4).state == "complete"
+        assert tree_digest(out) == whole
+        shutil.rmtree(out)
 
 
 FILL = """
