@@ -270,7 +270,10 @@ def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any
         for what, same in (
             ("on another store", run.store == runs[0].store),
             ("by another protocol", run.protocol == runs[0].protocol),
-            ("with other samples held out", run.held_out == runs[0].held_out),
+            (
+                "with other samples held out",
+                not (run.held_out and runs[0].held_out) or run.held_out == runs[0].held_out,
+            ),
         ):
             if not same:
                 raise InputError(
