@@ -1,8 +1,9 @@
 """A Dask cluster as an executor: tasks run on its workers, whichever machines those are on.
 
 Dask runs a task again whose worker died, and may run one twice; a task writes the same bytes each
-time, by files that appear whole, so that no run of it can do harm. What is checked before the
-first task: that each worker has the same libraries, and sees what this process sees.
+time, by files that appear whole, so that no run of it can do harm. What is checked of each
+worker before the first task, of one that joins later before its own: that it has the same
+libraries, and sees what this process sees.
 """
 
 import asyncio
@@ -10,9 +11,11 @@ import contextlib
 import logging
 import platform
 import time
+import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -42,7 +45,7 @@ def cluster_pool(address: str, probe: Probe) -> Iterator[Pool]:
         threads = _wait_for_workers(client, address)
         _check_versions(client)
         _check_sight(client, probe)
-        executor = DaskExecutor(client)
+        executor = DaskExecutor(client, Fitness(uuid.uuid4().hex, _versions(LIBRARIES), probe))
         try:
             yield Pool(executor, BACKLOG * threads, Watch(client, address))
         except EventDataError:
@@ -51,16 +54,46 @@ def cluster_pool(address: str, probe: Probe) -> Iterator[Pool]:
             raise _told(client, address, error) from error
 
 
-class DaskExecutor(Executor):
-    """Runs calls on the workers of a Dask client."""
+@dataclass(frozen=True)
+class Fitness:
+    """What a worker must be to take part in a run; travels with each task."""
 
-    def __init__(self, client: Any) -> None:
-        self.client = client
+    run: str
+    versions: dict[str, str | None]
+    probe: Probe
+
+    def check(self) -> None:
+        """In a worker: raise where it differs. A process is looked at once a run."""
+        if self.run in _fit_for:
+            return
+        from distributed import get_worker
+
+        address = str(get_worker().address)
+        _check_same(address, self.versions, _versions(tuple(self.versions)))
+        _check_seen(address, self.probe())
+        _fit_for.add(self.run)
+
+
+_fit_for: set[str] = set()
+
+
+def _run_if_fit(
+    fitness: Fitness, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    fitness.check()
+    return fn(*args, **kwargs)
+
+
+class DaskExecutor(Executor):
+    """Runs calls on those workers of a Dask client that are fit for it."""
+
+    def __init__(self, client: Any, fitness: Fitness) -> None:
+        self.client, self.fitness = client, fitness
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """A future that follows Dask's."""
         # pure: or a task with the same arguments would be taken for one already done.
-        task = self.client.submit(fn, *args, **kwargs, pure=False)
+        task = self.client.submit(_run_if_fit, self.fitness, fn, args, kwargs, pure=False)
         future = _TaskFuture(task)
         future.set_running_or_notify_cancel()
         task.add_done_callback(future.settle)
@@ -214,25 +247,33 @@ def _check_versions(client: Any) -> None:
     for worker, there in client.run(_report_versions(), LIBRARIES, on_error="return").items():
         if not isinstance(there, dict):
             raise OptionError(f"the worker {worker} can't tell its versions ({_reason(there)})")
-        for name, wanted in here.items():
-            if wanted is not None and there[name] != wanted:
-                has = f"has {name} {there[name]}" if there[name] else f"lacks {name}"
-                raise OptionError(
-                    f"the worker {worker} {has}, this process has {wanted}: the bytes could "
-                    "differ; install the same there"
-                )
+        _check_same(worker, here, there)
+
+
+def _check_same(
+    worker: str, here: Mapping[str, str | None], there: Mapping[str, str | None]
+) -> None:
+    for name, wanted in here.items():
+        if wanted is not None and there[name] != wanted:
+            has = f"has {name} {there[name]}" if there[name] else f"lacks {name}"
+            raise OptionError(
+                f"the worker {worker} {has}, this process has {wanted}: the bytes could differ; "
+                "install the same there"
+            )
 
 
 def _check_sight(client: Any, probe: Probe) -> None:
     for worker, missing in client.run(probe, on_error="return").items():
-        if isinstance(missing, BaseException):
-            missing = _reason(missing)
-        if missing:
-            raise EventDataError(
-                f"the worker {worker} does not see what this process sees: {missing}; put input "
-                "and output where every worker finds them under the same path (a shared folder) "
-                "or URL (s3://...)"
-            )
+        _check_seen(worker, _reason(missing) if isinstance(missing, BaseException) else missing)
+
+
+def _check_seen(worker: str, missing: str | None) -> None:
+    if missing:
+        raise EventDataError(
+            f"the worker {worker} does not see what this process sees: {missing}; put input and "
+            "output where every worker finds them under the same path (a shared folder) or URL "
+            "(s3://...)"
+        )
 
 
 def _report_versions() -> Callable[[tuple[str, ...]], dict[str, str | None]]:

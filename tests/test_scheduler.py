@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import fsspec
 import pytest
 from click.testing import CliRunner
 from drawn import Drawn
 from gated import PATIENCE, Deadly, Faulty, Gated, wait_for
 from makers import make_es_imagenet, make_images, tree_digest
+from s3 import serve
 
 import eventdata
 from eventdata import cluster
@@ -169,6 +171,34 @@ class TestDeaths:
         assert run.end().state == "complete"
         assert tree_digest(out) == whole
 
+    def test_a_worker_killed_in_the_middle_of_a_store_on_s3(self, tmp_path, gate, whole):
+        from distributed import LocalCluster
+
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            serve(patch),  # first: workers inherit how to reach it
+            mock.patch.dict(os.environ),
+            LocalCluster(
+                n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+            ) as workers,
+        ):
+            bucket = fsspec.filesystem("s3")
+            bucket.mkdir("many")
+            run = Background(
+                lambda: eventdata.convert(
+                    Gated(gate=str(gate)),
+                    "",
+                    "s3://many/store",
+                    shard_size=4,
+                    scheduler=workers.scheduler_address,
+                )
+            )
+            os.kill(int(wait_for(gate / "pid")), signal.SIGKILL)
+            (gate / "open").touch()
+            assert run.end().state == "complete"
+            bucket.get("many/store", str(tmp_path / "copy"), recursive=True)
+        assert tree_digest(tmp_path / "copy") == whole
+
     def test_a_task_that_kills_every_worker(self, workers, tmp_path, monkeypatch):
         monkeypatch.setattr(workers.scheduler, "allowed_failures", 0)
         with pytest.raises(EventDataError, match="died over the same task, again and again"):
@@ -292,6 +322,14 @@ class TestTold:
         text = attempt(workers.scheduler_address, OptionError)
         assert text.startswith("the worker tcp://127.0.0.1:")
         assert told in text
+
+    def test_other_versions_of_a_worker_that_joins_later(self, attempt, workers, monkeypatch):
+        """By when those that were there have been looked at."""
+        monkeypatch.setattr(cluster, "_check_versions", lambda client: None)
+        monkeypatch.setattr(cluster, "_versions", lambda names: {"zstandard": "0.0.1"})
+        text = attempt(workers.scheduler_address, OptionError)
+        assert text.startswith("the worker tcp://127.0.0.1:")
+        assert "this process has 0.0.1: the bytes could differ" in text
 
     def test_another_python(self, attempt, workers, monkeypatch):
         monkeypatch.setattr(cluster.platform, "python_version_tuple", lambda: ("3", "99", "0"))
