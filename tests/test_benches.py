@@ -1,22 +1,31 @@
 """The benchmark programs run on little data and say what they measured."""
 
 import json
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from makers import make_es_imagenet, make_images, write_npz
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
 
-def run(program, *options):
-    subprocess.run([sys.executable, TOOLS / program, *map(str, options)], check=True, timeout=240)
+@pytest.fixture
+def run(monkeypatch):
+    """Runs a program in this process, which has imported what most of them need."""
+    monkeypatch.syspath_prepend(TOOLS)
+
+    def run(program, *options):
+        main = runpy.run_path(str(TOOLS / program))["main"]
+        done = CliRunner().invoke(main, list(map(str, options)), catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+
+    return run
 
 
-def test_loader(tmp_path):
+def test_loader(run, tmp_path):
     raw = make_es_imagenet(tmp_path / "raw", train=4, val=1)
     output = tmp_path / "result.json"
     run("bench_loader.py", raw, "--runs", 1, "--repeats", 1, "--batch-size", 2, "--output", output)
@@ -38,7 +47,7 @@ def test_loader(tmp_path):
         assert peer in ways or peer in not_measured
 
 
-def test_growth(tmp_path):
+def test_growth(run, tmp_path):
     output = tmp_path / "result.json"
     options = ["--sizes", "20,40", "--runs", 1, "--only", "plan", "--only", "convert"]
     run("bench_growth.py", *options, "--output", output)
@@ -49,7 +58,7 @@ def test_growth(tmp_path):
         assert [len(found) for found in runs] == [1, 1]
 
 
-def test_generate(tmp_path):
+def test_generate(run, tmp_path):
     images = make_images(tmp_path / "images", train=2, val=0)
     output = tmp_path / "result.json"
     run("bench_generate.py", "--images", images, "--runs", 1, "--output", output)
@@ -62,7 +71,7 @@ def test_generate(tmp_path):
     assert told == pytest.approx(ratio, abs=0.01)
 
 
-def test_framing(tmp_path):
+def test_framing(run, tmp_path):
     rng = np.random.default_rng(0)
     columns = {name: rng.integers(0, side, 9000) for name, side in (("x", 16), ("y", 12), ("p", 2))}
     write_npz(tmp_path / "recordings/a.npz", t=np.sort(rng.integers(0, 10**5, 9000)), **columns)
@@ -76,7 +85,7 @@ def test_framing(tmp_path):
     assert "| a.npz | time window | 9,000 |" in output.with_suffix(".md").read_text()
 
 
-def test_convert(tmp_path):
+def test_convert(run, tmp_path):
     raw = make_es_imagenet(tmp_path / "raw", train=2, val=1)
     output = tmp_path / "result.json"
     few = ["--copies", 2, "--runs", 1, "--output", output]
