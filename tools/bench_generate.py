@@ -79,21 +79,26 @@ def measure_images(paths: list[Path], runs: int) -> Measured:
     out = np.empty(centred.frames_shape, np.uint8)
 
     def fresh(path: Path) -> NDArray[np.uint8]:
-        return np.asarray(Image.open(path).convert("RGB"))
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+
+    def decode(path: Path) -> None:
+        with Image.open(path) as image:
+            image.load()
 
     timings = take_turns(
         paths,
         runs,
         {
             WHOLE: (Path, lambda path: image_frames(read_picture(path), centred, out)),
-            "JPEG decoding": (Path, lambda path: Image.open(path).load()),
+            "JPEG decoding": (Path, decode),
             "kernel, published": (fresh, lambda image: image_frames(image, published, out)),
             "kernel, centred": (fresh, lambda image: image_frames(image, centred, out)),
             "kernel, centred, area": (fresh, lambda image: image_frames(image, area, out)),
             "torch, published steps": (fresh, published_steps),
         },
     )
-    pixels = float(np.mean([3 * np.prod(Image.open(path).size) for path in paths]))
+    pixels = float(np.mean([fresh(path).size for path in paths]))
     return told(timings, pixels + out.nbytes, "JPEG decoding", "torch, published steps")
 
 
