@@ -19,7 +19,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import click
@@ -207,6 +207,7 @@ def append_results(
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="At a time.")
 @click.option("--only", metavar="COMPARISON", help="One of the data's comparisons.")
+@click.option("--way", "labels", multiple=True, help="One of its ways; else all.")
 @click.option("--set", "changes", multiple=True, metavar="STAGE.KEY=VALUE", help="In every run.")
 @click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="Append to it.")
 def main(
@@ -216,6 +217,7 @@ def main(
     seeds: int,
     jobs: int,
     only: str | None,
+    labels: tuple[str, ...],
     changes: tuple[str, ...],
     results: Path | None,
 ) -> None:
@@ -225,15 +227,22 @@ def main(
     names = [comparison.name for comparison in comparisons]
     if only not in (None, *names):
         raise click.BadParameter(f"{only!r} is none of {', '.join(names)}", param_hint="--only")
+    known = [way.label for comparison in comparisons for way in comparison.ways]
+    for label in set(labels) - set(known):
+        raise click.BadParameter(f"{label!r} is none of {'; '.join(known)}", param_hint="--way")
     for comparison in comparisons:
         if only not in (None, comparison.name):
             continue
+        if labels:
+            chosen = tuple(way for way in comparison.ways if way.label in labels)
+            comparison = replace(comparison, ways=chosen)
         folders = run_all(comparison, work, seeds, jobs, changes)
         rows = table(report(folders, work / "report" / comparison.name))
         click.echo(rows)
         if results is not None:
             words = ["python", "tools/experiments.py", data, source.name, "WORK"]
             words += ["--seeds", str(seeds), "--jobs", str(jobs), "--only", comparison.name]
+            words += [word for label in labels for word in ("--way", label)]
             words += [word for change in changes for word in ("--set", change)]
             title = f"{comparison.name}: {source.stem}"
             append_results(results, title, folders, rows, shlex.join(words), jobs)
