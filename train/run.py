@@ -127,11 +127,13 @@ def check_machine(recipe: Recipe) -> int:
             "run.precision is 16-mixed, which needs a GPU; set it to bf16-mixed or 32-true"
         )
     devices = machine.devices or (gpus if on_gpu else 1)
-    started = int(os.environ.get("WORLD_SIZE", devices * machine.nodes))  # by torchrun
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun's
+        return devices
+    started = int(os.environ["WORLD_SIZE"])
     if started != devices * machine.nodes:
         raise OptionError(
-            f"{started} processes were started, but machine.devices x machine.nodes is {devices} x "
-            f"{machine.nodes}; set them to what torchrun was told, --set machine.devices=... "
+            f"torchrun has started {started} processes, but machine.devices x machine.nodes is "
+            f"{devices} x {machine.nodes}; say the same by --set machine.devices=... and "
             "--set machine.nodes=..."
         )
     return devices

@@ -115,6 +115,11 @@ def test_wrong_settings_are_told_in_one_sentence(tmp_path, change, says):
         ("pipeline = 'pipe-d'", "needs pipeline, network.name"),
         (SMALL.replace("first]", "'a/b']").replace('"first', '"a/b'), "'a/b' can't be the name"),
         (SMALL.replace('weights = "first"\n', ""), "nothing comes of first: the last"),
+        ("stages = 3", r"\[stages\] is 3, but has to be a table"),
+        ("stages = { a = 3 }", r"\[stages.a\] is 3, but has to be a table"),
+        ("network = 'vgg'", r"\[network\] is 'vgg', but has to be a table"),
+        (SMALL.replace('"vgg"', "[1]"), r"network.name is \[1\], no name"),
+        (SMALL.replace("epochs = 9", 'freeze = ["stem"]'), "freeze_epochs is 0"),
     ],
 )
 def test_wrong_recipes_are_told(tmp_path, text, says):

@@ -378,6 +378,27 @@ def test_a_classifier_of_other_classes_is_not_taken(tmp_path, recipe, events, wh
     ]
 
 
+def test_the_best_weights_cost_their_whole_stage(tmp_path, recipe, events, whole):
+    folder, result = whole
+    changes = [f"scratch.weights={folder}/lif/best.safetensors", "scratch.epochs=1"]
+    told = []
+    mine = run(
+        load(recipe, scratch=True, changes=changes), tmp_path / "a", data=events, say=told.append
+    )
+    assert mine["seconds_before"] == pytest.approx(result["train_seconds"])
+    assert "scratch: weights from" in told[0]
+    assert " taken, 0 adapted, 0 fresh, 0 unused" in told[0]
+
+
+def test_processes_that_torchrun_started_are_those_of_the_recipe(
+    tmp_path, monkeypatch, recipe, events
+):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(OptionError, match="torchrun has started 2 processes, but machine.devices"):
+        run(load(recipe, scratch=True), tmp_path / "run", data=events)
+
+
 def test_no_gpu(tmp_path, monkeypatch, recipe, events):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(OptionError, match="torch finds no GPU here"):
