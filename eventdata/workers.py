@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -87,7 +87,6 @@ def worker_pool(workers: int) -> Iterator[Executor]:
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(["eventdata.conversion"])
-    before = set(multiprocessing.active_children())
     notes = Notes(context, workers)
     pool = ProcessPoolExecutor(
         workers,
@@ -95,21 +94,22 @@ def worker_pool(workers: int) -> Iterator[Executor]:
         initializer=_start_worker,
         initargs=(notes, util.get_temp_dir()),
     )
-    ours: set[BaseProcess] = set()
+    # Those of this pool, told apart without `active_children`: that reads exit codes, which the
+    # pool's thread reads too, and a second reader finds none.
+    ours: Mapping[int, BaseProcess] = pool._processes
     try:
         with _interrupts_held():  # a half started process could be neither used nor ended
             for _ in range(workers):
                 pool.submit(int)
-                ours |= set(multiprocessing.active_children()) - before
         yield pool
     except BaseException as error:
-        ours |= set(multiprocessing.active_children()) - before
         if BrokenProcessPool in (type(error), type(error.__cause__)):
             pool.shutdown()  # ends the other workers; before it has, exit codes are not known
-            raise _died(notes.of_the_dead(ours)) from None
-        for process in ours:
+            raise _died(notes.of_the_dead(ours.values())) from None
+        processes = list(ours.values())
+        for process in processes:
             process.terminate()
-        for process in ours:  # before the pool takes away what one that still starts would open
+        for process in processes:  # before the pool removes what one that starts would open
             process.join()
         pool.shutdown(cancel_futures=True)
         raise

@@ -168,11 +168,6 @@ class Stage:
             collapse=(1, math.inf),
             downscale=(1, math.inf),
         )
-        if self.freeze and not self.freeze_epochs:
-            raise OptionError(
-                f"freeze names {', '.join(self.freeze)}, but freeze_epochs is 0; say for how many "
-                "epochs"
-            )
         if self.batch_size % self.accumulate:
             raise OptionError(
                 f"batch_size is {self.batch_size}, which accumulate={self.accumulate} does not "

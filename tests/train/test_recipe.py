@@ -119,7 +119,6 @@ def test_wrong_settings_are_told_in_one_sentence(tmp_path, change, says):
         ("stages = { a = 3 }", r"\[stages.a\] is 3, but has to be a table"),
         ("network = 'vgg'", r"\[network\] is 'vgg', but has to be a table"),
         (SMALL.replace('"vgg"', "[1]"), r"network.name is \[1\], no name"),
-        (SMALL.replace("epochs = 9", 'freeze = ["stem"]'), "freeze_epochs is 0"),
     ],
 )
 def test_wrong_recipes_are_told(tmp_path, text, says):
