@@ -10,6 +10,7 @@ indices, which is what lets LLVM vectorise them.
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -28,6 +29,7 @@ from torch import Tensor
 Floats = NDArray[np.float32]
 
 BLOCK = 4096  # neurons; two rows of a block fit the first-level cache, tens of rows the second
+PARTS = 8  # of the work of a thread
 MOST_STEPS = math.inf  # that the kernels can do
 MEMBRANE, RECTANGULAR, TRIANGULAR, ARCTANGENT = range(4)  # what comes out, and its slope backward
 SURROGATES = {"rectangular": RECTANGULAR, "triangular": TRIANGULAR, "arctangent": ARCTANGENT}
@@ -41,9 +43,14 @@ def _advance(x: Floats, before: Floats, decay: float, threshold: float, u: Float
 
 
 @njit(cache=True, nogil=True)
-def _fire(u: Floats, threshold: float, spikes: Floats) -> None:
+def _advance_and_fire(
+    x: Floats, before: Floats, decay: float, threshold: float, u: Floats, spikes: Floats
+) -> None:
     for j in range(u.size):
-        spikes[j] = np.float32(1) if u[j] > threshold else np.float32(0)
+        kept = np.float32(0) if before[j] > threshold else decay * before[j]
+        membrane = kept + x[j]
+        u[j] = membrane
+        spikes[j] = np.float32(1) if membrane > threshold else np.float32(0)
 
 
 @njit(cache=True, nogil=True)
@@ -54,44 +61,50 @@ def forward(
 
     `output` is MEMBRANE, or any of the surrogates for spikes.
     """
+    nothing = np.zeros(BLOCK, np.float32)  # what was before the first step
     rows = np.empty((2, BLOCK), np.float32)  # two: a loop that works in place is not vectorised
     for block in range(first, last):
         start, stop = block * BLOCK, min((block + 1) * BLOCK, x.shape[1])
-        before = x[0, start:stop]
+        before = nothing[: stop - start]
         for t in range(x.shape[0]):
-            u = out[t, start:stop] if output == MEMBRANE else rows[t % 2, : stop - start]
-            if t == 0:
-                u[:] = before
-            else:
+            if output == MEMBRANE:
+                u = out[t, start:stop]
                 _advance(x[t, start:stop], before, decay, threshold, u)
-            if output != MEMBRANE:
-                _fire(u, threshold, out[t, start:stop])
+            else:
+                u = rows[t % 2, : stop - start]
+                spikes = out[t, start:stop]
+                _advance_and_fire(x[t, start:stop], before, decay, threshold, u, spikes)
             before = u
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _weigh(gradient: Floats, u: Floats, threshold: float, output: int, gx: Floats) -> None:
-    """The output's gradient times the output's slope over u."""
-    one, half, pi = np.float32(1), np.float32(0.5), np.float32(np.pi)
+def _retreat(
+    gradient: Floats,
+    u: Floats,
+    after: Floats,
+    decay: float,
+    threshold: float,
+    output: int,
+    gx: Floats,
+) -> None:
+    """The output's gradient times its slope over u, and what comes back from the step after."""
+    zero, one, half, pi = np.float32(0), np.float32(1), np.float32(0.5), np.float32(np.pi)
     if output == RECTANGULAR:
         for j in range(u.size):
-            gx[j] = gradient[j] if abs(u[j] - threshold) < half else np.float32(0)
+            back = zero if u[j] > threshold else decay * after[j]
+            gx[j] = (gradient[j] if abs(u[j] - threshold) < half else zero) + back
     elif output == TRIANGULAR:
         for j in range(u.size):
-            gx[j] = gradient[j] * max(one - abs(u[j] - threshold), np.float32(0))
+            back = zero if u[j] > threshold else decay * after[j]
+            gx[j] = gradient[j] * max(one - abs(u[j] - threshold), zero) + back
     elif output == ARCTANGENT:
         for j in range(u.size):
+            back = zero if u[j] > threshold else decay * after[j]
             scaled = pi * (u[j] - threshold)
-            gx[j] = gradient[j] * (one / (one + scaled * scaled))
+            gx[j] = gradient[j] * (one / (one + scaled * scaled)) + back
     else:
         for j in range(u.size):
-            gx[j] = gradient[j]
-
-
-@njit(cache=True, nogil=True)
-def _retreat(after: Floats, u: Floats, decay: float, threshold: float, gx: Floats) -> None:
-    for j in range(u.size):
-        gx[j] += np.float32(0) if u[j] > threshold else decay * after[j]
+            gx[j] = gradient[j] + (zero if u[j] > threshold else decay * after[j])
 
 
 @njit(cache=True, nogil=True)
@@ -118,25 +131,27 @@ def backward(
     `saved` (T, M) is the membrane or, where it is not `is_membrane`, the input.
     """
     T = saved.shape[0]
+    nothing = np.zeros(BLOCK, np.float32)  # before the first step, and back from after the last
     membranes = np.empty((T, BLOCK), np.float32)
     terms = np.empty(BLOCK, np.float32)
     for block in range(first, last):
         start, stop = block * BLOCK, min((block + 1) * BLOCK, saved.shape[1])
         size = stop - start
         if not is_membrane:
-            membranes[0, :size] = saved[0, start:stop]
-            for t in range(1, T):
-                before, u = membranes[t - 1, :size], membranes[t, :size]
+            before = nothing[:size]
+            for t in range(T):
+                u = membranes[t, :size]
                 _advance(saved[t, start:stop], before, decay, threshold, u)
+                before = u
         terms[:] = 0
+        after = nothing[:size]
         for t in range(T - 1, -1, -1):
             u = saved[t, start:stop] if is_membrane else membranes[t, :size]
-            _weigh(gradient[t, start:stop], u, threshold, output, gx[t, start:stop])
-            if t < T - 1:
-                after = gx[t + 1, start:stop]
-                _retreat(after, u, decay, threshold, gx[t, start:stop])
-                if gdecay is not None:
-                    _decay_terms(after, u, threshold, terms[:size])
+            now = gx[t, start:stop]
+            _retreat(gradient[t, start:stop], u, after, decay, threshold, output, now)
+            if gdecay is not None:
+                _decay_terms(after, u, threshold, terms[:size])
+            after = now
         if gdecay is not None:
             gdecay[block] = terms[:size].astype(np.float64).sum()
 
@@ -162,13 +177,24 @@ def over_blocks(kernel: Callable[..., None], neurons: int, threads: int, *args: 
     callers at once. A block's result does not depend on the thread it ran on, or on how many ran.
     """
     total = blocks(neurons)
-    parts = max(1, min(threads, total // 4))  # under four blocks a thread costs more than it saves
+    # More parts than threads: where a thread of torch's holds a core, waiting for its next work in
+    # a loop, the others do the more. Under four blocks a part costs more than it saves.
+    parts = max(1, min(total // 4, PARTS * threads)) if threads > 1 else 1
     edges = [total * part // parts for part in range(parts + 1)]
-    mine, *others = pairwise(edges)
-    waiting = [_pool().submit(kernel, *args, *part) for part in others]
-    kernel(*args, *mine)
+    todo = deque(pairwise(edges))
+    waiting = [_pool().submit(_work, todo, kernel, args) for _ in range(min(threads, parts) - 1)]
+    _work(todo, kernel, args)
     for future in waiting:
         future.result()
+
+
+def _work(todo: deque[tuple[int, int]], kernel: Callable[..., None], args: tuple[Any, ...]) -> None:
+    while True:
+        try:
+            part = todo.popleft()
+        except IndexError:
+            return
+        kernel(*args, *part)
 
 
 def run_forward(x: Tensor, decay: Tensor, threshold: float, output: int, out: Tensor) -> None:
