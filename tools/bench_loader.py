@@ -44,7 +44,9 @@ Way = Callable[[], int]
 @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--runs", default=7, show_default=True)
 @click.option("--batch-size", default=64, show_default=True)
-@click.option("--repeats", default=16, show_default=True, help="How often loaders read each sample.")
+@click.option(
+    "--repeats", default=16, show_default=True, help="How often loaders read each sample."
+)
 @click.option("--device", default="cpu", show_default=True, help="Where batches are made dense.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
 def main(
