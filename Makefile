@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test repeat lint clean
 
 help:
 	@echo "make demo   raw events -> store -> verify -> pictures -> training -> plot, in ./demo"
 	@echo "make test   lint, types and tests"
+	@echo "make repeat the tests 20 times in a row (RUNS=20): hours"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,8 +25,15 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 test: lint
-	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=15
+	$(PYTEST) --durations=15
+
+# No test may depend on luck: the suite RUNS times in a row, until one run fails.
+RUNS ?= 20
+repeat: $(INSTALLED)
+	@for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; $(PYTEST) -q || exit 1; done
 
 clean:
 	rm -rf $(VENV) demo

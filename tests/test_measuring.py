@@ -57,5 +57,6 @@ def test_without_matplotlib_there_is_no_plot(measuring, tmp_path, monkeypatch, c
     assert "floor" not in capsys.readouterr().out
 
 
-def test_copy_bandwidth_is_a_speed(measuring):
-    assert measuring["copy_bandwidth"]() > 1e8
+@pytest.mark.parametrize("threads", [1, 2])
+def test_copy_bandwidth_is_a_speed(measuring, threads):
+    assert measuring["copy_bandwidth"](threads) > 1e8

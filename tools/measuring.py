@@ -10,6 +10,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,15 +64,16 @@ def measure(
     return {name: Timing(tuple(values)) for name, values in times.items()}
 
 
-def copy_bandwidth() -> float:
+def copy_bandwidth(threads: int = 1) -> float:
     """Bytes a second of copying 256 MB in memory, read and written bytes both counted."""
-    source = np.ones(1 << 28, np.uint8)
+    source = np.ones((threads, (1 << 28) // threads), np.uint8)
     target = np.empty_like(source)
     seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
-        np.copyto(target, source)
-        seconds.append(time.perf_counter() - start)
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(4):
+            start = time.perf_counter()
+            list(pool.map(np.copyto, target, source))
+            seconds.append(time.perf_counter() - start)
     return 2 * source.nbytes / min(seconds)
 
 

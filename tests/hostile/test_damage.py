@@ -13,13 +13,13 @@ from nasty import CAN_MEASURE, TOOLS
 
 pytestmark = pytest.mark.skipif(not CAN_MEASURE, reason="memory is measured by Linux's /proc")
 
-CASES, SLOW_CASES = 30, 8
-SLOW = {"stores", "stores-against-raw", "unfinished-stores", "unfinished-raw", "clips", "tonic"}
+CASES, SLOW_CASES = 125, 30
+SLOW = {"stores", "stores-against-raw", "unfinished-stores", "unfinished-raw", "runs"}
 
 
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory):
-    """A few cases for each reader, all in one child; by reader what came of them."""
+    """Thousands of cases, all in one child; by reader what came of them."""
     folder = tmp_path_factory.mktemp("fuzz")
     jobs = [Job(name, cases=SLOW_CASES if name in SLOW else CASES) for name in READERS]
     done = run_jobs(jobs, folder / "work", folder / "findings")
