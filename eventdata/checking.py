@@ -75,8 +75,10 @@ def verify(
     against: paths or URLs; workers, scheduler: as for `convert`.
 
     StoreError where there is no complete store to check; InputError where the raw folder can't be
-    listed. Faults of single samples are in the result.
+    listed; OptionError for options that nothing takes. Faults of single samples are in the result.
     """
+    if against is None and options:
+        raise OptionError(f"{', '.join(options)}: not an option of verify without against")
     started = time.monotonic()
     opened = open_store(store)
     problems = list(check_metadata(opened))

@@ -1,16 +1,21 @@
 """`verify` finds every kind of damage and says where it is."""
 
 import json
-import random
+import runpy
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from makers import make_es_imagenet, make_es_ucf101, write_npz
 
 import eventdata
-from eventdata.errors import InputError, StoreError
+from eventdata.errors import InputError, OptionError, StoreError
 from eventdata.store.columns import encode_column
+
+TOOLS = Path(__file__).parents[1] / "tools"
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +46,37 @@ def test_sound_store(sound):
     assert (result.samples, result.compared) == (16, 16)
 
 
-def test_any_flipped_bit_of_any_chunk_or_index_is_found(store):
+@pytest.fixture
+def flip_bits(store, tmp_path, monkeypatch):
+    """Runs tools/flips.py on the store: its exit code and what it wrote."""
+    monkeypatch.syspath_prepend(TOOLS)
+    main = runpy.run_path(str(TOOLS / "flips.py"))["main"]
+
+    def run(flips):
+        output = tmp_path / "flips.json"
+        done = CliRunner().invoke(main, [str(store), f"--flips={flips}", f"--output={output}"])
+        return done.exit_code, json.loads(output.read_text())
+
+    return run
+
+
+def test_any_flipped_bit_of_any_chunk_or_index_is_found(flip_bits, store):
     """A hundred bits in a hundred places: data chunks, shard indices, columns."""
-    draw = random.Random(1)
-    places = sorted(path for path in store.rglob("c/**/*") if path.is_file())
-    assert len(places) == 4 + 12
-    for trial in range(100):
-        path = places[trial % len(places)]
-        content = bytearray(path.read_bytes())
-        bit = draw.randrange(8 * len(content))
-        content[bit // 8] ^= 1 << bit % 8
-        whole = path.read_bytes()
-        path.write_bytes(content)
-        found = messages(store)
-        path.write_bytes(whole)
-        assert found, (path, bit)
-    assert eventdata.verify(store).ok
+    code, told = flip_bits(100)
+    assert (code, told["found"], told["missed"], told["files"]) == (0, 100, [], 4 + 12)
+    assert eventdata.verify(store).ok  # a copy was struck
+
+
+def test_a_flip_that_is_not_found_is_told(flip_bits, monkeypatch):
+    monkeypatch.setattr(eventdata, "verify", lambda store: SimpleNamespace(ok=True))
+    code, told = flip_bits(3)
+    assert (code, told["flips"], told["found"]) == (1, 3, 0)
+    assert [place.partition(": bit ")[0].endswith("/0") for place in told["missed"]] == [True] * 3
+
+
+def test_an_option_that_nothing_takes(store):
+    with pytest.raises(OptionError, match="quick: not an option of verify"):
+        eventdata.verify(store, quick=True)
 
 
 def test_damaged_sample_is_named(store):
