@@ -97,6 +97,27 @@ def test_what_is_to_be_found_is_found(tmp_path):
         assert all((tmp_path / f"findings/{name}-{one['case']}/input").exists() for one in found)
 
 
+ALL_FILES_GONE = """
+import sys
+sys.path.insert(0, {tools!r})
+from pathlib import Path
+from fuzzing.cases import Watch
+
+if __name__ == "__main__":
+    print(Watch(Path(sys.argv[1])).run("manifests", {{}}))
+"""
+
+
+def test_a_case_without_files(tmp_path):
+    """Damage may take the last file away."""
+    script = tmp_path / "empty.py"
+    script.write_text(ALL_FILES_GONE.format(tools=str(TOOLS)))
+    (tmp_path / "work").mkdir()
+    command = [sys.executable, script, tmp_path / "work"]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert run.stdout == "refused\n"
+
+
 def test_cases_can_be_made_again():
     for name in ("manifests", "archives"):
         trees = READERS[name].seeds(None)

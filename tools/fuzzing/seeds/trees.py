@@ -26,6 +26,7 @@ def tree_of(root: Path) -> Tree:
 
 def write_tree(root: Path, tree: Tree) -> None:
     """The files into a folder, of one age each time: stores know the age of their input."""
+    root.mkdir(parents=True, exist_ok=True)
     for name, data in tree.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
