@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from eventdata.errors import OptionError
+from eventdata.errors import InputError, OptionError
 from eventdata.plain import read_plain
 from train.augment import Augmentation
 from train.networks.layers import Recompute
@@ -229,6 +229,7 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
 
     Raises:
         OptionError: no such recipe, or a key or value in it that is wrong.
+        InputError: the disk fails, or something else lies there than a file.
     """
     table = _read(name)
     where = f"recipe {Path(name).stem}"
@@ -349,7 +350,8 @@ def _read(name: str) -> Table:
     try:
         return parse_toml(read_plain(path).decode("utf-8"))
     except OSError as error:
-        raise OptionError(f"recipe {path} can't be read ({error.strerror})") from None
+        kind = OptionError if isinstance(error, FileNotFoundError) else InputError
+        raise kind(f"recipe {path} can't be read ({error.strerror})") from None
     except ValueError as error:
         raise OptionError(f"recipe {path} is not TOML: {error}") from None
 

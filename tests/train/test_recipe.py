@@ -1,11 +1,13 @@
 """Recipes: what they say, and what is said of wrong ones."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from eventdata.errors import OptionError
+from eventdata.errors import InputError, OptionError
 from train.recipe import default_recipe, load, load_way, recipe_names, with_absolute_paths
 
 SMALL = """
@@ -145,6 +147,17 @@ def test_recipes_that_are_not_there(tmp_path):
         load("pipe-x")
     with pytest.raises(OptionError, match="can't be read"):
         load(str(tmp_path / "none.toml"))
+
+
+def test_a_recipe_that_cannot_be_read(tmp_path, monkeypatch):
+    path = recipe(tmp_path)
+
+    def fail(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("train.recipe.read_plain", fail)
+    with pytest.raises(InputError, match=r"mine.toml can't be read \(Input/output error\)"):
+        load(path)
 
 
 def test_ways():
