@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from eventdata.conversion import read_sample, unseen
-from eventdata.errors import EventDataError, OptionError, StoreError
+from eventdata.errors import EventDataError, OptionError, StoreError, check_whole
 from eventdata.raw.registry import build_source, source_entry
 from eventdata.raw.remote import fetch_ahead, open_input
 from eventdata.raw.source import Samples, Source, told_of_reading
@@ -79,6 +79,7 @@ def verify(
     """
     if against is None and options:
         raise OptionError(f"{', '.join(options)}: not an option of verify without against")
+    check_whole(workers=workers, samples=1 if samples is None else samples)
     started = time.monotonic()
     opened = open_store(store)
     problems = list(check_metadata(opened))

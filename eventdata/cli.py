@@ -271,9 +271,7 @@ def info(store: str, as_json: bool) -> None:
 @click.option("--against", type=click.Path(file_okay=False), help="Raw data to convert again.")
 @click.option(
     "--samples",
-    default="256",
-    show_default=True,
-    help="With --against: how many of each split, drawn at random, or 'all'.",
+    help="With --against: how many of each split, drawn at random, or 'all'.  [default: 256]",
 )
 @click.option("--seed", type=int, help="With --against: seed of the draw.")
 @verify_options
@@ -284,7 +282,7 @@ def info(store: str, as_json: bool) -> None:
 def verify(
     store: str,
     against: str | None,
-    samples: str,
+    samples: str | None,
     seed: int | None,
     workers: int,
     scheduler: str | None,
@@ -299,17 +297,21 @@ def verify(
     eventdata verify es.zarr
     eventdata verify es.zarr --against ES-imagenet-0.18/ --samples all
     """
+    from eventdata.checking import AGAINST_SAMPLES
     from eventdata.checking import verify as run
     from eventdata.info import human_bytes
     from eventdata.progress import progress_bar
 
-    if samples != "all" and not samples.isdecimal():
+    if samples is not None and samples != "all" and not samples.isdecimal():
         raise OptionError(f"--samples is a number or 'all', not {samples!r}")
+    if against is None and (samples is not None or seed is not None):
+        raise OptionError("--samples and --seed are of --against: say of what raw data")
+    drawn = AGAINST_SAMPLES if samples is None else None if samples == "all" else int(samples)
     with progress_bar("verifying") as progress:
         result = run(
             store,
             against=against,
-            samples=None if samples == "all" else int(samples),
+            samples=drawn,
             seed=seed,
             workers=workers,
             scheduler=scheduler,

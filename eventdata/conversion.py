@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.deaths import out_of_memory, working_on
-from eventdata.errors import InputError, LeftOutError, MismatchError, OptionError, StoreError
+from eventdata.errors import (
+    InputError,
+    LeftOutError,
+    MismatchError,
+    OptionError,
+    StoreError,
+    check_whole,
+)
 from eventdata.raw.registry import build_source
 from eventdata.raw.remote import fetch_ahead, local_copy, open_input
 from eventdata.raw.source import Samples, Source, file_numbers, listen, told_of_reading
@@ -29,12 +36,12 @@ from eventdata.store.write import (
     StorePlan,
     already_complete,
     begin,
-    check_same,
     clear,
     count_notes,
     count_skipped,
     existing_header,
     finish,
+    is_begun,
     read_records,
     write_shard,
     writer_lock,
@@ -390,8 +397,7 @@ def _in_words(notes: Mapping[str, int]) -> list[str]:
 def _foretell(job: Job, files: Files, found: Header | None, started: float) -> Conversion:
     """What a conversion would do; bytes from compressing samples spread over each split."""
     done = 0
-    if found is not None and found.parameters_sha256:  # without, it is being replaced
-        check_same(files, found, job.plan)
+    if found is not None and is_begun(files, found, job.plan):
         done = job.total if found.complete else _unfinished(job, files)[1]
     packed = np.zeros(job.plan.sample.packed_shape, job.plan.sample.dtype)
     expected = 0.0
@@ -436,9 +442,7 @@ def _check_apart(files: Files, source: str | os.PathLike[str]) -> None:
 
 
 def _check_options(workers: int, shard_size: int, limit: int | None, on_error: str) -> None:
-    for name, value in (("workers", workers), ("shard-size", shard_size), ("limit", limit)):
-        if value is not None and value < 1:
-            raise OptionError(f"--{name} must be at least 1, not {value}")
+    check_whole(workers=workers, shard_size=shard_size, limit=1 if limit is None else limit)
     if shard_size > MAX_SHARD_SIZE:
         raise OptionError(f"--shard-size is at most {MAX_SHARD_SIZE:,}, not {shard_size:,}")
     if on_error not in ("fail", "skip"):

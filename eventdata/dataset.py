@@ -93,8 +93,10 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
         """Some samples as a dataset of their own, which shares all else with this one.
 
         indices: integers (M,) in the order wanted, repeats allowed, or bool (N,), true for those
-        to keep. IndexError where one is outside.
+        to keep. IndexError where one is outside, or where they are not a list.
         """
+        if np.ndim(indices) != 1:
+            raise IndexError(f"a subset is of a list of indices, not of {indices!r:.80}")
         chosen = np.arange(len(self))[np.asarray(indices) if np.size(indices) else []]
         part = copy.copy(self)
         part._indices, part.labels = self._indices[chosen], self.labels[chosen]

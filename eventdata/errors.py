@@ -1,5 +1,8 @@
 """Errors of this package: one sentence each that says what is wrong, in which file, what to do."""
 
+from numbers import Integral
+from typing import Any
+
 MAX_LENGTH = 2000
 
 
@@ -42,3 +45,10 @@ class IncompleteStoreError(StoreError):
 
 class MismatchError(StoreError):
     """A store made with other parameters or from other input than this call asks for."""
+
+
+def check_whole(least: int = 1, **values: Any) -> None:
+    """OptionError for an argument that is no whole number, or less than ``least``."""
+    for name, value in values.items():
+        if not isinstance(value, Integral) or int(value) < least:
+            raise OptionError(f"{name} must be a whole number of at least {least}, not {value!r}")

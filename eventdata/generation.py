@@ -21,7 +21,14 @@ from typing import Any
 
 from eventdata.conversion import OnError, Progress, listing_digest, plan_job, unseen
 from eventdata.deaths import out_of_memory, working_on
-from eventdata.errors import InputError, LeftOutError, MismatchError, OptionError, StoreError
+from eventdata.errors import (
+    InputError,
+    LeftOutError,
+    MismatchError,
+    OptionError,
+    StoreError,
+    check_whole,
+)
 from eventdata.raw.published import Maker, manifests, raw_file, raw_keys, source_of
 from eventdata.raw.remote import fetch_ahead, local_copy, open_input
 from eventdata.raw.source import Samples, file_numbers, told_of_reading
@@ -100,6 +107,7 @@ def generate(
     other input or with other options), StoreError (OUT can't be written), OptionError.
     """
     started = time.monotonic()
+    check_whole(workers=workers, limit=1 if limit is None else limit)
     if is_url(os.fspath(out)):
         raise OptionError(f"{out}: raw files are made in a folder; copy it there afterwards")
     with told_of_reading(input):

@@ -13,6 +13,7 @@ C colour channels, H rows, W columns.
 """
 
 import contextlib
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,12 +27,12 @@ import torch
 
 from eventdata.batches import BITS, BufferPool, Decoding, Layout
 from eventdata.dataset import FrameDataset
-from eventdata.errors import OptionError
+from eventdata.errors import OptionError, check_whole
 from eventdata.order import Indices, Order, batch_count, epoch_order, rank_batches
 from eventdata.store.layout import SampleFormat
 from eventdata.store.read import SampleReader
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 SHARD_WINDOW = 8  # shards whose samples are shuffled together with order="shards"
 
 
@@ -72,12 +73,10 @@ class FrameLoader:
         threads: int = 2,
         prefetch: int = 2,
     ) -> None:
-        counts = {"batch_size": batch_size, "threads": threads, "prefetch": prefetch}
-        for name, value in counts.items():
-            if not isinstance(value, int | np.integer) or value < 1:
-                raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}")
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise OptionError(f"seed must be a whole number of at least 0, not {seed!r}")
+        check_whole(
+            batch_size=batch_size, threads=threads, prefetch=prefetch, world_size=world_size
+        )
+        check_whole(0, seed=seed, rank=rank)
         if not 0 <= rank < world_size:
             raise OptionError(f"rank {rank} of {world_size} ranks: ranks go from 0")
         if layout not in ("NTPHW", "TNPHW", "packed"):
@@ -94,7 +93,11 @@ class FrameLoader:
             raise OptionError(
                 f"the store's counts are uint16, which {dtype} does not hold; give torch.float32"
             )
-        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        try:
+            device = torch.device(device)
+        except RuntimeError:
+            raise OptionError(f"device {device!r} is none that torch knows") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
             raise OptionError(f"device is {device}, but torch finds no GPU here")
         self.dataset = dataset
         self.batch_size = batch_size
@@ -102,7 +105,7 @@ class FrameLoader:
         self.seed = seed
         self.order = order
         self.drop_last = drop_last
-        self.device = torch.device(device)
+        self.device = device
         self.dtype = dtype
         self.layout = layout
         self.transform = transform
@@ -129,6 +132,7 @@ class FrameLoader:
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
+        check_whole(0, epoch=epoch)
         self._epoch, self._position, self._goes_on = epoch, 0, False
 
     def __len__(self) -> int:
@@ -167,6 +171,8 @@ class FrameLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the state was taken; OptionError where this loader has another order."""
+        if not isinstance(state, dict) or "epoch" not in state or "position" not in state:
+            raise OptionError("can't resume: not the state of a FrameLoader")
         if state.get("version") != STATE_VERSION:
             raise OptionError(
                 f"loader state of version {state.get('version')}, this is {STATE_VERSION}"
@@ -176,12 +182,17 @@ class FrameLoader:
                 raise OptionError(
                     f"can't resume: the state has {name}={state.get(name)!r}, this loader {value!r}"
                 )
-        self.epoch = int(state["epoch"])
+        check_whole(0, position=state["position"])
+        if state["position"] > len(self):
+            raise OptionError(f"can't resume: batch {state['position']} of {len(self)} an epoch")
+        self.epoch = state["epoch"]
         self._position, self._goes_on = int(state["position"]), True
 
     def _identity(self) -> dict[str, Any]:
         return {
+            "split": self.dataset.split,
             "samples": len(self.dataset),
+            "digest": _digest(self.dataset),
             "batch_size": self.batch_size,
             "shuffle": self.shuffle,
             "seed": self.seed,
@@ -246,6 +257,13 @@ class FrameLoader:
         if labels.device != self.device:
             labels = labels.to(self.device, non_blocking=True)
         return frames if self.transform is None else self.transform(frames), labels
+
+
+def _digest(dataset: FrameDataset) -> str:
+    """Tells a dataset from one of other samples, another order of them, or other labels."""
+    digest = hashlib.sha256(dataset.stored.astype("<i8").tobytes())
+    digest.update(dataset.labels.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

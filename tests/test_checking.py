@@ -74,9 +74,18 @@ def test_a_flip_that_is_not_found_is_told(flip_bits, monkeypatch):
     assert [place.partition(": bit ")[0].endswith("/0") for place in told["missed"]] == [True] * 3
 
 
-def test_an_option_that_nothing_takes(store):
-    with pytest.raises(OptionError, match="quick: not an option of verify"):
-        eventdata.verify(store, quick=True)
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"quick": True}, "quick: not an option of verify"),
+        ({"workers": 0}, "workers must be a whole number of at least 1, not 0"),
+        ({"samples": 0}, "samples must be a whole number of at least 1, not 0"),
+        ({"samples": "all"}, "samples must be a whole number of at least 1, not 'all'"),
+    ],
+)
+def test_options_that_make_no_sense(store, options, told):
+    with pytest.raises(OptionError, match=told):
+        eventdata.verify(store, **options)
 
 
 def test_damaged_sample_is_named(store):

@@ -117,6 +117,7 @@ def test_show(store, tmp_path):
         ),
         (["info", "/no/such"], 1, "no store there"),
         (["verify", "STORE", "--against", "RAW", "--samples", "few"], 2, "number or 'all'"),
+        (["verify", "STORE", "--samples", "3"], 2, "are of --against"),
         (["convert", "es-imagenet"], 2, "Missing argument"),
         (["frobnicate"], 2, "No such command"),
     ],

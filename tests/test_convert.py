@@ -143,6 +143,19 @@ def test_other_parameters_stop_it(raw, out, complete, monkeypatch):
     assert tree_digest(out) == before
 
 
+def test_a_call_that_did_nothing_yet_is_in_nobodys_way(raw, out):
+    """It stopped at its first sample: the options that it had may be what was wrong."""
+    break_file(raw, 0)
+    with pytest.raises(InputError):
+        run(raw, out, shard_size=2, limit=3)
+    assert (out / "zarr.json").exists()
+    shutil.rmtree(raw)
+    make_es_imagenet(raw)
+    assert run(raw, out, dry_run=True).done_before == 0
+    run(raw, out)
+    assert eventdata.verify(out, against=raw).ok
+
+
 def test_other_input_stops_it(raw, out):
     run(raw, out)
     manifest = raw / "trainlabel.txt"

@@ -201,8 +201,32 @@ def test_goes_on_in_the_middle_of_an_epoch(dataset):
     for other in ({"seed": 2}, {"shuffle": False}, {"order": "shards"}, {"drop_last": True}):
         with pytest.raises(OptionError, match=f"can't resume: the state has {next(iter(other))}="):
             FrameLoader(dataset, 4, **{**options, **other}).load_state_dict(state)
+    for part in (
+        dataset.subset(range(len(dataset) - 1, -1, -1)),
+        dataset.subset([0] * len(dataset)),
+    ):
+        with pytest.raises(OptionError, match="can't resume: the state has digest="):
+            FrameLoader(part, 4, **options).load_state_dict(state)
     with pytest.raises(OptionError, match="version"):
-        second.load_state_dict({})
+        second.load_state_dict({**state, "version": 1})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"position": 99}, "batch 99 of"),
+        ({"position": -1}, "position must be a whole number of at least 0"),
+        ({"epoch": None}, "epoch must be a whole number of at least 0"),
+        ({"epoch": -1}, "epoch must be a whole number of at least 0"),
+    ],
+)
+def test_a_state_that_no_loader_has(dataset, change, told):
+    loader = FrameLoader(dataset, 4)
+    with pytest.raises(OptionError, match=told):
+        loader.load_state_dict({**loader.state_dict(), **change})
+    for nothing in (None, {}, {"epoch": 1}):
+        with pytest.raises(OptionError, match="not the state of a FrameLoader"):
+            loader.load_state_dict(nothing)
 
 
 def test_a_kept_batch_is_not_overwritten(dataset, truth):

@@ -228,8 +228,8 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
             successor has weights from a file, say) is left out.
 
     Raises:
-        OptionError: no such recipe, or a key or value in it that is wrong.
-        InputError: the disk fails, or something else lies there than a file.
+        OptionError: no recipe of this name, or a key or value in it that is wrong.
+        InputError: its file can't be read.
     """
     table = _read(name)
     where = f"recipe {Path(name).stem}"
@@ -350,8 +350,7 @@ def _read(name: str) -> Table:
     try:
         return parse_toml(read_plain(path).decode("utf-8"))
     except OSError as error:
-        kind = OptionError if isinstance(error, FileNotFoundError) else InputError
-        raise kind(f"recipe {path} can't be read ({error.strerror})") from None
+        raise InputError(f"recipe {path} can't be read ({error.strerror})") from None
     except ValueError as error:
         raise OptionError(f"recipe {path} is not TOML: {error}") from None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from eventdata.errors import MismatchError, OptionError
 from eventdata.plain import read_plain
@@ -27,7 +28,7 @@ from train.folder import (
     write_json,
 )
 from train.memory import keep_pages
-from train.recipe import FRESH, Recipe, default_recipe, load_way, with_absolute_paths
+from train.recipe import FRESH, Recipe, Stage, default_recipe, load_way, with_absolute_paths
 from train.settings import Table, parse_toml, to_toml
 from train.stage import StageRun, build_network, device_batch, is_first
 from train.transfer import freeze
@@ -144,7 +145,8 @@ def check_stages(recipe: Recipe, parts: dict[str, Data], devices: int) -> None:
     for name, stage in recipe.stages.items():
         data = parts[stage.data]
         with torch.device("meta"):
-            freeze(build_network(recipe, stage, data), stage.freeze)
+            network = build_network(recipe, stage, data)
+            freeze(network, stage.freeze)
         device_batch(stage, devices * recipe.machine.nodes)
         if stage.batch_size > len(data.train):
             raise OptionError(
@@ -160,6 +162,22 @@ def check_stages(recipe: Recipe, parts: dict[str, Data], devices: int) -> None:
                 raise OptionError(
                     f"{name}: collapse is {stage.collapse}, which {taken} steps can't share evenly"
                 )
+        check_input(network, name, stage, data)
+
+
+def check_input(network: nn.Module, name: str, stage: Stage, data: Data) -> None:
+    """OptionError where a network on torch's meta device can't take the stage's input."""
+    *steps, channels, height, width = data.shape
+    taken = [stage.collapse or stage.steps or steps[0]] if steps else []
+    shape = (*taken, channels, height // stage.downscale, width // stage.downscale)
+    try:
+        network(torch.empty((2, *shape), device="meta"))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise OptionError(
+            f"{name}: the network can't take samples of {'x'.join(map(str, shape))}, which are "
+            f"downscaled by {stage.downscale} ({reason}); see stage and network of the recipe"
+        ) from None
 
 
 def open_stores(recipe: Recipe, data: str, images: str | None) -> dict[str, Store]:
@@ -197,7 +215,7 @@ def config_of(recipe: Recipe, stores: dict[str, Store]) -> Table:
     """The content of config.toml: the recipe, and the stores with their digests."""
     return parse_toml(recipe.document()) | {
         "stores": {
-            name: {"path": store.files.where, "sha256": store.header.parameters_sha256}
+            name: {"path": store.files.where, "sha256": store.digest}
             for name, store in stores.items()
         }
     }
@@ -274,7 +292,7 @@ def _run_stages(
     result = {
         "recipe": recipe.name,
         "label": recipe.label,
-        "store": stores["data"].header.parameters_sha256,
+        "store": stores["data"].digest,
         "seed": recipe.run.seed,
         "protocol": recipe.run.protocol,
         "held_out": [recipe.run.held_out, recipe.run.split_seed],

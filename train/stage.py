@@ -27,7 +27,7 @@ from train.data import Data, Epoch
 from train.ema import MovingAverage
 from train.folder import RunFolder, StageFolder, read_json, weight_facts, write, write_json
 from train.module import Classifier, prepare
-from train.networks import NETWORKS, build
+from train.networks import NETWORKS, OF_THE_DATA, build
 from train.networks.layers import recompute
 from train.operations import measure
 from train.recipe import Recipe, Stage
@@ -49,6 +49,10 @@ def build_network(recipe: Recipe, stage: Stage, data: Data) -> nn.Module:
     name = recipe.network["name"]
     known = signature(NETWORKS[name]).parameters if name in NETWORKS else {}
     *steps, channels, height, width = data.shape
+    if taken := sorted(OF_THE_DATA & settings.keys()):
+        raise OptionError(
+            f"network.{taken[0]} is not for a recipe: stages and their data decide it"
+        )
     if not steps and "steps" in known:
         settings["steps"] = stage.steps or 1
     if "size" in known:
@@ -60,7 +64,8 @@ def build_network(recipe: Recipe, stage: Stage, data: Data) -> nn.Module:
     except OptionError:
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise OptionError(f"network {name} can't be built with {settings}: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise OptionError(f"network {name} can't be built with {settings}: {reason}") from error
 
 
 def _channels_last(network: nn.Module) -> nn.Module:

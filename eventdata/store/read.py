@@ -5,6 +5,7 @@ ranges (`eventdata.store.remote`).
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -134,6 +135,19 @@ class Store:
     files: Files
     header: Header
     splits: dict[str, Split]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what is in it: parameters, and of all samples names, labels, event counts.
+
+        The same data converted again, elsewhere or later, has the same.
+        """
+        digest = hashlib.sha256(self.header.parameters_sha256.encode())
+        for name, split in sorted(self.splits.items()):
+            digest.update(json.dumps([name, split.sample_names.tolist()]).encode())
+            for values in (split.labels, split.event_counts, split.valid):
+                digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()
 
     @property
     def skipped(self) -> list[dict[str, Any]]:

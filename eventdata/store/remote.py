@@ -88,7 +88,8 @@ class RemoteReader:
         numbers = [index // self.shard_size for index in order]
         uses = Counter(numbers)
         sparse = len(order) * SPARSE < len(uses) * self.shard_size
-        size = self.files.size(self.key(next(iter(uses)))) if uses else None
+        # Of the first shard: the last one may be short.
+        size = self.files.size(self.key(min(uses))) if uses else None
         held = max(2 * window, DOWNLOADS)
         scattered = most_open(numbers) > held  # to hold each until its last use would take them all
         if size is None or sparse or scattered or held * size > AHEAD_BYTES:

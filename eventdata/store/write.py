@@ -142,14 +142,12 @@ def already_complete(files: Files, plan: StorePlan) -> bool:
 def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> None:
     """Lay out the store, or check that the unfinished one that is there is this one.
 
-    Call with `writer_lock` held. MismatchError tells what differs.
+    Another one, of which no shard is done, is replaced. Call with `writer_lock` held. MismatchError
+    tells what differs.
     """
     found = existing_header(files)
-    if found is not None and (overwrite or not found.parameters_sha256):
+    if found is not None and (overwrite or not is_begun(files, found, plan)):
         _discard(files, found)
-        found = None
-    if found is not None:
-        check_same(files, found, plan)
     for key in files.list(WORK):
         if key.endswith(".tmp"):
             files.remove(key)
@@ -157,6 +155,30 @@ def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> None:
     for split in plan.splits:
         fixed |= _fixed_files(plan, split)
     files.write({key: data for key, data in fixed.items() if files.size(key) is None})
+
+
+def is_begun(files: Files, found: Header, plan: StorePlan) -> bool:
+    """Whether the store that was found is the plan's; False where nothing in it is to be kept.
+
+    That is one that is being replaced, or was begun by a call with a wrong option, which stopped
+    before its first shard. MismatchError tells what differs from the plan in any other.
+    """
+    if not found.parameters_sha256:
+        return False
+    try:
+        check_same(files, found, plan)
+    except MismatchError:
+        if found.complete or _may_hold_work(files):
+            raise
+        return False
+    return True
+
+
+def _may_hold_work(files: Files) -> bool:
+    """Whether a shard is done, or another call may be at work, where no lock would tell."""
+    return not isinstance(files, LocalFiles) or any(
+        key.endswith(".json") for key in files.list(WORK)
+    )
 
 
 def _discard(files: Files, found: Header) -> None:

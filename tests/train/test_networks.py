@@ -269,7 +269,7 @@ def test_a_spiking_network_keeps_no_more_than_one_with_relu():
         (
             "vgg",
             {"classes": 5, "depth": 3},
-            "network vgg: .*depth.*; its settings are channels",
+            "network vgg: .*depth.*; its settings are width",
         ),
         ("vgg", {"channels": 2}, "network vgg: missing a required argument: 'classes'"),
     ],

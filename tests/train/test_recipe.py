@@ -145,7 +145,7 @@ def test_labels_tell_the_way_and_the_recipe(tmp_path):
 def test_recipes_that_are_not_there(tmp_path):
     with pytest.raises(OptionError, match="no recipe 'pipe-x'; there are digits"):
         load("pipe-x")
-    with pytest.raises(OptionError, match="can't be read"):
+    with pytest.raises(InputError, match=r"none.toml can't be read \(No such file"):
         load(str(tmp_path / "none.toml"))
 
 

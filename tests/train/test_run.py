@@ -262,8 +262,10 @@ def test_another_recipe_or_store_is_not_gone_on_with(tmp_path, whole, recipe, im
     other = make_store(tmp_path / "other", counts=(("train", 61), ("test", 24)))
     with pytest.raises(MismatchError, match=r"stages\.lif\.epochs is 3 there, 4 in this call"):
         run(load(recipe, changes=["lif.epochs=4"]), folder, data=other, images=images)
-    with pytest.raises(MismatchError, match=r"stores\.data\.sha256"):
-        run(load(recipe), folder, data=other, images=images)
+    renamed = make_store(tmp_path / "renamed", names="t{:03}")  # by the same parameters
+    for store in (other, renamed):
+        with pytest.raises(MismatchError, match=r"stores\.data\.sha256"):
+            run(load(recipe), folder, data=store, images=images)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").touch()
     with pytest.raises(MismatchError, match="something else than a run"):
@@ -458,6 +460,22 @@ def test_batches_that_cannot_be_made(tmp_path, recipe, events):
     changes = ['scratch.freeze=["head"]', "scratch.freeze_epochs=1"]
     with pytest.raises(OptionError, match="cannot freeze 'head'"):
         run(load(recipe, scratch=True, changes=changes), tmp_path / "c", data=events)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("lif.downscale=16", r"lif: the network can't take samples of .*; see stage and network"),
+        ("network.width=0", "network vgg: width is 0, must be at least 1"),
+        ("network.channels=3", "network.channels is not for a recipe"),
+        ("network.widht=3", r"widht.*; its settings are \w+"),
+    ],
+)
+def test_networks_that_cannot_be(tmp_path, recipe, events, images, change, told):
+    """Told before the first stage is trained, and the folder is free for another call."""
+    with pytest.raises(OptionError, match=told):
+        run(load(recipe, changes=[change]), tmp_path / "a", data=events, images=images)
+    assert not (tmp_path / "a").exists()
 
 
 def test_gradients_are_gathered(tmp_path, recipe, events):

@@ -29,6 +29,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+OF_THE_DATA = {"design", "channels", "classes", "neuron", "steps", "size"}
+"""Settings that follow from a stage and its data: no recipe has them under [network]."""
+
+
 def build(name: str, **settings: Any) -> nn.Module:
     """A network by its name in NETWORKS, with the settings of its class.
 
@@ -40,6 +44,10 @@ def build(name: str, **settings: Any) -> nn.Module:
     try:
         signature(NETWORKS[name]).bind(**settings)
     except TypeError as error:
-        known = ", ".join(signature(NETWORKS[name]).parameters)
-        raise OptionError(f"network {name}: {error}; its settings are {known}") from error
+        known = [key for key in signature(NETWORKS[name]).parameters if key not in OF_THE_DATA]
+        raise OptionError(
+            f"network {name}: {error}; its settings are {', '.join(known)}"
+        ) from error
+    if settings.get("width", 1) < 1:
+        raise OptionError(f"network {name}: width is {settings['width']}, must be at least 1")
     return NETWORKS[name](**settings)

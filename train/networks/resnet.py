@@ -18,11 +18,14 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from eventdata.errors import OptionError
 from train.memory import packed_spikes
 from train.networks.layers import Chain, ConvCell, ConvNorm, MeanClassifier, enter
 from train.neurons import Neuron, NeuronSettings
 
 StemName = Literal["imagenet", "medium", "small"]
+STEMS: dict[StemName, tuple[int, int]] = {"imagenet": (7, 2), "medium": (3, 2), "small": (3, 1)}
+"""Kernel and stride."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +122,9 @@ class ResNet(nn.Module):
         if norm_scale is not None:
             design = replace(design, norm_scale=norm_scale)
         self.steps = steps
-        kernel, stride = {"imagenet": (7, 2), "medium": (3, 2), "small": (3, 1)}[stem]
+        if stem not in STEMS:
+            raise OptionError(f"stem {stem!r} is not one of {', '.join(STEMS)}")
+        kernel, stride = STEMS[stem]
         large = stem == "imagenet"
         self.stem = ConvCell(
             nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=design.bias),
