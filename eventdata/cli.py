@@ -85,6 +85,12 @@ def _complete_source(_: click.Context, __: click.Parameter, incomplete: str) -> 
     ]
 
 
+def _complete_folder(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="dir")]  # the shell looks; a URL stays as it is
+
+
 @main.command(
     cls=SectionCommand,
     epilog="Sources:\n\n\b\n"
@@ -179,7 +185,8 @@ def convert(
             f"{human_bytes(result.bytes)}, {result.seconds:.1f} s"
         )
     if result.skipped:
-        click.echo(f"skipped: {result.skipped:,} (reasons in skipped.json)", err=True)
+        reasons = "" if dry_run else " (reasons in skipped.json)"
+        click.echo(f"skipped: {result.skipped:,}{reasons}", err=True)
 
 
 @main.command(cls=SectionCommand)
@@ -251,7 +258,7 @@ def generate(
 
 
 @main.command()
-@click.argument("store")
+@click.argument("store", shell_complete=_complete_folder)
 @json_option
 @debug_option
 def info(store: str, as_json: bool) -> None:
@@ -267,7 +274,7 @@ def info(store: str, as_json: bool) -> None:
 
 
 @main.command(cls=SectionCommand)
-@click.argument("store")
+@click.argument("store", shell_complete=_complete_folder)
 @click.option("--against", type=click.Path(file_okay=False), help="Raw data to convert again.")
 @click.option(
     "--samples",
@@ -334,7 +341,7 @@ def verify(
 
 
 @main.command()
-@click.argument("store")
+@click.argument("store", shell_complete=_complete_folder)
 @click.option("--split", help="Which split; needed where there are several.")
 @click.option("--index", default="0", show_default=True, help="A sample (7), or a range (0:16).")
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help=".png or .gif")

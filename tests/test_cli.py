@@ -144,6 +144,24 @@ def test_completion():
         assert "_EVENTDATA_COMPLETE" in call("completion", shell).output
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("convert es-", "plain\nes-imagenet"),
+        ("verify run", "dir\nrun"),
+        ("verify es.zarr --ag", "plain\n--against"),
+    ],
+)
+def test_what_the_tab_key_offers(words, expected):
+    environment = {
+        "_EVENTDATA_COMPLETE": "zsh_complete",
+        "COMP_WORDS": f"eventdata {words}",
+        "COMP_CWORD": str(len(words.split())),
+    }
+    result = CliRunner().invoke(main, env=environment, prog_name="eventdata")
+    assert expected in result.output
+
+
 def test_import_and_help_load_neither_torch_nor_numba():
     """What makes `eventdata --help` quick; seconds themselves would be the machine's luck."""
     code = (

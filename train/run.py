@@ -204,7 +204,7 @@ def open_stores(recipe: Recipe, data: str, images: str | None) -> dict[str, Stor
         found = stores[name].header.representation
         if (found == "image") != (wanted == "image"):
             raise OptionError(
-                f"{place}: holds {found} {'images' if found == 'image' else 'frames'}, but "
+                f"{place}: holds {'still images' if found == 'image' else f'{found} frames'}, but "
                 f"{recipe.pipeline} takes a store of "
                 f"{'still images' if wanted == 'image' else 'event frames'} as --{name}"
             )

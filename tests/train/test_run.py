@@ -301,7 +301,7 @@ def test_files_of_a_run_that_are_damaged(tmp_path, recipe, events):
 
 
 def test_stores_of_the_wrong_kind(tmp_path, recipe, events, images):
-    with pytest.raises(OptionError, match="holds image images, but pipe-d takes a store of event"):
+    with pytest.raises(OptionError, match="holds still images, but pipe-d takes a store of event"):
         run(load(recipe), tmp_path / "a", data=images, images=images)
     with pytest.raises(OptionError, match="takes a store of still images as --images"):
         run(load(recipe), tmp_path / "b", data=events, images=events)
