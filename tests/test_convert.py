@@ -9,7 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from makers import make_es_imagenet, make_es_ucf101, published_es_imagenet_frames, tree_digest
+from makers import (
+    make_es_imagenet,
+    make_es_ucf101,
+    published_es_imagenet_frames,
+    tree_digest,
+    write_npz,
+)
 
 import eventdata
 from eventdata.conversion import convert
@@ -396,3 +402,24 @@ def test_remote_store_has_the_same_bytes(raw, out):
         assert label_a == label_b
         assert (a == b).all()
     assert eventdata.verify("memory://bucket/out.zarr").ok
+
+
+def test_a_store_is_known_by_what_is_in_it(raw, tmp_path):
+    """Whenever and wherever it was converted."""
+
+    def digest(name):
+        run(raw, tmp_path / name)
+        return eventdata.open_store(tmp_path / name).digest
+
+    first = digest("first.zarr")
+    for path in raw.rglob("*.npz"):
+        os.utime(path, (1e9, 1e9))
+    assert digest("later.zarr") == first
+    manifest = raw / "trainlabel.txt"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[1:] + lines[:1]))
+    assert digest("other order.zarr") != first
+    manifest.write_text("".join(lines))
+    name = lines[0].split()[0]
+    write_npz(raw / "train" / name, pos=np.ones((1, 3), np.uint8), neg=np.ones((1, 3), np.uint8))
+    assert digest("other events.zarr") != first

@@ -138,14 +138,14 @@ class Store:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what is in it: parameters, and of all samples names, labels, event counts.
+        """SHA-256 of what is in it: parameters; of all samples names, labels, sizes, event counts.
 
         The same data converted again, elsewhere or later, has the same.
         """
         digest = hashlib.sha256(self.header.parameters_sha256.encode())
         for name, split in sorted(self.splits.items()):
             digest.update(json.dumps([name, split.sample_names.tolist()]).encode())
-            for values in (split.labels, split.event_counts, split.valid):
+            for values in (split.labels, split.input_sizes, split.event_counts, split.valid):
                 digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
         return digest.hexdigest()
 
