@@ -277,7 +277,7 @@ def _read_record(batch: Batch) -> Record | None:
         record = Record(**parse_json(batch.files.read(_record_key(batch)) or b""))
         left = {**record.left_out, **record.skipped}
         sound = sorted([*record.sizes, *left]) == sorted(batch.keys)
-        sound &= all(isinstance(text, str) for text in (*left.values(), *record.lines))
+        "".join([*left.values(), *record.lines]).encode()  # all of it text that can be written
     except (ValueError, TypeError):
         return None
     return record if sound else None

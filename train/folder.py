@@ -182,13 +182,13 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def read_rows(path: Path) -> list[dict[str, float]]:
     """A CSV table of numbers; what is empty is left out. A torn last line is too."""
-    if not path.exists():
-        return []
     rows = []
     try:
         text = read_plain(path).decode(errors="replace")
         for row in csv.DictReader(io.StringIO(text, newline="")):
             rows.append({key: finite(float(value)) for key, value in row.items() if value})
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
     except (TypeError, ValueError, csv.Error):

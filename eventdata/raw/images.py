@@ -125,10 +125,12 @@ class GreyFromEvents(SettingsOnly):
     @cached_property
     def _odg(self) -> OdgSettings:
         trace = self._store.header.parameters.get("trace")
-        return OdgSettings() if trace is None else OdgSettings(trace=parse_trace(trace))
+        return OdgSettings() if trace is None else OdgSettings(trace=parse_trace(str(trace)))
 
     @property
     def _frames(self) -> SampleFormat:
+        if not self._store.splits:
+            raise InputError(f"{self.root}: a store without splits")
         return next(iter(self._store.splits.values())).sample
 
     @cached_property

@@ -2,13 +2,14 @@
 
 import contextlib
 import io
+import json
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from makers import make_images, write_npz
+from makers import make_es_imagenet, make_images, write_npz
 from nasty import READ_ONE, at_most, header
 from safetensors.torch import save_file
 
@@ -148,3 +149,15 @@ def test_toml_that_is_nested(tmp_path):
     for value in ("[" * DEEP, "9" * 5000):
         with pytest.raises(OptionError):
             load("digits", changes=[f"all.epochs={value}"])
+
+
+@pytest.mark.parametrize("change", [{"split_names": []}, {"trace": 12}])
+def test_grey_images_of_a_store_that_says_what_none_can(tmp_path, change):
+    frames = tmp_path / "frames.zarr"
+    raw = make_es_imagenet(tmp_path / "raw", train=2, val=1)
+    eventdata.convert("es-imagenet", raw, frames)
+    document = json.loads((frames / "zarr.json").read_text())
+    document["attributes"]["eventdata"]["parameters"] |= change
+    (frames / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(EventDataError):
+        eventdata.convert("images", frames, tmp_path / "grey.zarr", grey_from_events=True)

@@ -48,8 +48,8 @@ class Reader:
 
 
 def _the_file(folder: Path) -> Path:
-    (path,) = folder.iterdir()
-    return path
+    """The only one, or a name that is not there: damage may have taken it away."""
+    return next(folder.iterdir(), folder / "gone")
 
 
 def _read_all(source: Any) -> None:
