@@ -106,15 +106,23 @@ def worker_pool(workers: int) -> Iterator[Executor]:
         if BrokenProcessPool in (type(error), type(error.__cause__)):
             pool.shutdown()  # ends the other workers; before it has, exit codes are not known
             raise _died(notes.of_the_dead(ours.values())) from None
-        processes = list(ours.values())
-        for process in processes:
-            process.terminate()
-        for process in processes:  # before the pool removes what one that starts would open
-            process.join()
-        pool.shutdown(cancel_futures=True)
+        _end(pool, ours.values())
         raise
-    finally:
-        pool.shutdown()
+    _end(pool, ours.values())
+
+
+def _end(pool: ProcessPoolExecutor, workers: Iterable[BaseProcess]) -> None:
+    """End all workers at once, also those that have nothing to do.
+
+    Asked by the pool to end, they would wait for each other's lock, for good where the one that has
+    it was killed a moment ago.
+    """
+    processes = list(workers)
+    for process in processes:
+        process.kill()
+    for process in processes:  # before the pool removes what one that starts would open
+        process.join()
+    pool.shutdown(cancel_futures=True)
 
 
 def _start_method() -> str:

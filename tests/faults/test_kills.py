@@ -113,3 +113,24 @@ def test_started_without_standard_streams(tmp_path):
     assert not outliving(mark)
     subprocess.run(["sh", "-c", shell, "sh", *words], check=True)
     assert eventdata.verify(out).ok
+
+
+WORKERS_THAT_DO_NOT_ANSWER = """
+import os, signal
+from eventdata.workers import worker_pool
+
+if __name__ == "__main__":
+    with worker_pool(2) as pool:
+        print(sorted(pool.map(abs, [-1, -2])))
+        for worker in pool._processes:
+            os.kill(worker, signal.SIGSTOP)
+    print("ended")
+"""
+
+
+def test_workers_that_do_not_answer_are_ended(tmp_path):
+    """As those that wait for a lock whose holder was killed when all was done."""
+    script = tmp_path / "stopped.py"
+    script.write_text(WORKERS_THAT_DO_NOT_ANSWER)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout.split("\n")[:2]) == (0, ["[1, 2]", "ended"]), done.stderr
