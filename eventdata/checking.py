@@ -79,7 +79,9 @@ def verify(
     """
     if against is None and options:
         raise OptionError(f"{', '.join(options)}: not an option of verify without against")
-    check_whole(workers=workers, samples=1 if samples is None else samples)
+    check_whole(workers=workers)
+    if samples is not None:
+        check_whole(samples=samples)
     started = time.monotonic()
     opened = open_store(store)
     problems = list(check_metadata(opened))

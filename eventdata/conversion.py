@@ -442,7 +442,9 @@ def _check_apart(files: Files, source: str | os.PathLike[str]) -> None:
 
 
 def _check_options(workers: int, shard_size: int, limit: int | None, on_error: str) -> None:
-    check_whole(workers=workers, shard_size=shard_size, limit=1 if limit is None else limit)
+    check_whole(workers=workers, shard_size=shard_size)
+    if limit is not None:
+        check_whole(limit=limit)
     if shard_size > MAX_SHARD_SIZE:
         raise OptionError(f"--shard-size is at most {MAX_SHARD_SIZE:,}, not {shard_size:,}")
     if on_error not in ("fail", "skip"):

@@ -107,7 +107,9 @@ def generate(
     other input or with other options), StoreError (OUT can't be written), OptionError.
     """
     started = time.monotonic()
-    check_whole(workers=workers, limit=1 if limit is None else limit)
+    check_whole(workers=workers)
+    if limit is not None:
+        check_whole(limit=limit)
     if is_url(os.fspath(out)):
         raise OptionError(f"{out}: raw files are made in a folder; copy it there afterwards")
     with told_of_reading(input):

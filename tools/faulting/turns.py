@@ -70,7 +70,8 @@ def _faults_of_the_end(fault: Fault, code: int, told: str) -> list[str]:
         return [] if code == -signal.SIGKILL else [f"not killed, exit code {code}: {told[-500:]}"]
     # 0: the call could do without, as one can without telling the size of a store. 2: a recipe that
     # has changed may say what no recipe can.
-    if code not in (0, 1, 2) or "Traceback" in told or (code and "eventdata: " not in told):
+    codes = (0, 1, 2) if fault == "file changes" else (0, 1)
+    if code not in codes or "Traceback" in told or (code and "eventdata: " not in told):
         return [f"not told in a sentence, exit code {code}: {told[-2000:]}"]
     return []
 

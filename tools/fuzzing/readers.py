@@ -49,7 +49,8 @@ class Reader:
 
 def _the_file(folder: Path) -> Path:
     """The only one, or a name that is not there: damage may have taken it away."""
-    return next(folder.iterdir(), folder / "gone")
+    (path,) = list(folder.iterdir()) or [folder / "gone"]
+    return path
 
 
 def _read_all(source: Any) -> None:
