@@ -36,6 +36,8 @@ class Pool:
     backlog: int
     """Tasks handed out at a time."""
     check: Callable[[], None] = _nothing
+    cancels: bool = True
+    """Whether tasks that have not begun are cancelled when another has failed."""
 
 
 @contextlib.contextmanager
@@ -60,8 +62,8 @@ def open_pool(
     elif executor is not None:
         yield Pool(executor, FOREIGN_BACKLOG)
     else:
-        with worker_pool(workers) as processes:
-            yield Pool(processes, 4 * workers)
+        with worker_pool(workers) as pool:
+            yield pool
 
 
 class SerialExecutor(Executor):
@@ -78,17 +80,17 @@ class SerialExecutor(Executor):
 
 
 @contextlib.contextmanager
-def worker_pool(workers: int) -> Iterator[Executor]:
+def worker_pool(workers: int) -> Iterator[Pool]:
     """``workers`` processes, or this process for 1. They end with this process, however it ends."""
     if workers == 1:
-        yield SerialExecutor()
+        yield Pool(SerialExecutor(), 1)
         return
     method = _start_method()
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(["eventdata.conversion"])
     notes = Notes(context, workers)
-    pool = ProcessPoolExecutor(
+    executor = ProcessPoolExecutor(
         workers,
         mp_context=context,
         initializer=_start_worker,
@@ -96,22 +98,30 @@ def worker_pool(workers: int) -> Iterator[Executor]:
     )
     # Those of this pool, told apart without `active_children`: that reads exit codes, which the
     # pool's thread reads too, and a second reader finds none.
-    ours: Mapping[int, BaseProcess] = pool._processes
+    ours: Mapping[int, BaseProcess] = executor._processes
     try:
         with _interrupts_held():  # a half started process could be neither used nor ended
             for _ in range(workers):
-                pool.submit(int)
-        yield pool
+                executor.submit(int)
+        # One task at work and one ready for each worker. They are not cancelled: the pool's thread
+        # would die of a cancelled one should a worker die, and leave the others to be waited for.
+        yield Pool(executor, 2 * workers, lambda: _check_alive(ours.values()), cancels=False)
     except BaseException as error:
         if BrokenProcessPool in (type(error), type(error.__cause__)):
-            pool.shutdown()  # ends the other workers; before it has, exit codes are not known
+            executor.shutdown()  # ends the other workers; before it has, exit codes are not known
             raise _died(notes.of_the_dead(ours.values())) from None
-        _end(pool, ours.values())
         raise
-    _end(pool, ours.values())
+    finally:
+        _end(executor, ours.values())
 
 
-def _end(pool: ProcessPoolExecutor, workers: Iterable[BaseProcess]) -> None:
+def _check_alive(workers: Iterable[BaseProcess]) -> None:
+    """BrokenProcessPool where one has died. Asked of what the system tells, not of exit codes."""
+    if connection.wait([process.sentinel for process in workers], timeout=0):
+        raise BrokenProcessPool
+
+
+def _end(executor: ProcessPoolExecutor, workers: Iterable[BaseProcess]) -> None:
     """End all workers at once, also those that have nothing to do.
 
     Asked by the pool to end, they would wait for each other's lock, for good where the one that has
@@ -122,7 +132,7 @@ def _end(pool: ProcessPoolExecutor, workers: Iterable[BaseProcess]) -> None:
         process.kill()
     for process in processes:  # before the pool removes what one that starts would open
         process.join()
-    pool.shutdown(cancel_futures=True)
+    executor.shutdown(cancel_futures=True)
 
 
 def _start_method() -> str:
@@ -140,6 +150,7 @@ def run_tasks(
     """Results as they come.
 
     The first task that fails ends it: the others are cancelled or waited for, and its error raised.
+    Tasks whose workers die meanwhile are waited for no longer.
     """
     waiting = iter(tasks)
     running: set[Future[Result]] = set()
@@ -165,12 +176,20 @@ def run_tasks(
     except BrokenProcessPool as error:
         raise _died([]) from error
     except Exception as error:
-        for future in running:
-            future.cancel()
-        wait(running)
+        with contextlib.suppress(EventDataError, BrokenProcessPool):
+            _wait_for_all(pool, running)
         if isinstance(error, MemoryError):
             raise memory_ran_out() from None
         raise
+
+
+def _wait_for_all(pool: Pool, running: set[Future[Any]]) -> None:
+    if pool.cancels:
+        running = {future for future in running if not future.cancel()}
+    while running:
+        _, running = wait(running, CHECK_SECONDS)
+        if running:
+            pool.check()
 
 
 def memory_ran_out() -> EventDataError:

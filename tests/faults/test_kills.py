@@ -121,8 +121,8 @@ from eventdata.workers import worker_pool
 
 if __name__ == "__main__":
     with worker_pool(2) as pool:
-        print(sorted(pool.map(abs, [-1, -2])))
-        for worker in pool._processes:
+        print(sorted(pool.executor.map(abs, [-1, -2])))
+        for worker in pool.executor._processes:
             os.kill(worker, signal.SIGSTOP)
     print("ended")
 """
@@ -134,3 +134,31 @@ def test_workers_that_do_not_answer_are_ended(tmp_path):
     script.write_text(WORKERS_THAT_DO_NOT_ANSWER)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout.split("\n")[:2]) == (0, ["[1, 2]", "ended"]), done.stderr
+
+
+A_FAILURE_THEN_A_DEATH = """
+import os, time
+from eventdata.workers import run_tasks, worker_pool
+
+def work(task):
+    if task == 0:
+        time.sleep(0.5)
+        raise ValueError("first")
+    time.sleep(1.5)
+    os._exit(3)
+
+if __name__ == "__main__":
+    try:
+        with worker_pool(2) as pool:
+            list(run_tasks(pool, work, range(20)))
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_a_worker_that_dies_while_another_failure_is_told(tmp_path):
+    """As one whose memory ran out: the pool never tells what became of the tasks it had."""
+    script = tmp_path / "failure.py"
+    script.write_text(A_FAILURE_THEN_A_DEATH)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "first\n", "")
