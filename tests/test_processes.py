@@ -4,12 +4,8 @@ Each case is a program of its own with a deadline, at which all its processes ar
 tracebacks of their threads.
 """
 
-import contextlib
 import json
 import multiprocessing
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,8 +15,8 @@ import sharing
 import torch
 import zarr
 from drawn import make_store
+from programs import run_program
 
-DEADLINE = 120  # seconds, of work that takes a few
 PROGRAM = Path(__file__).parent / "sharing.py"
 
 
@@ -39,26 +35,14 @@ def truth(store):
 
 
 def run(*words: object) -> list[str]:
-    """What a case prints; at the deadline its processes dump their tracebacks and die."""
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(PROGRAM), *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    ) as process:
-        try:
-            out, told = process.communicate(timeout=DEADLINE)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGABRT)  # faulthandler's cue
-            _, told = process.communicate()
-            pytest.fail(f"hangs after {DEADLINE} s: {told}")
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, told
-    found: list[str] = json.loads(out.splitlines()[-1])
+    """What a case prints."""
+    done = run_program(
+        [sys.executable, "-W", "ignore", PROGRAM, *words],
+        deadline=120,  # of work that takes a few
+        environment={"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[str] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -76,10 +60,7 @@ def test_data_parallel_by_lightning(store, truth, tmp_path):
     assert run("ddp", store, tmp_path) == [truth]
 
 
-def test_a_hang_would_be_told(monkeypatch):
-    """The deadline ends a program that hangs, with its traceback."""
-    monkeypatch.setattr(sys.modules[__name__], "DEADLINE", 10)
+def test_a_hang_would_be_told():
     stuck = "import time\ndef stuck():\n    time.sleep(600)\nstuck()\n"
-    monkeypatch.setattr(sys.modules[__name__], "PROGRAM", "-c")
     with pytest.raises(pytest.fail.Exception, match="in stuck"):
-        run(stuck)
+        run_program([sys.executable, "-c", stuck], deadline=5)

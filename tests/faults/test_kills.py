@@ -12,6 +12,7 @@ from faulting.jobs import convert_job, generate_job, leftovers
 from faulting.kills import MARK, Moment, Place, kill_at_random, outliving
 from filelock import FileLock
 from makers import make_es_imagenet, tree_digest
+from programs import run_program
 
 import eventdata
 from eventdata.errors import StoreError
@@ -75,7 +76,7 @@ def test_two_at_once(folder, make):
     with place.start(mark) as first:
         assert place.wait_for(Moment(1, 0), first)
         os.killpg(first.pid, signal.SIGSTOP)
-        second = subprocess.run(job.command(place.out), capture_output=True, text=True)
+        second = run_program(job.command(place.out))
         os.killpg(first.pid, signal.SIGKILL)
     assert second.returncode == 1
     assert "another conversion is writing to it; wait for that to end" in second.stderr
@@ -132,7 +133,7 @@ def test_workers_that_do_not_answer_are_ended(tmp_path):
     """As those that wait for a lock whose holder was killed when all was done."""
     script = tmp_path / "stopped.py"
     script.write_text(WORKERS_THAT_DO_NOT_ANSWER)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    done = run_program([sys.executable, script])
     assert (done.returncode, done.stdout.split("\n")[:2]) == (0, ["[1, 2]", "ended"]), done.stderr
 
 
@@ -160,5 +161,5 @@ def test_a_worker_that_dies_while_another_failure_is_told(tmp_path):
     """As one whose memory ran out: the pool never tells what became of the tasks it had."""
     script = tmp_path / "failure.py"
     script.write_text(A_FAILURE_THEN_A_DEATH)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    done = run_program([sys.executable, script])
     assert (done.returncode, done.stdout, done.stderr) == (0, "first\n", "")

@@ -1,11 +1,11 @@
 """Memory that runs out, and workers that die over a sample: told with its name, nothing lost."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from programs import run_program
 
 TESTS = Path(__file__).parents[1]
 
@@ -70,9 +70,7 @@ def test_what_a_worker_died_of(tmp_path):
         "crash": "died while it read train/s030 (killed by SIGSEGV)",
         "exit": "died while it read train/s030 (exit code 3)",
     }
-    done = subprocess.run(
-        [sys.executable, script, TESTS, tmp_path, *ends], capture_output=True, text=True
-    )
+    done = run_program([sys.executable, script, TESTS, tmp_path, *ends])
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     for end, words in ends.items():

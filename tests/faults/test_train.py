@@ -1,9 +1,10 @@
 """Training killed and stopped where no file is written: within steps, evaluations, the test."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
+
+from programs import run_program
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -63,9 +64,7 @@ print(json.dumps([ended, faults]))
 
 
 def test_stopped_at_any_moment(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, TOOLS, tmp_path], capture_output=True, text=True
-    )
+    done = run_program([sys.executable, "-c", SCRIPT, TOOLS, tmp_path])
     assert done.returncode == 0, done.stderr
     ended, faults = json.loads(done.stdout.splitlines()[-1])
     assert {moment: code for moment, (code, _) in ended.items()} == {

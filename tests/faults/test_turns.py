@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from drawn import Drawn
 from makers import make_es_imagenet, tree_digest
+from programs import run_program
 
 import eventdata
 from eventdata.errors import StoreError
@@ -31,11 +32,7 @@ def test_faults_in_turn(tmp_path, job, turns, faults):
     output = tmp_path / "faults.json"
     words = ["--kills", "0", "--turns", str(turns), "--job", job, "--output", str(output)]
     words += [word for fault in faults for word in ("--fault", fault)]
-    done = subprocess.run(
-        [sys.executable, str(TOOL), *words, "--folder", str(tmp_path / "work")],
-        capture_output=True,
-        text=True,
-    )
+    done = run_program([sys.executable, TOOL, *words, "--folder", tmp_path / "work"])
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(output.read_text())["rows"]
     assert [row["fault"] for row in rows] == faults

@@ -17,7 +17,7 @@ from faulting.jobs import Content, Job, leftovers, without_work
 
 MARK = "EVENTDATA_FAULTS"  # in the environment of a call and of all that it starts
 IN_A_ROW = 4  # kills before a job may finish
-CALL_LIMIT = 300  # seconds: a call that takes longer hangs
+CALL_LIMIT = 200  # seconds: a call that takes longer hangs
 END_LIMIT = 20  # seconds that a worker may outlive its parent
 
 Victim = Literal["parent", "worker", "group"]
@@ -74,6 +74,7 @@ class Place:
             "TMPDIR": str(self.temporary),
             "TORCHINDUCTOR_CACHE_DIR": str(self.temporary.with_suffix(".cache")),
             "OMP_NUM_THREADS": "1",
+            "PYTHONFAULTHANDLER": "1",
         }
         with self.said.open("wb") as said:
             return subprocess.Popen(
@@ -100,8 +101,12 @@ class Place:
             try:
                 process.wait(CALL_LIMIT)
             except subprocess.TimeoutExpired:
-                process.kill()
-                raise TimeoutError(f"{self.job.name}: hangs after the kill of {hit}") from None
+                os.killpg(process.pid, signal.SIGABRT)  # faulthandler's cue
+                process.wait()
+                told = self.said.read_text(errors="replace")
+                raise TimeoutError(
+                    f"{self.job.name}: hangs after the kill of {hit}: {told}"
+                ) from None
         seconds = time.monotonic() - started
         for pid in outliving(mark):
             os.kill(pid, signal.SIGKILL)
