@@ -1,4 +1,4 @@
-"""Training killed and stopped where no file is written: within steps, evaluations, the test."""
+"""Training killed and stopped: within steps, evaluations and the test, between all of them."""
 
 import json
 import sys
@@ -15,17 +15,16 @@ sys.path.insert(0, sys.argv[1])
 from faulting.forks import Forks
 from faulting.jobs import train_job
 
-def at(name, number, signal_number):
-    '''Signal this process in call ``number`` of a method of the module.'''
+def at(owner, name, number, signal_number):
+    '''Signal this process in call ``number`` of a function.'''
     def arm():
-        from train.module import Classifier
-        real, calls = getattr(Classifier, name), []
-        def method(self, *args):
+        real, calls = getattr(owner, name), []
+        def function(*args, **settings):
             calls.append(1)
             if len(calls) == number:
                 os.kill(os.getpid(), signal_number)
-            return real(self, *args)
-        setattr(Classifier, name, method)
+            return real(*args, **settings)
+        setattr(owner, name, function)
     return arm
 
 def jumping_clock():
@@ -43,12 +42,18 @@ code, told = forks.call(lambda: None)
 assert code == 0, told
 whole = job.content(forks.out)
 forks.renew()
+import lightning.pytorch as pl
+import train.stage
+from train.module import Classifier
 ended = {}
 for moment, arm in {
-    "Ctrl-C in a step": at("training_step", 2, signal.SIGINT),
-    "killed in an evaluation": at("validation_step", 3, signal.SIGKILL),
-    "terminated in a step": at("training_step", 4, signal.SIGTERM),
-    "killed in the test": at("test_step", 1, signal.SIGKILL),
+    "Ctrl-C in a step": at(Classifier, "training_step", 2, signal.SIGINT),
+    "terminated in a step": at(Classifier, "training_step", 4, signal.SIGTERM),
+    "killed in an evaluation": at(Classifier, "validation_step", 1, signal.SIGKILL),
+    "killed as the state is saved": at(pl.Trainer, "save_checkpoint", 1, signal.SIGKILL),
+    "killed between stages": at(train.stage, "write_json", 2, signal.SIGKILL),
+    "killed in a step": at(Classifier, "training_step", 5, signal.SIGKILL),
+    "killed in the test": at(Classifier, "test_step", 1, signal.SIGKILL),
 }.items():
     code, told = forks.call(arm)
     ended[moment] = [code, told]
@@ -69,8 +74,11 @@ def test_stopped_at_any_moment(tmp_path):
     ended, faults = json.loads(done.stdout.splitlines()[-1])
     assert {moment: code for moment, (code, _) in ended.items()} == {
         "Ctrl-C in a step": 130,
-        "killed in an evaluation": -9,
         "terminated in a step": 130,
+        "killed in an evaluation": -9,
+        "killed as the state is saved": -9,
+        "killed between stages": -9,
+        "killed in a step": -9,
         "killed in the test": -9,
     }
     for code, told in ended.values():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -216,45 +215,6 @@ def test_half_precision_learns_as_single_does(tmp_path, recipe, events):
     single, half = ([row["loss"] for row in rows] for rows in steps)
     assert half == pytest.approx(single, rel=0.05)
     assert half != single
-
-
-def test_killed_for_good(tmp_path, whole, recipe, events, images):
-    """The process kills itself (SIGKILL) in a step, as the state is saved, and between stages."""
-    words = """
-import os, signal, sys
-from train.module import Classifier
-from train.record import Record
-from eventdata.cli import main
-moment = sys.argv.pop(1)
-class Die:
-    def __init__(self, owner, name, calls):
-        self.real, self.left = getattr(owner, name), calls
-        setattr(owner, name, lambda *args: self(*args))
-    def __call__(self, *args):
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.real(*args)
-if moment == "step":
-    Die(Classifier, "training_step", 8)
-if moment == "state":
-    import lightning.pytorch as pl
-    Die(pl.Trainer, "save_checkpoint", 2)
-if moment == "stage":
-    import train.stage
-    Die(train.stage, "write_json", 2)
-main()
-"""
-    arguments = ["train", "pipe-d", "--data", events, "--images", images, "--recipe", recipe]
-    arguments += ["--out", str(tmp_path / "run")]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    for moment in ("step", "state", "stage"):
-        done = subprocess.run(
-            [sys.executable, "-c", words, moment, *arguments], capture_output=True, env=environment
-        )
-        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    run(load(recipe), tmp_path / "run", data=events, images=images)
-    assert_same(tmp_path / "run", whole[0])
 
 
 def test_another_recipe_or_store_is_not_gone_on_with(tmp_path, whole, recipe, images):
