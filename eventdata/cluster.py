@@ -112,13 +112,18 @@ class _TaskFuture(Future[Any]):
         return False
 
     def settle(self, task: Any) -> None:
+        """Called by Dask when the task has ended."""
         if task.status == "cancelled":  # there may be nobody left to ask for more
             self.set_exception(CancelledError())
             return
         try:
             self.set_result(task.result(timeout=CONNECT_SECONDS))
         except BaseException as error:
-            self.set_exception(error)
+            if isinstance(error, TimeoutError) and task.status != "error":
+                # Who had the result has died, and the task is run again.
+                task.add_done_callback(self.settle)
+            else:
+                self.set_exception(error)
 
 
 class Watch:
@@ -126,15 +131,18 @@ class Watch:
 
     def __init__(self, client: Any, address: str) -> None:
         self.client, self.address = client, address
-        self._seen = time.monotonic()
+        self._missing_since: float | None = None  # not of the last look: looks are rare
 
     def __call__(self) -> None:
         """EventDataError where the scheduler is lost, or has had no worker for a while."""
         if self.client.status != "running":
             raise _lost(self.address)
+        now = time.monotonic()
         if _threads(self.client):
-            self._seen = time.monotonic()
-        elif time.monotonic() - self._seen > PATIENCE_SECONDS:
+            self._missing_since = None
+        elif self._missing_since is None:
+            self._missing_since = now
+        elif now - self._missing_since > PATIENCE_SECONDS:
             raise EventDataError(
                 f"the scheduler at {self.address} has had no workers for "
                 f"{PATIENCE_SECONDS:.0f} s; start some (dask worker {self.address}) and call "

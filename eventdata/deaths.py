@@ -1,57 +1,51 @@
 """What a worker process worked on when it died: told by memory that it shares with its parent."""
 
 import ctypes
-import os
 import signal
-from collections.abc import Iterable
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeAlias
 
 from eventdata.errors import EventDataError
 
 NOTE_BYTES = 1024
 
-_ENDED_BY_THE_POOL = (None, 0, -signal.SIGTERM)  # exit codes: a pool that broke ends the others
-_NOT_KNOWN = 255  # multiprocessing's, where the fork server died too
-_note: tuple[Any, int] | None = None  # in a worker: the notes of all, and where its own begins
+Note: TypeAlias = Any  # ctypes' array of NOTE_BYTES characters
+
+_NOT_KNOWN = 255  # multiprocessing's exit code, where the fork server died too
+_note: Note | None = None  # in a worker: its own
 
 
-class Notes:
-    """One note a worker; made by the parent, handed to each worker as it starts."""
+def new_note(context: BaseContext) -> Note:
+    """For one worker; made by the parent."""
+    return context.RawArray(ctypes.c_char, NOTE_BYTES)
 
-    def __init__(self, context: BaseContext, workers: int) -> None:
-        self.text: Any = context.RawArray(ctypes.c_char, workers * NOTE_BYTES)
-        self.taken: Any = context.Value("i", 0)
 
-    def take(self) -> None:
-        """In a worker: from now on `working_on` writes to a note of its own."""
-        global _note
-        with self.taken:
-            _note = self.text, self.taken.value * NOTE_BYTES
-            self.taken.value += 1
-
-    def of_the_dead(self, processes: Iterable[BaseProcess]) -> list[str]:
-        """What befell each worker that ended by itself, and over what, as far as that is known."""
-        over = {}
-        for start in range(0, len(self.text), NOTE_BYTES):
-            note = self.text[start : start + NOTE_BYTES].rstrip(b"\0")
-            pid, _, what = note.decode(errors="backslashreplace").partition(" ")
-            over[pid] = what
-        dead = {process: process.exitcode for process in processes}
-        return [
-            f"while it read {over[str(process.pid)]} ({_ending(code)})"
-            for process, code in dead.items()
-            if code not in (*_ENDED_BY_THE_POOL, _NOT_KNOWN) and over.get(str(process.pid))
-        ]
+def keep_note(note: Note) -> None:
+    """In a worker process: from now on `working_on` writes there."""
+    global _note
+    _note = note
 
 
 def working_on(what: str) -> None:
     """In a worker process: note what would be to blame should it die now."""
     if _note is not None:
-        text, start = _note
-        note = f"{os.getpid()} {what}".encode(errors="backslashreplace")[:NOTE_BYTES]
-        text[start : start + NOTE_BYTES] = note.ljust(NOTE_BYTES, b"\0")
+        _note.raw = what.encode(errors="backslashreplace")[:NOTE_BYTES].ljust(NOTE_BYTES, b"\0")
+
+
+def told_death(code: int | None, note: Note) -> EventDataError:
+    """What befell a worker that ended by itself, and over what, as far as that is known."""
+    what = note.raw.rstrip(b"\0").decode(errors="backslashreplace")
+    if code in (None, _NOT_KNOWN) or (code == 1 and not what):
+        how = (
+            "(killed, out of memory, or started by a script that calls this with workers > 1 "
+            'outside `if __name__ == "__main__":`)'
+        )
+    else:
+        how = f"{f'while it read {what} ' if what else ''}({_ending(code)})"
+    return EventDataError(
+        f"a worker process died {how}; what is done is kept: call again to go on, with fewer "
+        "workers if memory ran out"
+    )
 
 
 def out_of_memory(what: str) -> EventDataError:

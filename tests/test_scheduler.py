@@ -378,3 +378,40 @@ class TestTold:
             eventdata.convert(
                 Drawn(), "", tmp_path / "out", executor=threads, scheduler="tcp://host:8786"
             )
+
+
+class TestPatience:
+    """With what Dask tells at bad moments, told by hand."""
+
+    def test_workers_are_missed_from_when_they_are_gone(self, monkeypatch):
+        """However long ago the cluster was looked at last: while results come, it is not."""
+        client = mock.Mock(status="running")
+        monkeypatch.setattr(cluster, "_threads", lambda client: client.threads)
+        clock = iter([0, 1000, 1000 + cluster.PATIENCE_SECONDS, 1001 + cluster.PATIENCE_SECONDS])
+        monkeypatch.setattr(cluster.time, "monotonic", lambda: next(clock))
+        watch = cluster.Watch(client, "tcp://here:1")
+        client.threads = 4
+        watch()
+        client.threads = 0
+        watch()
+        watch()
+        with pytest.raises(EventDataError, match="has had no workers for 60 s"):
+            watch()
+
+    def test_a_result_whose_holder_died_is_made_again(self):
+        task = mock.Mock(status="finished")
+        task.result.side_effect = [TimeoutError, 7]
+        future = cluster._TaskFuture(task)
+        future.settle(task)
+        task.add_done_callback.assert_called_once_with(future.settle)
+        assert not future.done()
+        future.settle(task)  # as Dask does when it has run again
+        assert future.result(0) == 7
+
+    def test_a_task_may_time_out_by_itself(self):
+        task = mock.Mock(status="error")
+        task.result.side_effect = TimeoutError("of the network")
+        future = cluster._TaskFuture(task)
+        future.settle(task)
+        with pytest.raises(TimeoutError, match="of the network"):
+            future.result(0)
