@@ -142,11 +142,18 @@ def _parse_line(line: str) -> tuple[str, int, int, int, str]:
         return name, -1, 0, 0, f"{len(fields)} fields, not 4 (path label height width): {line!r}"
     if not all(map(_WHOLE_NUMBER.fullmatch, fields[1:])):
         return name, -1, 0, 0, f"label, height and width must be whole numbers: {line!r}"
-    label, height, width = (int(value[:9]) for value in fields[1:])
+    label, height, width = map(_whole_number, fields[1:])
     if not 0 <= label < CLASSES:
-        return name, -1, 0, 0, f"unknown label {label}, they go from 0 to {CLASSES - 1}"
+        return name, -1, 0, 0, f"unknown label {fields[1]}, they go from 0 to {CLASSES - 1}"
     if not (0 < height <= LONG_SIDE and 0 < width <= LONG_SIDE):
-        return name, label, 0, 0, f"image size {height}x{width} is not within 1 to {LONG_SIDE}"
+        size = "x".join(fields[2:])
+        return name, label, 0, 0, f"image size {size} is not within 1 to {LONG_SIDE}"
     if not safe_relative(name):
         return name, label, 0, 0, f"path {name!r} leaves the folder"
     return name, label, height, width, ""
+
+
+def _whole_number(text: str) -> int:
+    """Of digits, however many; -1 for what has a sign, or is too large for anything here."""
+    digits = text.lstrip("0") or "0"
+    return int(digits) if digits.isdecimal() and len(digits) < 10 else -1

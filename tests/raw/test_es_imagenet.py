@@ -60,6 +60,10 @@ def test_line_ends_do_not_matter(tmp_path):
         ("class1/a.npz 9999999999999999999 254 254", "unknown label"),
         ("class1/a.npz 1000 254 254", "unknown label 1000"),
         ("class1/a.npz -1 254 254", "unknown label -1"),
+        ("class1/a.npz -0 254 254", "unknown label -0"),
+        ("class1/a.npz 00000000001000 254 254", "unknown label 00000000001000"),
+        ("class1/a.npz 1 00000000000255 254", "image size 00000000000255x254"),
+        ("class1/a.npz 1 254 -1", "image size 254x-1"),
         ("class1/a.npz 1 255 254", "image size 255x254"),
         ("class1/a.npz 1 0 254", "image size 0x254"),
         ("../outside.npz 1 254 254", "leaves the folder"),
@@ -82,6 +86,18 @@ def test_bad_manifest_line_is_a_problem_of_its_sample(tmp_path, line, says):
     assert says in samples.problems[3]
     assert "isn't there" in says or "trainlabel.txt:4" in samples.problems[3]
     assert len(samples) == 13
+
+
+@pytest.mark.parametrize("digits", [1, 9, 10, 5000])
+def test_numbers_may_begin_with_zeros(tmp_path, digits):
+    make_es_imagenet(tmp_path, val=0)
+    manifest = tmp_path / "trainlabel.txt"
+    name = manifest.read_text().split()[0]
+    numbers = [str(value).zfill(digits) for value in (5, 190, 254)]
+    manifest.write_text(" ".join([name, *numbers]))
+    samples = EsImageNet(tmp_path).splits()["train"]
+    assert not samples.problems
+    assert samples.row(0)[1:] == (5, str(tmp_path / "train" / name), (190, 254))
 
 
 def test_manifest_that_is_no_manifest(tmp_path):
