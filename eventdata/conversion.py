@@ -27,7 +27,7 @@ from eventdata.errors import (
 from eventdata.raw.registry import build_source
 from eventdata.raw.remote import fetch_ahead, local_copy, open_input
 from eventdata.raw.source import Samples, Source, file_numbers, listen, told_of_reading
-from eventdata.remote import is_url
+from eventdata.remote import is_url, path_or_url
 from eventdata.store.files import Files, LocalFiles, Output, open_files, write_behind
 from eventdata.store.layout import MAX_SAMPLE_BYTES, WORK, Header, SampleFormat, parameters_digest
 from eventdata.store.shard import ShardBuilder, compressed_bytes, index_bytes
@@ -431,7 +431,7 @@ def _foretell(job: Job, files: Files, found: Header | None, started: float) -> C
 
 def _check_apart(files: Files, source: str | os.PathLike[str]) -> None:
     """OptionError where the input lies in the output, which --overwrite would remove."""
-    place = os.fspath(source)
+    place = path_or_url(source)
     if isinstance(files, LocalFiles):
         resolved = Path(place).resolve()
         inside = not is_url(place) and files.root.resolve() in (resolved, *resolved.parents)

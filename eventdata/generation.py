@@ -32,7 +32,7 @@ from eventdata.errors import (
 from eventdata.raw.published import Maker, manifests, raw_file, raw_keys, source_of
 from eventdata.raw.remote import fetch_ahead, local_copy, open_input
 from eventdata.raw.source import Samples, file_numbers, told_of_reading
-from eventdata.remote import is_url
+from eventdata.remote import is_url, path_or_url
 from eventdata.store.files import Files, LocalFiles
 from eventdata.store.layout import WORK, parse_json
 from eventdata.store.write import clear, writer_lock
@@ -110,13 +110,14 @@ def generate(
     check_whole(workers=workers)
     if limit is not None:
         check_whole(limit=limit)
-    if is_url(os.fspath(out)):
+    folder = path_or_url(out)
+    if is_url(folder):
         raise OptionError(f"{out}: raw files are made in a folder; copy it there afterwards")
     with told_of_reading(input):
         source = source_of(kind, open_input(input), options)
         job = plan_job(source, shard_size=BATCH, limit=limit, on_error=on_error)
     keys = {split: raw_keys(kind, split, part) for split, part in job.listing.items()}
-    files = LocalFiles(Path(out).absolute())
+    files = LocalFiles(Path(folder).absolute())
     about = {
         "kind": kind,
         "parameters": {**source.parameters, "limit": limit, "splits": sorted(keys)},

@@ -7,9 +7,10 @@ import os
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
-from eventdata.errors import EventDataError
+from eventdata.errors import EventDataError, OptionError
 
 Result = TypeVar("Result")
 
@@ -28,12 +29,33 @@ _PASSING = {
     *("HTTPClientError", "ConnectionError", "IncompleteRead", "ResponseParserError"),  # botocore
     *("ClientConnectionError", "ClientPayloadError"),  # aiohttp
 }
+_OF_THIS_MACHINE = {"file", "local"}  # fsspec's names
+_WITH_HOST = {"s3", "s3a", "gs", "gcs", "az", "abfs", "http", "https"}
 _jitter = random.Random()  # its own: a program's seeded draws must not depend on faults
 
 
 def is_url(place: str) -> bool:
     """Whether a place is a URL and no path."""
     return "://" in place
+
+
+def path_or_url(place: str | os.PathLike[str]) -> str:
+    """A place that a user has given: a path for all on this machine (``file://`` too), or a URL.
+
+    OptionError for a URL that leads nowhere.
+    """
+    text = os.fspath(place)
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        return text
+    if scheme.lower() in _OF_THIS_MACHINE:
+        path = rest.lstrip("/") if os.name == "nt" else rest
+        if not Path(path).is_absolute():
+            raise OptionError(f"{text}: a file URL says its whole path; give that, or a path alone")
+        return path
+    if not (scheme and rest.strip("/")) or (scheme.lower() in _WITH_HOST and rest[0] == "/"):
+        raise OptionError(f"{text}: no whole URL; write it as s3://bucket/folder")
+    return text
 
 
 class Remote:

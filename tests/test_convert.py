@@ -404,6 +404,19 @@ def test_remote_store_has_the_same_bytes(raw, out):
     assert eventdata.verify("memory://bucket/out.zarr").ok
 
 
+def test_file_urls(raw, out, tmp_path):
+    """Folders of this machine, with all the care that is taken of these."""
+    result = run(f"file://{raw}", f"file://{out}")
+    assert (result.state, result.out) == ("complete", str(out))
+    run(raw, tmp_path / "by-path.zarr")
+    assert tree_digest(out) == tree_digest(tmp_path / "by-path.zarr")
+    assert run(f"local://{raw}", out).state == "already complete"
+    assert len(eventdata.FrameDataset(f"file://{out}")) == 12
+    assert eventdata.verify(f"file://{out}", against=f"file://{raw}").ok
+    with pytest.raises(OptionError, match="holds the input"):
+        run(raw, f"file://{raw.parent}", overwrite=True)
+
+
 def test_a_store_is_known_by_what_is_in_it(raw, tmp_path):
     """Whenever and wherever it was converted."""
 

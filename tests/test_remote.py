@@ -5,13 +5,15 @@ import os
 import pickle
 import random
 import sys
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 
+import eventdata
 from eventdata import remote as module
-from eventdata.errors import InputError, StoreError
-from eventdata.remote import Remote
+from eventdata.errors import InputError, OptionError, StoreError
+from eventdata.remote import Remote, path_or_url
 
 PASSING = [
     OSError(errno.EBUSY, "Please reduce your request rate"),
@@ -129,3 +131,29 @@ def test_protocols_that_are_not_there(monkeypatch):
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(StoreError, match=r"^s3://bucket/x: s3fs is not installed: pip install 'ev"):
         Remote("s3://bucket/x", StoreError)
+
+
+def test_file_urls_are_paths():
+    for place, path in (
+        ("file:///a/b c%20", "/a/b c%20"),
+        ("local:///a/", "/a/"),
+        ("FILE:///a", "/a"),
+        ("a/b", "a/b"),
+        (Path("/a"), "/a"),
+        ("s3://bucket", "s3://bucket"),
+        ("memory:///a", "memory:///a"),
+    ):
+        assert path_or_url(place) == path
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file://", "local://", "file://a/b", "://", "://a", "s3://", "s3:///", "s3:///a", "memory://"],
+)
+def test_urls_that_lead_nowhere(url):
+    def convert(place):
+        return eventdata.convert("images", place, "x")
+
+    for use in (eventdata.open_store, convert, path_or_url):
+        with pytest.raises(OptionError, match=f"^{url}: "):
+            use(url)

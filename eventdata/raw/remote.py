@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, cast
 
 from eventdata.errors import EventDataError, InputError, MismatchError
-from eventdata.remote import Remote, is_url
+from eventdata.remote import Remote, is_url, path_or_url
 
 REQUESTS = 16  # at once; each waits for the network
 AHEAD = 48  # files fetched before they are asked for
@@ -32,7 +32,7 @@ MISSING: Numbers = (-1, 0)
 
 def open_input(place: str | os.PathLike[str]) -> Path:
     """The folder of raw data at a path or URL, as sources list it."""
-    text = os.fspath(place)
+    text = path_or_url(place)
     # Absolute, because workers on other machines have another current folder.
     return cast(Path, RemotePath(text.rstrip("/"))) if is_url(text) else Path(text).absolute()
 

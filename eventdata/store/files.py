@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from eventdata.errors import StoreError
 from eventdata.plain import read_plain
-from eventdata.remote import Remote, is_url
+from eventdata.remote import Remote, is_url, path_or_url
 from eventdata.store.layout import WORK
 
 
@@ -62,7 +62,7 @@ class Files(Output, Protocol):
 
 def open_files(place: str | os.PathLike[str]) -> Files:
     """The files of a store at a path or URL."""
-    text = os.fspath(place)
+    text = path_or_url(place)
     # Absolute, because the program may change its folder while the store is open.
     return RemoteFiles(text) if is_url(text) else LocalFiles(Path(text).absolute())
 

@@ -199,6 +199,18 @@ def test_nothing_is_written_through_links(tmp_path):
             assert trees.tree_of(outside) == before
 
 
+def test_nothing_is_written_through_links_below_a_file_url(tmp_path):
+    raw = make_es_imagenet(tmp_path / "raw", train=3, val=1)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/a.tmp").write_text("precious")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.work").symlink_to(tmp_path / "outside")
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match="is a link"):
+            eventdata.convert("es-imagenet", raw, f"file://{tmp_path}/out", overwrite=overwrite)
+    assert trees.tree_of(tmp_path / "outside") == {"a.tmp": b"precious"}
+
+
 def unfinished_header():
     return {
         **{"dataset": "es-imagenet", "representation": "binary", "steps": 8, "polarity": []},
