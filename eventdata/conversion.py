@@ -24,7 +24,7 @@ from eventdata.errors import (
     StoreError,
     check_whole,
 )
-from eventdata.raw.registry import build_source
+from eventdata.raw.registry import build_source, source_entry
 from eventdata.raw.remote import fetch_ahead, local_copy, open_input
 from eventdata.raw.source import Samples, Source, file_numbers, listen, told_of_reading
 from eventdata.remote import is_url, path_or_url
@@ -125,12 +125,13 @@ def convert(
     """
     started = time.monotonic()
     _check_options(workers, shard_size, limit, on_error)
+    walks = isinstance(source, str) and source_entry(source).walks
     if isinstance(source, str):
         source = build_source(source, open_input(input), options)
+    files = open_files(out)
+    check_apart(files, input, walked=walks)
     with told_of_reading(input):
         job = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error)
-    files = open_files(out)
-    _check_apart(files, input)
     found = existing_header(files)  # StoreError before anything is touched
     if dry_run:
         return _foretell(job, files, None if overwrite else found, started)
@@ -429,12 +430,19 @@ def _foretell(job: Job, files: Files, found: Header | None, started: float) -> C
     )
 
 
-def _check_apart(files: Files, source: str | os.PathLike[str]) -> None:
-    """OptionError where the input lies in the output, which --overwrite would remove."""
+def check_apart(files: Files, source: str | os.PathLike[str], *, walked: bool) -> None:
+    """OptionError where the input lies in the output, which --overwrite would remove.
+
+    Or, where all folders of the input are ``walked``, the output in the input: the next call would
+    list it.
+    """
     place = path_or_url(source)
-    if isinstance(files, LocalFiles):
-        resolved = Path(place).resolve()
-        inside = not is_url(place) and files.root.resolve() in (resolved, *resolved.parents)
+    if isinstance(files, LocalFiles) and not is_url(place):
+        # By realpath, which takes links that lead round for names.
+        input_root, root = (Path(os.path.realpath(path)) for path in (place, files.root))
+        if root.is_relative_to(input_root) and root != input_root and walked:
+            raise OptionError(f"{files.where}: lies in the input; choose an OUT beside {place}")
+        inside = input_root.is_relative_to(root)
     else:
         inside = f"{place.rstrip('/')}/".startswith(f"{files.where}/")
     if inside:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eventdata.conversion import OnError, Progress, listing_digest, plan_job, unseen
+from eventdata.conversion import OnError, Progress, check_apart, listing_digest, plan_job, unseen
 from eventdata.deaths import out_of_memory, working_on
 from eventdata.errors import (
     InputError,
@@ -113,11 +113,12 @@ def generate(
     folder = path_or_url(out)
     if is_url(folder):
         raise OptionError(f"{out}: raw files are made in a folder; copy it there afterwards")
+    files = LocalFiles(Path(folder).absolute())
+    check_apart(files, input, walked=True)
     with told_of_reading(input):
         source = source_of(kind, open_input(input), options)
         job = plan_job(source, shard_size=BATCH, limit=limit, on_error=on_error)
     keys = {split: raw_keys(kind, split, part) for split, part in job.listing.items()}
-    files = LocalFiles(Path(folder).absolute())
     about = {
         "kind": kind,
         "parameters": {**source.parameters, "limit": limit, "splits": sorted(keys)},

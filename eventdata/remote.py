@@ -45,6 +45,8 @@ def path_or_url(place: str | os.PathLike[str]) -> str:
     OptionError for a URL that leads nowhere.
     """
     text = os.fspath(place)
+    if "\0" in text:
+        raise OptionError(f"{text}: no path can have such a character")
     scheme, mark, rest = text.partition("://")
     if not mark:
         return text

@@ -328,6 +328,35 @@ def test_overwrite_removes_nothing_but_the_store(raw, out):
             run(raw, place, overwrite=True)
 
 
+def test_no_store_in_an_input_whose_folders_are_walked(tmp_path):
+    """The next call would take it for a class."""
+    folder = tmp_path / "recordings"
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        write_npz(folder / name / "1.npz", **{key: np.arange(9) % 2 for key in "xytp"})
+    (tmp_path / "link").symlink_to(folder)
+    options = {"frames": 2, "sensor_size": "10x100"}
+    before = tree_digest(tmp_path)
+    for given, out in (
+        (folder, folder / "out.zarr"),
+        (folder, folder / "train/a/out.zarr"),
+        (folder, tmp_path / "link/out.zarr"),
+        (tmp_path / "link", f"file://{folder}/out.zarr"),
+    ):
+        for more in ({}, {"overwrite": True}, {"dry_run": True}):
+            with pytest.raises(OptionError, match="lies in the input; choose an OUT beside"):
+                convert("recordings", given, out, **options, **more)
+    assert tree_digest(tmp_path) == before
+    convert("recordings", folder, tmp_path / "recordings.zarr", **options)
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(InputError, match="round"):
+        convert("recordings", tmp_path / "round", tmp_path / "other.zarr", **options)
+
+
+def test_a_store_beside_the_folders_that_a_manifest_names(raw):
+    run(raw, raw / "out.zarr")
+    assert run(raw, raw / "out.zarr").state == "already complete"
+
+
 def test_names_that_are_not_text(tmp_path):
     """A file name of bytes that are no UTF-8 is stored in a form that is."""
     raw = make_es_ucf101(tmp_path / "raw", clips=2)

@@ -237,3 +237,13 @@ def test_command(images, tmp_path):
     help_page = CliRunner().invoke(main, ["generate", "--help"]).output
     assert "--odg" in help_page
     assert "--long-side" not in help_page
+
+
+def test_raw_folder_and_input_lie_apart(images):
+    before = tree_digest(images.parent)
+    for out, says in ((images / "raw", "lies in the input"), (images.parent, "holds the input")):
+        for place in (out, f"file://{out}"):
+            with pytest.raises(OptionError, match=says):
+                generate("es-imagenet", images, place, **SMALL)
+    assert tree_digest(images.parent) == before
+    assert generate("es-imagenet", images, f"file://{images}-raw", **SMALL).out == f"{images}-raw"

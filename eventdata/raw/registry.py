@@ -17,6 +17,8 @@ class SourceEntry:
     summary: str
     options: frozenset[str]
     build: Callable[[Path, Mapping[str, Any]], Source]
+    walks: bool = True
+    """Whether it looks into all folders of the input, and not just into those that it knows."""
 
 
 def _es_imagenet(root: Path, options: Mapping[str, Any]) -> Source:
@@ -131,7 +133,10 @@ def _chosen(options: Mapping[str, Any], names: _Names) -> dict[str, Any]:
 
 SOURCES: Mapping[str, SourceEntry] = {
     "es-imagenet": SourceEntry(
-        "ES-ImageNet's raw npz files with their manifests", frozenset({"split"}), _es_imagenet
+        "ES-ImageNet's raw npz files with their manifests",
+        frozenset({"split"}),
+        _es_imagenet,
+        walks=False,
     ),
     "es-ucf101": SourceEntry("ES-UCF101's raw npz files", frozenset({*_CLIPS, "fold"}), _es_ucf101),
     "imagenet": SourceEntry(
@@ -148,7 +153,10 @@ SOURCES: Mapping[str, SourceEntry] = {
         _images,
     ),
     f"{_TONIC}NAME": SourceEntry(
-        "a data set of Tonic, such as tonic:NMNIST, in Tonic's own folders", _FRAMES, _tonic
+        "a data set of Tonic, such as tonic:NMNIST, in Tonic's own folders",
+        _FRAMES,
+        _tonic,
+        walks=False,
     ),
     "recordings": SourceEntry(
         "class folders of aedat, aedat4, raw, dat, bin, es, npz and npy files",
