@@ -12,6 +12,7 @@ import pytest
 from makers import (
     make_es_imagenet,
     make_es_ucf101,
+    make_images,
     published_es_imagenet_frames,
     tree_digest,
     write_npz,
@@ -366,6 +367,36 @@ def test_names_that_are_not_text(tmp_path):
     convert("es-ucf101", raw, tmp_path / "ucf.zarr", on_error="skip")
     names = eventdata.open_store(tmp_path / "ucf.zarr").splits["all"].sample_names
     assert any("\\xff" in name for name in names)
+
+
+@pytest.mark.parametrize("source", ["images", "imagenet", "recordings"])
+def test_class_folders_and_files_whose_names_are_not_text(tmp_path, source):
+    folder = tmp_path / "raw"
+    options = {"min_events": 0} if source == "imagenet" else {}
+    if source == "recordings":
+        options = {"frames": 2, "sensor_size": "10x100"}
+        for number, name in enumerate("abc"):
+            columns = {key: np.arange(9) % 2 for key in "xyp"}
+            write_npz(folder / name / "1.npz", **columns, t=np.arange(9) + number)
+    else:
+        make_images(folder, train=4, val=0)
+        folder /= "train"
+    first, second = sorted(folder.iterdir())[:2]
+    inside = sorted(first.iterdir())[0]
+    os.rename(inside, os.fsencode(first) + b"/x\xff" + os.fsencode(inside.suffix))  # noqa: PTH104
+    os.rename(second, os.fsencode(folder) + b"/c\xff")  # noqa: PTH104
+    out = tmp_path / "out.zarr"
+    result = convert(source, folder, out, **options)
+    assert result.skipped == 0
+    assert convert(source, folder, out, **options).state == "already complete"
+    assert eventdata.verify(out, against=folder).ok
+    store = eventdata.open_store(out)
+    (split,) = store.splits.values()
+    assert rf"{first.name}/x\xff{inside.suffix}" in list(split.sample_names)
+    classes = store.header.classes
+    assert "c\\xff" in classes
+    for name, label in zip(split.sample_names, split.labels, strict=True):
+        assert classes[label] == name.split("/")[0]
 
 
 def test_overwrite_that_was_interrupted(raw, out, tmp_path, monkeypatch):

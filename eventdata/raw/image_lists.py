@@ -19,7 +19,7 @@ import numpy as np
 
 from eventdata.errors import InputError, OptionError
 from eventdata.raw.remote import files_below, inside
-from eventdata.raw.source import Samples, read_lines, safe_relative
+from eventdata.raw.source import Samples, read_lines, safe_relative, stored_name
 
 SPLITS = ("train", "val", "test")
 MAX_CLASSES = 1_000_000
@@ -86,7 +86,7 @@ def list_images(
             "folders, or the images' labels by --list FILE (lines 'path label')"
         )
     next(iter(splits.values())).notes.extend(notes)
-    return ImageList(classes, splits)
+    return ImageList([stored_name(name) for name in classes], splits)
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -192,4 +192,5 @@ def _samples(rows: _Rows, classes: Sequence[str]) -> Samples:
         for index, name in enumerate(rows.names)
     ]
     details = np.empty((len(rows.names), 0), np.int64)
-    return Samples(rows.names, labels, paths, details, rows.problems)
+    names = [stored_name(name) for name in rows.names]
+    return Samples(names, labels, paths, details, rows.problems)

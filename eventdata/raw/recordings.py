@@ -61,7 +61,7 @@ class Recordings(SettingsOnly):
     @cached_property
     def classes(self) -> Sequence[str]:
         """Names of the class folders of all splits, in order."""
-        return sorted({name for classes in self._files.values() for name in classes})
+        return sorted({stored_name(name) for classes in self._files.values() for name in classes})
 
     @cached_property
     def _sensor(self) -> SensorSize:
@@ -116,6 +116,7 @@ class Recordings(SettingsOnly):
         problems: dict[int, str] = {}
         left_out = 0
         for name, files in classes.items():
+            label = self.classes.index(stored_name(name))
             for path in files:
                 marks = [""]
                 if self.every is not None:
@@ -130,7 +131,7 @@ class Recordings(SettingsOnly):
                 called = stored_name(path.relative_to(folder).as_posix())
                 names += [called + mark for mark in marks]
                 paths += [str(path)] * len(marks)
-                labels += [self.classes.index(name)] * len(marks)
+                labels += [label] * len(marks)
                 numbers += range(len(marks))
         _read_cut.cache_clear()
         details = np.empty((len(names), 3), np.int64)
