@@ -1,9 +1,13 @@
 """Opening files of strangers: plain ones alone, because to open a pipe waits for a writer."""
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+
+from eventdata.errors import EventDataError
 
 
 def check_plain(path: Path | str) -> os.stat_result:
@@ -21,3 +25,12 @@ def read_plain(path: Path) -> bytes:
     """All bytes of a plain file; OSError as `check_plain`."""
     check_plain(path)
     return path.read_bytes()
+
+
+@contextlib.contextmanager
+def told_if_too_deep(folder: Path, kind: type[EventDataError]) -> Iterator[None]:
+    """An error of that kind where folders lie in each other beyond what Python walks through."""
+    try:
+        yield
+    except RecursionError:
+        raise kind(f"{folder}: folders in it are nested too deeply; move or remove those") from None

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, cast
 
 from eventdata.errors import EventDataError, InputError, MismatchError
+from eventdata.plain import told_if_too_deep
 from eventdata.remote import Remote, is_url, path_or_url
 
 REQUESTS = 16  # at once; each waits for the network
@@ -114,9 +115,10 @@ def files_below(folder: Path) -> list[str]:
     if isinstance(folder, RemotePath):
         return folder.files_below()
     found = []
-    for place, _, names in os.walk(folder, onerror=_raise):  # or it would leave such folders out
-        within = Path(place).relative_to(folder).as_posix()
-        found += names if within == "." else [f"{within}/{name}" for name in names]
+    with told_if_too_deep(folder, InputError):
+        for place, _, names in os.walk(folder, onerror=_raise):  # or it would leave them out
+            within = Path(place).relative_to(folder).as_posix()
+            found += names if within == "." else [f"{within}/{name}" for name in names]
     return found
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from eventdata.errors import StoreError
-from eventdata.plain import read_plain
+from eventdata.plain import read_plain, told_if_too_deep
 from eventdata.remote import Remote, is_url, path_or_url
 from eventdata.store.layout import WORK
 
@@ -187,7 +187,8 @@ class LocalFiles:
     def list(self, prefix: str) -> list[str]:
         """See `Files.list`."""
         below = self.root / prefix
-        found = (Path(folder, name) for folder, _, names in os.walk(below) for name in names)
+        with told_if_too_deep(below, StoreError):
+            found = [Path(folder, name) for folder, _, names in os.walk(below) for name in names]
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
     def total_bytes(self) -> int:
@@ -197,7 +198,7 @@ class LocalFiles:
     def remove(self, prefix: str) -> None:
         """See `Files.remove`."""
         target = self.own(prefix)
-        with told_plainly(str(target)):
+        with told_plainly(str(target)), told_if_too_deep(target, StoreError):
             if target.is_dir():
                 shutil.rmtree(target)
             else:

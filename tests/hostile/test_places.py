@@ -17,6 +17,7 @@ from nasty import raw as raw_seeds
 
 import eventdata
 from eventdata.errors import EventDataError, InputError, StoreError
+from eventdata.info import describe
 from train.folder import read_rows
 from train.report import read_run
 
@@ -234,6 +235,50 @@ def test_archives_with_links(tmp_path):
     with pytest.raises(InputError, match="is a link"):
         unpack([tmp_path / "a.zip"], tmp_path / "out", LIMITS)
     assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.fixture
+def nest():
+    """Makes folders in each other, which nobody else could remove."""
+    nests = []
+
+    def make(folder):
+        path = str(folder)
+        for _ in range(1500):
+            path += "/d"
+            os.mkdir(path)  # noqa: PTH102 a Path takes its parts apart
+        nests.append((folder, path))
+
+    yield make
+    for folder, path in nests:
+        while path != str(folder):
+            if os.path.isdir(path):  # noqa: PTH112
+                os.rmdir(path)  # noqa: PTH106
+            path = path[:-2]
+
+
+def test_folders_in_folders_in_folders(tmp_path, nest):
+    """From Python 3.12 on all this may succeed."""
+    images = make_images(tmp_path / "images", train=4, val=0)
+    folder = tmp_path / "recordings"
+    trees.write_tree(folder, {f"{name}/a.npz": recordings.npz_events() for name in "ab"})
+    store = tmp_path / "store"
+    raw = make_es_imagenet(tmp_path / "raw", train=3, val=1)
+    eventdata.convert("es-imagenet", raw, store)
+    for place in (images / "train/n01440764", folder / "a", store / "train"):
+        nest(place)
+    options = {"frames": 2, "sensor_size": "16x16"}
+    for use in (
+        lambda: eventdata.convert("images", images, tmp_path / "a.zarr", short_side=9, crop=9),
+        lambda: eventdata.convert("recordings", folder, tmp_path / "b.zarr", **options),
+        lambda: describe(eventdata.open_store(store)),
+        lambda: eventdata.verify(store),
+        lambda: eventdata.convert("es-imagenet", raw, store, overwrite=True),
+    ):
+        try:
+            use()
+        except EventDataError as error:
+            assert "nested too deeply" in str(error)  # noqa: PT017 it need not be raised
 
 
 def test_folders_that_contain_themselves_by_a_link(tmp_path):
