@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eventdata.deaths import out_of_memory
 from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, check_events, make_events, sensor_of
 from eventdata.plain import check_plain
@@ -56,6 +57,7 @@ def read_events(
     Raises:
         InputError: not a whole file of that format, or not a known format.
         OptionError: a package for the format is missing.
+        EventDataError: memory ran out.
     """
     path = Path(path)
     x, y, t, p, stated = read_columns(path)
@@ -78,6 +80,8 @@ def read_columns(path: Path) -> Columns:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except MemoryError:
+        raise out_of_memory(str(path)) from None
 
 
 def cut(events: Events, every: int, *, include_incomplete: bool = False) -> list[slice]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eventdata.deaths import out_of_memory
 from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, make_events
 from eventdata.raw.event_files import READERS, cut, read_columns
@@ -124,6 +125,8 @@ class Recordings(SettingsOnly):
                         events, pieces = _read_cut(*_state(path), self._sensor, self.every)
                     except InputError as error:
                         problems[len(names)] = str(error)
+                    except MemoryError:
+                        raise out_of_memory(str(path)) from None
                     else:
                         marks = [f"#{number}" for number in range(len(pieces))]
                         span = int(events["t"][-1]) - int(events["t"][0]) + 1

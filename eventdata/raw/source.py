@@ -15,12 +15,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from eventdata.deaths import out_of_memory
 from eventdata.errors import InputError
 from eventdata.plain import check_plain
-from eventdata.raw.remote import RemotePath, numbers_of_all
+from eventdata.raw.remote import RemotePath, numbers_of, numbers_of_all
 from eventdata.remote import is_url
 from eventdata.store.layout import Parameters, SampleFormat
 
+MAX_LIST_BYTES = 1 << 30  # the longest in use have some tens of MB
 _PLAIN_PATH = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
 
 
@@ -245,15 +247,25 @@ def stored_name(name: str) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a manifest, whatever its line ends, blank lines at the end left out."""
+    """Lines of a manifest or list, whatever its line ends, blank lines at the end left out.
+
+    InputError where it can't be read, is no text, or has more than ``MAX_LIST_BYTES``.
+    """
     try:
-        if not isinstance(path, RemotePath):
-            check_plain(path)
+        remote = isinstance(path, RemotePath)
+        size = numbers_of(str(path))[0] if remote else check_plain(path).st_size
+        if size > MAX_LIST_BYTES:
+            raise InputError(
+                f"{path}: {size:,} bytes are more than the {MAX_LIST_BYTES:,} of a list; get it "
+                "again"
+            )
         text = path.read_text(encoding="utf-8-sig")
+        return [line.rstrip() for line in text.rstrip().split("\n")] if text.strip() else []
     except OSError as error:
         raise InputError(
             f"{path}: can't be read ({error.strerror}); give the folder with it"
         ) from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file; get it again") from None
-    return [line.rstrip() for line in text.rstrip().split("\n")] if text.strip() else []
+    except MemoryError:
+        raise out_of_memory(str(path)) from None

@@ -5,17 +5,22 @@ import contextlib
 import gzip
 import json
 import lzma
+import os
 import shutil
 import struct
 import tarfile
 import time
+import uuid
 import zipfile
 import zlib
+from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 import zstandard
+from makers import make_es_imagenet, make_es_ucf101, make_images, write_npz
 from nasty import (
     LIMITS,
     MIB,
@@ -40,6 +45,8 @@ from eventdata.raw.clips import read_clip
 from eventdata.raw.event_files import read_events
 from eventdata.raw.npz import read_npz
 from eventdata.raw.pictures import MAX_PIXELS, read_picture
+from eventdata.raw.remote import open_input
+from eventdata.raw.source import read_lines
 from train.transfer import load_state
 
 
@@ -268,6 +275,66 @@ def test_names_that_unpack_to_far_more_than_names_do(store):
     (store / "all/name/c/0").write_bytes(chunk_file(packed))
     with at_most(8), pytest.raises(StoreError, match="declares"):
         list(eventdata.open_store(store).split("all").sample_names)
+
+
+def test_lists_of_a_tib(tmp_path):
+    """Of zeros, which take no place on the disk."""
+    events = make_es_imagenet(tmp_path / "events", train=1, val=0)
+    images = make_images(tmp_path / "images", train=2, val=0)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for path in (events / "trainlabel.txt", tmp_path / "list.txt", lists / "classInd.txt"):
+        path.touch()
+        os.truncate(path, 2**40)
+    for source, folder, options in (
+        ("es-imagenet", events, {}),
+        ("images", images, {"list": tmp_path / "list.txt"}),
+        ("images", images, {"classes": tmp_path / "list.txt"}),
+        ("es-ucf101", make_es_ucf101(tmp_path / "ucf"), {"splits": lists, "fold": 1}),
+    ):
+        with at_most(16), pytest.raises(InputError, match="1,099,511,627,776 bytes are more than"):
+            eventdata.convert(source, folder, tmp_path / "out.zarr", **options)
+
+
+def test_long_lists(tmp_path, monkeypatch):
+    monkeypatch.setattr("eventdata.raw.source.MAX_LIST_BYTES", 10)
+    url = f"memory://{uuid.uuid4().hex}"
+    for text in (b"123456789\n", b"1234567890\n"):
+        (tmp_path / "list.txt").write_bytes(text)
+        with fsspec.open(f"{url}/list.txt", "wb") as file:
+            file.write(text)
+        for place in (tmp_path, url):
+            path = open_input(place) / "list.txt"
+            if len(text) == 10:
+                assert read_lines(path) == ["123456789"]
+                continue
+            with pytest.raises(InputError, match=f"^{path}: 11 bytes are more than the 10 of a li"):
+                read_lines(path)
+
+
+def no_memory(*_, **__):
+    raise MemoryError
+
+
+def test_memory_that_runs_out_while_input_is_listed(tmp_path, monkeypatch):
+    for name in "ab":
+        write_npz(tmp_path / "raw" / name / "1.npz", **{key: np.arange(9) % 2 for key in "xytp"})
+    given = {"frames": 2, "sensor_size": "2x2"}
+    for target, options in (
+        ("eventdata.raw.event_files.list_members", {"frames": 2}),
+        ("eventdata.raw.event_files.list_members", given),
+        ("eventdata.raw.event_files.list_members", {**given, "every": 4}),
+        ("eventdata.raw.recordings.cut", {**given, "every": 4}),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, no_memory)
+            with pytest.raises(EventDataError, match=r"a/1.npz: memory ran out"):
+                eventdata.convert("recordings", tmp_path / "raw", tmp_path / "out.zarr", **options)
+    monkeypatch.setattr(Path, "read_text", no_memory)
+    (tmp_path / "list.txt").touch()
+    options = {"list": tmp_path / "list.txt"}
+    with pytest.raises(EventDataError, match=r"list.txt: memory ran out"):
+        eventdata.convert("images", tmp_path / "raw", tmp_path / "out.zarr", **options)
 
 
 def test_deep_images_take_no_more_than_others(tmp_path):
