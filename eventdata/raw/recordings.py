@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from eventdata.deaths import out_of_memory
 from eventdata.errors import InputError, OptionError
-from eventdata.events import Events, SensorSize, make_events
+from eventdata.events import LATEST, Events, SensorSize, make_events
 from eventdata.raw.event_files import READERS, cut, read_columns
 from eventdata.raw.framed import FrameSettings
 from eventdata.raw.remote import files_below
@@ -46,8 +46,10 @@ class Recordings(SettingsOnly):
     def __post_init__(self) -> None:
         if self.every is None:
             return
-        if self.every < 1:
-            raise OptionError(f"--every is {self.every}: choose 1 microsecond or more")
+        if not 1 <= self.every <= LATEST:
+            raise OptionError(
+                f"--every is {self.every}: choose 1 microsecond or more, at most {LATEST}"
+            )
         for transform in self.frames.transforms:
             if transform.changes_time:
                 raise OptionError(

@@ -15,6 +15,7 @@ import eventdata
 from eventdata.cli import main
 from eventdata.conversion import convert
 from eventdata.errors import InputError, OptionError
+from eventdata.events import LATEST
 from eventdata.raw import recordings
 from eventdata.raw.event_files import read_events
 
@@ -339,6 +340,10 @@ def test_a_recording_without_events_is_an_error(tmp_path):
         ({"frames": 60000, "sensor_size": "9000x9000"}, r"takes [\d.]+ GB"),
         ({"frames": 3, "sensor_size": "0x5"}, "each side is 1 to"),
         ({"frames": 3, "every": 0}, "every is 0"),
+        (
+            {"frames": 3, "every": 10**30},
+            "at most 2305843009213693952",
+        ),
         ({"frames": 3, "every": 5, "transform": ["TimeAlignment()"]}, "changes times"),
         ({"frames": 3, "transform": ["Downsample(spatial_factor=-1)"]}, "a number above 0"),
         ({"frames": 3, "transform": ["CenterCrop(size=0)"]}, "makes 0 x 0 pixels"),
@@ -351,6 +356,38 @@ def test_settings_that_make_no_sense(tmp_path, options, message):
     with pytest.raises(OptionError, match=message):
         convert("recordings", raw, out, **given)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("every", [2**59, 2**60, LATEST - 1, LATEST])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"frames": 2},
+        {"frames": 1, "overlap": 0.99},
+        {"window": 2**50, "steps": 2},
+        {"window": 10**30, "steps": 2},
+        {"window": LATEST, "steps": 2, "overlap": LATEST - 1},
+        {"events_per_frame": 10**30, "steps": 2},
+    ],
+)
+def test_the_longest_recordings_and_pieces(tmp_path, every, options):
+    """The times that `check_events` lets pass; every event of a piece is in its frames."""
+    rng = np.random.default_rng(0)
+    expected = []
+    for number, (first, last) in enumerate([(1 - LATEST, LATEST - 1), (LATEST - 9, LATEST - 1)]):
+        t = [first + (last - first) * i // 29 for i in range(30)]
+        write_npz(tmp_path / f"raw/{number}/1.npz", **{**columns(rng, 30), "t": np.array(t)})
+        pieces = [(one - first) // every for one in t]
+        whole = (last - first + 1) // every or 1
+        expected += [pieces.count(piece) for piece in range(whole)]
+    out, given = tmp_path / "out.zarr", {"sensor_size": "16x12", "representation": "count"}
+    convert("recordings", tmp_path / "raw", out, every=every, **given, **options)
+    found = eventdata.open_store(out).splits["all"].event_counts.tolist()
+    if "window" not in options:
+        assert found == expected
+    else:  # of which the rest of a piece is in none, and what is longer is cut
+        assert len(found) == len(expected)
+        assert found[-1] == 30
 
 
 def test_the_command(tmp_path):
