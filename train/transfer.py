@@ -22,6 +22,13 @@ from train.networks.published import rename_published
 Stem = Literal["mean", "fresh"]
 Part = Literal["encoder", "decoder", "both"]
 
+DTYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
+"""What a checkpoint's numbers may be: what torch makes floats of."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -81,21 +88,33 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     if isinstance(loaded, dict):
         loaded = loaded.get("state_dict", loaded)
     tensors = isinstance(loaded, dict) and all(
-        isinstance(key, str) and isinstance(value, Tensor) and _is_whole(value, size)
-        for key, value in loaded.items()
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
     )
     if not tensors or not loaded:
         raise InputError(f"{path} holds no state dict: save the network's state_dict() instead")
+    for key, value in loaded.items():
+        if problem := _problem(value, size):
+            raise InputError(
+                f"{path} holds no state dict of plain numbers: {key!r} {problem}; save the "
+                "network's state_dict() instead"
+            )
     return rename_published({key.removeprefix("network."): value for key, value in loaded.items()})
 
 
-def _is_whole(tensor: Tensor, size: int) -> bool:
-    """Whether it is made of real numbers that lie in a file of that size, each for itself.
+def _problem(tensor: Tensor, size: int) -> str:
+    """Why it is not made of real numbers that lie in a file of that size, each for itself; or "".
 
     A tensor of a few bytes may have any shape: its strides can be zero.
     """
-    dense = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_complex()
-    return dense and tensor.numel() * tensor.element_size() <= size
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
+        return "is not dense"
+    if tensor.is_meta:
+        return "has no values (it is of the device meta)"
+    if tensor.dtype not in DTYPES:
+        return f"is of {tensor.dtype}"
+    if tensor.numel() * tensor.element_size() > size:
+        return f"is {tuple(tensor.shape)}, more numbers than are in the file"
+    return ""
 
 
 def _fate(

@@ -164,6 +164,52 @@ def test_bad_checkpoints_are_told_and_never_unpickled(tmp_path):
             load_state(path)
 
 
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (lambda: torch.empty(3, device="meta"), "has no values"),
+        (lambda: torch.zeros(3, dtype=torch.uint8).view(torch.bits8), "is of torch.bits8"),
+        (lambda: torch.zeros(3, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), "is of .*float4"),
+        (lambda: torch.zeros(3, dtype=torch.complex64), "is of torch.complex64"),
+        (lambda: torch.nested.nested_tensor([torch.zeros(3)]), "is nested"),
+        (lambda: torch.zeros(3).to_sparse(), "is sparse"),
+        (lambda: torch.quantize_per_tensor(torch.zeros(3), 1.0, 0, torch.quint8), "is quantized"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_not_numbers_are_named(tmp_path, tensor, message):
+    state = network().state_dict() | {"stem.odd": tensor()}
+    torch.save({"state_dict": state}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=f"a.pt.*'stem.odd' {message}"):
+        load_state(tmp_path / "a.pt")
+
+
+def test_checkpoints_as_trainers_keep_them_load(tmp_path):
+    """With an optimiser, a schedule, shared and strided weights, in both formats of torch."""
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters())
+    net(torch.rand(2, 3, 2, 64, 64)).sum().backward()
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5])
+    state = net.state_dict() | {
+        "extra": torch.arange(12).view(3, 4).t()[1:],
+        "empty": torch.ones(0),
+    }
+    whole = {
+        "state_dict": state | {"again": state["fc.weight"], "half": torch.ones(3).half()},
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [schedule.state_dict()],
+        "sizes": torch.Size([1, 2]),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "device": torch.device("cpu"),
+        "type": torch.float16,
+    }
+    for name, new in (("a.pt", True), ("b.pt", False)):
+        torch.save(whole, tmp_path / name, _use_new_zipfile_serialization=new)
+        loaded = load_state(tmp_path / name)
+        assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
 def test_frozen_parts_keep_their_weights_until_thawed():
     net = network()
     names = freeze(net, ["stem", "stages.0"])
