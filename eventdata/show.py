@@ -108,12 +108,12 @@ def parse_index(text: str, count: int) -> list[int]:
         return [number % count]
     if numbers[2:] == [0]:
         raise OptionError(f"--index {text}: the range's step can't be 0")
-    chosen = list(range(count)[slice(*numbers)])
+    chosen = range(count)[slice(*numbers)]
     if not 0 < len(chosen) <= MAX_TILES:
         raise OptionError(
             f"--index {text}: {len(chosen):,} of {count:,} samples; a sheet has 1 to {MAX_TILES}"
         )
-    return chosen
+    return list(chosen)
 
 
 def paint_events(frame: NDArray[Any]) -> Rgb:
@@ -199,7 +199,8 @@ def _sheet(
 def _columns(tiles: int, aspect: float) -> int:
     """Tiles a row: near to a sheet of 16:9, with few places left empty in the last row."""
     best = math.sqrt(tiles * 16 / 9 / aspect)
-    near = range(max(1, math.floor(0.7 * best)), min(tiles, math.ceil(1.3 * best)) + 1)
+    least = min(tiles, max(1, math.floor(0.7 * best)))
+    near = range(least, max(least, min(tiles, math.ceil(1.3 * best))) + 1)
     return min(near, key=lambda columns: (-tiles % columns, abs(columns - best)))
 
 

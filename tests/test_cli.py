@@ -11,6 +11,8 @@ from makers import make_es_imagenet
 from PIL import Image
 
 from eventdata.cli import main
+from eventdata.errors import OptionError
+from eventdata.show import _columns, parse_index
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,18 @@ def test_show(store, tmp_path):
         result = call("show", store, "--split", "val", "--index", index, "-o", tmp_path / out)
         assert result.exit_code == 2
     assert "which --split? There are train, val" in call("show", store, "-o", "x.png").output
+
+
+def test_sheets_of_frames_of_any_shape():
+    for tiles in (1, 2, 7, 256):
+        for aspect in (1 / 4000, 0.1, 0.2, 1, 16 / 9, 10, 4000):  # 0.1: a sensor of 10x100
+            assert 1 <= _columns(tiles, aspect) <= tiles
+
+
+def test_a_range_of_too_many_samples_is_not_listed():
+    with pytest.raises(OptionError, match="1,000,000,000,000 of 1,000,000,000,000 samples"):
+        parse_index("0:", 10**12)
+    assert parse_index("10:999999999999:500000000000", 10**12) == [10, 10 + 5 * 10**11]
 
 
 @pytest.mark.parametrize(
