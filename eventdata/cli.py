@@ -4,6 +4,8 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import click
 
 from eventdata import __version__
 from eventdata.cli_options import SectionCommand, convert_options, generate_options, verify_options
-from eventdata.errors import EventDataError, OptionError
+from eventdata.errors import EventDataError, OptionError, printable
 from eventdata.raw.registry import SOURCES
 
 EXIT_BAD_DATA, EXIT_BAD_USAGE, EXIT_STOPPED = 1, 2, 130
@@ -21,6 +23,17 @@ EXIT_BAD_DATA, EXIT_BAD_USAGE, EXIT_STOPPED = 1, 2, 130
 class Commands(click.Group):
     """Commands whose errors are one sentence and an exit code."""
 
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Run the program; also where the standard output can't be written."""
+        try:
+            return super().main(*args, **settings)
+        except OSError:
+            reason = _output_fault()
+            if not reason:
+                raise
+            _say(f"eventdata: can't write to the standard output: {reason}", err=True)
+            sys.exit(EXIT_BAD_DATA)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a traceback only with --debug."""
         try:
@@ -28,11 +41,28 @@ class Commands(click.Group):
         except EventDataError as error:
             if ctx.find_root().meta.get("debug"):
                 traceback.print_exc()
-            click.echo(f"eventdata: {error}", err=True)
+            _say(f"eventdata: {error}", err=True)
             ctx.exit(EXIT_BAD_USAGE if isinstance(error, OptionError) else EXIT_BAD_DATA)
         except KeyboardInterrupt:
             click.echo("eventdata: stopped; call the same again to go on", err=True)
             ctx.exit(EXIT_STOPPED)
+
+
+def _say(text: str, err: bool = False) -> None:
+    """Print one line, into which texts of files and names of paths may go."""
+    click.echo(printable(text), err=err)
+
+
+def _output_fault() -> str:
+    """Why nothing can be printed, which is from now on dropped; "" where it can."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError as error:
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 else it is tried again at the end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return error.strerror or str(error)
+    return ""
 
 
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -170,23 +200,23 @@ def convert(
         click.echo(json.dumps(dataclasses.asdict(result)))
         return
     for note in result.notes:
-        click.echo(f"note: {note}", err=True)
+        _say(f"note: {note}", err=True)
     total = sum(result.samples.values())
     splits = ", ".join(f"{split} {count:,}" for split, count in result.samples.items())
     if dry_run:
-        click.echo(
+        _say(
             f"{result.out}: would hold {total:,} samples ({splits}) in about "
             f"{human_bytes(result.bytes)}; {result.done_before:,} are done, "
             f"{total - result.done_before:,} to do"
         )
     else:
-        click.echo(
+        _say(
             f"{result.out}: {result.state}, {total:,} samples ({splits}), "
             f"{human_bytes(result.bytes)}, {result.seconds:.1f} s"
         )
     if result.skipped:
         reasons = "" if dry_run else " (reasons in skipped.json)"
-        click.echo(f"skipped: {result.skipped:,}{reasons}", err=True)
+        _say(f"skipped: {result.skipped:,}{reasons}", err=True)
 
 
 @main.command(cls=SectionCommand)
@@ -246,11 +276,11 @@ def generate(
         click.echo(json.dumps(dataclasses.asdict(result)))
         return
     for note in result.notes:
-        click.echo(f"note: {note}", err=True)
+        _say(f"note: {note}", err=True)
     splits = ", ".join(f"{split} {count:,}" for split, count in result.samples.items())
-    click.echo(f"{result.out}: {result.state}, files: {splits}; {result.seconds:.1f} s")
+    _say(f"{result.out}: {result.state}, files: {splits}; {result.seconds:.1f} s")
     if result.left_out or result.skipped:
-        click.echo(
+        _say(
             f"left out: {result.left_out:,} with too few events, {result.skipped:,} that can't be "
             "read (see generated.json)",
             err=True,
@@ -309,8 +339,8 @@ def verify(
     from eventdata.info import human_bytes
     from eventdata.progress import progress_bar
 
-    if samples is not None and samples != "all" and not samples.isdecimal():
-        raise OptionError(f"--samples is a number or 'all', not {samples!r}")
+    if samples not in (None, "all") and not re.fullmatch("[0-9]{1,18}", str(samples)):
+        raise OptionError(f"--samples is a number or 'all', not {samples!r:.40}")
     if against is None and (samples is not None or seed is not None):
         raise OptionError("--samples and --seed are of --against: say of what raw data")
     drawn = AGAINST_SAMPLES if samples is None else None if samples == "all" else int(samples)
@@ -329,10 +359,10 @@ def verify(
         click.echo(json.dumps({**dataclasses.asdict(result), "ok": result.ok}))
     else:
         for problem in result.problems:
-            click.echo(f"{result.store}: {problem}", err=True)
+            _say(f"{result.store}: {problem}", err=True)
         verdict = "sound" if result.ok else f"{len(result.problems):,} problems"
         compared = f", {result.compared:,} compared with their raw files" if against else ""
-        click.echo(
+        _say(
             f"{result.store}: {verdict}; {result.samples:,} samples{compared}, "
             f"{human_bytes(result.bytes)}, {result.seconds:.1f} s"
         )
@@ -363,7 +393,7 @@ def show(store: str, split: str | None, index: str, out: str, scale: int) -> Non
         if len(opened.splits) > 1:
             raise OptionError(f"{store}: which --split? There are {', '.join(opened.splits)}")
         split = next(iter(opened.splits), "")
-    click.echo(draw(opened, split, index, out, scale=scale))
+    _say(str(draw(opened, split, index, out, scale=scale)))
 
 
 @main.command()
@@ -400,8 +430,19 @@ def train(
     _need_train_extra()
     from train.run import train as run
 
-    say = None if as_json else click.echo
-    result = run(way, out, data=data, images=images, recipe=recipe, changes=changes, say=say)
+    def tell(text: str) -> None:
+        for line in text.split("\n"):
+            _say(line)
+
+    result = run(
+        way,
+        out,
+        data=data,
+        images=images,
+        recipe=recipe,
+        changes=changes,
+        say=None if as_json else tell,
+    )
     if as_json:
         click.echo(json.dumps(result))
 
@@ -431,8 +472,8 @@ def report(runs: tuple[str, ...], out: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows))
     else:
-        click.echo((out / "report.md").read_text(), nl=False)
-        click.echo(f"{out}: report.md, report.json, report.png, report.svg")
+        click.echo((out / "report.md").read_text("utf-8"), nl=False)
+        _say(f"{out}: report.md, report.json, report.png, report.svg")
 
 
 def _need_train_extra() -> None:

@@ -6,6 +6,13 @@ from typing import Any
 MAX_LENGTH = 2000
 
 
+def printable(text: str) -> str:
+    """The text on one line, with what a terminal would act on, or UTF-8 has not, escaped."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
 class EventDataError(ValueError):
     """Base of all errors that eventdata raises on purpose.
 
@@ -18,9 +25,7 @@ class EventDataError(ValueError):
         if len(text) > MAX_LENGTH:
             half = MAX_LENGTH // 2 - 3
             text = f"{text[:half]} ... {text[-half:]}"
-        if text.isprintable():
-            return text
-        return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)[:MAX_LENGTH]
+        return printable(text)[:MAX_LENGTH]
 
 
 class OptionError(EventDataError):

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from eventdata.errors import printable
 from eventdata.store.layout import shard_count, shard_key
 from eventdata.store.read import Split, Store
 
@@ -70,11 +71,13 @@ def print_table(facts: dict[str, Any]) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=160)
     steps = f", {facts['steps']} steps" if facts["steps"] else ""
-    console.print(
+
+    def say(text: str) -> None:
+        console.print(printable(text), markup=False, soft_wrap=True)
+
+    say(
         f"{facts['store']}: {facts['dataset']}, {facts['representation']}{steps}, "
-        f"{facts['classes']} classes, {human_bytes(facts['bytes'])}, format {facts['version']}",
-        markup=False,
-        soft_wrap=True,
+        f"{facts['classes']} classes, {human_bytes(facts['bytes'])}, format {facts['version']}"
     )
     table = Table("split", box=None, header_style="bold", pad_edge=False)
     for column in ("samples", "skipped", "shape", "shards", "bytes", "bytes/sample"):
@@ -96,10 +99,9 @@ def print_table(facts: dict[str, Any]) -> None:
         )
     console.print(table)
     settings = ", ".join(f"{k}={v}" for k, v in facts["parameters"].items() if v is not None)
-    console.print(f"parameters: {settings}", markup=False, soft_wrap=True)
+    say(f"parameters: {settings}")
     for entry in facts["skipped"][:10]:
-        text = f"skipped: {entry['split']} {entry['index']} {entry['name']}: {entry['reason']}"
-        console.print(text, markup=False, soft_wrap=True)
+        say(f"skipped: {entry['split']} {entry['index']} {entry['name']}: {entry['reason']}")
     if len(facts["skipped"]) > 10:
         console.print(f"... and {len(facts['skipped']) - 10:,} more in skipped.json")
 

@@ -1,8 +1,11 @@
 """The command as a user types it."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from PIL import Image
 from eventdata.cli import main
 from eventdata.errors import OptionError
 from eventdata.show import _columns, parse_index
+from eventdata.store.columns import encode_column
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +72,6 @@ def test_verify(store, raw, tmp_path):
     result = call("verify", store, "--against", raw, "--samples", "all", "--workers", 1)
     assert result.exit_code == 0
     assert "sound; 16 samples, 16 compared with their raw files" in result.output
-    import shutil
-
     bad = shutil.copytree(store, tmp_path / "bad.zarr")
     shard = bad / "train/frames/c/0/0/0/0/0"
     content = bytearray(shard.read_bytes())
@@ -131,6 +133,7 @@ def test_a_range_of_too_many_samples_is_not_listed():
         ),
         (["info", "/no/such"], 1, "no store there"),
         (["verify", "STORE", "--against", "RAW", "--samples", "few"], 2, "number or 'all'"),
+        (["verify", "STORE", "--against", "RAW", "--samples", "9" * 5000], 2, "or 'all', not '99"),
         (["verify", "STORE", "--samples", "3"], 2, "are of --against"),
         (["convert", "es-imagenet"], 2, "Missing argument"),
         (["frobnicate"], 2, "No such command"),
@@ -174,6 +177,60 @@ def test_what_the_tab_key_offers(words, expected):
     }
     result = CliRunner().invoke(main, env=environment, prog_name="eventdata")
     assert expected in result.output
+
+
+def program(*words, **settings):
+    """The command in a process of its own, whose output is UTF-8 and nothing else."""
+    return subprocess.run(
+        [sys.executable, "-m", "eventdata", *map(str, words)],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        stderr=subprocess.PIPE,
+        check=False,
+        **settings,
+    )
+
+
+def test_texts_of_a_store_are_printed_escaped(store, raw, tmp_path):
+    """Whoever makes a store would else write on the terminal, or make lines of ours."""
+    bad = shutil.copytree(store, tmp_path / "bad.zarr")
+    evil = "\ud800x\x1b]0;title\x07\nall is well"
+    document = json.loads((bad / "zarr.json").read_text())
+    document["attributes"]["eventdata"] |= {"dataset": evil}
+    document["attributes"]["eventdata"]["parameters"] |= {"source": evil}
+    (bad / "zarr.json").write_text(json.dumps(document))
+    skipped = [{"split": evil, "index": 1, "name": evil, "reason": evil}]
+    (bad / "skipped.json").write_text(json.dumps(skipped))
+    names = np.array([evil.replace("\ud800", "")] * 4, object)
+    for key, content in encode_column("name", names).items():
+        (bad / "val" / key).write_bytes(content)
+    for command, code in (("info", 0), ("verify", 1)):
+        result = program(command, bad, stdout=subprocess.PIPE)
+        told = (result.stdout + result.stderr).decode()
+        assert result.returncode == code, told
+        assert all(line.isprintable() for line in told.split("\n")), told
+        assert "\\x1b]0;title\\x07\\nall is well" in told
+        assert "\nall is well" not in told
+
+
+def test_paths_that_are_no_unicode_are_printed(raw, tmp_path):
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/o\xff.zarr")
+    for words in (["convert", "es-imagenet", raw, out], ["verify", out], ["info", out]):
+        result = program(*words, stdout=subprocess.PIPE)
+        assert result.returncode == 0, result.stderr
+        assert b"o\\udcff.zarr: " in result.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_takes_nothing(store, monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    for words in (["info", store], ["info", "--json", store], ["--help"], ["verify", store]):
+        with open("/dev/full", "w") as full:  # noqa: PTH123
+            result = program(*words, stdout=full)
+        assert result.returncode == 1
+        assert result.stderr.decode() == (
+            "eventdata: can't write to the standard output: No space left on device\n"
+        )
 
 
 def test_import_and_help_load_neither_torch_nor_numba():

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from eventdata.errors import EventDataError, InputError
+from eventdata.errors import EventDataError, InputError, printable
 from eventdata.raw.source import safe_relative
 from train.folder import (
     RunFolder,
@@ -109,7 +109,7 @@ def read_run(path: str | Path) -> RunResult:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InputError(f"{folder.result}: is damaged (no {error})") from None
-    return run
+    return replace(run, way=printable(run.way))
 
 
 def targets(runs: Sequence[RunResult]) -> list[float | None]:
@@ -125,7 +125,9 @@ def told_apart(runs: Sequence[RunResult]) -> list[RunResult]:
     """The runs, those that no label and no seed tells apart as ways of their own, by folder."""
     counts = Counter((run.way, run.seed) for run in runs)
     return [
-        replace(run, way=f"{run.way} ({run.folder})") if counts[run.way, run.seed] > 1 else run
+        replace(run, way=f"{run.way} ({printable(run.folder)})")
+        if counts[run.way, run.seed] > 1
+        else run
         for run in runs
     ]
 
@@ -196,7 +198,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         if row["reached"] < row["seeds"]:
             time = f"{time} ({row['reached']} of {row['seeds']} reach it)"
         cells = [
-            row["way"],
+            row["way"].replace("|", "\\|"),
             str(row["seeds"]),
             cell(row["test"], percent, many),
             cell(row["best"], percent, many),

@@ -131,6 +131,18 @@ def test_runs_that_no_seed_tells_apart_are_ways_of_their_own(tmp_path, runs):
     ]
 
 
+def test_labels_of_strangers_make_no_lines_and_no_columns(tmp_path, runs):
+    evil = make_run(tmp_path, "a\ud800|b\n| best |\x1b[2J", [(0, 0.1), (9, 0.9)], name="evil")
+    report([runs[0], evil], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert "| a\\ud800\\|b\\n\\| best \\|\\x1b[2J | 1 |" in text
+    assert all(line.isprintable() for line in text.split("\n"))
+    result = json.loads((evil / "result.json").read_text()) | {"label": 7}
+    (evil / "result.json").write_text(json.dumps(result))
+    with pytest.raises(InputError, match="is damaged"):
+        read_run(evil)
+
+
 def test_times_of_different_machines(tmp_path, runs):
     report(runs, tmp_path / "out")
     assert "different machines" not in (tmp_path / "out/report.md").read_text()
