@@ -21,9 +21,12 @@ def check_plain(path: Path | str) -> os.stat_result:
     return status
 
 
-def read_plain(path: Path) -> bytes:
-    """All bytes of a plain file; OSError as `check_plain`."""
-    check_plain(path)
+def read_plain(path: Path, most: int | None = None) -> bytes:
+    """All bytes of a plain file; OSError as `check_plain`, or where they are more than most."""
+    status = check_plain(path)
+    if most is not None and status.st_size > most:
+        reason = f"{status.st_size:,} bytes, it has at most {most:,}"
+        raise OSError(errno.EFBIG, reason, str(path))
     return path.read_bytes()
 
 

@@ -35,6 +35,7 @@ from eventdata.store.layout import parse_json
 
 Row = Mapping[str, float]
 
+MAX_BYTES = 1 << 28  # of result.json and its like, and of the tables: two million steps
 _PARTIAL = ".part"
 
 
@@ -135,7 +136,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """What `write_json` wrote; InputError where it isn't there or is no JSON."""
     try:
-        return parse_json(read_plain(path))
+        return parse_json(read_plain(path, MAX_BYTES))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: can't be read ({error})") from None
 
@@ -184,7 +185,7 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     """A CSV table of numbers; what is empty is left out. A torn last line is too."""
     rows = []
     try:
-        text = read_plain(path).decode(errors="replace")
+        text = read_plain(path, MAX_BYTES).decode(errors="replace")
         for row in csv.DictReader(io.StringIO(text, newline="")):
             rows.append({key: finite(float(value)) for key, value in row.items() if value})
     except FileNotFoundError:

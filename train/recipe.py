@@ -41,6 +41,7 @@ SECTIONS = (
     "stores",  # a run's config.toml has them, and is a recipe all the same
 )
 FRESH = "fresh"
+MAX_BYTES = 1 << 20  # of a recipe's file
 
 Pipeline = Literal["pipe-s", "pipe-d"]
 
@@ -348,7 +349,7 @@ def _read(name: str) -> Table:
         if name not in recipe_names():
             raise unknown_recipe(name)
     try:
-        return parse_toml(read_plain(path).decode("utf-8"))
+        return parse_toml(read_plain(path, MAX_BYTES).decode("utf-8"))
     except OSError as error:
         raise InputError(f"recipe {path} can't be read ({error.strerror})") from None
     except ValueError as error:

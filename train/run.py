@@ -28,7 +28,15 @@ from train.folder import (
     write_json,
 )
 from train.memory import keep_pages
-from train.recipe import FRESH, Recipe, Stage, default_recipe, load_way, with_absolute_paths
+from train.recipe import (
+    FRESH,
+    MAX_BYTES,
+    Recipe,
+    Stage,
+    default_recipe,
+    load_way,
+    with_absolute_paths,
+)
 from train.settings import Table, parse_toml, to_toml
 from train.stage import StageRun, build_network, device_batch, is_first
 from train.transfer import freeze
@@ -234,7 +242,7 @@ def check_folder(folder: RunFolder, config: Table) -> None:
     if not folder.has_begun():
         return
     try:
-        found = parse_toml(read_plain(folder.config).decode())
+        found = parse_toml(read_plain(folder.config, MAX_BYTES).decode())
     except (OSError, ValueError):
         raise MismatchError(f"{folder.config}: is damaged; choose another folder") from None
     here, there = _flat(config), _flat(found)

@@ -14,6 +14,7 @@ from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
+from eventdata.store.bounded import MAX_ARRAY_DOCUMENT, read_bounded
 from eventdata.store.files import Files
 from eventdata.store.layout import METADATA_CHUNK, ZSTD_LEVEL, parse_json, whole_number
 from eventdata.store.shard import CRC_BYTES, crc32c
@@ -85,14 +86,15 @@ def read_column(files: Files, split: str, name: str) -> NDArray[Any]:
     taken on trust: memory is needed for chunks that are there, one after the other.
     """
     where = f"{files.where}/{split}/{name}"
-    document = files.read(f"{split}/{name}/zarr.json")
+    document = read_bounded(files, f"{split}/{name}/zarr.json", MAX_ARRAY_DOCUMENT)
     if document is None:
         raise StoreError(f"{where}: the array is missing; convert again")
     try:
         count, chunk = _parse_document(document, TYPES[name])
+        most = _most_bytes(TYPES[name], chunk)
         parts = []
         for number in range(-(-count // chunk)):
-            data = files.read(f"{split}/{name}/c/{number}")
+            data = read_bounded(files, f"{split}/{name}/c/{number}", most)
             if data is None:
                 raise ValueError(f"chunk {number} is missing")
             parts.append(_decode(data, TYPES[name], chunk))
@@ -113,6 +115,13 @@ def _parse_document(document: bytes, kind: str) -> tuple[int, int]:
     if chunk > METADATA_CHUNK or any(found.get(key) != value for key, value in expected):
         raise ValueError(f"its zarr.json is not that of {kind} (N,)")
     return count, chunk
+
+
+def _most_bytes(kind: str, chunk: int) -> int:
+    """Of a chunk's file: what it may unpack to, twice, as what does not compress grows a little."""
+    if kind == "string":
+        return 2 * max(MAX_TEXT_BYTES, 4096 * chunk)
+    return 2 * chunk * _dtype(kind).itemsize + 1024
 
 
 def _decode(data: bytes, kind: str, chunk: int) -> NDArray[Any]:

@@ -17,6 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import IncompleteStoreError, OptionError, StoreError
+from eventdata.store.bounded import (
+    MAX_ARRAY_DOCUMENT,
+    MAX_HEADER,
+    MAX_SKIPPED,
+    read_bounded,
+)
 from eventdata.store.columns import read_column
 from eventdata.store.files import Files, LocalFiles, RemoteFiles, open_files
 from eventdata.store.layout import (
@@ -70,7 +76,7 @@ class Split:
         self.name = name
         array = "images" if header.representation == "image" else "frames"
         key = f"{name}/{array}/zarr.json"
-        document = files.read(key)
+        document = read_bounded(files, key, MAX_ARRAY_DOCUMENT)
         if document is None:
             raise StoreError(f"{files.where}/{key}: missing; convert again")
         self.sample, self.count, self.shard_size = parse_sample_array(
@@ -164,8 +170,9 @@ class Store:
 
 def read_skipped(files: Files) -> list[dict[str, Any]]:
     """Entries of ``skipped.json``, none where there is none; StoreError where it is damaged."""
+    content = read_bounded(files, SKIPPED_KEY, MAX_SKIPPED)
     try:
-        entries = json.loads(files.read(SKIPPED_KEY) or b"[]")
+        entries = json.loads(content or b"[]")
         sound = all(
             isinstance(entry["index"], int)
             and all(isinstance(entry[key], str) for key in ("split", "name", "reason"))
@@ -185,7 +192,7 @@ def open_store(place: str | os.PathLike[str]) -> Store:
     not finished.
     """
     files = open_files(place)
-    document = files.read(HEADER_KEY)
+    document = read_bounded(files, HEADER_KEY, MAX_HEADER)
     if document is None:
         if WORK in files.names():
             raise _incomplete(files)

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
 from eventdata.kernels.packing import count_ones, pad_bits_set
+from eventdata.store.bounded import MAX_ARRAY_DOCUMENT, read_bounded
 from eventdata.store.columns import TYPES, encode_column
 from eventdata.store.files import Files
 from eventdata.store.layout import (
     HEADER_KEY,
+    METADATA_CHUNK,
     SKIPPED_KEY,
     WORK,
     SampleFormat,
@@ -113,7 +115,7 @@ def _check_columns(split: Split, classes: int) -> Iterator[Problem]:
         "input_size": split.input_sizes,
         "input_time": split.input_times,
     }
-    group = split.files.read(f"{split.name}/zarr.json") or b"{}"
+    group = read_bounded(split.files, f"{split.name}/zarr.json", MAX_ARRAY_DOCUMENT) or b"{}"
     if parse_json(group) != json.loads(group_document()):
         yield Problem(f"{split.name}/zarr.json is not what this layout has", split=split.name)
     for column, values in columns.items():
@@ -182,7 +184,13 @@ def _shard_problems(task: ShardCheck) -> Iterator[Problem]:
     here = Problem("", split=task.split, shard=task.shard)
     sample = task.sample
     key = shard_key(task.split, sample, task.shard)
-    data = task.files.read(key)
+    slots = min(task.shard_size, METADATA_CHUNK)
+    most = slots * sample.planes * (2 * sample.chunk_bytes + 1024) + 1024
+    try:
+        data = read_bounded(task.files, key, most)
+    except StoreError as error:
+        yield replace(here, message=str(error))
+        return
     if data is None:
         yield replace(here, message=f"{key}: the shard is missing")
         return

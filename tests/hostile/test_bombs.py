@@ -47,6 +47,8 @@ from eventdata.raw.npz import read_npz
 from eventdata.raw.pictures import MAX_PIXELS, read_picture
 from eventdata.raw.remote import open_input
 from eventdata.raw.source import read_lines
+from train.folder import read_json, read_rows
+from train.recipe import load
 from train.transfer import load_state
 
 
@@ -300,6 +302,33 @@ HUGE = {
 }
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "zarr.json",
+        "skipped.json",
+        "all/zarr.json",
+        "all/frames/zarr.json",
+        "all/label/zarr.json",
+        "all/label/c/0",
+        "all/name/c/0",
+        "all/frames/c/0/0/0/0/0",
+    ],
+)
+def test_store_with_a_file_of_holes(store, key):
+    """A file of a terabyte that takes no place on the disk."""
+    with (store / key).open("ab") as file:
+        file.truncate(1 << 40)
+    with at_most(8):
+        with contextlib.suppress(StoreError):
+            describe(eventdata.open_store(store))
+        try:
+            problems = eventdata.verify(store).problems
+        except StoreError as error:
+            problems = [error]
+    assert any(f"{key}: damaged (1,099,511,627,776 bytes" in str(one) for one in problems)
+
+
 @pytest.mark.parametrize("case", HUGE)
 def test_store_of_a_huge_shape(store, case):
     """Whatever is asked of it is refused, or says what is wrong, at once."""
@@ -434,3 +463,15 @@ def test_shard_whose_chunk_is_a_bomb_or_lies_outside(store):
         path.write_bytes(content[: -16 * 4 - 4] + chunk_file(index.tobytes()))
         with at_most(32), pytest.raises(StoreError, match="points outside the shard"):
             eventdata.FrameDataset(store, "all")[0]
+
+
+def test_recipes_and_results_of_holes(tmp_path):
+    for name, read, message in (
+        ("a.toml", lambda path: load(str(path)), "at most 1,048,576"),
+        ("result.json", read_json, "at most 268,435,456"),
+        ("epochs.csv", read_rows, "at most 268,435,456"),
+    ):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(1 << 40)
+        with at_most(8), pytest.raises(InputError, match=message):
+            read(tmp_path / name)

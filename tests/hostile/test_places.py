@@ -8,6 +8,7 @@ import shutil
 import stat
 import tarfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,20 @@ def test_store_whose_splits_lie_outside(store, name):
     header(add)(store)
     with pytest.raises(StoreError, match="attributes in zarr.json are damaged"):
         eventdata.open_store(store)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no such files here")
+@pytest.mark.parametrize("key", ["zarr.json", "skipped.json", "all/label/c/0"])
+def test_files_of_a_store_that_lead_to_files_of_the_kernel(store, key, monkeypatch):
+    """They say that they have no bytes, and have, or wait for them for ever (/proc/kmsg)."""
+    (store / key).unlink(missing_ok=True)
+    (store / key).symlink_to("/proc/self/status")
+    opened = []
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (opened.append(path), read(path))[1])
+    with suppress(StoreError):
+        describe(eventdata.open_store(store))
+    assert store / key not in opened
 
 
 def test_what_a_store_says_of_its_input_opens_no_file(store, sound, tmp_path):
