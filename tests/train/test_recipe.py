@@ -152,7 +152,7 @@ def test_recipes_that_are_not_there(tmp_path):
 def test_a_recipe_that_cannot_be_read(tmp_path, monkeypatch):
     path = recipe(tmp_path)
 
-    def fail(_):
+    def fail(*_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr("train.recipe.read_plain", fail)

@@ -4,8 +4,9 @@
 It returns, or raises an EventDataError: all else is a finding.
 """
 
+import io
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import eventdata
 from eventdata.conversion import plan_job, read_sample
 from eventdata.errors import EventDataError
 from eventdata.generation import generate
-from eventdata.info import describe, print_table
 from eventdata.kernels.video import VideoSettings
 from eventdata.raw.clips import read_clip
 from eventdata.raw.es_imagenet import EsImageNet
@@ -135,12 +135,24 @@ def _archive(folder: Path, out: Path) -> None:
     unpack([_the_file(folder)], out / "unpacked", limits)
 
 
+def _call(*words: str | Path) -> None:
+    """The command, on an output that takes UTF-8 alone and lines of nothing but text."""
+    from eventdata.cli import main
+
+    content = io.BytesIO()
+    output = io.TextIOWrapper(content, "utf-8", errors="strict")
+    with redirect_stdout(output), redirect_stderr(output), suppress(SystemExit):
+        main.main([str(word) for word in words], prog_name="eventdata")
+    output.flush()
+    for line in content.getvalue().decode().split("\n"):
+        if not line.isprintable():
+            raise AssertionError(f"printed as it was found: {line!r}")
+
+
 def _store(folder: Path, out: Path) -> None:
     store = eventdata.open_store(folder)
-    with suppress(EventDataError):
-        print_table(describe(store))
-    with suppress(EventDataError):
-        eventdata.verify(folder)
+    _call("info", folder)
+    _call("verify", folder, "--workers", "1")
     for name, split in store.splits.items():
         with suppress(EventDataError):
             dataset = eventdata.FrameDataset(folder, name)
@@ -195,7 +207,7 @@ def _checkpoint(folder: Path, _: Path) -> None:
         transfer(network, load_state(path))
 
 
-def _run(folder: Path, _: Path) -> None:
+def _run(folder: Path, out: Path) -> None:
     from train.folder import RunFolder
     from train.recipe import load
     from train.report import read_run, summarise, table
@@ -206,6 +218,7 @@ def _run(folder: Path, _: Path) -> None:
         check_folder(RunFolder(folder), parse_toml(load("digits").document()))
     with suppress(EventDataError):
         load(str(folder / "config.toml"))
+    _call("report", folder, "-o", out / "report")
     table(summarise([read_run(folder)]))
 
 
