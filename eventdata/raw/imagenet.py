@@ -89,8 +89,8 @@ class ImageNet(SettingsOnly):
 
 def parse_trace(text: str) -> tuple[tuple[int, int], ...]:
     """Placements of a text like ``1,0 0,2 2,1``; OptionError where it is none."""
-    if not re.fullmatch(r"\s*\d+,\d+(\s+\d+,\d+)*\s*", text):
-        raise OptionError(f"trace is {text!r}: write placements row,column like '1,0 0,2 2,1'")
+    if not re.fullmatch(r"\s*\d{1,9},\d{1,9}(\s+\d{1,9},\d{1,9})*\s*", text):
+        raise OptionError(f"trace is {text!r:.80}: write placements row,column like '1,0 0,2 2,1'")
     places = (place.split(",") for place in text.split())
     return tuple((int(row), int(column)) for row, column in places)
 

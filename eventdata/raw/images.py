@@ -125,7 +125,10 @@ class GreyFromEvents(SettingsOnly):
     @cached_property
     def _odg(self) -> OdgSettings:
         trace = self._store.header.parameters.get("trace")
-        return OdgSettings() if trace is None else OdgSettings(trace=parse_trace(str(trace)))
+        try:
+            return OdgSettings() if trace is None else OdgSettings(trace=parse_trace(str(trace)))
+        except OptionError as error:  # of who made the store, not of this call
+            raise StoreError(f"{self.root}: {error}") from None
 
     @property
     def _frames(self) -> SampleFormat:

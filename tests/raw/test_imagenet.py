@@ -171,6 +171,6 @@ def test_errors_name_the_file(tmp_path):
 def test_trace_as_text():
     assert parse_trace(format_trace(PUBLISHED_TRACE)) == PUBLISHED_TRACE
     assert parse_trace(" 0,0  1,12 ") == ((0, 0), (1, 12))
-    for text in ("", "1", "1,2,3", "a,b", "1,2;3,4", "-1,0 0,0"):
+    for text in ("", "1", "1,2,3", "a,b", "1,2;3,4", "-1,0 0,0", f"{'9' * 5000},0"):
         with pytest.raises(OptionError, match="write placements"):
             parse_trace(text)
