@@ -1,5 +1,6 @@
 """Many machines: a Dask cluster makes the same bytes, and says in one sentence what is wrong."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -48,19 +49,33 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(scope="module")
-def workers():
-    """A cluster of two worker processes."""
+@contextlib.contextmanager
+def cluster_of(count):
+    """A cluster of worker processes."""
     from distributed import LocalCluster
 
     # To start workers sets OMP_NUM_THREADS and the like here, which later tests would pass on.
     with (
         mock.patch.dict(os.environ),
         LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-        ) as cluster,
+            n_workers=count, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+        ) as started,
     ):
-        yield cluster
+        yield started
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """A cluster of two, for tests that let them live."""
+    with cluster_of(2) as started:
+        yield started
+
+
+@pytest.fixture
+def mortal():
+    """A cluster of two, to be killed: not every one of them comes back."""
+    with cluster_of(2) as started:
+        yield started
 
 
 @pytest.fixture
@@ -159,11 +174,11 @@ class TestTheSame:
 
 
 class TestDeaths:
-    def test_a_worker_killed_in_the_middle(self, workers, tmp_path, gate, whole):
+    def test_a_worker_killed_in_the_middle(self, mortal, tmp_path, gate, whole):
         out, source = tmp_path / "out.zarr", Gated(gate=str(gate))
         run = Background(
             lambda: eventdata.convert(
-                source, "", out, shard_size=4, scheduler=workers.scheduler_address
+                source, "", out, shard_size=4, scheduler=mortal.scheduler_address
             )
         )
         os.kill(int(wait_for(gate / "pid")), signal.SIGKILL)
@@ -172,15 +187,10 @@ class TestDeaths:
         assert tree_digest(out) == whole
 
     def test_a_worker_killed_in_the_middle_of_a_store_on_s3(self, tmp_path, gate, whole):
-        from distributed import LocalCluster
-
         with (
             pytest.MonkeyPatch.context() as patch,
             serve(patch),  # first: workers inherit how to reach it
-            mock.patch.dict(os.environ),
-            LocalCluster(
-                n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-            ) as workers,
+            cluster_of(2) as mortal,
         ):
             bucket = fsspec.filesystem("s3")
             bucket.mkdir("many")
@@ -190,7 +200,7 @@ class TestDeaths:
                     "",
                     "s3://many/store",
                     shard_size=4,
-                    scheduler=workers.scheduler_address,
+                    scheduler=mortal.scheduler_address,
                 )
             )
             os.kill(int(wait_for(gate / "pid")), signal.SIGKILL)
@@ -199,11 +209,11 @@ class TestDeaths:
             bucket.get("many/store", str(tmp_path / "copy"), recursive=True)
         assert tree_digest(tmp_path / "copy") == whole
 
-    def test_a_task_that_kills_every_worker(self, workers, tmp_path, monkeypatch):
-        monkeypatch.setattr(workers.scheduler, "allowed_failures", 0)
+    def test_a_task_that_kills_every_worker(self, mortal, tmp_path, monkeypatch):
+        monkeypatch.setattr(mortal.scheduler, "allowed_failures", 0)
         with pytest.raises(EventDataError, match="died over the same task, again and again"):
             eventdata.convert(
-                Deadly(), "", tmp_path / "out.zarr", scheduler=workers.scheduler_address
+                Deadly(), "", tmp_path / "out.zarr", scheduler=mortal.scheduler_address
             )
 
     def test_the_scheduler_lost(self, outside, tmp_path, gate, whole):
@@ -300,13 +310,8 @@ class TestTold:
         )
 
     def test_no_workers(self, attempt, monkeypatch):
-        from distributed import LocalCluster
-
         monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.5)
-        with (
-            mock.patch.dict(os.environ),
-            LocalCluster(n_workers=0, dashboard_address=":0") as empty,
-        ):
+        with cluster_of(0) as empty:
             assert "has had no workers for" in attempt(empty.scheduler_address)
 
     @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Watched:
     """What one process has done, and the most it has had of memory (bytes) and open files.
 
     wrong: samples that were not as they should be, or problems of verify; first, last: peaks in
-    the first share of the time and in the last.
+    the first share of the time and after it.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Watched:
         if share < WARM_UP or self.rounds < LEAST_ROUNDS / 2:
             self.first_bytes = max(self.first_bytes, memory)
             self.first_files = max(self.first_files, files)
-        elif share > 1 - WARM_UP:
+        else:
             self.last_bytes = max(self.last_bytes, memory)
             self.last_files = max(self.last_files, files)
 

@@ -42,10 +42,13 @@ def test_killed_at_random_moments(folder, make, kills, victims):
     assert [kill.faults for kill in tried] == [()] * kills
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_stopped_by_a_person_or_the_system(folder, workers):
+@pytest.mark.parametrize(
+    ("make", "samples", "workers"),
+    [(convert_job, LONG, 1), (convert_job, LONG, 2), (generate_job, 2 * LONG, 2)],
+)
+def test_stopped_by_a_person_or_the_system(folder, make, samples, workers):
     """Ctrl-C in a terminal reaches all processes; `kill` and batch systems signal one."""
-    job = convert_job(folder, samples=LONG, workers=workers)
+    job = make(folder, samples=samples, workers=workers)
     place = Place(folder, job)
     assert place.call().code == 0
     whole = job.content(place.out)
