@@ -392,8 +392,9 @@ class TestPatience:
         """However long ago the cluster was looked at last: while results come, it is not."""
         client = mock.Mock(status="running")
         monkeypatch.setattr(cluster, "_threads", lambda client: client.threads)
-        clock = iter([0, 1000, 1000 + cluster.PATIENCE_SECONDS, 1001 + cluster.PATIENCE_SECONDS])
-        monkeypatch.setattr(cluster.time, "monotonic", lambda: next(clock))
+        clock = mock.Mock()  # of that module alone
+        clock.monotonic.side_effect = [0, 1000, 1060, 1061]
+        monkeypatch.setattr(cluster, "time", clock)
         watch = cluster.Watch(client, "tcp://here:1")
         client.threads = 4
         watch()
