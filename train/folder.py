@@ -35,7 +35,7 @@ from eventdata.store.layout import parse_json
 
 Row = Mapping[str, float]
 
-MAX_BYTES = 1 << 28  # of result.json and its like, and of the tables: two million steps
+MAX_BYTES = 1 << 30  # of result.json and its like, and of the tables: eight million steps
 _PARTIAL = ".part"
 
 
