@@ -468,8 +468,8 @@ def test_shard_whose_chunk_is_a_bomb_or_lies_outside(store):
 def test_recipes_and_results_of_holes(tmp_path):
     for name, read, message in (
         ("a.toml", lambda path: load(str(path)), "at most 1,048,576"),
-        ("result.json", read_json, "at most 268,435,456"),
-        ("epochs.csv", read_rows, "at most 268,435,456"),
+        ("result.json", read_json, "at most 1,073,741,824"),
+        ("epochs.csv", read_rows, "at most 1,073,741,824"),
     ):
         with (tmp_path / name).open("wb") as file:
             file.truncate(1 << 40)
