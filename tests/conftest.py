@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# Several processes run the tests at once. Threads of torch, which wait for work in a loop, would
+# take the cores from each other. Programs that tests start get this with the environment.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

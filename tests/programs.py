@@ -4,13 +4,13 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 
 def run_program(
-    words: Sequence[object], *, deadline: float = 200, environment: Mapping[str, str] | None = None
+    words: Sequence[object], *, deadline: float = 200
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end.
 
@@ -21,7 +21,7 @@ def run_program(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONFAULTHANDLER": "1"} | dict(environment or {}),
+        env=os.environ | {"PYTHONFAULTHANDLER": "1"},
         start_new_session=True,
     ) as process:
         try:

@@ -39,7 +39,6 @@ def run(*words: object) -> list[str]:
     done = run_program(
         [sys.executable, "-W", "ignore", PROGRAM, *words],
         deadline=120,  # of work that takes a few
-        environment={"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     found: list[str] = json.loads(done.stdout.splitlines()[-1])

@@ -13,8 +13,20 @@ from train.neuron_kernels import BLOCK
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
+@pytest.fixture(scope="module", params=[1, 3])
+def threads(request):
+    """Of the kernels."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @given(
-    size=st.one_of(st.integers(0, 100), st.integers(8 * BLOCK - 9, 8 * BLOCK + 9)),
+    size=st.one_of(
+        st.integers(0, 100), *(st.integers(8 * n * BLOCK - 9, 8 * n * BLOCK + 9) for n in (1, 17))
+    ),
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**32 - 1),
 )

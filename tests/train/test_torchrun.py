@@ -70,7 +70,7 @@ def torchrun(folder: Path, store: str) -> None:
     words += ["train", "pipe-d", "--data", store, "--recipe", str(folder / "recipe.toml")]
     words += ["-o", str(folder / "run"), "--set", "machine.devices=2"]
     # Restarted processes would find the addresses of the dead in a store that is shared.
-    settings = {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    settings = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     done = subprocess.run(words, capture_output=True, env=os.environ | settings)
     assert done.returncode == 0, done.stderr.decode()
 
@@ -101,12 +101,7 @@ def test_ranks_see_each_sample_once_an_epoch(two):
 
 def test_two_are_as_one_with_the_whole_batch(two, store, tmp_path):
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        alone = run(load(str(tmp_path / "recipe.toml")), tmp_path / "run", data=store)
-    finally:
-        torch.set_num_threads(threads)
+    alone = run(load(str(tmp_path / "recipe.toml")), tmp_path / "run", data=store)
     together = json.loads((two / "run/result.json").read_text())
     one, both = (read_rows(folder / "run/lif/epochs.csv") for folder in (tmp_path, two))
     assert [row["epoch"] for row in one] == [0, 1, 2, 3]
