@@ -27,7 +27,7 @@ from eventdata.store.verify import (
     check_shard,
     shard_checks,
 )
-from eventdata.workers import open_pool, run_tasks
+from eventdata.workers import check_workers, open_pool, run_tasks
 
 AGAINST_SAMPLES = 256
 PLACES = {"splits", "list", "classes"}  # options that are files: a store must not choose any
@@ -79,7 +79,7 @@ def verify(
     """
     if against is None and options:
         raise OptionError(f"{', '.join(options)}: not an option of verify without against")
-    check_whole(workers=workers)
+    check_workers(workers)
     if samples is not None:
         check_whole(samples=samples)
     started = time.monotonic()

@@ -46,7 +46,13 @@ from eventdata.store.write import (
     write_shard,
     writer_lock,
 )
-from eventdata.workers import SerialExecutor, memory_ran_out, open_pool, run_tasks
+from eventdata.workers import (
+    SerialExecutor,
+    check_workers,
+    memory_ran_out,
+    open_pool,
+    run_tasks,
+)
 
 OnError = Literal["fail", "skip"]
 Progress = Callable[[int, int], None]  # samples done, samples in all
@@ -450,7 +456,8 @@ def check_apart(files: Files, source: str | os.PathLike[str], *, walked: bool) -
 
 
 def _check_options(workers: int, shard_size: int, limit: int | None, on_error: str) -> None:
-    check_whole(workers=workers, shard_size=shard_size)
+    check_workers(workers)
+    check_whole(shard_size=shard_size)
     if limit is not None:
         check_whole(limit=limit)
     if shard_size > MAX_SHARD_SIZE:

@@ -1,17 +1,24 @@
 """What a worker process worked on when it died: told by memory that it shares with its parent."""
 
+import contextlib
 import ctypes
 import signal
 from multiprocessing.context import BaseContext
 from typing import Any, TypeAlias
 
-from eventdata.errors import EventDataError
+from eventdata.errors import EventDataError, OptionError
 
 NOTE_BYTES = 1024
 
 Note: TypeAlias = Any  # ctypes' array of NOTE_BYTES characters
 
-_NOT_KNOWN = 255  # multiprocessing's exit code, where the fork server died too
+NOT_KNOWN = 255  # multiprocessing's exit code, where the fork server died
+UNGUARDED = 86  # ours, of a worker that would start workers itself: see `check_may_start`
+NO_GUARD = (
+    "workers import the script that calls this, and it calls outside "
+    '`if __name__ == "__main__":`; put the call there, or call with workers=1'
+)
+
 _note: Note | None = None  # in a worker: its own
 
 
@@ -35,11 +42,12 @@ def working_on(what: str) -> None:
 def told_death(code: int | None, note: Note) -> EventDataError:
     """What befell a worker that ended by itself, and over what, as far as that is known."""
     what = note.raw.rstrip(b"\0").decode(errors="backslashreplace")
-    if code in (None, _NOT_KNOWN) or (code == 1 and not what):
-        how = (
-            "(killed, out of memory, or started by a script that calls this with workers > 1 "
-            'outside `if __name__ == "__main__":`)'
-        )
+    if code == UNGUARDED:
+        return OptionError(NO_GUARD)
+    if code in (None, NOT_KNOWN):
+        how = "(killed, or out of memory)"
+    elif code == 1 and not what:
+        how = "(as it began: workers import the script that calls this; why is told above)"
     else:
         how = f"{f'while it read {what} ' if what else ''}({_ending(code)})"
     return EventDataError(
@@ -60,5 +68,7 @@ def _ending(code: int | None) -> str:
     if code == -signal.SIGKILL:
         return "killed, as the system does when memory runs out"
     if code is not None and code < 0:
-        return f"killed by {signal.Signals(-code).name}"
+        with contextlib.suppress(ValueError):  # of real-time signals
+            return f"killed by {signal.Signals(-code).name}"
+        return f"killed by signal {-code}"
     return f"exit code {code}"

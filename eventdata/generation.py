@@ -36,7 +36,7 @@ from eventdata.remote import is_url, path_or_url
 from eventdata.store.files import Files, LocalFiles
 from eventdata.store.layout import WORK, parse_json
 from eventdata.store.write import clear, writer_lock
-from eventdata.workers import Pool, open_pool, run_tasks
+from eventdata.workers import Pool, check_workers, open_pool, run_tasks
 
 ABOUT = "generated.json"
 BATCH = 64  # samples whose work an interruption loses, a worker
@@ -107,7 +107,7 @@ def generate(
     other input or with other options), StoreError (OUT can't be written), OptionError.
     """
     started = time.monotonic()
-    check_whole(workers=workers)
+    check_workers(workers)
     if limit is not None:
         check_whole(limit=limit)
     folder = path_or_url(out)

@@ -7,6 +7,7 @@ queues and locks: one that is killed at a bad moment leaves the others, or the c
 good.)
 """
 
+import _thread
 import contextlib
 import multiprocessing
 import os
@@ -24,11 +25,41 @@ from multiprocessing.reduction import ForkingPickler
 from pickle import loads
 from queue import SimpleQueue
 from typing import Any
+from weakref import WeakSet
 
-from eventdata.deaths import Note, keep_note, new_note, told_death, working_on
-from eventdata.errors import EventDataError
+from eventdata.deaths import (
+    NO_GUARD,
+    NOT_KNOWN,
+    UNGUARDED,
+    Note,
+    keep_note,
+    new_note,
+    told_death,
+    working_on,
+)
+from eventdata.errors import EventDataError, OptionError
 
+NAME = "eventdata-worker"
 LONGEST_SOCKET_PATH = 104  # bytes, of the systems where it is shortest
+
+
+_PROCESS = os.getpid()
+_PIPES: WeakSet[Connection] = WeakSet()
+
+
+def check_may_start() -> None:
+    """OptionError where this process can't have worker processes.
+
+    A worker that comes here still imports the script that calls, and would do all that again: it
+    ends, and its parent says why.
+    """
+    process = multiprocessing.current_process()
+    if getattr(process, "_inheriting", False):
+        if process.name == NAME:
+            os._exit(UNGUARDED)
+        raise OptionError(NO_GUARD)
+    if process.daemon:
+        raise OptionError("a daemonic process can't have worker processes; call with workers=1")
 
 
 class Worker:
@@ -37,8 +68,11 @@ class Worker:
     def __init__(self, context: BaseContext) -> None:
         self._note = new_note(context)
         self._pipe, theirs = connection.Pipe()
+        _PIPES.update((self._pipe, theirs))
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=_serve, args=(theirs, self._note, util.get_temp_dir())
+            target=_serve,
+            args=(theirs, self._note, _temporary_folder(), dict(os.environ)),
+            name=NAME,
         )
         self.process.start()
         theirs.close()  # or the pipe would not end with the process
@@ -47,7 +81,7 @@ class Worker:
         self, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]
     ) -> Any:
         """The result of a call in the process, or its error; EventDataError where it dies."""
-        request = ForkingPickler.dumps((function, arguments, named))
+        request = _pickled((function, arguments, named))
         try:
             self._pipe.send_bytes(request)
             ready = connection.wait([self._pipe, self.process.sentinel])
@@ -62,37 +96,65 @@ class Worker:
             raise result
         return result
 
+    def kill(self) -> None:
+        """End the process. It is not asked, for it may be stopped, or busy for long."""
+        self.process.kill()
+        if self.process.exitcode == NOT_KNOWN and self.process.pid is not None:
+            # Not known to multiprocessing any more, but it may live.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Once it is killed, and no thread waits for it: give back what is open.
+
+        At once, because an error's traceback may keep this worker for long.
+        """
+        self.process.join()
+        self.process.close()
+        self._pipe.close()
+        self._note = None
+
 
 class ProcessExecutor(Executor):
     """Runs calls in processes of this machine. They end with this one, however it ends."""
 
     def __init__(self, processes: int) -> None:
         """Begin to start them."""
+        self._all: list[Worker] = []
         self._idle: SimpleQueue[Worker] = SimpleQueue()
-        self._threads = ThreadPoolExecutor(processes, "eventdata-worker")
+        self._over = threading.Event()
+        # Where nobody comes to shut it down. multiprocessing waits for its processes at the end of
+        # this one, but calls this before.
+        util.Finalize(self, _kill, args=(self._all, self._over), exitpriority=10)
+        self._threads = ThreadPoolExecutor(processes, NAME)
         # In a thread: Ctrl-C comes to the main one, and finds no process half started.
-        self._started = self._threads.submit(_start_workers, processes, self._idle)
+        self._started = self._threads.submit(
+            _start_workers, processes, self._all, self._idle, self._over
+        )
 
     @property
     def workers(self) -> list[Worker]:
         """All of them, once they are started."""
-        return self._started.result()
+        self._started.result()
+        return self._all
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """A future of the call, which travels by pickle."""
         return self._threads.submit(self._call, fn, args, kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
-        """End all processes at once, the calls that they are at with an error.
+        """End all processes at once, the calls that they are at with an error."""
+        try:
+            self._end(wait, cancel_futures)
+        except KeyboardInterrupt:  # by who can't wait: nor may processes be left
+            self._end(wait, cancel_futures)
+            raise
 
-        They are not asked, for one may be stopped, or busy for long.
-        """
-        workers = [] if self._started.exception() else self.workers
-        for worker in workers:
-            worker.process.kill()
+    def _end(self, wait: bool, cancel_futures: bool) -> None:
+        _kill(self._all, self._over)
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
-        for worker in workers:
-            worker.process.join()
+        while wait and self._all:
+            self._all.pop().close()
 
     def _call(
         self, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]
@@ -105,32 +167,66 @@ class ProcessExecutor(Executor):
             self._idle.put(worker)
 
 
-def _start_workers(count: int, idle: "SimpleQueue[Worker]") -> list[Worker]:
-    method = _start_method()
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["eventdata.conversion"])
-    workers: list[Worker] = []
-    try:
-        with _interrupts_held():
-            for _ in range(count):
-                workers.append(Worker(context))
-    except BaseException:
-        for worker in workers:
-            worker.process.kill()
-        raise
+def _kill(workers: list[Worker], over: threading.Event) -> None:
+    over.set()
+    for worker in workers:
+        worker.kill()
+
+
+def _start_workers(
+    count: int, workers: list[Worker], idle: "SimpleQueue[Worker]", over: threading.Event
+) -> None:
+    """Start them into ``workers``, and into ``idle`` once all are there; unless it is over."""
+    failure: OSError | EOFError | None = None
+    for method in _start_methods():
+        context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(["eventdata.conversion"])
+        try:
+            with _interrupts_held():
+                while len(workers) < count and not over.is_set():
+                    workers.append(Worker(context))
+            break
+        except (OSError, EOFError) as error:  # as of a fork server that died
+            failure = error
+    else:
+        _kill(workers, over)
+        raise EventDataError(
+            f"worker processes can't be started ({type(failure).__name__}: {failure}); call with "
+            "fewer, or with workers=1"
+        )
+    if over.is_set():
+        _kill(workers, over)
+        raise EventDataError("ended while worker processes were started")
     for worker in workers:
         idle.put(worker)
-    return workers
 
 
-def _start_method() -> str:
-    """Never plain fork: the parent may run threads (progress bar, zarr's event loop)."""
+def _start_methods() -> list[str]:
+    """In this order. Never plain fork: the parent may run threads (progress bar, zarr's loop)."""
     # A fork server listens on a socket among the temporary files, whose path has to be short.
     socket = os.path.join(util.get_temp_dir(), "listener-12345678")  # noqa: PTH118
     short = len(os.fsencode(socket)) < LONGEST_SOCKET_PATH
     methods = multiprocessing.get_all_start_methods()
-    return "forkserver" if short and "forkserver" in methods else "spawn"
+    return ["forkserver", "spawn"] if short and "forkserver" in methods else ["spawn"]
+
+
+def _temporary_folder() -> str:
+    """multiprocessing's, which a killed process leaves; "" where it is that of a parent."""
+    if multiprocessing.parent_process() is not None or os.getpid() != _PROCESS:
+        return ""
+    folder: str = util.get_temp_dir()
+    return folder
+
+
+def _close_pipes() -> None:
+    """In a fork of this process, made by whomever: or pipes would not end with their workers."""
+    for pipe in list(_PIPES):
+        pipe.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_pipes)
 
 
 @contextlib.contextmanager
@@ -147,14 +243,16 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(pipe: Connection, note: Note, temporary: str) -> None:
+def _serve(pipe: Connection, note: Note, temporary: str, environment: dict[str, str]) -> None:
     """In a worker: answer calls until this process is killed, or its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()  # a fork server has that of when it was started
+    os.environ.update(environment)
     keep_note(note)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        watch = threading.Thread(target=_end_with, args=(parent.sentinel, temporary), daemon=True)
-        watch.start()
+        # Not threading.Thread, whose start waits for good where memory runs out.
+        _thread.start_new_thread(_end_with, (parent.sentinel, temporary))
     with contextlib.suppress(EOFError, OSError):  # of a parent that is gone
         while True:
             request = pipe.recv_bytes()
@@ -162,28 +260,35 @@ def _serve(pipe: Connection, note: Note, temporary: str) -> None:
             pipe.send_bytes(_answer(request))
 
 
-def _answer(request: bytes) -> bytes | memoryview:
+def _answer(request: bytes) -> bytes:
     try:
         function, arguments, named = loads(request)
-        return ForkingPickler.dumps((True, function(*arguments, **named)))
-    except BaseException as error:
-        return _pickled(error)
+        return _pickled((True, function(*arguments, **named)))
+    except Exception as error:
+        return _pickled_error(error)
+    except BaseException as error:  # sys.exit() and the like, which would end the caller
+        return _pickled_error(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-def _pickled(error: BaseException) -> bytes | memoryview:
+def _pickled_error(error: Exception) -> bytes:
     """An error that can be raised again in another process, where it says whence it came."""
     if not isinstance(error, EventDataError):
         error.add_note(f"In a worker process: {traceback.format_exc()}")
     try:
-        pickled = ForkingPickler.dumps((False, error))
+        pickled = _pickled((False, error))
         loads(pickled)
     except Exception:  # as of errors that take other arguments than they keep
-        text = f"{type(error).__name__}: {error}"
-        return ForkingPickler.dumps((False, RuntimeError(text)))
+        return _pickled((False, RuntimeError(f"{type(error).__name__}: {error}")))
     return pickled
+
+
+def _pickled(value: Any) -> bytes:
+    """Not as a view: where an error's traceback keeps one, some versions of Python crash."""
+    return bytes(ForkingPickler.dumps(value))
 
 
 def _end_with(sentinel: int, temporary: str) -> None:
     connection.wait([sentinel])
-    shutil.rmtree(temporary, ignore_errors=True)  # multiprocessing's: the parent could not
+    if temporary:
+        shutil.rmtree(temporary, ignore_errors=True)  # the parent could not
     os._exit(1)

@@ -6,8 +6,8 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from eventdata.errors import EventDataError, OptionError
-from eventdata.processes import ProcessExecutor
+from eventdata.errors import EventDataError, OptionError, check_whole
+from eventdata.processes import ProcessExecutor, check_may_start
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -29,6 +29,13 @@ class Pool:
     check: Callable[[], None] = _nothing
     ends_tasks: bool = False
     """Whether tasks that run end with it, so that none has to be waited for."""
+
+
+def check_workers(workers: int) -> None:
+    """OptionError for a number that is none, or where this process can't have worker processes."""
+    check_whole(workers=workers)
+    if workers > 1:
+        check_may_start()
 
 
 @contextlib.contextmanager

@@ -1,13 +1,23 @@
 """Worker processes that die or stop at bad moments: nobody waits for them, no error is lost."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
+import uuid
+from pathlib import Path
 
 import pytest
+from faulting.kills import MARK, outliving
+from makers import make_es_imagenet
 from programs import run_program
 
 PROGRAM = """
-import os, signal, sys, time
-from multiprocessing import connection
+import os, resource, signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import connection, forkserver
+from eventdata.processes import ProcessExecutor
 from eventdata.workers import run_tasks, worker_pool
 
 class OddError(Exception):
@@ -20,6 +30,12 @@ def fail_oddly(task):
 
 def fail(task):
     raise ZeroDivisionError("of nothing")
+
+def leave(task):
+    sys.exit(0)
+
+def die_of_an_odd_signal(task):
+    os.kill(os.getpid(), 40)
 
 def die_in_the_middle_of_an_answer(task):
     real = connection.Connection._send
@@ -39,13 +55,28 @@ def die_once_another_has_failed(task):
 def stopped_when_the_caller_leaves(task):
     pass
 
+def interrupted_again(task):
+    pass
+
+def no_files_left(task):
+    pass
+
 if __name__ == "__main__":
     work = globals()[sys.argv[1]]
+    if work is no_files_left:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
     try:
         with worker_pool(2) as pool:
             if work is stopped_when_the_caller_leaves:
                 for worker in pool.executor.workers:
                     os.kill(worker.process.pid, signal.SIGSTOP)
+                raise KeyboardInterrupt
+            if work is interrupted_again:
+                real = ThreadPoolExecutor.shutdown
+                def shutdown(*args, **settings):
+                    ThreadPoolExecutor.shutdown = real
+                    raise KeyboardInterrupt("again")
+                ThreadPoolExecutor.shutdown = shutdown
                 raise KeyboardInterrupt
             list(run_tasks(pool, work, range(20)))
     except BaseException as error:
@@ -59,9 +90,13 @@ if __name__ == "__main__":
     [
         ("fail", "ZeroDivisionError: of nothing", "in fail"),
         ("fail_oddly", "RuntimeError: OddError: a.bin: a damaged header", ""),
+        ("leave", "RuntimeError: SystemExit: 0", "in leave"),
+        ("die_of_an_odd_signal", "EventDataError: a worker process died (killed by signal 40)", ""),
         ("die_in_the_middle_of_an_answer", "EventDataError: a worker process died (killed", ""),
         ("die_once_another_has_failed", "ValueError: first", "In a worker process"),
         ("stopped_when_the_caller_leaves", "KeyboardInterrupt: ", ""),
+        ("interrupted_again", "KeyboardInterrupt: again", ""),
+        ("no_files_left", "EventDataError: worker processes can't be started (OSError: [", ""),
     ],
 )
 def test_the_call_ends_and_tells_why(tmp_path, work, told, note):
@@ -72,3 +107,153 @@ def test_the_call_ends_and_tells_why(tmp_path, work, told, note):
     first, _, rest = done.stdout.partition("\n")
     assert first.startswith(told)
     assert note in rest
+
+
+ONE_AFTER_THE_OTHER = """
+import gc, json, multiprocessing, os, signal, sys, time
+from multiprocessing import forkserver, util
+from pathlib import Path
+from eventdata.processes import ProcessExecutor
+from eventdata.workers import run_tasks, worker_pool
+
+def fail(task):
+    raise KeyError("nothing")
+
+def environment(task):
+    return os.environ.get("SET_LATER"), os.environ.get("TAKEN_AWAY")
+
+def note_and_wait(folder):
+    (Path(folder) / f"pid-{os.getpid()}").touch()
+    time.sleep(100)
+
+def child(folder):
+    with worker_pool(2) as pool:
+        list(run_tasks(pool, note_and_wait, [folder] * 2))
+
+def pids(folder, count):
+    while len(found := list(Path(folder).glob("pid-*"))) < count:
+        time.sleep(0.01)
+    for path in found:
+        path.unlink()
+    return [int(path.name[4:]) for path in found]
+
+def wait_for_end(pids):
+    while any(Path(f"/proc/{pid}/exe").exists() for pid in pids):
+        time.sleep(0.01)
+
+def in_one_pool(work, tasks):
+    with worker_pool(2) as pool:
+        return list(run_tasks(pool, work, tasks))
+
+if __name__ == "__main__":
+    folder, told = sys.argv[1], {}
+    os.environ["TAKEN_AWAY"] = "before"
+    in_one_pool(environment, range(2))
+    del os.environ["TAKEN_AWAY"]
+    os.environ["SET_LATER"] = "yes"
+    told["environment"] = in_one_pool(environment, range(2))
+    # Nothing stays open after calls that fail, whenever garbage is collected.
+    gc.disable()
+    opened = []
+    for _ in range(4):
+        try:
+            in_one_pool(fail, range(8))
+        except KeyError as error:
+            assert error.args == ("nothing",)
+        opened.append(len(os.listdir("/proc/self/fd")))
+    told["opened"] = max(opened) - opened[0]
+    gc.enable()
+    # A child that was killed takes nothing of its parent's with it, its workers aside.
+    process = multiprocessing.get_context("spawn").Process(target=child, args=(folder,))
+    process.start()
+    workers = pids(folder, 2)
+    process.kill()
+    wait_for_end(workers)
+    told["folder"] = Path(util.get_temp_dir()).exists()
+    # Workers whose fork server died end with the call that they work for.
+    server = forkserver._forkserver._forkserver_pid
+    with worker_pool(2) as pool:
+        futures = [pool.executor.submit(note_and_wait, folder) for _ in range(2)]
+        workers = pids(folder, 2)
+        os.kill(server, signal.SIGKILL)
+        told["told"] = str(futures[0].exception())
+    wait_for_end(workers)
+    told["afterwards"] = in_one_pool(environment, range(1))
+    # Nobody shuts this one down: the process ends all the same.
+    print(json.dumps(told))
+    forgotten = ProcessExecutor(2)
+    forgotten.submit(environment, 0)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into Linux's /proc")
+def test_one_call_after_the_other(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(ONE_AFTER_THE_OTHER)
+    done = run_program([sys.executable, program, tmp_path], deadline=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        '{"environment": [["yes", null], ["yes", null]], "opened": 0, "folder": true, '
+        '"told": "a worker process died (killed, or out of memory); what is done is kept: call '
+        'again to go on, with fewer workers if memory ran out", "afterwards": [["yes", null]]}\n'
+    )
+
+
+UNGUARDED = """
+import multiprocessing, sys
+import eventdata
+while True:
+    try:
+        eventdata.convert("es-imagenet", sys.argv[1], sys.argv[2], workers=2)
+    except eventdata.EventDataError as error:
+        if multiprocessing.parent_process() is None:
+            sys.exit(str(error))
+"""
+
+
+def test_a_script_without_its_guard(tmp_path):
+    """Also where it tries again whatever the error, in its workers too."""
+    raw = make_es_imagenet(tmp_path / "raw")
+    program = tmp_path / "program.py"
+    program.write_text(UNGUARDED)
+    done = run_program([sys.executable, program, raw, tmp_path / "out"], deadline=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("workers import the script that calls this, and it calls outside")
+
+
+def test_a_daemonic_process_has_no_workers(tmp_path):
+    raw = make_es_imagenet(tmp_path / "raw")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import multiprocessing, eventdata, sys\n"
+        "multiprocessing.current_process()._config['daemon'] = True\n"
+        "eventdata.convert('es-imagenet', *sys.argv[1:], workers=2)\n"
+    )
+    done = run_program([sys.executable, program, raw, tmp_path / "out"], deadline=60)
+    assert "OptionError: a daemonic process can't have worker processes" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into Linux's /proc")
+def test_ctrl_c_again_while_workers_start(tmp_path):
+    """By somebody who can't wait."""
+    raw, out = make_es_imagenet(tmp_path / "raw", train=128), tmp_path / "out"
+    words = [sys.executable, "-m", "eventdata", "convert", "es-imagenet", str(raw), str(out)]
+    words += ["--workers", "2", "--shard-size", "16"]
+    for wait in (0.0, 0.05, 0.1):
+        mark = uuid.uuid4().hex
+        with subprocess.Popen(
+            words, stderr=subprocess.DEVNULL, env=os.environ | {MARK: mark}
+        ) as call:
+            while not (out / ".work/lock").exists():
+                assert call.poll() is None
+            time.sleep(0.2)  # the workers are being started
+            call.send_signal(signal.SIGINT)
+            time.sleep(wait)
+            call.send_signal(signal.SIGINT)
+            try:
+                code = call.wait(30)
+            finally:
+                call.kill()
+        assert code in (130, -signal.SIGINT)  # the other where Python was already ending
+        assert not outliving(mark)
+    subprocess.run(words, check=True)
