@@ -236,17 +236,17 @@ def test_a_daemonic_process_has_no_workers(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into Linux's /proc")
 def test_ctrl_c_again_while_workers_start(tmp_path):
     """By somebody who can't wait."""
-    raw, out = make_es_imagenet(tmp_path / "raw", train=128), tmp_path / "out"
-    words = [sys.executable, "-m", "eventdata", "convert", "es-imagenet", str(raw), str(out)]
-    words += ["--workers", "2", "--shard-size", "16"]
-    for wait in (0.0, 0.05, 0.1):
-        mark = uuid.uuid4().hex
+    raw = make_es_imagenet(tmp_path / "raw", train=128)
+    for number, wait in enumerate((0.0, 0.05, 0.1)):
+        out, mark = tmp_path / f"{number}.zarr", uuid.uuid4().hex
+        words = [sys.executable, "-m", "eventdata", "convert", "es-imagenet", str(raw), str(out)]
+        words += ["--workers", "2", "--shard-size", "16"]
         with subprocess.Popen(
             words, stderr=subprocess.DEVNULL, env=os.environ | {MARK: mark}
         ) as call:
-            while not (out / ".work/lock").exists():
+            while not (out / ".work/plan").exists():
                 assert call.poll() is None
-            time.sleep(0.2)  # the workers are being started
+            time.sleep(0.1)  # the workers are being started
             call.send_signal(signal.SIGINT)
             time.sleep(wait)
             call.send_signal(signal.SIGINT)
@@ -256,4 +256,4 @@ def test_ctrl_c_again_while_workers_start(tmp_path):
                 call.kill()
         assert code in (130, -signal.SIGINT)  # the other where Python was already ending
         assert not outliving(mark)
-    subprocess.run(words, check=True)
+        subprocess.run(words, check=True)
