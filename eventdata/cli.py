@@ -43,20 +43,9 @@ class Commands(click.Group):
                 traceback.print_exc()
             _say(f"eventdata: {error}", err=True)
             ctx.exit(EXIT_BAD_USAGE if isinstance(error, OptionError) else EXIT_BAD_DATA)
-        except BaseException as error:
-            if not _is_of_ctrl_c(error):
-                raise
+        except KeyboardInterrupt:
             click.echo("eventdata: stopped; call the same again to go on", err=True)
             ctx.exit(EXIT_STOPPED)
-
-
-def _is_of_ctrl_c(error: BaseException) -> bool:
-    """Whether it is one, or came of one: as Python's locks do of a second while they see to one."""
-    while not isinstance(error, KeyboardInterrupt):
-        if not isinstance(error, RuntimeError) or error.__context__ is None:
-            return False
-        error = error.__context__
-    return True
 
 
 def _say(text: str, err: bool = False) -> None:

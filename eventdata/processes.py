@@ -123,11 +123,8 @@ class ProcessExecutor(Executor):
         self._all: list[Worker] = []
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         self._over = threading.Event()
-        # Where nobody comes to shut it down. multiprocessing waits for its processes at the end of
-        # this one, but calls this before.
-        util.Finalize(self, _kill, args=(self._all, self._over), exitpriority=10)
         self._threads = ThreadPoolExecutor(processes, NAME)
-        # In a thread: Ctrl-C comes to the main one, and finds no process half started.
+        # In a thread, because it takes a while, in which a caller may want to stop.
         self._started = self._threads.submit(
             _start_workers, processes, self._all, self._idle, self._over
         )
@@ -144,13 +141,6 @@ class ProcessExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         """End all processes at once, the calls that they are at with an error."""
-        try:
-            self._end(wait, cancel_futures)
-        except KeyboardInterrupt:  # by who can't wait: nor may processes be left
-            self._end(wait, cancel_futures)
-            raise
-
-    def _end(self, wait: bool, cancel_futures: bool) -> None:
         _kill(self._all, self._over)
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         while wait and self._all:

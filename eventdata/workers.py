@@ -1,9 +1,11 @@
 """Run tasks through any `concurrent.futures.Executor`: processes by default, or a cluster."""
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from eventdata.errors import EventDataError, OptionError, check_whole
@@ -13,7 +15,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 FOREIGN_BACKLOG = 256  # tasks handed at a time to an executor whose size is not known
-CHECK_SECONDS = 2.0  # without a result, after which a pool is looked after
+CHECK_SECONDS = 0.2  # without a result, after which a pool is looked after
 
 
 def _nothing() -> None: ...
@@ -21,12 +23,13 @@ def _nothing() -> None: ...
 
 @dataclass(frozen=True)
 class Pool:
-    """Where tasks run. check: raises where those that are waited for will never end."""
+    """Where tasks run."""
 
     executor: Executor
     backlog: int
     """Tasks handed out at a time."""
     check: Callable[[], None] = _nothing
+    """Called again and again while tasks are waited for: raises where that should end."""
     ends_tasks: bool = False
     """Whether tasks that run end with it, so that none has to be waited for."""
 
@@ -55,13 +58,47 @@ def open_pool(
     if scheduler is not None:
         from eventdata.cluster import cluster_pool
 
-        with cluster_pool(scheduler, probe) as pool:
-            yield pool
+        with cluster_pool(scheduler, probe) as pool, ctrl_c_noted() as tell:
+
+            def check() -> None:
+                tell()
+                pool.check()
+
+            yield replace(pool, check=check)
     elif executor is not None:
-        yield Pool(executor, FOREIGN_BACKLOG)
+        with ctrl_c_noted() as tell:
+            yield Pool(executor, FOREIGN_BACKLOG, tell)
     else:
         with worker_pool(workers) as pool:
             yield pool
+
+
+@contextlib.contextmanager
+def ctrl_c_noted() -> Iterator[Callable[[], None]]:
+    """Within, Ctrl-C raises nothing, but in calls of what this yields, and at the end.
+
+    For who waits for threads: Python's locks may stay held, for good, where it raises in the middle
+    of their code.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()  # no other one ever sees it
+    if not in_main or not callable(handler):
+        yield _nothing
+        return
+    noted: list[tuple[Any, ...]] = []
+
+    def tell() -> None:
+        if noted:
+            details = noted[0]
+            noted.clear()
+            handler(*details)
+
+    signal.signal(signal.SIGINT, lambda *details: noted.append(details))
+    try:
+        yield tell
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    tell()
 
 
 class SerialExecutor(Executor):
@@ -83,13 +120,14 @@ def worker_pool(workers: int) -> Iterator[Pool]:
     if workers == 1:
         yield Pool(SerialExecutor(), 1)
         return
-    executor = ProcessExecutor(workers)
-    try:
-        # For each worker a task at work and one ready. After a failure none is waited for: where
-        # memory ran out a worker may never come back (`Thread.start` waits for good then).
-        yield Pool(executor, 2 * workers, ends_tasks=True)
-    finally:
-        executor.shutdown()
+    with ctrl_c_noted() as tell:
+        executor = ProcessExecutor(workers)
+        try:
+            # For each worker a task at work and one ready. After a failure none is waited for:
+            # where memory ran out a worker may never come back (`Thread.start` waits for good).
+            yield Pool(executor, 2 * workers, tell, ends_tasks=True)
+        finally:
+            executor.shutdown()
 
 
 def run_tasks(
@@ -117,8 +155,7 @@ def run_tasks(
             if not running:
                 return
             finished, running = wait(running, CHECK_SECONDS, return_when=FIRST_COMPLETED)
-            if not finished:
-                pool.check()
+            pool.check()
             for future in finished:
                 yield future.result()
     except BaseException as error:

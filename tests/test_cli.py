@@ -256,22 +256,3 @@ def test_names_of_the_package_are_not_hidden_by_modules():
         assert callable(getattr(eventdata, name)), name
     with pytest.raises(AttributeError):
         eventdata.nonsense  # noqa: B018
-
-
-@pytest.mark.parametrize("again", [True, False])
-def test_ctrl_c_twice_in_the_middle_of_a_lock(monkeypatch, tmp_path, again):
-    """Python's own locks then say that they are not held."""
-
-    def convert(*_, **__):
-        try:
-            if again:
-                raise KeyboardInterrupt
-        finally:
-            raise RuntimeError("release unlocked lock")
-
-    monkeypatch.setattr("eventdata.conversion.convert", convert)
-    result = call("convert", "es-imagenet", tmp_path, tmp_path / "out")
-    assert (result.exit_code, "call the same again" in result.output) == (
-        130 if again else 1,
-        again,
-    )

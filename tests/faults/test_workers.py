@@ -13,11 +13,11 @@ from faulting.kills import MARK, outliving
 from makers import make_es_imagenet
 from programs import run_program
 
+from eventdata.workers import ctrl_c_noted
+
 PROGRAM = """
-import os, resource, signal, sys, threading, time
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import connection, forkserver
-from eventdata.processes import ProcessExecutor
+import os, resource, signal, sys, time
+from multiprocessing import connection
 from eventdata.workers import run_tasks, worker_pool
 
 class OddError(Exception):
@@ -55,9 +55,6 @@ def die_once_another_has_failed(task):
 def stopped_when_the_caller_leaves(task):
     pass
 
-def interrupted_again(task):
-    pass
-
 def no_files_left(task):
     pass
 
@@ -70,13 +67,6 @@ if __name__ == "__main__":
             if work is stopped_when_the_caller_leaves:
                 for worker in pool.executor.workers:
                     os.kill(worker.process.pid, signal.SIGSTOP)
-                raise KeyboardInterrupt
-            if work is interrupted_again:
-                real = ThreadPoolExecutor.shutdown
-                def shutdown(*args, **settings):
-                    ThreadPoolExecutor.shutdown = real
-                    raise KeyboardInterrupt("again")
-                ThreadPoolExecutor.shutdown = shutdown
                 raise KeyboardInterrupt
             list(run_tasks(pool, work, range(20)))
     except BaseException as error:
@@ -95,7 +85,6 @@ if __name__ == "__main__":
         ("die_in_the_middle_of_an_answer", "EventDataError: a worker process died (killed", ""),
         ("die_once_another_has_failed", "ValueError: first", "In a worker process"),
         ("stopped_when_the_caller_leaves", "KeyboardInterrupt: ", ""),
-        ("interrupted_again", "KeyboardInterrupt: again", ""),
         ("no_files_left", "EventDataError: worker processes can't be started (OSError: [", ""),
     ],
 )
@@ -113,7 +102,6 @@ ONE_AFTER_THE_OTHER = """
 import gc, json, multiprocessing, os, signal, sys, time
 from multiprocessing import forkserver, util
 from pathlib import Path
-from eventdata.processes import ProcessExecutor
 from eventdata.workers import run_tasks, worker_pool
 
 def fail(task):
@@ -179,10 +167,7 @@ if __name__ == "__main__":
         told["told"] = str(futures[0].exception())
     wait_for_end(workers)
     told["afterwards"] = in_one_pool(environment, range(1))
-    # Nobody shuts this one down: the process ends all the same.
     print(json.dumps(told))
-    forgotten = ProcessExecutor(2)
-    forgotten.submit(environment, 0)
 """
 
 
@@ -197,6 +182,20 @@ def test_one_call_after_the_other(tmp_path):
         '"told": "a worker process died (killed, or out of memory); what is done is kept: call '
         'again to go on, with fewer workers if memory ran out", "afterwards": [["yes", null]]}\n'
     )
+
+
+def test_ctrl_c_is_told_where_it_is_asked_for():
+    with ctrl_c_noted() as tell:
+        tell()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            tell()
+    with pytest.raises(KeyboardInterrupt), ctrl_c_noted():
+        signal.raise_signal(signal.SIGINT)  # nobody asks before the end
+    with pytest.raises(ZeroDivisionError), ctrl_c_noted():
+        signal.raise_signal(1 // 0)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 UNGUARDED = """
