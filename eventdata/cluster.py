@@ -25,7 +25,6 @@ from eventdata.workers import Pool
 SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
 CONNECT_SECONDS = 15.0
 PATIENCE_SECONDS = 60.0  # without any worker
-LOOK_SECONDS = 2.0  # between questions to the scheduler whether there are some
 BACKLOG = 4  # tasks handed out a thread of the workers
 # What decides the bytes of a store. A worker that lacks one can't differ in it, but would fail.
 LIBRARIES = ("eventdata", "numpy", "numba", "zstandard", "pillow", "av", "tonic", "aedat")
@@ -132,17 +131,13 @@ class Watch:
 
     def __init__(self, client: Any, address: str) -> None:
         self.client, self.address = client, address
-        self._last_look = -LOOK_SECONDS
         self._missing_since: float | None = None  # not of the last look: looks are rare
 
     def __call__(self) -> None:
         """EventDataError where the scheduler is lost, or has had no worker for a while."""
-        now = time.monotonic()
-        if now - self._last_look < LOOK_SECONDS:
-            return
-        self._last_look = now
         if self.client.status != "running":
             raise _lost(self.address)
+        now = time.monotonic()
         if _threads(self.client):
             self._missing_since = None
         elif self._missing_since is None:

@@ -12,13 +12,14 @@ NOTE_BYTES = 1024
 
 Note: TypeAlias = Any  # ctypes' array of NOTE_BYTES characters
 
-NOT_KNOWN = 255  # multiprocessing's exit code, where the fork server died
-UNGUARDED = 86  # ours, of a worker that would start workers itself: see `check_may_start`
+NOTHING_YET = " "  # of a worker that has begun and reads no sample
+UNGUARDED = 86  # ours, of a worker that would start workers itself: see `leave_if_imported`
 NO_GUARD = (
     "workers import the script that calls this, and it calls outside "
     '`if __name__ == "__main__":`; put the call there, or call with workers=1'
 )
 
+_NOT_KNOWN = 255  # multiprocessing's exit code, where the fork server died
 _note: Note | None = None  # in a worker: its own
 
 
@@ -41,12 +42,13 @@ def working_on(what: str) -> None:
 
 def told_death(code: int | None, note: Note) -> EventDataError:
     """What befell a worker that ended by itself, and over what, as far as that is known."""
-    what = note.raw.rstrip(b"\0").decode(errors="backslashreplace")
+    noted = note.raw.rstrip(b"\0").decode(errors="backslashreplace")
+    what = "" if noted == NOTHING_YET else noted
     if code == UNGUARDED:
         return OptionError(NO_GUARD)
-    if code in (None, NOT_KNOWN):
+    if code in (None, _NOT_KNOWN):
         how = "(killed, or out of memory)"
-    elif code == 1 and not what:
+    elif code == 1 and not noted:
         how = "(as it began: workers import the script that calls this; why is told above)"
     else:
         how = f"{f'while it read {what} ' if what else ''}({_ending(code)})"

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -29,7 +30,7 @@ from weakref import WeakSet
 
 from eventdata.deaths import (
     NO_GUARD,
-    NOT_KNOWN,
+    NOTHING_YET,
     UNGUARDED,
     Note,
     keep_note,
@@ -40,42 +41,66 @@ from eventdata.deaths import (
 from eventdata.errors import EventDataError, OptionError
 
 NAME = "eventdata-worker"
+END_SECONDS = 5.0  # of a worker without its parent, at most
 LONGEST_SOCKET_PATH = 104  # bytes, of the systems where it is shortest
 
-
 _PROCESS = os.getpid()
-_PIPES: WeakSet[Connection] = WeakSet()
+_PIPES: WeakSet[Connection] = WeakSet()  # ends that are open here
+
+
+def leave_if_imported() -> None:
+    """End a worker that still imports its parent's script, and would do all that the parent does.
+
+    Its parent then says why.
+    """
+    process = multiprocessing.current_process()
+    if process.name == NAME and _is_importing(process):
+        os._exit(UNGUARDED)
 
 
 def check_may_start() -> None:
-    """OptionError where this process can't have worker processes.
-
-    A worker that comes here still imports the script that calls, and would do all that again: it
-    ends, and its parent says why.
-    """
+    """OptionError where this process can't have worker processes."""
     process = multiprocessing.current_process()
-    if getattr(process, "_inheriting", False):
-        if process.name == NAME:
-            os._exit(UNGUARDED)
+    if _is_importing(process):
         raise OptionError(NO_GUARD)
     if process.daemon:
         raise OptionError("a daemonic process can't have worker processes; call with workers=1")
 
 
-class Worker:
-    """A process that runs one call after the other; used by one thread at a time."""
+def _is_importing(process: BaseProcess) -> bool:
+    return getattr(process, "_inheriting", False)  # what multiprocessing itself goes by
 
-    def __init__(self, context: BaseContext) -> None:
+
+def _cannot_start(reason: str) -> EventDataError:
+    return EventDataError(
+        f"worker processes can't be started ({reason}); call with fewer, or with workers=1"
+    )
+
+
+class Worker:
+    """A process that runs one call after the other; used by one thread at a time.
+
+    It ends when ``leash`` says so or breaks: multiprocessing knows nothing of its processes any
+    more once their fork server has died.
+    """
+
+    def __init__(self, context: BaseContext, environment: dict[str, str]) -> None:
         self._note = new_note(context)
+        # Sent, not given: what a process is given has to fit into a pipe until it has started.
+        self._greeting: bytes | None = _pickled((_temporary_folder(), environment))
         self._pipe, theirs = connection.Pipe()
-        _PIPES.update((self._pipe, theirs))
+        end, self._leash = connection.Pipe(duplex=False)
+        _PIPES.update((self._pipe, theirs, end, self._leash))
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=_serve,
-            args=(theirs, self._note, _temporary_folder(), dict(os.environ)),
-            name=NAME,
+            target=_serve, args=(theirs, end, self._note), name=NAME
         )
-        self.process.start()
-        theirs.close()  # or the pipe would not end with the process
+        try:
+            self.process.start()
+        except BaseException:
+            _close(self._pipe, self._leash)
+            raise
+        finally:
+            _close(theirs, end)  # or they would not break with the process
 
     def call(
         self, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]
@@ -83,6 +108,9 @@ class Worker:
         """The result of a call in the process, or its error; EventDataError where it dies."""
         request = _pickled((function, arguments, named))
         try:
+            if self._greeting is not None:
+                self._pipe.send_bytes(self._greeting)
+                self._greeting = None
             self._pipe.send_bytes(request)
             ready = connection.wait([self._pipe, self.process.sentinel])
             if self._pipe not in ready:
@@ -99,10 +127,8 @@ class Worker:
     def kill(self) -> None:
         """End the process. It is not asked, for it may be stopped, or busy for long."""
         self.process.kill()
-        if self.process.exitcode == NOT_KNOWN and self.process.pid is not None:
-            # Not known to multiprocessing any more, but it may live.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):  # of one that has ended
+            self._leash.send_bytes(b"")
 
     def close(self) -> None:
         """Once it is killed, and no thread waits for it: give back what is open.
@@ -110,8 +136,9 @@ class Worker:
         At once, because an error's traceback may keep this worker for long.
         """
         self.process.join()
-        self.process.close()
-        self._pipe.close()
+        with contextlib.suppress(ValueError):  # it is said to run where others take its exit code
+            self.process.close()
+        _close(self._pipe, self._leash)
         self._note = None
 
 
@@ -125,8 +152,8 @@ class ProcessExecutor(Executor):
         self._over = threading.Event()
         self._threads = ThreadPoolExecutor(processes, NAME)
         # In a thread, because it takes a while, in which a caller may want to stop.
-        self._started = self._threads.submit(
-            _start_workers, processes, self._all, self._idle, self._over
+        self._started = self._submit(
+            _start_workers, processes, dict(os.environ), self._all, self._idle, self._over
         )
 
     @property
@@ -137,7 +164,13 @@ class ProcessExecutor(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """A future of the call, which travels by pickle."""
-        return self._threads.submit(self._call, fn, args, kwargs)
+        return self._submit(self._call, fn, args, kwargs)
+
+    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        try:
+            return self._threads.submit(function, *arguments)
+        except RuntimeError as error:  # no more threads
+            raise _cannot_start(str(error)) from None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         """End all processes at once, the calls that they are at with an error."""
@@ -159,15 +192,19 @@ class ProcessExecutor(Executor):
 
 def _kill(workers: list[Worker], over: threading.Event) -> None:
     over.set()
-    for worker in workers:
+    for worker in list(workers):
         worker.kill()
 
 
 def _start_workers(
-    count: int, workers: list[Worker], idle: "SimpleQueue[Worker]", over: threading.Event
+    count: int,
+    environment: dict[str, str],
+    workers: list[Worker],
+    idle: "SimpleQueue[Worker]",
+    over: threading.Event,
 ) -> None:
     """Start them into ``workers``, and into ``idle`` once all are there; unless it is over."""
-    failure: OSError | EOFError | None = None
+    failure = ""
     for method in _start_methods():
         context = multiprocessing.get_context(method)
         if method == "forkserver":
@@ -175,16 +212,16 @@ def _start_workers(
         try:
             with _interrupts_held():
                 while len(workers) < count and not over.is_set():
-                    workers.append(Worker(context))
+                    workers.append(Worker(context, environment))
             break
-        except (OSError, EOFError) as error:  # as of a fork server that died
-            failure = error
+        except (OSError, EOFError, ImportError) as error:  # as of a fork server that died
+            failure = f"{type(error).__name__}: {error}"
+        while workers:
+            worker = workers.pop()
+            worker.kill()
+            worker.close()
     else:
-        _kill(workers, over)
-        raise EventDataError(
-            f"worker processes can't be started ({type(failure).__name__}: {failure}); call with "
-            "fewer, or with workers=1"
-        )
+        raise _cannot_start(failure)
     if over.is_set():
         _kill(workers, over)
         raise EventDataError("ended while worker processes were started")
@@ -209,10 +246,17 @@ def _temporary_folder() -> str:
     return folder
 
 
-def _close_pipes() -> None:
-    """In a fork of this process, made by whomever: or pipes would not end with their workers."""
-    for pipe in list(_PIPES):
+def _close(*pipes: Connection) -> None:
+    for pipe in pipes:
+        _PIPES.discard(pipe)  # first: a fork between the two may have another file of its number
         pipe.close()
+
+
+def _close_pipes() -> None:
+    """In a fork of this process, made by whomever: or pipes would not break with their workers."""
+    for pipe in list(_PIPES):
+        with contextlib.suppress(OSError):
+            pipe.close()
 
 
 if hasattr(os, "register_at_fork"):
@@ -233,20 +277,26 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(pipe: Connection, note: Note, temporary: str, environment: dict[str, str]) -> None:
+def _serve(pipe: Connection, leash: Connection, note: Note) -> None:
     """In a worker: answer calls until this process is killed, or its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.clear()  # a fork server has that of when it was started
-    os.environ.update(environment)
+    _PIPES.update((pipe, leash))
     keep_note(note)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        # Not threading.Thread, whose start waits for good where memory runs out.
-        _thread.start_new_thread(_end_with, (parent.sentinel, temporary))
     with contextlib.suppress(EOFError, OSError):  # of a parent that is gone
+        temporary, environment = loads(pipe.recv_bytes())
+        # Not threading.Thread, whose start waits for good where memory runs out.
+        _thread.start_new_thread(_end_with, (leash, temporary))
+        os.environ.clear()  # a fork server has that of when it was started
+        os.environ.update(environment)
+        _answer_calls(pipe)
+        time.sleep(END_SECONDS)  # that thread ends this process, once it has tidied up
+
+
+def _answer_calls(pipe: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
         while True:
             request = pipe.recv_bytes()
-            working_on("")
+            working_on(NOTHING_YET)
             pipe.send_bytes(_answer(request))
 
 
@@ -277,8 +327,10 @@ def _pickled(value: Any) -> bytes:
     return bytes(ForkingPickler.dumps(value))
 
 
-def _end_with(sentinel: int, temporary: str) -> None:
-    connection.wait([sentinel])
-    if temporary:
-        shutil.rmtree(temporary, ignore_errors=True)  # the parent could not
+def _end_with(leash: Connection, temporary: str) -> None:
+    try:
+        leash.recv_bytes()
+    except (EOFError, OSError):  # of a parent that was killed: it could not
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
     os._exit(1)

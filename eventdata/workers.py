@@ -1,21 +1,32 @@
 """Run tasks through any `concurrent.futures.Executor`: processes by default, or a cluster."""
 
 import contextlib
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from dataclasses import dataclass, replace
+from concurrent.futures import (
+    ALL_COMPLETED,
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    wait,
+)
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from eventdata.errors import EventDataError, OptionError, check_whole
-from eventdata.processes import ProcessExecutor, check_may_start
+from eventdata.processes import ProcessExecutor, check_may_start, leave_if_imported
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 FOREIGN_BACKLOG = 256  # tasks handed at a time to an executor whose size is not known
-CHECK_SECONDS = 0.2  # without a result, after which a pool is looked after
+TELL_SECONDS = 0.2  # after which Ctrl-C is told
+CHECK_SECONDS = 2.0  # without a result, after which a pool is looked after
+INSIST_SECONDS = 4.0  # after which Ctrl-C, pressed again, waits no longer
 
 
 def _nothing() -> None: ...
@@ -29,16 +40,18 @@ class Pool:
     backlog: int
     """Tasks handed out at a time."""
     check: Callable[[], None] = _nothing
-    """Called again and again while tasks are waited for: raises where that should end."""
+    """Called while no results come: raises where those that are waited for never will."""
+    tell: Callable[[], None] = _nothing
+    """Called again and again: raises where Ctrl-C has been noted (`ctrl_c_noted`)."""
     ends_tasks: bool = False
     """Whether tasks that run end with it, so that none has to be waited for."""
 
 
 def check_workers(workers: int) -> None:
-    """OptionError for a number that is none, or where this process can't have worker processes."""
+    """OptionError for a number that is none. To be called before anything is done."""
     check_whole(workers=workers)
     if workers > 1:
-        check_may_start()
+        leave_if_imported()
 
 
 @contextlib.contextmanager
@@ -59,18 +72,37 @@ def open_pool(
         from eventdata.cluster import cluster_pool
 
         with cluster_pool(scheduler, probe) as pool, ctrl_c_noted() as tell:
-
-            def check() -> None:
-                tell()
-                pool.check()
-
-            yield replace(pool, check=check)
+            yield replace(pool, tell=tell)
     elif executor is not None:
         with ctrl_c_noted() as tell:
-            yield Pool(executor, FOREIGN_BACKLOG, tell)
+            yield Pool(executor, FOREIGN_BACKLOG, tell=tell)
     else:
         with worker_pool(workers) as pool:
             yield pool
+
+
+class _CtrlC:
+    """A handler of Ctrl-C that notes it for `tell`."""
+
+    def __init__(self, handler: Callable[..., Any]) -> None:
+        self.handler = handler
+        self.process = os.getpid()
+        self.noted: tuple[Any, ...] | None = None
+        self.since = 0.0
+
+    def __call__(self, *details: Any) -> None:
+        if os.getpid() != self.process:  # a fork, where nobody asks
+            self.handler(*details)
+        elif self.noted is None:
+            self.noted, self.since = details, time.monotonic()
+        elif time.monotonic() - self.since > INSIST_SECONDS:  # what runs does not ask
+            self.tell()
+
+    def tell(self) -> None:
+        """Do what it would have done."""
+        if self.noted is not None:
+            details, self.noted = self.noted, None
+            self.handler(*details)
 
 
 @contextlib.contextmanager
@@ -82,23 +114,18 @@ def ctrl_c_noted() -> Iterator[Callable[[], None]]:
     """
     handler = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()  # no other one ever sees it
-    if not in_main or not callable(handler):
+    if isinstance(handler, _CtrlC) and in_main:
+        yield handler.tell
+    elif callable(handler) and in_main:
+        noting = _CtrlC(handler)
+        signal.signal(signal.SIGINT, noting)
+        try:
+            yield noting.tell
+        finally:
+            signal.signal(signal.SIGINT, handler)
+            noting.tell()
+    else:
         yield _nothing
-        return
-    noted: list[tuple[Any, ...]] = []
-
-    def tell() -> None:
-        if noted:
-            details = noted[0]
-            noted.clear()
-            handler(*details)
-
-    signal.signal(signal.SIGINT, lambda *details: noted.append(details))
-    try:
-        yield tell
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    tell()
 
 
 class SerialExecutor(Executor):
@@ -120,12 +147,13 @@ def worker_pool(workers: int) -> Iterator[Pool]:
     if workers == 1:
         yield Pool(SerialExecutor(), 1)
         return
+    check_may_start()
     with ctrl_c_noted() as tell:
         executor = ProcessExecutor(workers)
         try:
             # For each worker a task at work and one ready. After a failure none is waited for:
             # where memory ran out a worker may never come back (`Thread.start` waits for good).
-            yield Pool(executor, 2 * workers, tell, ends_tasks=True)
+            yield Pool(executor, 2 * workers, tell=tell, ends_tasks=True)
         finally:
             executor.shutdown()
 
@@ -141,9 +169,11 @@ def run_tasks(
     waiting = iter(tasks)
     running: set[Future[Result]] = set()
     exhausted = False
+    patience = _Patience(pool)
     try:
         while True:
             while not exhausted and len(running) < pool.backlog:
+                pool.tell()
                 try:
                     task = next(waiting)
                 except StopIteration:
@@ -154,8 +184,7 @@ def run_tasks(
                     break  # a serial executor: tell its result before the next one starts
             if not running:
                 return
-            finished, running = wait(running, CHECK_SECONDS, return_when=FIRST_COMPLETED)
-            pool.check()
+            finished, running = patience.wait(running, FIRST_COMPLETED)
             for future in finished:
                 yield future.result()
     except BaseException as error:
@@ -173,10 +202,30 @@ def run_tasks(
 
 
 def _wait_for_all(pool: Pool, running: set[Future[Any]]) -> None:
+    patience = _Patience(pool)
     while running:
-        _, running = wait(running, CHECK_SECONDS)
-        if running:
-            pool.check()
+        _, running = patience.wait(running, ALL_COMPLETED)
+
+
+@dataclass
+class _Patience:
+    """Waits a little, and looks after the pool in between."""
+
+    pool: Pool
+    since: float = field(default_factory=time.monotonic)
+
+    def wait(
+        self, running: set[Future[Result]], until: str
+    ) -> tuple[set[Future[Result]], set[Future[Result]]]:
+        """Futures that have ended, and the others."""
+        finished, others = wait(running, TELL_SECONDS, return_when=until)
+        self.pool.tell()
+        if finished:
+            self.since = time.monotonic()
+        elif time.monotonic() - self.since > CHECK_SECONDS:
+            self.pool.check()
+            self.since = time.monotonic()
+        return finished, others
 
 
 def memory_ran_out() -> EventDataError:

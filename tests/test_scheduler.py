@@ -393,7 +393,7 @@ class TestPatience:
         client = mock.Mock(status="running")
         monkeypatch.setattr(cluster, "_threads", lambda client: client.threads)
         clock = mock.Mock()  # of that module alone
-        clock.monotonic.side_effect = [0, 1000, 1060, 1062]
+        clock.monotonic.side_effect = [0, 1000, 1060, 1061]
         monkeypatch.setattr(cluster, "time", clock)
         watch = cluster.Watch(client, "tcp://here:1")
         client.threads = 4
