@@ -48,6 +48,7 @@ from eventdata.store.write import (
 )
 from eventdata.workers import (
     SerialExecutor,
+    check_pool,
     check_workers,
     memory_ran_out,
     open_pool,
@@ -144,6 +145,8 @@ def convert(
     done_before = job.total
     told: Mapping[str, int] = {}
     is_complete = not overwrite and already_complete(files, job.plan)
+    if not is_complete:
+        check_pool(workers, executor, scheduler)
     if not is_complete or WORK in files.names():
         files.prepare()
         with writer_lock(files):

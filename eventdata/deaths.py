@@ -12,6 +12,7 @@ NOTE_BYTES = 1024
 
 Note: TypeAlias = Any  # ctypes' array of NOTE_BYTES characters
 
+NOT_KNOWN = 255  # multiprocessing's exit code, where the fork server died
 NOTHING_YET = " "  # of a worker that has begun and reads no sample
 UNGUARDED = 86  # ours, of a worker that would start workers itself: see `leave_if_imported`
 NO_GUARD = (
@@ -19,7 +20,6 @@ NO_GUARD = (
     '`if __name__ == "__main__":`; put the call there, or call with workers=1'
 )
 
-_NOT_KNOWN = 255  # multiprocessing's exit code, where the fork server died
 _note: Note | None = None  # in a worker: its own
 
 
@@ -46,7 +46,7 @@ def told_death(code: int | None, note: Note) -> EventDataError:
     what = "" if noted == NOTHING_YET else noted
     if code == UNGUARDED:
         return OptionError(NO_GUARD)
-    if code in (None, _NOT_KNOWN):
+    if code in (None, NOT_KNOWN):
         how = "(killed, or out of memory)"
     elif code == 1 and not noted:
         how = "(as it began: workers import the script that calls this; why is told above)"

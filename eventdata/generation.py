@@ -36,7 +36,7 @@ from eventdata.remote import is_url, path_or_url
 from eventdata.store.files import Files, LocalFiles
 from eventdata.store.layout import WORK, parse_json
 from eventdata.store.write import clear, writer_lock
-from eventdata.workers import Pool, check_workers, open_pool, run_tasks
+from eventdata.workers import Pool, check_pool, check_workers, open_pool, run_tasks
 
 ABOUT = "generated.json"
 BATCH = 64  # samples whose work an interruption loses, a worker
@@ -128,6 +128,8 @@ def generate(
     done_before = job.total
     found = _read_same(files, about)
     complete = _is_complete(files, found, keys)
+    if not complete:
+        check_pool(workers, scheduler=scheduler)
     if not complete or WORK in files.names():
         files.prepare()
         with writer_lock(files):

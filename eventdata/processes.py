@@ -30,6 +30,7 @@ from weakref import WeakSet
 
 from eventdata.deaths import (
     NO_GUARD,
+    NOT_KNOWN,
     NOTHING_YET,
     UNGUARDED,
     Note,
@@ -41,7 +42,7 @@ from eventdata.deaths import (
 from eventdata.errors import EventDataError, OptionError
 
 NAME = "eventdata-worker"
-END_SECONDS = 5.0  # of a worker without its parent, at most
+END_SECONDS = 5.0  # that a process may take to end by itself
 LONGEST_SOCKET_PATH = 104  # bytes, of the systems where it is shortest
 
 _PROCESS = os.getpid()
@@ -86,13 +87,15 @@ class Worker:
 
     def __init__(self, context: BaseContext, environment: dict[str, str]) -> None:
         self._note = new_note(context)
+        self._lock = threading.Lock()  # of what follows
+        self._closed = False
         # Sent, not given: what a process is given has to fit into a pipe until it has started.
-        self._greeting: bytes | None = _pickled((_temporary_folder(), environment))
+        self._environment: bytes | None = _pickled(environment)
         self._pipe, theirs = connection.Pipe()
         end, self._leash = connection.Pipe(duplex=False)
         _PIPES.update((self._pipe, theirs, end, self._leash))
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=_serve, args=(theirs, end, self._note), name=NAME
+            target=_serve, args=(theirs, end, self._note, _temporary_folder()), name=NAME
         )
         try:
             self.process.start()
@@ -108,17 +111,25 @@ class Worker:
         """The result of a call in the process, or its error; EventDataError where it dies."""
         request = _pickled((function, arguments, named))
         try:
-            if self._greeting is not None:
-                self._pipe.send_bytes(self._greeting)
-                self._greeting = None
+            if connection.wait([self.process.sentinel], 0):
+                raise EOFError
+            if self._environment is not None:
+                self._pipe.send_bytes(self._environment)
+                self._environment = None
             self._pipe.send_bytes(request)
             ready = connection.wait([self._pipe, self.process.sentinel])
             if self._pipe not in ready:
                 raise EOFError
             answer = self._pipe.recv_bytes()
         except (EOFError, OSError):
-            self.process.join()
+            self.process.join(END_SECONDS)
+            if self.process.exitcode is None:  # the fault is on this side
+                self.kill()
+                self.process.join()
             raise told_death(self.process.exitcode, self._note) from None
+        except BaseException:
+            self.kill()  # half an answer may lie in the pipe
+            raise
         succeeded, result = loads(answer)
         if not succeeded:
             raise result
@@ -126,9 +137,14 @@ class Worker:
 
     def kill(self) -> None:
         """End the process. It is not asked, for it may be stopped, or busy for long."""
-        self.process.kill()
-        with contextlib.suppress(OSError):  # of one that has ended
-            self._leash.send_bytes(b"")
+        with self._lock:
+            if self._closed:
+                return
+            if not connection.wait([self.process.sentinel], 0):
+                self.process.kill()
+            elif self.process.exitcode == NOT_KNOWN:
+                with contextlib.suppress(OSError):
+                    self._leash.send_bytes(b"")
 
     def close(self) -> None:
         """Once it is killed, and no thread waits for it: give back what is open.
@@ -136,10 +152,14 @@ class Worker:
         At once, because an error's traceback may keep this worker for long.
         """
         self.process.join()
-        with contextlib.suppress(ValueError):  # it is said to run where others take its exit code
-            self.process.close()
-        _close(self._pipe, self._leash)
-        self._note = None
+        with self._lock:
+            self._closed = True
+            with contextlib.suppress(
+                ValueError
+            ):  # it seems to run, where others took its exit code
+                self.process.close()
+            _close(self._pipe, self._leash)
+            self._note = None
 
 
 class ProcessExecutor(Executor):
@@ -277,27 +297,31 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(pipe: Connection, leash: Connection, note: Note) -> None:
+def _serve(pipe: Connection, leash: Connection, note: Note, temporary: str) -> None:
     """In a worker: answer calls until this process is killed, or its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _PIPES.update((pipe, leash))
     keep_note(note)
-    with contextlib.suppress(EOFError, OSError):  # of a parent that is gone
-        temporary, environment = loads(pipe.recv_bytes())
-        # Not threading.Thread, whose start waits for good where memory runs out.
-        _thread.start_new_thread(_end_with, (leash, temporary))
+    # Not threading.Thread, whose start waits for good where memory runs out.
+    _thread.start_new_thread(_end_with, (leash, temporary))
+    messages = _received(pipe)
+    for environment in messages:  # the first
         os.environ.clear()  # a fork server has that of when it was started
-        os.environ.update(environment)
-        _answer_calls(pipe)
-        time.sleep(END_SECONDS)  # that thread ends this process, once it has tidied up
+        os.environ.update(loads(environment))
+        break
+    for request in messages:
+        working_on(NOTHING_YET)
+        answer = _answer(request)
+        with contextlib.suppress(OSError):
+            pipe.send_bytes(answer)
+    time.sleep(END_SECONDS)  # the other thread ends this process, once it has tidied up
 
 
-def _answer_calls(pipe: Connection) -> None:
+def _received(pipe: Connection) -> Iterator[bytes]:
+    """Messages, until there is nobody to send any."""
     with contextlib.suppress(EOFError, OSError):
         while True:
-            request = pipe.recv_bytes()
-            working_on(NOTHING_YET)
-            pipe.send_bytes(_answer(request))
+            yield pipe.recv_bytes()
 
 
 def _answer(request: bytes) -> bytes:

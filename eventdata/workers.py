@@ -48,10 +48,20 @@ class Pool:
 
 
 def check_workers(workers: int) -> None:
-    """OptionError for a number that is none. To be called before anything is done."""
+    """OptionError for a number that is none. To be called before anything else."""
     check_whole(workers=workers)
     if workers > 1:
         leave_if_imported()
+
+
+def check_pool(
+    workers: int, executor: Executor | None = None, scheduler: str | None = None
+) -> None:
+    """OptionError where `open_pool` would refuse them. To be called before anything is removed."""
+    if executor is not None and scheduler is not None:
+        raise OptionError("executor and scheduler both say where to work; give one of them")
+    if workers > 1 and executor is None and scheduler is None:
+        check_may_start()
 
 
 @contextlib.contextmanager
@@ -66,8 +76,7 @@ def open_pool(
 
     probe: see `eventdata.cluster`, where it travels by pickle.
     """
-    if executor is not None and scheduler is not None:
-        raise OptionError("executor and scheduler both say where to work; give one of them")
+    check_pool(workers, executor, scheduler)
     if scheduler is not None:
         from eventdata.cluster import cluster_pool
 
@@ -114,7 +123,7 @@ def ctrl_c_noted() -> Iterator[Callable[[], None]]:
     """
     handler = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()  # no other one ever sees it
-    if isinstance(handler, _CtrlC) and in_main:
+    if isinstance(handler, _CtrlC) and handler.process == os.getpid() and in_main:
         yield handler.tell
     elif callable(handler) and in_main:
         noting = _CtrlC(handler)
@@ -147,7 +156,6 @@ def worker_pool(workers: int) -> Iterator[Pool]:
     if workers == 1:
         yield Pool(SerialExecutor(), 1)
         return
-    check_may_start()
     with ctrl_c_noted() as tell:
         executor = ProcessExecutor(workers)
         try:

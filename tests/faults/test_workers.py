@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from faulting.kills import MARK, outliving
-from makers import make_es_imagenet
+from makers import make_es_imagenet, tree_digest
 from programs import run_program
 
+import eventdata
 from eventdata.workers import ctrl_c_noted
 
 PROGRAM = """
@@ -270,15 +271,21 @@ def test_a_script_without_its_guard(tmp_path):
 
 
 def test_a_daemonic_process_has_no_workers(tmp_path):
-    raw = make_es_imagenet(tmp_path / "raw")
+    """But may ask for what needs none; and nothing is removed for what it can't do."""
+    raw, out = make_es_imagenet(tmp_path / "raw"), tmp_path / "out"
+    eventdata.convert("es-imagenet", raw, out)
+    whole = tree_digest(out)
     program = tmp_path / "program.py"
     program.write_text(
         "import multiprocessing, eventdata, sys\n"
         "multiprocessing.current_process()._config['daemon'] = True\n"
-        "eventdata.convert('es-imagenet', *sys.argv[1:], workers=2)\n"
+        "print(eventdata.convert('es-imagenet', *sys.argv[1:], workers=2).state)\n"
+        "eventdata.convert('es-imagenet', *sys.argv[1:], workers=2, overwrite=True)\n"
     )
-    done = run_program([sys.executable, program, raw, tmp_path / "out"], deadline=60)
+    done = run_program([sys.executable, program, raw, out], deadline=60)
+    assert done.stdout == "already complete\n"
     assert "OptionError: a daemonic process can't have worker processes" in done.stderr
+    assert tree_digest(out) == whole
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into Linux's /proc")
