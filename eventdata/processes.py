@@ -154,9 +154,7 @@ class Worker:
         self.process.join()
         with self._lock:
             self._closed = True
-            with contextlib.suppress(
-                ValueError
-            ):  # it seems to run, where others took its exit code
+            with contextlib.suppress(ValueError):  # that it runs: others took its exit code
                 self.process.close()
             _close(self._pipe, self._leash)
             self._note = None
@@ -305,10 +303,10 @@ def _serve(pipe: Connection, leash: Connection, note: Note, temporary: str) -> N
     # Not threading.Thread, whose start waits for good where memory runs out.
     _thread.start_new_thread(_end_with, (leash, temporary))
     messages = _received(pipe)
-    for environment in messages:  # the first
+    environment = next(messages, None)
+    if environment is not None:
         os.environ.clear()  # a fork server has that of when it was started
         os.environ.update(loads(environment))
-        break
     for request in messages:
         working_on(NOTHING_YET)
         answer = _answer(request)
