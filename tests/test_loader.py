@@ -303,7 +303,7 @@ def test_ctrl_c_ends_it(folder):
     said, told = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
     assert told.rstrip().endswith("KeyboardInterrupt")
-    assert said.splitlines()[-1] == "left []"
+    assert said.endswith("left []\n")  # maybe in the line of a batch that was being printed
     assert "Exception ignored" not in told
 
 
