@@ -16,6 +16,14 @@ from programs import run_program
 import eventdata
 from eventdata.workers import ctrl_c_noted
 
+
+def run_text(folder, text, *words):
+    """Run a program that has to be a file, because workers import it."""
+    program = folder / "program.py"
+    program.write_text(text)
+    return run_program([sys.executable, program, *words], deadline=60)
+
+
 PROGRAM = """
 import os, resource, signal, sys, time
 from multiprocessing import connection
@@ -95,9 +103,7 @@ if __name__ == "__main__":
     ],
 )
 def test_the_call_ends_and_tells_why(tmp_path, work, told, note):
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    done = run_program([sys.executable, program, work], deadline=60)
+    done = run_text(tmp_path, PROGRAM, work)
     assert (done.returncode, done.stderr) == (0, "")
     first, _, rest = done.stdout.partition("\n")
     assert first.startswith(told)
@@ -190,9 +196,7 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into Linux's /proc")
 def test_one_call_after_the_other(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(ONE_AFTER_THE_OTHER)
-    done = run_program([sys.executable, program, tmp_path], deadline=60)
+    done = run_text(tmp_path, ONE_AFTER_THE_OTHER, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         '{"environment": [["yes", null], ["yes", null]], "opened": 0, "folder": true, '
@@ -263,9 +267,7 @@ while True:
 def test_a_script_without_its_guard(tmp_path):
     """Also where it tries again whatever the error, in its workers too."""
     raw = make_es_imagenet(tmp_path / "raw")
-    program = tmp_path / "program.py"
-    program.write_text(UNGUARDED)
-    done = run_program([sys.executable, program, raw, tmp_path / "out"], deadline=60)
+    done = run_text(tmp_path, UNGUARDED, raw, tmp_path / "out")
     assert done.returncode == 1
     assert done.stderr.startswith("workers import the script that calls this, and it calls outside")
 
@@ -275,14 +277,13 @@ def test_a_daemonic_process_has_no_workers(tmp_path):
     raw, out = make_es_imagenet(tmp_path / "raw"), tmp_path / "out"
     eventdata.convert("es-imagenet", raw, out)
     whole = tree_digest(out)
-    program = tmp_path / "program.py"
-    program.write_text(
+    text = (
         "import multiprocessing, eventdata, sys\n"
         "multiprocessing.current_process()._config['daemon'] = True\n"
         "print(eventdata.convert('es-imagenet', *sys.argv[1:], workers=2).state)\n"
         "eventdata.convert('es-imagenet', *sys.argv[1:], workers=2, overwrite=True)\n"
     )
-    done = run_program([sys.executable, program, raw, out], deadline=60)
+    done = run_text(tmp_path, text, raw, out)
     assert done.stdout == "already complete\n"
     assert "OptionError: a daemonic process can't have worker processes" in done.stderr
     assert tree_digest(out) == whole
