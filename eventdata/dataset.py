@@ -15,6 +15,11 @@ from eventdata.kernels.packing import unpack
 from eventdata.store.layout import SampleFormat
 from eventdata.store.read import SplitReader, open_store
 
+# The first operators that torch runs, without Python's lock, look at the processor and for their
+# kernels under locks of their own: a child forked meanwhile by another thread would wait for those
+# for ever. So they run here, once: what datasets, loaders and torch's collation call in threads.
+torch.stack(torch.arange(2).to(torch.float32).view(torch.int32).unbind())
+
 
 class FrameDataset(Dataset[tuple[Any, Any]]):
     """The valid samples of one split: ``ds[i] -> (uint8 tensor (T, P, H, W), int label)``.

@@ -55,6 +55,27 @@ def test_same_samples(store, truth, case):
     assert len(found) >= 3
 
 
+# What torch found out about the processor is kept; a look from now on would tell of "DEFAULT".
+LOOK_AT_PROCESSOR = """
+import os, sys
+if sys.argv[1:]:
+    import eventdata.dataset
+import torch
+os.environ["ATEN_CPU_CAPABILITY"] = "default"
+print(torch.backends.cpu.get_cpu_capability())
+"""
+
+
+def test_no_thread_is_the_first_to_run_an_operator():
+    """A child forked amid torch's look at the processor waits for ever, once in hundreds."""
+
+    def seen(*words: str) -> str:
+        return run_program([sys.executable, "-c", LOOK_AT_PROCESSOR, *words]).stdout.strip()
+
+    assert seen() == "DEFAULT"
+    assert seen("import") == torch.backends.cpu.get_cpu_capability()
+
+
 def test_data_parallel_by_lightning(store, truth, tmp_path):
     assert run("ddp", store, tmp_path) == [truth]
 
