@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import logging
 import platform
+import threading
 import time
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,9 +50,11 @@ def cluster_pool(address: str, probe: Probe) -> Iterator[Pool]:
         executor = DaskExecutor(client, Fitness(uuid.uuid4().hex, _versions(LIBRARIES), probe))
         try:
             yield Pool(executor, BACKLOG * threads, Watch(client, address))
-        except EventDataError:
-            raise
         except Exception as error:
+            with contextlib.suppress(Exception):  # of workers that are lost: this error came first
+                client.run(_end, executor.fitness.run, on_error="ignore")
+            if isinstance(error, EventDataError):
+                raise
             raise _told(client, address, error) from error
 
 
@@ -75,13 +79,38 @@ class Fitness:
 
 
 _fit_for: set[str] = set()
+# Of this worker: tasks at work, by run; and the runs that have ended.
+_at_work: Counter[str] = Counter()
+_ended: set[str] = set()
+_counting = threading.Lock()
 
 
 def _run_if_fit(
     fitness: Fitness, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    fitness.check()
-    return fn(*args, **kwargs)
+    with _counting:
+        if fitness.run in _ended:
+            raise CancelledError
+        _at_work[fitness.run] += 1
+    try:
+        fitness.check()
+        return fn(*args, **kwargs)
+    finally:
+        with _counting:
+            _at_work[fitness.run] -= 1
+
+
+async def _end(run: str) -> None:
+    """In a worker: begin no task of a run any more, and wait for those that are at work.
+
+    Dask cancels what has not begun. What has would go on unseen, and write into a place that is no
+    longer its caller's.
+    """
+    with _counting:
+        _ended.add(run)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while _at_work[run] and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
 
 
 class DaskExecutor(Executor):

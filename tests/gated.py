@@ -57,6 +57,27 @@ class Faulty(Drawn):
         return super().read(sample, out)
 
 
+@dataclass(frozen=True)
+class Laggard(Drawn):
+    """Has a sample that can't be read, tried once another one is amid: that takes a while longer.
+
+    In the folder ``gate`` lie the files ``begun`` and ``ended`` of the other one.
+    """
+
+    gate: str = ""
+
+    def read(self, sample: Sample, out: NDArray[np.uint8]) -> int:
+        gate = Path(self.gate)
+        if sample.details == (0,):
+            wait_for(gate / "begun")
+            raise InputError("s0: torn")
+        if sample.details == (4,):
+            (gate / "begun").touch()
+            time.sleep(2)
+            (gate / "ended").touch()
+        return super().read(sample, out)
+
+
 def wait_for(path: Path) -> str:
     """The content of a file, once it is there."""
     deadline = time.monotonic() + PATIENCE

@@ -15,7 +15,7 @@ import fsspec
 import pytest
 from click.testing import CliRunner
 from drawn import Drawn
-from gated import PATIENCE, Deadly, Faulty, Gated, wait_for
+from gated import PATIENCE, Deadly, Faulty, Gated, Laggard, wait_for
 from makers import make_es_imagenet, make_images, tree_digest
 from s3 import serve
 
@@ -171,6 +171,13 @@ class TestTheSame:
             )
             assert result.skipped == 2
         assert tree_digest(tmp_path / "a") == tree_digest(tmp_path / "b")
+
+    def test_what_is_amid_when_another_fails_has_ended(self, workers, tmp_path, gate):
+        """Or it would write into a store that the next call may have replaced."""
+        address, source = workers.scheduler_address, Laggard(gate=str(gate))
+        with pytest.raises(InputError, match="^s0: torn$"):
+            eventdata.convert(source, "", tmp_path / "a", shard_size=4, scheduler=address)
+        assert (gate / "ended").exists()
 
 
 class TestDeaths:
