@@ -29,7 +29,15 @@ from eventdata.raw.remote import fetch_ahead, local_copy, open_input
 from eventdata.raw.source import Samples, Source, file_numbers, listen, told_of_reading
 from eventdata.remote import is_url, path_or_url
 from eventdata.store.files import Files, LocalFiles, Output, open_files, write_behind
-from eventdata.store.layout import MAX_SAMPLE_BYTES, WORK, Header, SampleFormat, parameters_digest
+from eventdata.store.layout import (
+    MAX_SAMPLE_BYTES,
+    MAX_SHARD_SIZE,
+    WORK,
+    Header,
+    SampleFormat,
+    largest_shard,
+    parameters_digest,
+)
 from eventdata.store.shard import ShardBuilder, compressed_bytes, index_bytes
 from eventdata.store.write import (
     ShardRecord,
@@ -59,7 +67,6 @@ OnError = Literal["fail", "skip"]
 Progress = Callable[[int, int], None]  # samples done, samples in all
 
 DEFAULT_SHARD_SIZE = 512
-MAX_SHARD_SIZE = 65_536  # a worker holds one in memory, or two
 PLAN_KEY = f"{WORK}/plan"
 ESTIMATE_SAMPLES = 64  # samples that a dry run compresses to foretell the bytes
 
@@ -260,6 +267,11 @@ def plan_job(source: Source, *, shard_size: int, limit: int | None, on_error: On
         raise OptionError(
             f"a sample of {shape} takes {sample.planes * sample.chunk_bytes / 1e9:.1f} GB, at most "
             f"{MAX_SAMPLE_BYTES / 1e9:.1f}; choose fewer frames, a smaller size or a narrower type"
+        )
+    if shard_size > largest_shard(sample):
+        raise OptionError(
+            f"--shard-size is at most {largest_shard(sample):,} for samples of {sample.planes:,} "
+            f"planes, not {shard_size:,}"
         )
     parameters = {
         **source.parameters,

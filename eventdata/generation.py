@@ -33,6 +33,12 @@ from eventdata.raw.published import Maker, manifests, raw_file, raw_keys, source
 from eventdata.raw.remote import fetch_ahead, local_copy, open_input
 from eventdata.raw.source import Samples, file_numbers, told_of_reading
 from eventdata.remote import is_url, path_or_url
+from eventdata.store.bounded import (
+    MAX_ARRAY_DOCUMENT,
+    MAX_SAMPLE_RECORD,
+    MAX_SKIPPED,
+    read_bounded,
+)
 from eventdata.store.files import Files, LocalFiles
 from eventdata.store.layout import WORK, parse_json
 from eventdata.store.write import clear, writer_lock
@@ -199,7 +205,8 @@ def _make_files(batch: Batch) -> tuple[dict[str, bytes], Record]:
 
 def _read_about(files: LocalFiles) -> dict[str, Any]:
     """What generated.json says; empty where there is nothing, StoreError for something else."""
-    document = files.read(ABOUT)
+    too_large = (files.size(ABOUT) or 0) > MAX_SKIPPED
+    document = b"" if too_large else files.read(ABOUT)
     if document is None:
         if set(files.names()) - {WORK}:
             raise StoreError(f"{files.where}: holds something else; choose another folder")
@@ -280,7 +287,9 @@ def _run(pool: Pool, todo: list[Batch], done: int, total: int, progress: Progres
 def _read_record(batch: Batch) -> Record | None:
     """What came of a batch before; None where its record is not there, or not whole."""
     try:
-        record = Record(**parse_json(batch.files.read(_record_key(batch)) or b""))
+        most = len(batch.keys) * MAX_SAMPLE_RECORD + MAX_ARRAY_DOCUMENT
+        document = read_bounded(batch.files, _record_key(batch), most)
+        record = Record(**parse_json(document or b""))
         left = {**record.left_out, **record.skipped}
         sound = sorted([*record.sizes, *left]) == sorted(batch.keys)
         "".join([*left.values(), *record.lines]).encode()  # all of it text that can be written

@@ -6,6 +6,7 @@ from eventdata.store.files import Files, LocalFiles
 MAX_ARRAY_DOCUMENT = 1 << 20  # a zarr.json of an array or a split
 MAX_HEADER = 1 << 28  # the store's zarr.json, which has the names of all classes
 MAX_SKIPPED = 1 << 30  # all of ES-ImageNet, a reason each
+MAX_SAMPLE_RECORD = 1 << 15  # of each sample that a record tells of
 
 
 def read_bounded(files: Files, key: str, most: int) -> bytes | None:

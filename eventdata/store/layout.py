@@ -29,6 +29,9 @@ HEADER_KEY = "zarr.json"
 SKIPPED_KEY = "skipped.json"
 WORK = ".work"
 METADATA_CHUNK = 65_536  # samples a chunk of the one-value-a-sample arrays
+MAX_SHARD_SIZE = 65_536  # samples; a worker holds a shard in memory, or two
+MAX_SHARD_CHUNKS = 1 << 22  # their index is read before any of them, 16 bytes each
+MAX_DEPTH = 64  # of lists and objects in JSON
 MAX_SAMPLE_BYTES = 1 << 29  # in memory before compression
 
 Representation = Literal["binary", "count", "image"]
@@ -181,11 +184,21 @@ def _is_plain(name: object) -> bool:
 
 
 def parse_json(document: bytes) -> Any:
-    """A JSON document's value; ValueError for all that is none, or is nested too deep."""
+    """A JSON document's value; ValueError for all that is none, or is nested too deep.
+
+    Deep is what nobody writes and code that copies or prints it would fail at.
+    """
     try:
-        return json.loads(document)
+        value = json.loads(document)
     except RecursionError:
         raise ValueError("nested too deep") from None
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(MAX_DEPTH):
+        values = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for inner in values for one in inner if isinstance(one, (dict, list))]
+        if not level:
+            return value
+    raise ValueError("nested too deep")
 
 
 def whole_number(value: Any, *, least: int) -> int:
@@ -282,7 +295,17 @@ def parse_sample_array(
             f"{where}: samples of {sample.planes * sample.chunk_bytes:,} bytes, more than the "
             f"{MAX_SAMPLE_BYTES:,} that any store has"
         )
+    if shard_size > largest_shard(sample):
+        raise StoreError(
+            f"{where}: shards of {shard_size:,} samples, more than the {largest_shard(sample):,} "
+            "that any store of such samples has"
+        )
     return sample, count, shard_size
+
+
+def largest_shard(sample: SampleFormat) -> int:
+    """How many samples a shard may have."""
+    return min(MAX_SHARD_SIZE, max(1, MAX_SHARD_CHUNKS // sample.planes))
 
 
 def shard_key(split: str, sample: SampleFormat, shard: int) -> str:

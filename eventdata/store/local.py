@@ -6,7 +6,6 @@ all decompressed by one call, so that threads seldom wait for each other's Pytho
 """
 
 import contextlib
-import mmap
 import os
 import threading
 import weakref
@@ -25,7 +24,7 @@ from eventdata.errors import StoreError
 from eventdata.plain import check_plain
 from eventdata.store.files import LocalFiles
 from eventdata.store.layout import SampleFormat, shard_key
-from eventdata.store.shard import CRC_BYTES, MISSING, SOUND, decompress, read_index
+from eventdata.store.shard import CRC_BYTES, MISSING, SOUND, decompress, index_bytes, read_index
 
 
 class LocalReader:
@@ -91,11 +90,10 @@ class LocalReader:
             file = ShardFile(path)
             if number not in self._indices:
                 where = f"{self.files.where}/{key}"
-                with file.mapped() as data, memoryview(data) as shard:
-                    self._indices[number] = read_index(shard, self.sample, self.shard_size, where)
-        except StoreError:
-            raise
-        except (OSError, ValueError) as error:  # ValueError: an empty file can't be mapped
+                size, most = file.size(), index_bytes(self.sample, self.shard_size)
+                end = file.read(max(0, size - most), most)
+                self._indices[number] = read_index(end, size, self.sample, self.shard_size, where)
+        except OSError as error:
             raise StoreError(f"{path}: can't be read ({error}); see `eventdata verify`") from None
         return file
 
@@ -129,9 +127,9 @@ class ShardFile:
         self._seeking = threading.Lock()
         weakref.finalize(self, os.close, self._file)
 
-    def mapped(self) -> mmap.mmap:
-        """All of it, for a look at its end."""
-        return mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+    def size(self) -> int:
+        """Its bytes; OSError where the disk fails."""
+        return os.fstat(self._file).st_size
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes at an offset, fewer where the file ends; StoreError where the disk fails."""

@@ -127,8 +127,9 @@ class RemoteReader:
         if data is None:
             raise StoreError(f"{where}: the shard is missing; see `eventdata verify`")
         view = memoryview(data)
-        index = read_index(view, self.sample, self.shard_size, where)
-        self._indices.setdefault(number, index.copy())
+        end = bytes(view[-index_bytes(self.sample, self.shard_size) :])
+        index = read_index(end, len(view), self.sample, self.shard_size, where)
+        self._indices.setdefault(number, index)
         return _Part(0, view)
 
     def _fetch_indices(self, numbers: Iterable[int]) -> None:

@@ -75,23 +75,30 @@ def index_bytes(sample: SampleFormat, shard_size: int) -> int:
 
 
 def read_index(
-    shard: memoryview, sample: SampleFormat, shard_size: int, where: str
+    end: bytes, size: int, sample: SampleFormat, shard_size: int, where: str
 ) -> NDArray[np.uint64]:
-    """The index (shard_size, K, 2) of a shard; StoreError where it is damaged or out of bounds."""
-    size = index_bytes(sample, shard_size)
-    index = parse_index(bytes(shard[-size:]), sample, shard_size, where)
+    """The index (shard_size, K, 2) of a shard of so many bytes, by its last `index_bytes`.
+
+    StoreError where it is damaged or out of bounds.
+    """
+    index = parse_index(end, sample, shard_size, where)
     present = index[index[..., 0] != MISSING]
-    body = len(shard) - size
+    body = size - len(end)
     # Written as two comparisons so that offset + length can't wrap around.
     if (present[:, 1] > body).any() or (present[:, 0] > body - present[:, 1]).any():
         raise StoreError(f"{where}: the shard's index points outside the shard; convert again")
     return index
 
 
+def most_chunk_bytes(sample: SampleFormat) -> int:
+    """More than a compressed chunk can have, however badly it compresses."""
+    return 2 * sample.chunk_bytes + 1024
+
+
 def parse_index(
     end: bytes, sample: SampleFormat, shard_size: int, where: str
 ) -> NDArray[np.uint64]:
-    """The index (shard_size, K, 2) of a shard's last bytes, its bounds unchecked.
+    """The index (shard_size, K, 2) of a shard's last bytes, without regard to the shard's size.
 
     StoreError where it is damaged.
     """
@@ -100,7 +107,11 @@ def parse_index(
     raw = end[:-CRC_BYTES]
     if crc32c(raw) != end[-CRC_BYTES:]:
         raise StoreError(f"{where}: the shard's index fails its checksum; convert again")
-    return np.frombuffer(raw, dtype="<u8").reshape(shard_size, sample.planes, 2)
+    index = np.frombuffer(raw, dtype="<u8").reshape(shard_size, sample.planes, 2)
+    present = index[..., 0] != MISSING
+    if (index[..., 1][present] > most_chunk_bytes(sample)).any():
+        raise StoreError(f"{where}: the shard's index has impossible lengths; convert again")
+    return index
 
 
 def read_chunk(shard: memoryview, entry: NDArray[np.uint64], out: NDArray[Any], where: str) -> None:

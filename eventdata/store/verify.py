@@ -28,7 +28,7 @@ from eventdata.store.layout import (
     shard_key,
 )
 from eventdata.store.read import Split, Store
-from eventdata.store.shard import MISSING, index_bytes, read_chunk, read_index
+from eventdata.store.shard import MISSING, index_bytes, most_chunk_bytes, read_chunk, read_index
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _shard_problems(task: ShardCheck) -> Iterator[Problem]:
     sample = task.sample
     key = shard_key(task.split, sample, task.shard)
     slots = min(task.shard_size, METADATA_CHUNK)
-    most = slots * sample.planes * (2 * sample.chunk_bytes + 1024) + 1024
+    most = slots * sample.planes * most_chunk_bytes(sample) + 1024
     try:
         data = read_bounded(task.files, key, most)
     except StoreError as error:
@@ -196,7 +196,8 @@ def _shard_problems(task: ShardCheck) -> Iterator[Problem]:
         return
     view = memoryview(data)
     try:
-        index = read_index(view, sample, task.shard_size, key)
+        end = bytes(view[-index_bytes(sample, task.shard_size) :])
+        index = read_index(end, len(view), sample, task.shard_size, key)
     except StoreError as error:
         yield replace(here, message=str(error))
         return

@@ -19,6 +19,12 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from eventdata.errors import MismatchError, StoreError
+from eventdata.store.bounded import (
+    MAX_ARRAY_DOCUMENT,
+    MAX_HEADER,
+    MAX_SAMPLE_RECORD,
+    read_bounded,
+)
 from eventdata.store.columns import encode_column, read_column
 from eventdata.store.files import Files, LocalFiles, Output
 from eventdata.store.layout import (
@@ -99,7 +105,7 @@ class ShardRecord:
 
 def existing_header(files: Files) -> Header | None:
     """Header of the store that is there; None for an empty place; StoreError for something else."""
-    document = files.read(HEADER_KEY)
+    document = read_bounded(files, HEADER_KEY, MAX_HEADER)
     if document is not None:
         return parse_header(document, files.where)
     if set(files.names()) - {WORK}:
@@ -222,8 +228,8 @@ def check_same(files: Files, found: Header, plan: StorePlan) -> None:
         )
     for split, columns in plan.splits.items():
         for key, data in _fixed_files(plan, split).items():
-            stored = files.read(key)
-            if stored is not None and stored != data:
+            size = files.size(key)
+            if size is not None and (size != len(data) or files.read(key) != data):
                 _tell_difference(files, split, key, columns)
 
 
@@ -283,10 +289,12 @@ def read_records(files: Files, plan: StorePlan, split: str) -> dict[int, ShardRe
             shards.append(int(name))
     shards = [shard for shard in shards if shard < plan.shards(split)]
     total = len(plan.splits[split]["label"])
+    most = plan.shard_size * MAX_SAMPLE_RECORD + MAX_ARRAY_DOCUMENT
 
     def read(shard: int) -> ShardRecord | None:
         try:
-            record = ShardRecord.parse(files.read(_record_key(split, shard)) or b"")
+            document = read_bounded(files, _record_key(split, shard), most)
+            record = ShardRecord.parse(document or b"")
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
         size = files.size(shard_key(split, plan.sample, shard))

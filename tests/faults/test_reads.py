@@ -125,8 +125,9 @@ def test_a_store_on_a_failing_disk(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "pread", fail)
-        with pytest.raises(StoreError, match="train, shard 0, sample 1: .*Input/output error"):
-            dataset[1]
+        for opened in (dataset, eventdata.FrameDataset(store)):  # of a new one the index
+            with pytest.raises(StoreError, match="train, shard 0, sample 1: .*Input/output error"):
+                opened[1]
         with pytest.raises(StoreError, match="Input/output error"):
             list(eventdata.FrameLoader(dataset, 4))
     dataset[1]

@@ -39,6 +39,7 @@ from PIL import Image
 
 import eventdata
 from eventdata.errors import EventDataError, InputError, StoreError
+from eventdata.generation import generate
 from eventdata.info import describe
 from eventdata.kernels.video import VideoSettings
 from eventdata.raw.clips import read_clip
@@ -293,6 +294,10 @@ HUGE = {
     "rows and columns": array("all/frames", lambda d: [both(d, 3, 2**40), both(d, 4, 2**40)]),
     "shard": array("all/frames", lambda d: grid(d).__setitem__(0, 10**15)),
     "steps": header(lambda d: d.update(steps=10**15)),
+    "shard that lies in a file": lambda store: [
+        array("all/frames", lambda d: grid(d).__setitem__(0, 2**36))(store),
+        os.truncate(store / "all/frames/c/0/0/0/0/0", 1 << 40),
+    ],
     "endless number": array("all/frames", lambda d: d["shape"].__setitem__(0, 10**4000)),
     "no rows": array("all/frames", lambda d: both(d, 3, 0)),
     "column": array("all/label", lambda d: d["shape"].__setitem__(0, 10**12)),
@@ -449,20 +454,47 @@ def test_deep_images_take_no_more_than_others(tmp_path):
 
 
 def test_shard_whose_chunk_is_a_bomb_or_lies_outside(store):
-    """Index and checksums are sound, the chunk is of 256 MiB; or it is not in the shard at all."""
+    """Index and checksums are sound, the chunk is of 32 MiB; or it is not in the shard at all."""
     path = store / "all/frames/c/0/0/0/0/0"
     content = path.read_bytes()
     index = np.frombuffer(content[-16 * 4 - 4 : -4], "<u8").copy()
-    bomb = chunk_file(zstandard.ZstdCompressor(level=1).compress(bytes(256 * MIB)))
+    bomb = chunk_file(zstandard.ZstdCompressor(level=1).compress(bytes(32 * MIB)))
     index[:4] = (0, len(bomb)) * 2  # both time bytes
     path.write_bytes(bomb + chunk_file(index.tobytes()))
-    with at_most(32), pytest.raises(StoreError, match="holds 268435456 bytes, not 512"):
+    with at_most(8), pytest.raises(StoreError, match="holds 33554432 bytes, not 512"):
         eventdata.FrameDataset(store, "all")[0]
     for offset, length in ((2**64 - 2, 8), (0, 2**63), (2**63, 2**63), (len(content), 1)):
         index[:2] = offset, length
         path.write_bytes(content[: -16 * 4 - 4] + chunk_file(index.tobytes()))
-        with at_most(32), pytest.raises(StoreError, match="points outside the shard"):
+        with at_most(32), pytest.raises(StoreError, match="points outside|impossible"):
             eventdata.FrameDataset(store, "all")[0]
+
+
+def test_places_to_write_that_hold_files_of_holes(tmp_path):
+    """What lies where a call is to write is read as carefully."""
+    raw, images = make_es_imagenet(tmp_path / "raw"), make_images(tmp_path / "images")
+    whole = tmp_path / "whole.zarr"
+    eventdata.convert("es-imagenet", raw, whole, shard_size=4)
+    begun = whole / ".work"
+    begun.mkdir()
+    text = (whole / "zarr.json").read_text().replace('"complete": true', '"complete": false')
+    (whole / "zarr.json").write_text(text)
+    record = begun / "train-0.json"
+    record.touch()
+    os.truncate(record, 1 << 40)
+    with at_most(32):
+        assert eventdata.convert("es-imagenet", raw, whole, shard_size=4).done_before == 0
+    for path in (whole / "train/label/c/0", whole / "zarr.json"):
+        kept = path.read_bytes()
+        os.truncate(path, 1 << 40)
+        with at_most(32), pytest.raises(StoreError, match=f"{path}: damaged|{path.parent.parent}"):
+            eventdata.convert("es-imagenet", raw, whole, shard_size=4)
+        path.write_bytes(kept)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/generated.json").touch()
+    os.truncate(tmp_path / "made/generated.json", 1 << 40)
+    with at_most(32), pytest.raises(StoreError, match="generated.json: damaged; choose another"):
+        generate("es-imagenet", images, tmp_path / "made")
 
 
 def test_recipes_and_results_of_holes(tmp_path):

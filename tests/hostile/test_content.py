@@ -96,10 +96,21 @@ DEEP = 100_000
 
 
 def test_json_that_is_nested_or_holds_no_numbers(store, tmp_path):
-    deep = "[" * DEEP + "]" * DEEP
+    deep, half_deep = ("[" * depth + "]" * depth for depth in (DEEP, 600))
     header_text = (store / "zarr.json").read_text()
     frames_text = (store / "all/frames/zarr.json").read_text()
-    for value in (deep, "NaN", "Infinity", "1e999", "9" * 5000, "-0.5", "true", '"8"', "null"):
+    for value in (
+        deep,
+        half_deep,
+        "NaN",
+        "Infinity",
+        "1e999",
+        "9" * 5000,
+        "-0.5",
+        "true",
+        '"8"',
+        "null",
+    ):
         for key, text, old, new in (
             ("zarr.json", header_text, '"version": 1', f'"version": {value}'),
             ("all/frames/zarr.json", frames_text, '"shape": [', f'"shape": [{value},'),
@@ -109,6 +120,13 @@ def test_json_that_is_nested_or_holds_no_numbers(store, tmp_path):
             with pytest.raises(StoreError):
                 eventdata.open_store(store)
             (store / key).write_text(text)
+    # As deep as Python parses, and too deep to be copied or printed.
+    (store / "zarr.json").write_text(
+        header_text.replace('"parameters": {', f'"parameters": {{"a": {half_deep}, ', 1)
+    )
+    with pytest.raises(StoreError, match="not a store of eventdata"):
+        eventdata.FrameDataset(store, "all")
+    (store / "zarr.json").write_text(header_text)
     eventdata.open_store(store)
     for key in ("skipped.json", "all/zarr.json", "all/label/zarr.json"):
         kept = (store / key).read_bytes() if (store / key).exists() else None
