@@ -1,5 +1,6 @@
 """Stores and raw input behind URLs: the same bytes as in folders, whatever the network does."""
 
+import errno
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -30,6 +32,7 @@ from eventdata.errors import (
     OptionError,
     StoreError,
 )
+from eventdata.generation import generate
 from eventdata.loader import FrameLoader
 from eventdata.raw.remote import fetch_ahead, local_copy
 from eventdata.store import remote as store_remote
@@ -72,6 +75,10 @@ def store(s3, local):
 
 def convert(raw, out, **options):
     return eventdata.convert("es-imagenet", raw, out, **{"shard_size": 5, **options})
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def same(url, store, folder):
@@ -294,8 +301,6 @@ class TestRaw:
         assert eventdata.verify(tmp_path / "store.zarr", against=f"{url}/raw").ok
 
     def test_generate(self, tmp_path):
-        from eventdata.generation import generate
-
         images = make_images(tmp_path / "images")
         url = f"memory://{uuid.uuid4().hex}"
         upload(images, url)
@@ -366,15 +371,35 @@ class TestRaw:
         with subprocess.Popen([sys.executable, "-c", ""]) as process:
             process.wait()
         host = socket.gethostname()
-        mine, dead = (tmp_path / f"eventdata-{host}-{n}-x" for n in (os.getpid(), process.pid))
-        for folder in (mine, dead):
+        numbers = (os.getpid(), process.pid, 10**30)
+        mine, dead, none = (tmp_path / f"eventdata-{host}-{number}-x" for number in numbers)
+        for folder in (mine, dead, none):
             (folder / "0").mkdir(parents=True)
         fsspec.filesystem("memory").pipe_file("/left/a.npz", b"1")
         with fetch_ahead(["memory://left/a.npz"], [1]), local_copy("memory://left/a.npz") as path:
             assert Path(path).read_bytes() == b"1"
             assert not dead.exists()
+            assert not none.exists()
         assert not Path(path).exists()
         assert [entry.name for entry in tmp_path.iterdir()] == [mine.name]
+
+    @pytest.mark.parametrize(
+        "call", [partial(eventdata.convert, "imagenet"), partial(generate, "es-imagenet")]
+    )
+    def test_temporary_files_that_can_not_be_written(self, tmp_path, monkeypatch, call):
+        """That the disk is full is no fault of a sample, and leaves none out; a name is."""
+        url = f"memory://{uuid.uuid4().hex}/raw"
+        upload(make_images(tmp_path / "images"), url)
+        for target in ("tempfile.TemporaryDirectory", "pathlib.Path.write_bytes"):
+            with monkeypatch.context() as patch:
+                patch.setattr(target, full_disk)
+                with pytest.raises(EventDataError) as raised:
+                    call(url, tmp_path / "out", min_events=1, on_error="skip")
+            assert "no temporary file can be written" in str(raised.value)
+            assert not isinstance(raised.value, InputError)
+        fsspec.filesystem("memory").pipe_file(f"{url}/train/n01440764/{'a' * 300}.JPEG", b"1")
+        with pytest.raises(InputError, match="a name too long for a file of this machine"):
+            call(url, tmp_path / "other", min_events=1)
 
     def test_a_huge_file_is_not_fetched(self):
         with (

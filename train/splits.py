@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-UCF101_CLIP = re.compile(r"(v_\w+_g\d+)_c\d+$")
+UCF101_CLIP = re.compile(r"(v_\w+_g\d+)_c\d+")
 
 
 def sample_keys(names: Sequence[str], classes: Sequence[str]) -> list[str]:
@@ -20,7 +20,7 @@ def sample_keys(names: Sequence[str], classes: Sequence[str]) -> list[str]:
     """
     stems = (PurePosixPath(name).stem for name in names)
     return [
-        f"{label}/{clip[1] if (clip := UCF101_CLIP.search(stem)) else stem}"
+        f"{label}/{clip[1] if (clip := UCF101_CLIP.fullmatch(stem)) else stem}"
         for label, stem in zip(classes, stems, strict=True)
     ]
 

@@ -18,6 +18,7 @@ from eventdata.plain import check_plain
 from eventdata.raw.pictures import MAX_PIXELS, read_picture
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,flv,asf,ogg"  # as FFmpeg calls them
 RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -115,8 +116,10 @@ def _decode(
     kept: dict[int, NDArray[np.uint8]] = {}
     height, width = settings.size
     try:
-        # As a file and nothing else: a name may look like an address, a playlist hold one.
-        with av.open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
+        # As a file and nothing else: a name may look like an address, and a file that passes for
+        # a video be a list of others.
+        only = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+        with av.open(f"file:{path}", options=only) as container:
             if not container.streams.video:
                 raise InputError(f"{path}: no video in this file; get the file again")
             stream = container.streams.video[0]
@@ -147,6 +150,8 @@ def _decode(
                 count += 1
     except InputError:
         raise
+    except av.error.ArgumentError as error:
+        raise InputError(f"{path}: no video, or in none of the containers {CONTAINERS}") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: can't be decoded ({reason}); get the file again") from error

@@ -40,6 +40,14 @@ def check_whole(size: int, event: int) -> None:
         raise InputError(f"a truncated file: {size:,} bytes are no whole number of {event}")
 
 
+def most_events(size: int) -> int:
+    """How many events a compressed file of so many bytes may hold: a recording has fewer, by far.
+
+    So that its memory is bounded by what lies on the disk.
+    """
+    return max(1 << 21, 4 * size)
+
+
 def unwrap(t: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
     """Times of a clock that starts again at 2**bits: a fall by more than half of that is a turn."""
     turns = np.cumsum(np.diff(t, prepend=t[:1]) < -(1 << bits - 1))

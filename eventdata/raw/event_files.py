@@ -31,13 +31,12 @@ from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, check_events, make_events, sensor_of
 from eventdata.plain import check_plain
 from eventdata.raw.aedat import read_aedat
-from eventdata.raw.event_columns import Columns, check_whole
+from eventdata.raw.event_columns import Columns, check_whole, most_events
 from eventdata.raw.npz import inflate, list_members, parse_npy_header
 from eventdata.raw.prophesee import read_dat, read_raw
 
 MAX_PIECES = 1 << 20  # of one recording: more is a damaged time stamp or a wrong unit
-# Columns of events compress to a tenth; an npz that declares more than both of these is a bomb.
-MAX_NPZ_BYTES, MAX_NPZ_RATIO = 1 << 28, 64
+MAX_EVENT_BYTES = 40  # in an npz: four columns of 64 bits, and their headers
 
 
 def read_events(
@@ -164,9 +163,13 @@ def _read_npz(path: Path) -> Columns:
     if len(names) not in (1, 4):
         raise InputError(f"no arrays x, y, t, p in it (it has: {', '.join(names) or '-'})")
     declared = sum(members[name].size for name in names)
-    if declared > max(MAX_NPZ_BYTES, MAX_NPZ_RATIO * len(data)):
+    most = most_events(len(data))
+    if declared > MAX_EVENT_BYTES * most:
         raise InputError(f"its arrays declare {declared:,} bytes, too many for {len(data):,}")
     arrays = [_parse_npy(inflate(data, members[name])) for name in names]
+    events = max(map(len, arrays))
+    if events > most:
+        raise InputError(f"{events:,} events, too many for a file of {len(data):,} bytes")
     if len(arrays) == 1:
         return _columns(arrays[0])
     x, y, t, p = arrays

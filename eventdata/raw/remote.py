@@ -7,6 +7,7 @@ local_copy              a file as a file on this machine, as all readers need it
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -277,20 +278,39 @@ def _download(url: str, size: int, home: Path) -> Path:
     if size > MAX_FETCHED:
         raise InputError(f"{url}: {size:,} bytes are more than the {MAX_FETCHED:,} of a raw file")
     target = home / PurePosixPath(url).name
-    home.mkdir()
-    try:
-        target.write_bytes(_content(url))
-    except FileNotFoundError:
-        target.mkdir()
-        with contextlib.suppress(FileNotFoundError):  # told by its numbers
-            for name, entry in _entries(url).items():
-                (target / name).write_bytes(_content(f"{url}/{name}"))
-                os.utime(target / name, ns=(_time(entry), _time(entry)))
-    numbers = numbers_of(url)
-    if numbers == MISSING:
-        raise MismatchError(f"{url}: vanished while this ran; call again once the input rests")
-    os.utime(target, ns=(numbers[1], numbers[1]))
+    with _told_of_scratch(url):
+        home.mkdir()
+        try:
+            target.write_bytes(_content(url))
+        except FileNotFoundError:
+            target.mkdir()
+            with contextlib.suppress(FileNotFoundError):  # told by its numbers
+                for name, entry in _entries(url).items():
+                    (target / name).write_bytes(_content(f"{url}/{name}"))
+                    os.utime(target / name, ns=(_time(entry), _time(entry)))
+        numbers = numbers_of(url)
+        if numbers == MISSING:
+            raise MismatchError(f"{url}: vanished while this ran; call again once the input rests")
+        os.utime(target, ns=(numbers[1], numbers[1]))
     return target
+
+
+@contextlib.contextmanager
+def _told_of_scratch(what: str) -> Iterator[None]:
+    """Turn errors of writing temporary files into one sentence.
+
+    No InputError but for a name: that the disk is full is no fault of a sample.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{what}: a name too long for a file of this machine") from error
+        raise EventDataError(
+            f"{what}: no temporary file can be written in {tempfile.gettempdir()} "
+            f"({error.strerror or error}); free some space there or set TMPDIR, and call again: "
+            "what is done is kept"
+        ) from error
 
 
 def _content(url: str) -> bytes:
@@ -307,14 +327,17 @@ def _scratch() -> Iterator[Path]:
             owner = folder.name.removeprefix(prefix).partition("-")[0]
             if owner.isdecimal() and not _is_alive(int(owner)):
                 shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-") as folder_name:
-        yield Path(folder_name)
+    with contextlib.ExitStack() as stack:
+        with _told_of_scratch("input behind a URL"):
+            made = tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-")
+            name = stack.enter_context(made)
+        yield Path(name)
 
 
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # or a number that no process has
         return False
     except OSError:
         return True  # another user's

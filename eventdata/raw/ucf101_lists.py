@@ -64,6 +64,25 @@ def read_class_index(lists: Path) -> list[str]:
     return classes
 
 
+class _Numbers:
+    """Numbers of classes by their names."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._exact = {name: number for number, name in enumerate(classes)}
+        self._folded: dict[str, int] = {}
+        for number, name in enumerate(classes):
+            self._folded.setdefault(name.lower(), number)
+
+    def of(self, name: str | None) -> int | None:
+        """Of a class as it is spelt; None where there is none."""
+        return None if name is None else self._exact.get(name)
+
+    def of_published(self, name: str | None) -> int | None:
+        """The same, or in another case: HandStandPushups is spelt in two ways in UCF101's names."""
+        number = self.of(name)
+        return self._folded.get(name.lower()) if name is not None and number is None else number
+
+
 def class_names(clips: Collection[str], lists: Path | None) -> list[str]:
     """The official class list where there is one, otherwise the classes of the clips, sorted."""
     if lists is not None:
@@ -85,11 +104,12 @@ def list_clips(
     """
     if (lists is None) != (fold is None):
         raise OptionError("--splits DIR and --fold 1|2|3 go together; give both or neither")
+    numbers = _Numbers(classes)
     if lists is None:
         if only not in (None, ALL):
             raise OptionError(f"without --splits there is one split, {ALL!r}, not {only!r}")
         everything: list[_Line] = [(clip, None, "") for clip in clips]
-        return {ALL: _samples(everything, clips, classes)}
+        return {ALL: _samples(everything, clips, numbers)}
     if fold not in FOLDS:
         raise OptionError(f"UCF101 has the folds 1, 2 and 3, not {fold}")
     if only not in (None, "train", "test"):
@@ -102,7 +122,7 @@ def list_clips(
         lines: list[_Line] = []
         absent = 0
         for number, line in enumerate(read_lines(path), 1):
-            clip, label, problem = _parse_line(line, classes)
+            clip, label, problem = _parse_line(line, classes, numbers)
             if not problem and clip in elsewhere:
                 problem = f"{clip!r} is listed twice (also in {elsewhere[clip]})"
             if not problem and clip not in clips:
@@ -113,7 +133,7 @@ def list_clips(
         if absent:
             notes.append(f"{path.name}: {absent:,} of its clips are not in the input, left out")
         if lines and only in (None, split):
-            splits[split] = _samples(lines, clips, classes)
+            splits[split] = _samples(lines, clips, numbers)
     unlisted = sum(clip not in elsewhere for clip in clips)
     if unlisted:
         notes.append(f"{unlisted:,} clips of the input are in no list of fold {fold}, left out")
@@ -123,7 +143,7 @@ def list_clips(
     return splits
 
 
-def _parse_line(line: str, classes: Sequence[str]) -> _Line:
+def _parse_line(line: str, classes: Sequence[str], numbers: _Numbers) -> _Line:
     """Clip, label and what is wrong ("" if nothing) of a line of a train or test list."""
     fields = line.split()
     clip = PurePosixPath(fields[0]).stem if fields else ""
@@ -131,22 +151,18 @@ def _parse_line(line: str, classes: Sequence[str]) -> _Line:
         return clip, None, f"{len(fields)} fields, not 1 or 2 (CLASS/CLIP.avi [label]): {line!r}"
     if not safe_relative(fields[0]):
         return clip, None, f"path {fields[0]!r} leaves the folder"
-    name = clip_class(clip)
-    if name is not None and name not in classes:
-        # HandStandPushups is spelt in two ways in the published names.
-        name = next((known for known in classes if known.lower() == name.lower()), None)
-    if name is None:
+    label = numbers.of_published(clip_class(clip))
+    if label is None:
         return clip, None, f"no class of classInd.txt is in the name: {line!r}"
-    label = classes.index(name)
     if len(fields) == 2 and fields[1] != str(label + 1):
-        return clip, None, f"label {fields[1]} is not that of {name} ({label + 1})"
+        return clip, None, f"label {fields[1]} is not that of {classes[label]} ({label + 1})"
     return clip, label, ""
 
 
 def _samples(
     lines: Sequence[_Line],
     clips: Mapping[str, list[Path]],
-    classes: Sequence[str],
+    numbers: _Numbers,
 ) -> Samples:
     """Columns of (clip, label or None to take it from the name, problem)."""
     problems = {}
@@ -157,8 +173,7 @@ def _samples(
         if not problem and len(places) > 1:
             problem = f"{places[0]}: the same clip lies at {places[1]}"
         if label is None and not problem:
-            name = clip_class(clip)
-            label = classes.index(name) if name in classes else None
+            label = numbers.of(clip_class(clip))
             if label is None:
                 problem = f"{places[0]}: not named v_CLASS_gGG_cCC, so its class is unknown"
         if problem:

@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 
 import fsspec
+import lz4.frame
 import numpy as np
 import pytest
 import torch
@@ -42,6 +43,7 @@ from eventdata.errors import EventDataError, InputError, StoreError
 from eventdata.generation import generate
 from eventdata.info import describe
 from eventdata.kernels.video import VideoSettings
+from eventdata.raw.aedat import check_aedat4
 from eventdata.raw.clips import read_clip
 from eventdata.raw.event_files import read_events
 from eventdata.raw.npz import read_npz
@@ -255,6 +257,32 @@ def test_npy_of_a_huge_shape(tmp_path, shape):
     shutil.copy(tmp_path / "a.npy", folder / "1.npy")
     with at_most(32), pytest.raises(InputError, match="1.npy"):
         eventdata.convert("tonic:DVSGesture", tmp_path, tmp_path / "out.zarr", frames=2)
+
+
+def test_recordings_whose_events_are_a_bomb(tmp_path):
+    """A few kilobytes that unpack to 512 MiB: in one packet, in many, as columns."""
+    whole = recordings.aedat4_file("ZSTD")
+    zeros = zstandard.ZstdCompressor().compress(bytes(16 * MIB))
+    for name, content in (
+        ("a.aedat4", whole + recordings.aedat4_packet(zeros * 32)),
+        ("b.aedat4", whole + recordings.aedat4_packet(zeros) * 32),
+        ("c.aedat4", recordings.aedat4_file("LZ4") + recordings.aedat4_packet(lz4_zeros(512))),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with at_most(96), pytest.raises(InputError, match="too many"):
+            read_events(tmp_path / name)
+        with at_most(8), pytest.raises(InputError, match="too many"):
+            check_aedat4(tmp_path / name)
+    columns = dict.fromkeys("xytp", np.zeros(2**23, np.uint8))
+    write_npz(tmp_path / "d.npz", **columns)
+    with at_most(64), pytest.raises(InputError, match="too many for a file of"):
+        read_events(tmp_path / "d.npz")
+
+
+def lz4_zeros(mib):
+    with lz4.frame.LZ4FrameCompressor() as packer:
+        parts = [packer.begin(), *(packer.compress(bytes(MIB)) for _ in range(mib))]
+        return b"".join([*parts, packer.flush()])
 
 
 def test_recordings_of_a_huge_sensor(tmp_path):

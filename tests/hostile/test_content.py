@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import pickle
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from eventdata.raw.npz import read_npz
 from train.folder import read_json, weight_facts
 from train.recipe import load
 from train.record import WholeCheckpoints
+from train.splits import sample_keys
 from train.transfer import load_state
 
 
@@ -147,6 +149,25 @@ def test_facts_in_a_checkpoint_are_checked(tmp_path):
     for facts in ("[" * DEEP, "NaN", "[]", "", *seconds):
         save_file({"a": torch.zeros(1)}, path, {"train": facts})
         assert weight_facts(path) == {}
+
+
+def test_texts_that_would_take_hours(tmp_path):
+    """Time grows with the bytes and no faster: names that nearly match, and many classes."""
+    started = time.monotonic()
+    name = "v_" * 250_000
+    assert sample_keys([name], ["a"]) == [f"a/{name}"]
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    count = 50_000
+    (folder / "classInd.txt").write_text("".join(f"{n} C{n}\n" for n in range(1, count + 1)))
+    lines = [f"C{n}/v_c{n}_g01_c01.avi {n}\n" for n in range(1, count + 1)]
+    (folder / "trainlist01.txt").write_text("".join(lines))
+    (folder / "testlist01.txt").write_text("".join(lines))
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / f"v_c{count}_g01_c01.avi").write_bytes(b"RIFF")
+    with pytest.raises(InputError, match="listed twice"):
+        eventdata.convert("ucf101", tmp_path / "clips", tmp_path / "o.zarr", splits=folder, fold=1)
+    assert time.monotonic() - started < 60
 
 
 def test_toml_that_is_nested(tmp_path):

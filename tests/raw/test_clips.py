@@ -2,7 +2,6 @@
 
 import struct
 import sys
-import wave
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -204,18 +203,25 @@ def test_video_damaged_inside(shared: Path, tmp_path: Path) -> None:
 
 
 def test_no_video(tmp_path: Path) -> None:
-    pytest.importorskip("av")
-    text = tmp_path / "text.avi"
-    text.write_text("#EXTM3U\nhttp://localhost/clip.avi\n")
-    with pytest.raises(InputError, match=r"text\.avi: can't be decoded"):
-        read_clip(text, SMALL)
-    sound = tmp_path / "sound.wav"
-    with wave.open(str(sound), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(8000)
-        file.writeframes(bytes(1600))
-    with pytest.raises(InputError, match="no video"):
+    av = pytest.importorskip("av")
+    make_video(tmp_path / "clip.avi", 3)
+    lists = {
+        "text.avi": "#EXTM3U\nhttp://localhost/clip.avi\n",
+        "other.avi": "ffconcat version 1.0\nfile clip.avi\n",
+        "itself.avi": "ffconcat version 1.0\nfile itself.avi\n",
+    }
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=rf"{name}: (no video, or in|can't be decoded)"):
+            read_clip(tmp_path / name, SMALL)
+    sound = tmp_path / "sound.mkv"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(InputError, match="no video in this file"):
         read_clip(sound, SMALL)
     with pytest.raises(InputError, match="can't be read"):
         read_clip(tmp_path / "missing.avi", SMALL)

@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,10 +224,10 @@ def _run(folder: Path, out: Path) -> None:
 
 
 def _format(
-    suffix: str, make: Callable[[], bytes], pattern: str = "none", *, times: int = 100
+    suffix: str, *makes: Callable[[], bytes], pattern: str = "none", times: int = 100
 ) -> Reader:
     """Recordings of one format; a million pieces of one take a hundred MiB."""
-    trees = recordings.recordings(suffix, make, f"recordings/{pattern}")
+    trees = recordings.recordings(suffix, *makes, pattern=f"recordings/{pattern}")
     return Reader(trees, _recording, mib=160, times=times)
 
 
@@ -244,13 +245,17 @@ READERS: Mapping[str, Reader] = {
     ),
     "pictures": Reader(pictures.pictures, _picture, mib=1024),
     "clips": Reader(pictures.clips, _clip, mib=1024),
-    "aedat2": _format(".aedat", recordings.aedat2_file, "*.aedat"),
-    "aedat4": _format(".aedat4", recordings.aedat4_file, "*.aedat4"),
-    "evt2": _format(".raw", recordings.evt2_file, "evt2*.raw"),
-    "evt3": _format(".raw", recordings.evt3_file, "evt3*.raw", times=500),
-    "dat": _format(".dat", recordings.dat_file, "*.dat"),
-    "bin": _format(".bin", recordings.bin_file, "*.bin"),
-    "es": _format(".es", recordings.es_file, "*.es"),
+    "aedat2": _format(".aedat", recordings.aedat2_file, pattern="*.aedat"),
+    "aedat4": _format(
+        ".aedat4",
+        *(partial(recordings.aedat4_file, packer) for packer in recordings.AEDAT4_PACKERS),
+        pattern="*.aedat4",
+    ),
+    "evt2": _format(".raw", recordings.evt2_file, pattern="evt2*.raw"),
+    "evt3": _format(".raw", recordings.evt3_file, pattern="evt3*.raw", times=500),
+    "dat": _format(".dat", recordings.dat_file, pattern="*.dat"),
+    "bin": _format(".bin", recordings.bin_file, pattern="*.bin"),
+    "es": _format(".es", recordings.es_file, pattern="*.es"),
     "npz-events": _format(".npz", recordings.npz_events),
     "npy-events": _format(".npy", lambda: trees.npy(recordings.events())),
     "recordings": Reader(recordings.class_folders, _recordings, mib=160),

@@ -3,7 +3,9 @@
 import struct
 from collections.abc import Callable
 
+import lz4.frame
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
 
 from eventdata.events import EVENT_DTYPE
@@ -85,36 +87,51 @@ AEDAT4_XML = """<dv version="2.0"><node name="outInfo" path="/mainloop/Recorder/
 <attr key="source" type="string">DVXplorer</attr></node></node></node></dv>"""
 
 
-def aedat4_file() -> bytes:
-    """AEDAT 4.0 without compression; the flatbuffers are put together by hand."""
-    xml = AEDAT4_XML.format(compression="NONE").encode()
+def aedat4_file(compression: str = "NONE") -> bytes:
+    """AEDAT 4.0, packed by NONE, LZ4 or ZSTD; the flatbuffers are put together by hand."""
+    number, pack = AEDAT4_PACKERS[compression]
+    xml = AEDAT4_XML.format(compression=compression).encode()
     xml += bytes(-len(xml) % 4 or 4)  # ends with a zero
     text = struct.pack("<I", len(xml.rstrip(b"\0"))) + xml
     # Root offset and name; vtable; table: compression, offset of the text, place of the data table.
     header = struct.pack("<I4s5H2x", 20, b"IOHE", 10, 20, 4, 12, 8)
-    header += struct.pack("<iiIq", 12, 0, 12, -1) + text
-    packets = b"".join(_aedat4_packet(part) for part in np.array_split(events(), 3))
+    header += struct.pack("<iiIq", 12, number, 12, -1) + text
+    parts = np.array_split(events(), 3)
+    packets = b"".join(aedat4_packet(pack(_aedat4_events(part))) for part in parts)
     return b"#!AER-DAT4.0\r\n" + struct.pack("<I", len(header)) + header + packets
 
 
-def _aedat4_packet(part: NDArray[np.void]) -> bytes:
+def aedat4_packet(content: bytes) -> bytes:
+    """A packet of the first stream."""
+    return struct.pack("<II", 0, len(content)) + content
+
+
+def _aedat4_events(part: NDArray[np.void]) -> bytes:
     rows = np.zeros(len(part), "<i8, <i2, <i2, u1, V3")
     rows["f0"], rows["f1"], rows["f2"], rows["f3"] = (part[key] for key in "txyp")
     # The same; the table holds the offset of the events, which lie at a multiple of 8.
     body = struct.pack("<I4s3H2xiI4x", 16, b"EVTS", 6, 8, 4, 8, 8)
     body += struct.pack("<I", len(rows))
     body += rows.tobytes()
-    packet = struct.pack("<I", len(body)) + body
-    return struct.pack("<II", 0, len(packet)) + packet
+    return struct.pack("<I", len(body)) + body
+
+
+# By name: the number in the header, and how a packet is packed.
+AEDAT4_PACKERS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
+    "NONE": (0, bytes),
+    "LZ4": (1, lz4.frame.compress),
+    "ZSTD": (3, zstandard.ZstdCompressor().compress),
+}
 
 
 def recordings(
-    suffix: str, make: Callable[[], bytes], pattern: str = "none"
+    suffix: str, *makes: Callable[[], bytes], pattern: str = "none"
 ) -> Callable[[Real], list[Tree]]:
     """Recordings of one format; ``pattern``: of real ones."""
 
     def seeds(real: Real) -> list[Tree]:
-        return [{f"a{suffix}": make()}, *real_files(real, pattern, 1 << 22)]
+        made: list[Tree] = [{f"a{suffix}": make()} for make in makes]
+        return made + real_files(real, pattern, 1 << 22)
 
     return seeds
 
