@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,11 @@ from PIL import Image
 from eventdata.errors import InputError, OptionError
 from eventdata.kernels.video import VideoSettings, frame_indices
 from eventdata.plain import check_plain
-from eventdata.raw.pictures import MAX_PIXELS, read_picture
+from eventdata.raw.pictures import read_picture
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+# Of a video. Decoders keep up to seventeen frames, of up to six bytes a pixel: less than a GiB.
+MAX_FRAME_PIXELS = 4096 * 2304
 CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,flv,asf,ogg"  # as FFmpeg calls them
 RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -116,19 +119,20 @@ def _decode(
     kept: dict[int, NDArray[np.uint8]] = {}
     height, width = settings.size
     try:
-        # As a file and nothing else: a name may look like an address, and a file that passes for
-        # a video be a list of others.
-        only = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
-        with av.open(f"file:{path}", options=only) as container:
+        with _open_video(path) as container:
             if not container.streams.video:
                 raise InputError(f"{path}: no video in this file; get the file again")
             stream = container.streams.video[0]
             decoder = stream.codec_context
             if decoder is None:
                 raise InputError(f"{path}: of a codec that this FFmpeg hasn't; convert it")
-            decoder.options = {"max_pixels": str(MAX_PIXELS)}  # frames may differ from the header
-            if decoder.width * decoder.height > MAX_PIXELS:
-                raise InputError(f"{path}: frames of more than {MAX_PIXELS} pixels; scale it down")
+            decoder.options = {
+                "max_pixels": str(MAX_FRAME_PIXELS)
+            }  # frames may differ from the header
+            if decoder.width * decoder.height > MAX_FRAME_PIXELS:
+                raise InputError(
+                    f"{path}: frames of more than {MAX_FRAME_PIXELS} pixels; scale it down"
+                )
             decoder.thread_count = 1  # clips are read in parallel, not frames
             decoder.flags |= Flags.bitexact
             expected = stream.frames if expected is None else expected
@@ -150,12 +154,25 @@ def _decode(
                 count += 1
     except InputError:
         raise
-    except av.error.ArgumentError as error:
-        raise InputError(f"{path}: no video, or in none of the containers {CONTAINERS}") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: can't be decoded ({reason}); get the file again") from error
     return expected, count, kept
+
+
+def _open_video(path: Path) -> Any:
+    """A container of PyAV's.
+
+    As a file and nothing else: a name may look like an address, and a file that passes for a video
+    be a list of others.
+    """
+    import av
+
+    only = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+    try:
+        return av.open(f"file:{path}", options=only)
+    except av.error.ArgumentError:
+        raise InputError(f"{path}: no video, or in none of the containers {CONTAINERS}") from None
 
 
 def _check_whole(path: Path) -> None:

@@ -229,7 +229,7 @@ def test_no_video(tmp_path: Path) -> None:
 
 def test_frames_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_video(tmp_path / "clip.avi", 2)
-    monkeypatch.setattr(clips, "MAX_PIXELS", 48 * 64 - 1)
+    monkeypatch.setattr(clips, "MAX_FRAME_PIXELS", 48 * 64 - 1)
     with pytest.raises(InputError, match="more than 3071 pixels"):
         read_clip(path, SMALL)
 
