@@ -93,7 +93,11 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     if not tensors or not loaded:
         raise InputError(f"{path} holds no state dict: save the network's state_dict() instead")
     for key, value in loaded.items():
-        if problem := _problem(value, size):
+        problem = _problem(value)
+        if not problem and value.numel() * value.element_size() > size:
+            # A tensor of a few bytes may have any shape: its strides can be zero.
+            problem = f"is {tuple(value.shape)}, more numbers than are in the file"
+        if problem:
             raise InputError(
                 f"{path} holds no state dict of plain numbers: {key!r} {problem}; save the "
                 "network's state_dict() instead"
@@ -101,19 +105,14 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     return rename_published({key.removeprefix("network."): value for key, value in loaded.items()})
 
 
-def _problem(tensor: Tensor, size: int) -> str:
-    """Why it is not made of real numbers that lie in a file of that size, each for itself; or "".
-
-    A tensor of a few bytes may have any shape: its strides can be zero.
-    """
+def _problem(tensor: Tensor) -> str:
+    """Why it is not made of real numbers that torch makes floats of; or ""."""
     if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
         return "is not dense"
     if tensor.is_meta:
         return "has no values (it is of the device meta)"
     if tensor.dtype not in DTYPES:
         return f"is of {tensor.dtype}"
-    if tensor.numel() * tensor.element_size() > size:
-        return f"is {tuple(tensor.shape)}, more numbers than are in the file"
     return ""
 
 
@@ -130,12 +129,16 @@ def _fate(
         return "fresh", "classes of other names in the source"
     if there is None:
         return "fresh", "not in the source"
+    if problem := _problem(there):
+        raise InputError(f"{key} of the checkpoint {problem}; give one of plain numbers")
     if there.shape == here.shape:
         return "taken", ""
-    if "stem" in names and there.ndim == here.ndim == 4 and there[:, 0].shape == here[:, 0].shape:
-        return "adapted", f"mean of {there.shape[1]} channels for each of {here.shape[1]}"
-    if "fc" in names and there.shape[1:] == here.shape[1:]:
-        return "fresh", f"{len(there)} classes in the source, {len(here)} here"
+    if there.ndim == here.ndim:
+        but_channels = [shape[:1] + shape[2:] for shape in (there.shape, here.shape)]
+        if "stem" in names and there.ndim == 4 and there.shape[1] and len(set(but_channels)) == 1:
+            return "adapted", f"mean of {there.shape[1]} channels for each of {here.shape[1]}"
+        if "fc" in names and there.shape[1:] == here.shape[1:]:
+            return "fresh", f"{len(there)} classes in the source, {len(here)} here"
     raise InputError(
         f"the checkpoint is of another network: {key} is {tuple(there.shape)} there and "
         f"{tuple(here.shape)} here; build both with the same settings"
@@ -191,8 +194,8 @@ def transfer(
 
     Raises:
         InputError: nothing matches, or an entry other than the stem's kernel and the classifier has
-            another shape, or more than a quarter of the layers between these are in one of the two
-            networks alone. The network is then as it was.
+            another shape, or one is not of plain numbers, or more than a quarter of the layers
+            between these are in one of the two networks alone. The network is then as it was.
         OptionError: no such `stem` or `part`.
     """
     for name, value, allowed in (("stem", stem, get_args(Stem)), ("part", part, get_args(Part))):
@@ -213,7 +216,9 @@ def transfer(
         if fate == "taken":
             own[key].copy_(source[key])
         elif fate == "adapted":
-            own[key].copy_(source[key].mean(dim=1, keepdim=True).expand_as(own[key]))
+            there = source[key]
+            kernel = there if there.dtype == torch.float64 else there.float()  # others have no mean
+            own[key].copy_(kernel.mean(dim=1, keepdim=True).expand_as(own[key]))
     return Report(
         taken=tuple(key for key, (fate, _) in fates.items() if fate == "taken"),
         adapted={key: how for key, (fate, how) in fates.items() if fate == "adapted"},

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from eventdata.errors import EventDataError, InputError, OptionError
 from train.networks import build
 from train.neurons import NeuronSettings
-from train.transfer import freeze, load_state, thaw, transfer
+from train.transfer import DTYPES, freeze, load_state, thaw, transfer
 
 
 def network(kind="lif", name="event-resnet18", *, seed=0, **settings):
@@ -103,6 +103,47 @@ def test_another_network_is_an_error_and_changes_nothing():
         transfer(target, network(width=8).state_dict())
     for key, value in target.state_dict().items():
         assert torch.equal(value, before[key])
+
+
+SHAPE = (4, 3, 7, 7)  # of the stem's kernel, of images
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES, key=str))
+@pytest.mark.parametrize("channels", [2, 3])
+def test_numbers_of_every_type_are_taken_and_averaged(dtype, channels):
+    target = network()
+    kernel = (torch.arange(4 * channels * 49) % 2).reshape(4, channels, 7, 7).to(dtype)
+    source = network("ann", channels=channels).state_dict() | {"stem.conv.weight": kernel}
+    transfer(target, source)
+    expected = kernel.float() if channels == 2 else kernel.float().mean(1, True).expand(-1, 2, 7, 7)
+    assert torch.equal(target.stem.conv.weight, expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("stem.conv.weight", torch.zeros(4, 0, 7, 7), r"is \(4, 0, 7, 7\) there"),
+        ("stem.conv.weight", torch.zeros(0, 3, 7, 7), r"is \(0, 3, 7, 7\) there"),
+        ("stem.conv.weight", torch.zeros(4, 3, 5, 5), r"is \(4, 3, 5, 5\) there"),
+        ("stem.conv.weight", torch.zeros(4, 3, 49), r"is \(4, 3, 49\) there"),
+        ("stem.conv.weight", torch.zeros(()), r"is \(\) there"),
+        ("stem.conv.weight", torch.zeros(SHAPE, dtype=torch.complex64), "is of torch.complex64"),
+        ("stem.conv.weight", torch.zeros(SHAPE, dtype=torch.uint16), "is of torch.uint16"),
+        ("stem.conv.weight", torch.zeros(SHAPE, device="meta"), "has no values"),
+        ("stem.conv.weight", torch.zeros(SHAPE).to_sparse(), "is not dense"),
+        ("stages.3.1.second.conv.weight", torch.zeros(0), r"is \(0,\) there"),
+        ("fc.bias", torch.zeros(()), r"is \(\) there"),
+        ("fc.bias", torch.zeros(5, dtype=torch.complex64), "is of torch.complex64"),
+        ("fc.bias", torch.zeros(5, device="meta"), "has no values"),
+    ],
+)
+def test_an_entry_that_does_not_fit_changes_nothing(key, value, told):
+    source = network("ann", seed=1, channels=3).state_dict()
+    target = network()
+    before = {name: values.clone() for name, values in target.state_dict().items()}
+    with pytest.raises(InputError, match=f"{key}.* {told}"):
+        transfer(target, source | {key: value})
+    assert all(torch.equal(values, before[name]) for name, values in target.state_dict().items())
 
 
 @pytest.mark.parametrize(
