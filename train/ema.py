@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from train.module import share_statistics
+from train.resume import of_kind
 
 
 class MovingAverage(Callback):
@@ -25,7 +26,7 @@ class MovingAverage(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         here = _state(module)
-        known = self.average or here
+        known = of_kind(self.average, here, "average") if self.average else here
         self.average = {key: known[key].to(value.device, copy=True) for key, value in here.items()}
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:

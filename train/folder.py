@@ -20,7 +20,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,8 +155,8 @@ def weight_facts(path: Path) -> dict[str, Any]:
         check_plain(path)
         with safe_open(path, "pt") as file:
             facts = parse_json((file.metadata() or {}).get("train", "{}").encode())
-        finite(facts.get("seconds", 0))
-    except (OSError, SafetensorError, ValueError, AttributeError):
+        number_in({"seconds": 0} | facts, "seconds")
+    except (OSError, SafetensorError, TypeError, ValueError):
         return {}
     return dict(facts)
 
@@ -169,6 +169,18 @@ def finite(value: Any) -> float:
     except OverflowError:
         pass
     raise ValueError(f"{str(value)[:100]!r} is no number")
+
+
+def number_in(values: Any, key: str, least: float = 0, most: float = 1e15) -> float:
+    """A number of a document or row; ValueError where there is none from least to most.
+
+    Sums of such numbers stay finite, which those of all that a float can be do not.
+    """
+    found = values.get(key) if isinstance(values, Mapping) else None
+    with suppress(ValueError):
+        if least <= (value := finite(found)) <= most:
+            return value
+    raise ValueError(f"{key} is {str(found)[:100]!r}, no number from {least:g} to {most:g}")
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from eventdata.errors import EventDataError
 from train.augment import augment, mixup
 from train.recipe import Stage
+from train.resume import check_state
 from train.schedule import rate_factor
 from train.surrogate import sharpen
 from train.transfer import freeze, thaw
@@ -97,6 +98,9 @@ class Classifier(LightningModule):
         )
         self.loss = MeanMetric(nan_strategy="disable")
         self.matrix = MulticlassConfusionMatrix(classes)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_state(checkpoint, self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x)

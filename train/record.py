@@ -1,6 +1,7 @@
 """The callback that keeps a stage: its figures, its clock, its weights, its state."""
 
 import io
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,18 @@ from eventdata.errors import InputError
 from train.checkpoint import check_torch_file
 from train.data import Epoch
 from train.ema import MovingAverage
-from train.folder import Row, StageFolder, read_rows, write, write_rows, write_weights
+from train.folder import (
+    Row,
+    StageFolder,
+    number_in,
+    read_rows,
+    write,
+    write_rows,
+    write_weights,
+)
 from train.module import Classifier
+
+_SECONDS = ("train_seconds", "evaluation_seconds", "waiting_seconds")
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -81,17 +92,26 @@ class Record(Checkpoint):
         self.has_started = False
 
     def state_dict(self) -> dict[str, Any]:
-        seconds = ("train_seconds", "evaluation_seconds", "waiting_seconds")
-        return {name: getattr(self, name) for name in ("rows", *seconds, "best", "best_epoch")}
+        return {name: getattr(self, name) for name in ("rows", *_SECONDS, "best", "best_epoch")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name in self.state_dict():  # these alone, whatever a file has
-            setattr(self, name, state_dict[name])
+        for row in state_dict["rows"]:
+            for key, value in row.items():
+                if not isinstance(value, float):  # any: a loss before the first step may be inf
+                    number_in(row, key)
+                if not key.isidentifier():
+                    raise ValueError(f"a row has a column {key!r}")
+        self.rows = list(state_dict["rows"])
+        for name in _SECONDS:
+            setattr(self, name, number_in(state_dict, name))
+        self.best = number_in(state_dict, "best", most=1)
+        self.best_epoch = int(number_in(state_dict, "best_epoch"))
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.has_started = True
         known = read_rows(self.folder.steps)
-        self.step_rows = [row for row in known if row["step"] <= trainer.global_step]
+        # A row without its step is none of ours.
+        self.step_rows = [row for row in known if row.get("step", math.inf) <= trainer.global_step]
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.mark = _now(module)

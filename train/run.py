@@ -9,12 +9,12 @@ import platform
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from eventdata.errors import MismatchError, OptionError
+from eventdata.errors import InputError, MismatchError, OptionError
 from eventdata.plain import read_plain
 from eventdata.store.read import Store, open_store
 from train.data import Data, open_data
@@ -109,7 +109,7 @@ def run(
             check_folder(folder, config)
         if folder.result.exists():
             say(f"{folder.root}: has finished already")
-            return cast(dict[str, Any], read_json(folder.result))
+            return _finished(folder)
         parts = open_parts(recipe, stores)
         check_stages(recipe, parts, devices)
         if is_first():
@@ -118,6 +118,14 @@ def run(
         if on_cpu and recipe.machine.keep_pages:
             keep_pages()
         return _run_stages(recipe, folder, stores, parts, devices, say)
+
+
+def _finished(folder: RunFolder) -> dict[str, Any]:
+    """The result of a run that has finished."""
+    result = read_json(folder.result)
+    if not isinstance(result, dict):
+        raise InputError(f"{folder.result}: is damaged; delete it and call the same again")
+    return result
 
 
 def check_machine(recipe: Recipe) -> int:

@@ -25,7 +25,15 @@ from eventdata.errors import EventDataError, InputError, OptionError
 from train.calibrate import recalibrate
 from train.data import Data, Epoch
 from train.ema import MovingAverage
-from train.folder import RunFolder, StageFolder, read_json, weight_facts, write, write_json
+from train.folder import (
+    RunFolder,
+    StageFolder,
+    number_in,
+    read_json,
+    weight_facts,
+    write,
+    write_json,
+)
 from train.module import Classifier, prepare
 from train.networks import NETWORKS, OF_THE_DATA, build
 from train.networks.layers import recompute
@@ -157,15 +165,6 @@ def _several_devices(*, freezes: bool) -> DDPStrategy:
     return DDPStrategy(**settings)
 
 
-def _read_result(path: Path) -> dict[str, Any]:
-    """A stage.json; InputError where it is none."""
-    result = read_json(path)
-    told = {"name", "kind", "epochs", "train_seconds", "waiting_seconds", "best_epoch", "best_top1"}
-    if not isinstance(result, dict) or not told <= result.keys():
-        raise InputError(f"{path}: is damaged; delete it and call the same again")
-    return result
-
-
 @dataclass
 class StageRun:
     """A stage about to be trained, or tested."""
@@ -191,7 +190,7 @@ class StageRun:
         say: is told what became of the source's weights.
         """
         if self.folder.result.exists():
-            return _read_result(self.folder.result)
+            return self._result()
         average = MovingAverage(self.stage.ema) if self.stage.ema else None
         record = Record(
             self.folder,
@@ -238,6 +237,23 @@ class StageRun:
             write_json(self.folder.result, result)
         trainer.strategy.barrier()
         return result
+
+    def _result(self) -> dict[str, Any]:
+        """The stage.json of the finished stage; InputError where it is none, or of another."""
+        result = read_json(self.folder.result)
+        try:
+            for key in ("train_seconds", "waiting_seconds", "best_epoch"):
+                number_in(result, key)
+            number_in(result, "best_top1", most=1)
+            own = {"name": self.name, "kind": self.stage.neuron.kind, "epochs": self.stage.epochs}
+            for key, value in own.items():
+                if result.get(key) != value:
+                    raise ValueError(f"{key} is not {value}")
+        except ValueError as error:
+            raise InputError(
+                f"{self.folder.result}: is damaged ({error}); delete it and call the same again"
+            ) from None
+        return dict(result)
 
     def test(self) -> dict[str, Any] | None:
         """Measures of the kept weights on the test set; None where the store has none."""
@@ -314,13 +330,16 @@ class StageRun:
         if source is not None:
             state = load_state(source)
             classes = weight_facts(source).get("classes", self.data.classes)
-            report = transfer(
-                network,
-                state,
-                stem=self.stage.stem,
-                part=self.stage.take,
-                same_classes=classes == self.data.classes,
-            )
+            try:
+                report = transfer(
+                    network,
+                    state,
+                    stem=self.stage.stem,
+                    part=self.stage.take,
+                    same_classes=classes == self.data.classes,
+                )
+            except InputError as error:
+                raise InputError(f"{source}: {error}") from None
             say(f"{self.name}: weights from {source}\n{report.summary()}")
             if is_first():
                 write(self.folder.root / "transfer.txt", f"from {source}\n{report}\n")
@@ -345,9 +364,19 @@ class StageRun:
             yield prepare(frames, self.stage)
 
     def _load_kept(self, network: nn.Module) -> None:
+        """InputError where the kept weights are not those of this stage."""
         path = self.folder.weights(self.stage.keep)
-        network.load_state_dict(load_state(path))
-        sharpen(network, weight_facts(path)["epoch"] - 1, self.stage.epochs)
+        state = load_state(path)
+        try:
+            network.load_state_dict(state)
+            epoch = number_in(weight_facts(path), "epoch", 1, self.stage.epochs)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{path}: is not of stage {self.name} ({reason}); delete {self.folder.root} to "
+                "train that again from the start"
+            ) from None
+        sharpen(network, int(epoch) - 1, self.stage.epochs)
 
     def _measure(self) -> None:
         """Firing rates and operations of the kept weights on some of the held-out samples."""

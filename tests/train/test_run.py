@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -247,7 +248,7 @@ def test_files_of_a_run_that_are_damaged(tmp_path, recipe, events):
     kept = tensors(tmp_path / "run")
     (tmp_path / "run/result.json").unlink()
     (tmp_path / "run/scratch/stage.json").write_text("[]")
-    with pytest.raises(InputError, match="stage.json: is damaged; delete it"):
+    with pytest.raises(InputError, match="stage.json: is damaged .*; delete it"):
         run(mine, tmp_path / "run", data=events)
     (tmp_path / "run/scratch/stage.json").unlink()
     state = tmp_path / "run/scratch/state.ckpt"
@@ -258,6 +259,161 @@ def test_files_of_a_run_that_are_damaged(tmp_path, recipe, events):
     run(mine, tmp_path / "run", data=events)
     again = tensors(tmp_path / "run")
     assert all(torch.equal(kept[key], again[key]) for key in kept)
+
+
+def stop_in_the_second_epoch(chosen, folder, data):
+    real = Classifier.training_step
+
+    def stop(self, batch, index):
+        if self.current_epoch == 1:
+            raise StoppedError
+        return real(self, batch, index)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Classifier, "training_step", stop)
+        with pytest.raises(StoppedError):
+            run(chosen, folder, data=data)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory, recipe, events):
+    """A run that was stopped in its second epoch."""
+    folder = tmp_path_factory.mktemp("begun") / "run"
+    stop_in_the_second_epoch(load(recipe, scratch=True), folder, events)
+    return folder
+
+
+def edit_state(folder, *keys, value):
+    """Put a value into a run's state.ckpt, below these keys."""
+    path = folder / "scratch/state.ckpt"
+    state = inner = torch.load(path, weights_only=True)
+    for key in keys[:-1]:
+        inner = inner[key]
+    if value is None:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = value
+    torch.save(state, path)
+
+
+RECORD, LOOP = ("callbacks", "Record"), ("loops", "fit_loop")
+OPTIMIZER, SCHEDULE = ("optimizer_states", 0), ("lr_schedulers", 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "told"),
+    [
+        ((*RECORD, "best"), "x", "best is 'x', no number from 0 to 1"),
+        ((*RECORD, "train_seconds"), "x", "train_seconds is 'x', no number"),
+        ((*RECORD, "waiting_seconds"), -1.0, "waiting_seconds is '-1.0', no number from 0"),
+        ((*RECORD, "rows", 0, "top1"), "x", "top1 is 'x', no number"),
+        ((*RECORD, "rows", 0, "a\nb"), 1.0, "a column 'a.nb'"),
+        (RECORD, None, "nothing of Record is in it"),
+        (("callbacks", "MovingAverage", "average", "fc.bias"), torch.zeros(9), r"average.fc.bias"),
+        (
+            (*OPTIMIZER, "state", 0, "momentum_buffer"),
+            torch.zeros(9),
+            r"is '\(9,\) of torch.float32",
+        ),
+        ((*OPTIMIZER, "state", 0, "momentum_buffer"), "x", "momentum_buffer is 'x'"),
+        ((*OPTIMIZER, "param_groups", 0, "lr"), "x", "lr is 'x'"),
+        ((*SCHEDULE, "last_epoch"), "x", "last_epoch is 'x'"),
+        ((*LOOP, "epoch_progress", "current", "processed"), "x", "processed is 'x'"),
+        ((*LOOP, "epoch_progress", "current", "processed"), -1, "processed is '-1'"),
+        ((*LOOP, "epoch_loop.batch_progress", "is_last_batch"), "x", "is_last_batch is 'x'"),
+    ],
+)
+def test_values_of_a_state_are_checked(
+    tmp_path, monkeypatch, recipe, events, begun, keys, value, told
+):
+    folder = shutil.copytree(begun, tmp_path / "run")
+    edit_state(folder, *keys, value=value)
+    monkeypatch.setattr(Classifier, "training_step", lambda *_: pytest.fail("training has begun"))
+    with pytest.raises(InputError, match=f"state.ckpt: is damaged .*{told}.*; delete it"):
+        run(load(recipe, scratch=True), folder, data=events)
+
+
+def test_what_no_state_has_is_left_out_of_it(tmp_path, recipe, events, begun):
+    """Lightning and torch would set any attribute by it."""
+    folder = shutil.copytree(begun, tmp_path / "run")
+    edit_state(folder, *SCHEDULE, "step", value="x")
+    edit_state(folder, *SCHEDULE, "optimizer", value="x")
+    edit_state(folder, *LOOP, "epoch_progress", "current", "reset", value="x")
+    edit_state(folder, *OPTIMIZER, "param_groups", 0, "momentum", value="x")
+    (folder / "scratch/steps.csv").write_text("epoch\n1\n")
+    run(load(recipe, scratch=True), folder, data=events)
+    run(load(recipe, scratch=True), tmp_path / "whole", data=events)
+    here, there = tensors(folder), tensors(tmp_path / "whole")
+    assert all(torch.equal(here[key], there[key]) for key in there)
+
+
+@pytest.mark.parametrize("change", ["optimizer=adamw", "momentum=0"])
+def test_going_on_with_other_optimisers(tmp_path, recipe, events, change):
+    mine = load(recipe, scratch=True, changes=[f"scratch.{change}"])
+    stop_in_the_second_epoch(mine, tmp_path / "run", events)
+    if change == "optimizer=adamw":
+        folder = shutil.copytree(tmp_path / "run", tmp_path / "damaged")
+        edit_state(folder, *OPTIMIZER, "state", 0, "step", value=torch.tensor(-1.0))
+        with pytest.raises(InputError, match="step is '-1.0'"):
+            run(mine, folder, data=events)
+        edit_state(folder, *OPTIMIZER, "state", 0, "exp_avg", value=None)
+        with pytest.raises(InputError, match="exp_avg"):
+            run(mine, folder, data=events)
+    run(mine, tmp_path / "run", data=events)
+    run(mine, tmp_path / "whole", data=events)
+    here, there = tensors(tmp_path / "run"), tensors(tmp_path / "whole")
+    assert all(torch.equal(here[key], there[key]) for key in there)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"train_seconds": "x"}, "train_seconds is 'x', no number"),
+        ({"train_seconds": 1e308}, "train_seconds is '1e.308', no number"),
+        ({"waiting_seconds": None}, "waiting_seconds is 'None'"),
+        ({"best_top1": "x"}, "best_top1 is 'x', no number from 0 to 1"),
+        ({"best_top1": 7}, "best_top1 is '7'"),
+        ({"best_epoch": [1]}, "best_epoch is "),
+        ({"name": "pretrain"}, "name is not lif"),
+        ({"epochs": 7}, "epochs is not 3"),
+    ],
+)
+def test_values_of_a_finished_stage_are_checked(
+    tmp_path, recipe, events, images, whole, change, told
+):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    (folder / "result.json").unlink()
+    result = folder / "lif/stage.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | change))
+    with pytest.raises(InputError, match=f"stage.json: is damaged .{told}.*; delete it"):
+        run(load(recipe), folder, data=events, images=images)
+
+
+@pytest.mark.parametrize(
+    ("change", "facts", "told"),
+    [
+        ({"fc.bias": torch.zeros(9)}, {"epoch": 1}, "size mismatch for fc.bias"),
+        ({"other": torch.zeros(9)}, {"epoch": 1}, "Unexpected key.*other"),
+        ({}, {}, "epoch is 'None'"),
+        ({}, {"epoch": 4}, "epoch is '4', no number from 1 to 3"),
+    ],
+)
+def test_kept_weights_of_another_stage(
+    tmp_path, recipe, events, images, whole, change, facts, told
+):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    (folder / "result.json").unlink()
+    best = folder / "lif/best.safetensors"
+    train.folder.write_weights(best, load_file(best) | change, facts)
+    with pytest.raises(InputError, match=f"best.safetensors: is not of stage lif .*{told}.*delete"):
+        run(load(recipe), folder, data=events, images=images)
+
+
+def test_a_result_that_is_none(tmp_path, recipe, events, images, whole):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    (folder / "result.json").write_text("[]")
+    with pytest.raises(InputError, match="result.json: is damaged; delete it"):
+        run(load(recipe), folder, data=events, images=images)
 
 
 def test_stores_of_the_wrong_kind(tmp_path, recipe, events, images):
