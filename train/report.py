@@ -17,7 +17,7 @@ from eventdata.errors import EventDataError, InputError, printable
 from eventdata.raw.source import safe_relative
 from train.folder import (
     RunFolder,
-    finite,
+    number_in,
     read_json,
     read_rows,
     telling_write_errors,
@@ -82,9 +82,11 @@ def read_run(path: str | Path) -> RunResult:
     result = read_json(folder.result)
     try:
         last = result["stages"][-1]
-        before = finite(result["train_seconds"]) - finite(last["train_seconds"])
+        before = number_in(result, "train_seconds") - number_in(last, "train_seconds")
+        if before < 0:
+            raise ValueError("its last stage took longer than all")
         if not safe_relative(last["name"]):
-            raise ValueError("a stage of a sound name")
+            raise ValueError("no stage of a sound name")
         rows = read_rows(folder.stage(last["name"]).epochs)
         operations = folder.stage(last["name"]).root / "operations.json"
         run = RunResult(
@@ -97,18 +99,22 @@ def read_run(path: str | Path) -> RunResult:
             held_out=tuple(result.get("held_out") or ()),
             machine=dict(result["machine"]),
             seconds_before=before,
-            seconds=finite(result["train_seconds"]),
-            curve=tuple((before + row["train_seconds"], row["top1"]) for row in rows),
-            test=finite(result["test"]["top1"]) if result["test"] else None,
-            synaptic=finite(read_json(operations)["synaptic"]) if operations.exists() else None,
+            seconds=number_in(result, "train_seconds"),
+            curve=tuple(
+                (before + number_in(row, "train_seconds"), number_in(row, "top1", most=1))
+                for row in rows
+            ),
+            test=number_in(result["test"], "top1", most=1) if result["test"] else None,
+            synaptic=number_in(read_json(operations), "synaptic") if operations.exists() else None,
         )
         texts = all(isinstance(text, str) for text in (run.way, run.store, run.protocol))
         if not (texts and isinstance(run.seed, int) and run.curve):
-            raise ValueError("a label, a seed or the rows of epochs.csv")
+            raise ValueError("no label, no seed or no rows in epochs.csv")
     except EventDataError:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(f"{folder.result}: is damaged (no {error})") from None
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{folder.result}: is damaged ({reason})") from None
     return replace(run, way=printable(run.way))
 
 

@@ -184,6 +184,28 @@ def test_runs_that_cannot_be_compared(tmp_path, runs):
         report([other], tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"test": 1.7e308},
+        {"test": -0.1},
+        {"curve": [(0, 0.1), (10, 1.5)]},
+        {"curve": [(0, -0.1)]},
+        {"curve": [(-1, 0.1), (10, 0.5)]},
+        {"curve": [(0, 0.1), (1.7e308, 0.5)]},
+        {"before": -5},
+        {"before": 1.7e308},
+        {"synaptic": -1},
+        {"synaptic": "x"},
+    ],
+)
+def test_figures_that_no_run_has(tmp_path, values):
+    sound = {"way": "a", "curve": [(0, 0.1), (10, 0.5)]}
+    runs = [make_run(tmp_path, **sound), make_run(tmp_path, **sound | values, seed=1)]
+    with pytest.raises(InputError, match=r"a-1/result.json: is damaged \(.* (from|longer)"):
+        report(runs, tmp_path / "out")
+
+
 def test_the_command(tmp_path, monkeypatch, runs):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["report", *map(str, runs)])
