@@ -31,6 +31,7 @@ from typing import IO, cast
 from eventdata.errors import EventDataError, InputError
 from eventdata.plain import check_plain
 from eventdata.raw.source import safe_relative
+from eventdata.store.files import LocalFiles
 
 _PART = re.compile(r"(?P<name>.+?)(?P<mark>\.|[.-]part-?)(?P<number>\d{2,3}|[a-z]{2})")
 _VOLUME = re.compile(r"(?P<name>.+)\.part(?P<number>\d+)\.rar", re.IGNORECASE)
@@ -93,7 +94,7 @@ def unpack(parts: Sequence[Path], folder: Path, limits: Limits) -> int:
             stream = stack.enter_context(_joined(parts))
             for member in _members(stream, nested=True):
                 total = _check(member.name, member.size, total, limits)
-                _write(member, folder / member.name)
+                _write(member, _own(folder, member.name))
                 count += 1
     except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         if isinstance(error, EventDataError):
@@ -207,14 +208,22 @@ def _check(name: str, size: int, total: int, limits: Limits) -> int:
     return total + size
 
 
+def _own(folder: Path, name: str) -> Path:
+    """Where a member goes; an error where a link in the folder would lead it out."""
+    target = folder / name
+    LocalFiles(folder).own(str(target.parent.relative_to(folder)))
+    return target
+
+
 def _write(member: Member, target: Path) -> None:
     if target.is_file() and target.stat().st_size == member.size:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.name}.part")
+    beside.unlink(missing_ok=True)  # what a kill left, or a link
     left = member.size
     try:
-        with member.open() as source, beside.open("wb") as file:
+        with member.open() as source, beside.open("xb") as file:
             while left >= 0 and (data := source.read(min(_CHUNK, left + 1))):
                 file.write(data)
                 left -= len(data)
@@ -261,10 +270,10 @@ def _unpack_rar(archive: Path, folder: Path, limits: Limits) -> int:
     for name, size in _seven_zip_files(lines) if seven else _bsdtar_files(lines):
         try:
             total = _check(name, size, total, limits)
-        except InputError as error:
+            target = _own(folder, name)
+        except EventDataError as error:
             raise InputError(f"{archive}: {error}") from None
         count += 1
-        target = folder / name
         if target.is_file():
             status = target.stat()
             if status.st_size != size:

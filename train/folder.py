@@ -36,7 +36,6 @@ from eventdata.store.layout import parse_json
 Row = Mapping[str, float]
 
 MAX_BYTES = 1 << 30  # of result.json and its like, and of the tables: eight million steps
-_PARTIAL = ".part"
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,11 @@ class RunFolder:
     def result(self) -> Path:
         return self.root / "result.json"
 
+    def is_free(self) -> bool:
+        """Whether nothing is there but what a call leaves that was killed as it began."""
+        left = _part(self.config).name
+        return not self.root.exists() or all(path.name == left for path in self.root.iterdir())
+
     def has_begun(self) -> bool:
         """Whether an epoch of any stage is done."""
         return any(self.root.glob("*/state.ckpt"))
@@ -115,17 +119,18 @@ def _of_the_system(args: threading.ExceptHookArgs) -> bool:
 def write(path: Path, data: bytes | str) -> None:
     """A file that appears whole or not at all, in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}{_PARTIAL}")
-    with part.open("wb") as file:
+    part = _part(path)
+    part.unlink(missing_ok=True)  # what a kill left, or a link that somebody else put there
+    with part.open("xb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
 
 
-def is_partial(path: Path) -> bool:
-    """Whether it is what a kill left of `write`; the next call of it writes over that."""
-    return path.name.endswith(_PARTIAL)
+def _part(path: Path) -> Path:
+    """Where a file is written before it is renamed. What a kill leaves is replaced."""
+    return path.with_name(f"{path.name}.part")
 
 
 def write_json(path: Path, value: Any) -> None:

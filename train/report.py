@@ -5,6 +5,7 @@ training of all stages before it ends. A run's target is the best accuracy of th
 with its seed (of several the highest; where none has it, of all on average).
 """
 
+import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -261,9 +262,12 @@ def plot(runs: Sequence[RunResult], out: Path) -> None:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, loc="lower right")
+    vectors, pixels = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "report"}):
-        figure.savefig(out / "report.svg", metadata={"Date": None})
-    figure.savefig(out / "report.png", dpi=150)
+        figure.savefig(vectors, format="svg", metadata={"Date": None})
+    figure.savefig(pixels, format="png", dpi=150)
+    write(out / "report.svg", vectors.getvalue())
+    write(out / "report.png", pixels.getvalue())
 
 
 def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any]]:

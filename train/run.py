@@ -20,7 +20,6 @@ from eventdata.store.read import Store, open_store
 from train.data import Data, open_data
 from train.folder import (
     RunFolder,
-    is_partial,
     read_json,
     telling_write_errors,
     weight_facts,
@@ -244,7 +243,7 @@ def check_folder(folder: RunFolder, config: Table) -> None:
         MismatchError: another run, with what differs; or no run at all.
     """
     if not folder.config.exists():
-        if folder.root.exists() and any(not is_partial(path) for path in folder.root.iterdir()):
+        if not folder.is_free():
             raise MismatchError(f"{folder.root}: holds something else than a run; choose another")
         return
     if not folder.has_begun():

@@ -252,6 +252,22 @@ def test_archives_with_links(tmp_path):
     assert not any((tmp_path / "out").iterdir())
 
 
+def test_archives_into_folders_with_links(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").write_text("precious")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
+        zipped.writestr("a/b", "1")
+    (tmp_path / "part/a").mkdir(parents=True)
+    (tmp_path / "part/a/b.part").symlink_to(tmp_path / "outside/file")
+    assert unpack([tmp_path / "a.zip"], tmp_path / "part", LIMITS) == 1
+    assert (tmp_path / "part/a/b").read_text() == "1"
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a").symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="a.zip: .*folder/a: is a link, through which nothing"):
+        unpack([tmp_path / "a.zip"], tmp_path / "folder", LIMITS)
+    assert trees.tree_of(tmp_path / "outside") == {"file": b"precious"}
+
+
 @pytest.fixture
 def nest():
     """Makes folders in each other, which nobody else could remove."""

@@ -206,6 +206,19 @@ def test_figures_that_no_run_has(tmp_path, values):
         report(runs, tmp_path / "out")
 
 
+def test_nothing_is_written_through_links(tmp_path, runs):
+    outside, out = tmp_path / "outside", tmp_path / "out"
+    outside.write_text("precious")
+    out.mkdir()
+    for suffix in ("md", "json", "svg", "png"):
+        for name in (f"report.{suffix}", f"report.{suffix}.part"):
+            (out / name).symlink_to(outside)
+    report(runs, out)
+    assert outside.read_text() == "precious"
+    assert len(list(out.iterdir())) == 4
+    assert not any(path.is_symlink() for path in out.iterdir())
+
+
 def test_the_command(tmp_path, monkeypatch, runs):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["report", *map(str, runs)])
