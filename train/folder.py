@@ -1,6 +1,7 @@
 """What a run leaves on disk, written so that a kill at any moment leaves it whole.
 
 RUN/
+  .lock                   held while a call trains; empty
   config.toml             the recipe as run, every setting; the stores and their digests
   result.json             the end: stages, seconds, test accuracy (only of a finished run)
   tensorboard/STAGE/      the same figures for TensorBoard
@@ -19,23 +20,27 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from eventdata.errors import EventDataError, InputError
+from eventdata.errors import EventDataError, InputError, StoreError
 from eventdata.plain import check_plain, read_plain
+from eventdata.store.files import LocalFiles
 from eventdata.store.layout import parse_json
 
 Row = Mapping[str, float]
 
 MAX_BYTES = 1 << 30  # of result.json and its like, and of the tables: eight million steps
+CHARTS = "tensorboard"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,8 @@ class RunFolder:
 
     def is_free(self) -> bool:
         """Whether nothing is there but what a call leaves that was killed as it began."""
-        left = _part(self.config).name
-        return not self.root.exists() or all(path.name == left for path in self.root.iterdir())
+        left = {_LOCK, _part(self.config).name}
+        return not self.root.exists() or all(path.name in left for path in self.root.iterdir())
 
     def has_begun(self) -> bool:
         """Whether an epoch of any stage is done."""
@@ -91,6 +96,37 @@ class RunFolder:
     def stage(self, name: str) -> StageFolder:
         """Where a stage writes."""
         return StageFolder(self.root / name)
+
+    @contextmanager
+    def locked(self, stages: Iterable[str]) -> Iterator[None]:
+        """Hold the folder for this process, which is about to train these stages.
+
+        The system lets go of it whatever way the process ends. InputError where another call
+        holds it, or where a link would lead what is written out of it.
+        """
+        lock = FileLock(self._own(_LOCK))
+        for stage in stages:
+            self._own(stage)
+            charts = self._own(f"{CHARTS}/{stage}")
+            for path in charts.glob("*"):  # TensorBoard writes through links; `write` does not
+                self._own(f"{CHARTS}/{stage}/{path.name}")
+        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{self.root}: another call is training in it; wait for that to end"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _own(self, key: str) -> Path:
+        try:
+            return LocalFiles(self.root).own(key)
+        except StoreError as error:
+            raise InputError(str(error)) from None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def run(
         OptionError: a store is missing or of the wrong kind, a device isn't there, or the network
             or a batch can't be made.
         MismatchError: the folder holds another run.
-        InputError: data, a checkpoint or the folder can't be used.
+        InputError: data, a checkpoint or the folder can't be used, or another call trains in it.
         DivergedError: a loss that is no number.
     """
     recipe = with_absolute_paths(recipe)
@@ -111,12 +112,14 @@ def run(
             return _finished(folder)
         parts = open_parts(recipe, stores)
         check_stages(recipe, parts, devices)
-        if is_first():
-            write(folder.config, to_toml(config))
         on_cpu = recipe.machine.accelerator == "cpu" or not torch.cuda.is_available()
         if on_cpu and recipe.machine.keep_pages:
             keep_pages()
-        return _run_stages(recipe, folder, stores, parts, devices, say)
+        with folder.locked(recipe.stages) if is_first() else nullcontext():
+            if is_first():
+                check_folder(folder, config)  # again: another call may have come in between
+                write(folder.config, to_toml(config))
+            return _run_stages(recipe, folder, stores, parts, devices, say)
 
 
 def _finished(folder: RunFolder) -> dict[str, Any]:

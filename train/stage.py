@@ -26,6 +26,7 @@ from train.calibrate import recalibrate
 from train.data import Data, Epoch
 from train.ema import MovingAverage
 from train.folder import (
+    CHARTS,
     RunFolder,
     StageFolder,
     number_in,
@@ -311,7 +312,7 @@ class StageRun:
             inference_mode=False,  # its tensors could not be worked on later
             log_every_n_steps=1,
             callbacks=callbacks,
-            logger=TensorBoardLogger(self.run_folder.root, "tensorboard", self.name)
+            logger=TensorBoardLogger(self.run_folder.root, CHARTS, self.name)
             if callbacks
             else False,
             enable_checkpointing=bool(callbacks),

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from faulting.jobs import convert_job, generate_job, leftovers
+from faulting.jobs import convert_job, generate_job, leftovers, train_job
 from faulting.kills import MARK, Moment, Place, kill_at_random, outliving
 from filelock import FileLock
 from makers import make_es_imagenet, tree_digest
@@ -70,10 +70,17 @@ def test_stopped_by_a_person_or_the_system(folder, make, samples, workers):
     assert not leftovers(place.out, place.temporary)
 
 
-@pytest.mark.parametrize("make", [convert_job, generate_job])
-def test_two_at_once(folder, make):
+@pytest.mark.parametrize(
+    ("make", "settings", "told"),
+    [
+        (convert_job, {"samples": LONG}, "another conversion is writing to it"),
+        (generate_job, {"samples": LONG}, "another conversion is writing to it"),
+        (train_job, {}, "another call is training in it"),
+    ],
+)
+def test_two_at_once(folder, make, settings, told):
     """The second stops, with a reason; once the first is killed, the next takes its place."""
-    job = make(folder, samples=LONG)
+    job = make(folder, **settings)
     place = Place(folder, job)
     mark = uuid.uuid4().hex
     with place.start(mark) as first:
@@ -82,7 +89,7 @@ def test_two_at_once(folder, make):
         second = run_program(job.command(place.out))
         os.killpg(first.pid, signal.SIGKILL)
     assert second.returncode == 1
-    assert "another conversion is writing to it; wait for that to end" in second.stderr
+    assert f"{told}; wait for that to end" in second.stderr
     assert not outliving(mark)
     assert place.call().code == 0
     assert job.finished(place.out)

@@ -12,9 +12,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from drawn import TINY_RECIPE, make_store
+from filelock import FileLock
+from makers import tree_digest
 from safetensors.torch import load_file, save_file
 
 import train.folder
+import train.run
 from eventdata.cli import main
 from eventdata.errors import InputError, MismatchError, OptionError
 from train.folder import read_rows, weight_facts
@@ -227,10 +230,11 @@ def test_another_recipe_or_store_is_not_gone_on_with(tmp_path, whole, recipe, im
     for store in (other, renamed):
         with pytest.raises(MismatchError, match=r"stores\.data\.sha256"):
             run(load(recipe), folder, data=store, images=images)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.tex").touch()
-    with pytest.raises(MismatchError, match="something else than a run"):
-        run(load(recipe), tmp_path / "mine", data=other, images=images)
+    for name in ("thesis.tex", "film.part"):
+        (tmp_path / f"my-{name}").mkdir()
+        (tmp_path / f"my-{name}" / name).touch()
+        with pytest.raises(MismatchError, match="something else than a run"):
+            run(load(recipe), tmp_path / f"my-{name}", data=other, images=images)
 
 
 def test_a_run_that_never_came_to_train_leaves_its_folder_free(tmp_path, recipe, events):
@@ -414,6 +418,56 @@ def test_a_result_that_is_none(tmp_path, recipe, events, images, whole):
     (folder / "result.json").write_text("[]")
     with pytest.raises(InputError, match="result.json: is damaged; delete it"):
         run(load(recipe), folder, data=events, images=images)
+
+
+def test_one_call_at_a_time(tmp_path, monkeypatch, recipe, events, begun):
+    folder, mine = shutil.copytree(begun, tmp_path / "run"), load(recipe, scratch=True)
+    before = tree_digest(folder)
+    with FileLock(folder / ".lock"), pytest.raises(InputError, match="run: another call is train"):
+        run(mine, folder, data=events)
+    assert tree_digest(folder) == before
+    monkeypatch.setattr(train.run, "_run_stages", lambda *_: {})
+    run(mine, folder, data=events)
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed/.lock").touch()  # before it could write anything
+    run(mine, tmp_path / "killed", data=events)
+
+
+def test_a_finished_run_needs_no_lock(tmp_path, recipe, events, images, whole):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    with FileLock(folder / ".lock"):
+        assert run(load(recipe), folder, data=events, images=images) == whole[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "outside"),
+    [
+        ("config.toml.part", "file"),
+        (".lock", "file"),
+        (".lock", "gone"),
+        ("scratch", "folder"),
+        ("tensorboard", "folder"),
+        ("tensorboard/scratch", "folder"),
+        ("tensorboard/scratch/hparams.yaml", "gone"),  # one that is there TensorBoard leaves alone
+    ],
+)
+def test_nothing_is_written_through_links(tmp_path, monkeypatch, recipe, events, name, outside):
+    (tmp_path / "outside/folder").mkdir(parents=True)
+    (tmp_path / "outside/file").write_text("precious")
+    before = tree_digest(tmp_path / "outside")
+    link = tmp_path / "run" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "outside" / outside)
+    mine = load(recipe, scratch=True, changes=["scratch.epochs=1"])
+    if name == "config.toml.part":
+        monkeypatch.setattr(train.run, "_run_stages", lambda *_: {})
+        run(mine, tmp_path / "run", data=events)
+        assert not (tmp_path / "run/config.toml").is_symlink()
+    else:
+        (tmp_path / "run/config.toml").touch()  # of a run that never came to train
+        with pytest.raises(InputError, match=f"run/{name}: is a link, through which nothing"):
+            run(mine, tmp_path / "run", data=events)
+    assert tree_digest(tmp_path / "outside") == before
 
 
 def test_stores_of_the_wrong_kind(tmp_path, recipe, events, images):
