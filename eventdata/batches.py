@@ -4,6 +4,7 @@ N samples, T steps, K planes as stored (of binary frames time bytes, ceil(T/8)),
 C colour channels, H rows, W columns.
 """
 
+import os
 import threading
 import weakref
 from collections import deque
@@ -47,8 +48,10 @@ class Decoding:
         self.dense = dense
         self._time_first = dense and layout == "TNPHW" and sample.steps is not None
         count = 2 if sample.representation == "binary" else np.iinfo(sample.dtype).max + 1
-        # The bits of each stored value as a dense batch has it.
-        self._values: NDArray[Any] = torch.arange(count).to(dtype).view(BITS[dtype]).numpy()
+        # The bits of each stored value as a dense batch has it. Counted by NumPy: torch would have
+        # its threads count many, and a child that was forked after them would wait for them.
+        values = torch.from_numpy(np.arange(count, dtype=np.float32))
+        self._values: NDArray[Any] = values.to(dtype).view(BITS[dtype]).numpy()
         self.dtype = self._values.dtype if dense else np.dtype(sample.dtype)
         self._group = max(1, GROUP_BYTES // (sample.planes * sample.chunk_bytes))
 
@@ -92,7 +95,8 @@ class BufferPool:
         # The arrays given out last, and their memory. Twice as many as are in use at a time: one
         # that is used for longer is forgotten and not given out again.
         self._lent: list[tuple[weakref.ref[NDArray[Any]], NDArray[np.uint8]]] = []
-        self._lock = threading.Lock()
+        # By process: one that was forked amid a thread's `take` would wait for that for ever.
+        self._locks: dict[int, threading.Lock] = {}
         self._copies: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
 
     def __reduce__(self) -> tuple[Any, ...]:  # memory does not travel to another process
@@ -100,7 +104,7 @@ class BufferPool:
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An uninitialised array; its memory comes back once it and tensors of it are gone."""
-        with self._lock:
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
             memory = self._unused()
             # A tensor of NumPy memory holds that array until its storage goes, whoever views it.
             array = memory[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)

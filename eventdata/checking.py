@@ -95,8 +95,11 @@ def verify(
     checked = compared = 0
     header = opened.files.read(HEADER_KEY) or b""
     probe = partial(unseen, opened.files, HEADER_KEY, header, {})
-    with open_pool(workers, scheduler=scheduler, probe=probe) as pool:
-        for done in run_tasks(pool, _run_task, chain(*tasks)):
+    with (
+        open_pool(workers, scheduler=scheduler, probe=probe) as pool,
+        contextlib.closing(run_tasks(pool, _run_task, chain(*tasks))) as results,
+    ):
+        for done in results:
             problems += done.problems
             if len(problems) > MAX_PROBLEMS:
                 problems = [*problems[:MAX_PROBLEMS], Problem("and more, not looked for")]

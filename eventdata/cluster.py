@@ -51,8 +51,8 @@ def cluster_pool(address: str, probe: Probe) -> Iterator[Pool]:
         try:
             yield Pool(executor, BACKLOG * threads, Watch(client, address))
         except Exception as error:
-            with contextlib.suppress(Exception):  # of workers that are lost: this error came first
-                client.run(_end, executor.fitness.run, on_error="ignore")
+            with contextlib.suppress(Exception):  # of a lost scheduler: this error came first
+                _end_tasks(client, executor.fitness.run, Watch(client, address))
             if isinstance(error, EventDataError):
                 raise
             raise _told(client, address, error) from error
@@ -100,17 +100,35 @@ def _run_if_fit(
             _at_work[fitness.run] -= 1
 
 
-async def _end(run: str) -> None:
-    """In a worker: begin no task of a run any more, and wait for those that are at work.
-
-    Dask cancels what has not begun. What has would go on unseen, and write into a place that is no
-    longer its caller's.
-    """
+def _end(run: str) -> int:
+    """In a worker: begin no task of a run any more; how many of its tasks are at work."""
     with _counting:
         _ended.add(run)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while _at_work[run] and time.monotonic() < deadline:
-        await asyncio.sleep(0.02)
+        return _at_work[run]
+
+
+def _end_tasks(client: Any, run: str, watch: Callable[[], None]) -> None:
+    """Wait for the tasks of a run that are at work, however long they take.
+
+    Dask cancels what has not begun. What has would go on unseen, and write into a place that is no
+    longer its caller's. Not waited for are workers that have given no answer for a while.
+    """
+    silent_since = None
+    while True:
+        try:
+            answers = client.sync(
+                client._run, _end, run, on_error="return", callback_timeout=CONNECT_SECONDS
+            ).values()
+        except TimeoutError:
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > PATIENCE_SECONDS:
+                return
+        else:
+            silent_since = None
+            if not any(count for count in answers if isinstance(count, int)):
+                return
+            time.sleep(0.05)
+        watch()
 
 
 class DaskExecutor(Executor):

@@ -101,8 +101,8 @@ class ShardTask:
     shard_size: int
     samples: Samples
     on_error: OnError
-    plan: bytes
-    """What `PLAN_KEY` holds while this task is wanted."""
+    plan: str
+    """Its digest."""
 
 
 def convert(
@@ -221,7 +221,7 @@ def _run(job: Job, files: Files, where: Mapping[str, Any], progress: Progress | 
     """
     todo, done_before = _unfinished(job, files)
     done = done_before
-    plan = listing_digest(job.listing, job.plan.header.parameters_sha256).encode()
+    plan = plan_document(job.plan.digest, job.on_error)
     files.write({PLAN_KEY: plan})
     with _memory_told(), contextlib.ExitStack() as stack:
         probe = partial(unseen, files, PLAN_KEY, plan, job.first_files)
@@ -230,7 +230,8 @@ def _run(job: Job, files: Files, where: Mapping[str, Any], progress: Progress | 
         output = stack.enter_context(write_behind(files)) if here else files
         if progress is not None:
             progress(done, job.total)
-        for count in run_tasks(pool, convert_shard, _tasks(job, output, todo, plan)):
+        tasks = _tasks(job, output, todo)
+        for count in stack.enter_context(contextlib.closing(run_tasks(pool, convert_shard, tasks))):
             done += count
             if progress is not None:
                 progress(done, job.total)
@@ -321,8 +322,9 @@ def convert_shard(task: ShardTask) -> int:
             else:
                 builder.add(slot, packed)
     data = builder.finish()
-    record = ShardRecord(events, skipped, len(data), dict(notes))
-    if task.files.read(PLAN_KEY) != task.plan:  # this worker has outlived its conversion
+    record = ShardRecord(events, skipped, len(data), dict(notes), task.plan)
+    # This worker may have outlived its conversion, and another have taken the place.
+    if task.files.read(PLAN_KEY) != plan_document(task.plan, task.on_error):
         raise StoreError(
             f"{task.files.where}: another call has finished or replaced the store; call again"
         )
@@ -367,9 +369,14 @@ def unseen(
     return None
 
 
-def listing_digest(listing: Mapping[str, Samples], *facts: str) -> str:
+def plan_document(digest: str, on_error: OnError) -> bytes:
+    """What `PLAN_KEY` holds while tasks of this plan are wanted."""
+    return f"{digest} {on_error}".encode()
+
+
+def listing_digest(listing: Mapping[str, Samples]) -> str:
     """SHA-256 of what the input is: names, labels, sizes and times of change of its files."""
-    digest = hashlib.sha256("".join(facts).encode())
+    digest = hashlib.sha256()
     for split, samples in sorted(listing.items()):
         names = json.dumps([split, samples.names], indent=1, ensure_ascii=False)
         digest.update(names.encode("utf-8", "surrogatepass"))
@@ -393,9 +400,7 @@ def _unfinished(job: Job, files: Files) -> tuple[list[tuple[str, int]], int]:
     return todo, done
 
 
-def _tasks(
-    job: Job, files: Output, todo: Iterable[tuple[str, int]], plan: bytes
-) -> Iterator[ShardTask]:
+def _tasks(job: Job, files: Output, todo: Iterable[tuple[str, int]]) -> Iterator[ShardTask]:
     """Tasks made one at a time: a million samples need not travel at once."""
     size = job.plan.shard_size
     for split, shard in todo:
@@ -408,7 +413,7 @@ def _tasks(
             shard_size=size,
             samples=job.listing[split][shard * size : (shard + 1) * size],
             on_error=job.on_error,
-            plan=plan,
+            plan=job.plan.digest,
         )
 
 

@@ -10,10 +10,12 @@ Work goes in batches of samples, as a conversion's in shards: the files of a bat
 beside their places and renamed, then its record. The same call goes on after the last record.
 """
 
+import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -78,16 +80,27 @@ class Batch:
     samples: Samples
     keys: list[str]
     on_error: OnError
+    about: bytes
+    """What generated.json holds while it is wanted."""
+
+    @property
+    def plan(self) -> str:
+        """Digest of what decides its files."""
+        return hashlib.sha256(self.about).hexdigest()
 
 
 @dataclass(frozen=True)
 class Record:
-    """What came of a batch: bytes a file, its manifest line, or why there is no file."""
+    """What came of a batch: bytes a file, its manifest line, or why there is no file.
+
+    plan: see `Batch`; "" in those of versions that did not say.
+    """
 
     sizes: dict[str, int] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    plan: str = ""
 
 
 def generate(
@@ -130,7 +143,8 @@ def generate(
         "parameters": {**source.parameters, "limit": limit, "splits": sorted(keys)},
         "input_sha256": listing_digest(job.listing),
     }
-    batches = list(_batches(source, files, job.listing, keys, on_error))
+    begun = _json({**about, "complete": False})
+    batches = list(_batches(source, files, job.listing, keys, on_error, begun))
     done_before = job.total
     found = _read_same(files, about)
     complete = _is_complete(files, found, keys)
@@ -144,7 +158,6 @@ def generate(
             if complete:
                 clear(files)  # killed between the last two steps
             else:
-                begun = _json({**about, "complete": False})
                 files.write({ABOUT: begun})
                 for key in files.list(WORK):
                     if key.endswith(".tmp"):
@@ -171,12 +184,14 @@ def make_batch(batch: Batch) -> int:
     """Make the files of a batch, then its record; returns how many samples were tried."""
     with fetch_ahead(batch.samples.paths, batch.samples.input_size):
         made, record = _make_files(batch)
+    if batch.files.read(ABOUT) != batch.about:  # this worker has outlived its call
+        raise StoreError(f"{batch.files.where}: another call has taken the place; call again")
     batch.files.write({**made, _record_key(batch): _json(asdict(record))})
     return len(batch.keys)
 
 
 def _make_files(batch: Batch) -> tuple[dict[str, bytes], Record]:
-    record = Record()
+    record = Record(plan=batch.plan)
     made: dict[str, bytes] = {}
     for index, key in enumerate(batch.keys):
         try:
@@ -267,21 +282,25 @@ def _batches(
     listing: Mapping[str, Samples],
     keys: Mapping[str, list[str]],
     on_error: OnError,
+    about: bytes,
 ) -> Iterator[Batch]:
     for split, samples in listing.items():
         for start in range(0, len(samples), BATCH):
             part = slice(start, start + BATCH)
             number = start // BATCH
-            yield Batch(source, files, split, number, samples[part], keys[split][part], on_error)
+            yield Batch(
+                source, files, split, number, samples[part], keys[split][part], on_error, about
+            )
 
 
 def _run(pool: Pool, todo: list[Batch], done: int, total: int, progress: Progress | None) -> None:
     if progress is not None:
         progress(done, total)
-    for count in run_tasks(pool, make_batch, todo):
-        done += count
-        if progress is not None:
-            progress(done, total)
+    with closing(run_tasks(pool, make_batch, todo)) as results:
+        for count in results:
+            done += count
+            if progress is not None:
+                progress(done, total)
 
 
 def _read_record(batch: Batch) -> Record | None:
@@ -292,6 +311,7 @@ def _read_record(batch: Batch) -> Record | None:
         record = Record(**parse_json(document or b""))
         left = {**record.left_out, **record.skipped}
         sound = sorted([*record.sizes, *left]) == sorted(batch.keys)
+        sound = sound and record.plan in ("", batch.plan)
         "".join([*left.values(), *record.lines]).encode()  # all of it text that can be written
     except (ValueError, TypeError):
         return None

@@ -14,6 +14,7 @@ C colour channels, H rows, W columns.
 
 import contextlib
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +28,7 @@ import torch
 
 from eventdata.batches import BITS, BufferPool, Decoding, Layout
 from eventdata.dataset import FrameDataset
-from eventdata.errors import OptionError, check_whole
+from eventdata.errors import EventDataError, OptionError, check_whole
 from eventdata.order import Indices, Order, batch_count, epoch_order, rank_batches
 from eventdata.store.layout import SampleFormat
 from eventdata.store.read import SampleReader
@@ -149,6 +150,7 @@ class FrameLoader:
             self.epoch += 1
         self._goes_on = False
         batches = self._batches()[self._position :]
+        process = os.getpid()
         with self._reading(batches) as reader, _Threads(self.threads) as threads:
             todo = (self._start(threads, reader, batch) for batch in batches)
             coming = deque(islice(todo, self.prefetch))
@@ -158,6 +160,11 @@ class FrameLoader:
                 self._position += 1
                 yield self._deliver(frames, labels)
                 del frames, labels  # or their buffer would wait for the next batch
+                if process != os.getpid():
+                    raise EventDataError(
+                        "this epoch was begun in another process, whose threads read it; after a "
+                        "fork call iter() on the loader again"
+                    )
         self.epoch += 1
 
     def state_dict(self) -> dict[str, Any]:

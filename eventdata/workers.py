@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import (
     ALL_COMPLETED,
     FIRST_COMPLETED,
@@ -168,11 +168,12 @@ def worker_pool(workers: int) -> Iterator[Pool]:
 
 def run_tasks(
     pool: Pool, function: Callable[[Task], Result], tasks: Iterable[Task]
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Results as they come.
 
-    The first task that fails ends it: the others are cancelled, waited for, or end with the pool,
-    and its error is raised.
+    The first task that fails ends it: the others are cancelled, waited for (but not after Ctrl-C),
+    or end with the pool, and its error is raised. So it is where it is closed: who may leave its
+    results before the last closes it.
     """
     waiting = iter(tasks)
     running: set[Future[Result]] = set()
@@ -198,7 +199,7 @@ def run_tasks(
     except BaseException as error:
         with contextlib.suppress(Exception):  # of those that are lost too: this error came first
             running = {future for future in running if not future.cancel()}
-            if isinstance(error, Exception) and not pool.ends_tasks:  # Ctrl-C does not wait
+            if not isinstance(error, KeyboardInterrupt) and not pool.ends_tasks:
                 _wait_for_all(pool, running)
         if isinstance(error, MemoryError):
             raise memory_ran_out() from None

@@ -155,7 +155,8 @@ class LocalFiles:
                 with ThreadPoolExecutor(min(16, len(documents) or 1)) as threads:
                     list(threads.map(_write_durably, temporary.values(), documents.values()))
                 for key, path in temporary.items():
-                    targets[key].parent.mkdir(parents=True, exist_ok=True)
+                    if not key.startswith(f"{WORK}/"):
+                        targets[key].parent.mkdir(parents=True, exist_ok=True)
                     path.replace(targets[key])
             except BaseException:
                 for path in temporary.values():

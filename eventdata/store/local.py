@@ -6,6 +6,7 @@ all decompressed by one call, so that threads seldom wait for each other's Pytho
 """
 
 import contextlib
+import errno
 import os
 import threading
 import weakref
@@ -36,7 +37,9 @@ class LocalReader:
         self.files, self.split = files, split
         self.sample, self.shard_size = sample, shard_size
         self._indices: dict[int, NDArray[np.uint64]] = {}
-        self._opened = lru_cache(maxsize=_file_limit())(self._open)
+        self._limit = _file_limit()
+        self._opened = lru_cache(maxsize=self._limit)(self._open)
+        _readers.append(weakref.ref(self, _readers.remove))
 
     def __reduce__(self) -> tuple[Any, ...]:  # open files don't travel to another process
         return LocalReader, (self.files, self.split, self.sample, self.shard_size)
@@ -87,7 +90,7 @@ class LocalReader:
         key = shard_key(self.split, self.sample, number)
         path = self.files.root / key
         try:
-            file = ShardFile(path)
+            file = self._open_file(path)
             if number not in self._indices:
                 where = f"{self.files.where}/{key}"
                 size, most = file.size(), index_bytes(self.sample, self.shard_size)
@@ -96,6 +99,25 @@ class LocalReader:
         except OSError as error:
             raise StoreError(f"{path}: can't be read ({error}); see `eventdata verify`") from None
         return file
+
+    def _open_file(self, path: Path) -> "ShardFile":
+        """A shard's file; where too many are open, those of other readers are let go."""
+        others = [one for ref in [*_readers] if (one := ref()) is not None and one is not self]
+        if sum(one._opened.cache_info().currsize for one in (self, *others)) >= self._limit:
+            for one in others:
+                one._opened.cache_clear()
+        try:
+            return ShardFile(path)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        for one in (self, *others):  # the rest of the program has more open than was left to it
+            one._opened.cache_clear()
+        return ShardFile(path)
+
+
+_readers: list[weakref.ref[LocalReader]] = []
+"""Those of this process, which share the files that it may have open."""
 
 
 def decompress_many(chunks: Sequence[bytes], out: NDArray[Any]) -> None:
@@ -144,7 +166,7 @@ class ShardFile:
 
 
 def _file_limit() -> int:
-    """How many shards to keep open, of the files that a process may have."""
+    """How many shards readers keep open, of the files that a process may have."""
     try:
         import resource
     except ImportError:  # not on Windows

@@ -7,11 +7,13 @@ whoever writes it, so that a second writer can do no harm.
 """
 
 import contextlib
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,18 @@ class StorePlan:
     shard_size: int
     splits: Mapping[str, Columns]
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of parameters and input: two plans with one digest make the same shards."""
+        digest = hashlib.sha256(self.header.parameters_sha256.encode())
+        for split, columns in sorted(self.splits.items()):
+            names = json.dumps([split, columns["name"].tolist()])
+            digest.update(names.encode())
+            for key in ("label", "input_size", "input_time"):
+                values = columns[key]
+                digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()
+
     def shards(self, split: str) -> int:
         """How many shards the split has."""
         return shard_count(len(self.splits[split]["label"]), self.shard_size)
@@ -77,13 +91,15 @@ class ShardRecord:
     """What came of one shard.
 
     events: of each sample; skipped: reasons by slot; size: bytes of the shard; notes: what its
-    samples told (`raw.source.tell`), and how many each.
+    samples told (`raw.source.tell`), and how many each; plan: whose shard it is, by
+    `StorePlan.digest` ("" in those of versions that did not say).
     """
 
     events: Sequence[int]
     skipped: Mapping[int, str]
     size: int
     notes: Mapping[str, int] = field(default_factory=dict)
+    plan: str = ""
 
     def document(self) -> bytes:
         """The record as JSON, whose keys are strings."""
@@ -100,7 +116,8 @@ class ShardRecord:
         events = [whole_number(count, least=0) for count in values["events"]]
         if max(events, default=0) >= 2**32 or not all(0 <= slot < len(events) for slot in skipped):
             raise ValueError("events or slots that no shard has")
-        return cls(events, skipped, whole_number(values["size"], least=0), notes)
+        size = whole_number(values["size"], least=0)
+        return cls(events, skipped, size, notes, str(values.get("plan", "")))
 
 
 def existing_header(files: Files) -> Header | None:
@@ -201,11 +218,11 @@ def _discard(files: Files, found: Header) -> None:
         )
     unfinished = replace(found, complete=False, parameters_sha256="")
     files.write({HEADER_KEY: unfinished.document()})
-    for name in (*found.split_names, SKIPPED_KEY):
-        files.remove(name)
-    for key in files.list(WORK):
+    for key in files.list(WORK):  # first: a worker that has outlived its conversion looks there
         if key != LOCK:
             files.remove(key)
+    for name in (*found.split_names, SKIPPED_KEY):
+        files.remove(name)
     files.remove(HEADER_KEY)
 
 
@@ -299,7 +316,8 @@ def read_records(files: Files, plan: StorePlan, split: str) -> dict[int, ShardRe
             return None
         size = files.size(shard_key(split, plan.sample, shard))
         count = min(plan.shard_size, total - shard * plan.shard_size)
-        return record if size == record.size and len(record.events) == count else None
+        same = record.plan in ("", plan.digest)
+        return record if same and size == record.size and len(record.events) == count else None
 
     with ThreadPoolExecutor(16) as threads:  # to ask over a network is slow, not busy
         records = list(threads.map(read, shards))
