@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from drawn import Drawn
+from gated import Laggard
 from makers import (
     make_es_imagenet,
     make_es_ucf101,
@@ -89,6 +91,40 @@ def test_same_bytes_whatever_does_the_work(raw, tmp_path):
     digests = [tree_digest(tmp_path / f"{n}.zarr") for n in (1, 2, 3)]
     assert digests[0] == digests[1] == digests[2]
     assert not any(key.startswith(".work") for key in digests[0])
+
+
+def test_what_runs_when_the_caller_stops_has_ended(tmp_path):
+    """In a user's own threads too, which go on; or they would write after the lock is let go."""
+
+    def stop(done, total):
+        if done:
+            raise StoppedError
+
+    class StoppedError(Exception):
+        pass
+
+    source = Laggard(gate=str(tmp_path), torn=False)
+    with ThreadPoolExecutor(2) as threads:
+        with pytest.raises(StoppedError):
+            eventdata.convert(
+                source, "", tmp_path / "o", shard_size=4, executor=threads, progress=stop
+            )
+        assert (tmp_path / "ended").exists()
+
+
+def test_records_of_another_plan_do_not_count(tmp_path, monkeypatch):
+    """What a worker wrote that has outlived its conversion, into a place that another has taken."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    eventdata.convert(Drawn(), "", whole, shard_size=16)
+    monkeypatch.setattr("eventdata.conversion.finish", lambda *_: None)
+    eventdata.convert(Drawn(), "", out, shard_size=16)
+    eventdata.convert(Drawn(first_label=1), "", tmp_path / "other", shard_size=16)
+    monkeypatch.undo()
+    for key in (".work/train-1.json", "train/frames/c/1/0/0/0/0"):
+        shutil.copy(tmp_path / "other" / key, out / key)
+    result = eventdata.convert(Drawn(), "", out, shard_size=16)
+    assert result.samples["train"] - 16 <= result.done_before < sum(result.samples.values())
+    assert tree_digest(out) == tree_digest(whole)
 
 
 def test_interrupted_then_finished(raw, out, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from eventdata.cli import main
 from eventdata.conversion import convert
 from eventdata.errors import InputError, MismatchError, OptionError, StoreError
 from eventdata.generation import generate
+from eventdata.store.files import LocalFiles
 
 SMALL = {"min_events": 20}
 
@@ -133,6 +135,23 @@ def test_same_bytes_whatever_the_workers_and_interruptions(images, tmp_path, mon
     lost.unlink()
     assert generate("es-imagenet", images, out, **SMALL).state == "complete"
     assert tree_digest(out) == whole
+
+
+def test_a_worker_that_outlives_its_call(images, tmp_path, monkeypatch):
+    """Its files and its record do not get among those of the call that has taken the place."""
+    late, out, tasks, real = tmp_path / "late", tmp_path / "out", [], generation.make_batch
+    with monkeypatch.context() as patched:
+        patched.setattr(generation, "_finish", lambda *_: 1 / 0)
+        patched.setattr(generation, "make_batch", lambda task: tasks.append(task) or real(task))
+        for folder, least in ((late, 20), (out, 1)):
+            with pytest.raises(ZeroDivisionError):
+                generate("es-imagenet", images, folder, min_events=least)
+    with pytest.raises(StoreError, match="another call has taken the place"):
+        real(replace(tasks[0], files=LocalFiles(out)))
+    shutil.copy(late / ".work/train-0.json", out / ".work/train-0.json")
+    assert generate("es-imagenet", images, out, min_events=1).done_before == 5
+    generate("es-imagenet", images, tmp_path / "whole", min_events=1)
+    assert tree_digest(out) == tree_digest(tmp_path / "whole")
 
 
 def test_unfinished_raw_clips_are_not_converted(tmp_path, monkeypatch):

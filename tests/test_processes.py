@@ -6,6 +6,7 @@ tracebacks of their threads.
 
 import json
 import multiprocessing
+import os
 import sys
 from pathlib import Path
 
@@ -74,6 +75,43 @@ def test_no_thread_is_the_first_to_run_an_operator():
 
     assert seen() == "DEFAULT"
     assert seen("import") == torch.backends.cpu.get_cpu_capability()
+
+
+# Counts of 16 bits, for which a loader has a table of 65,536 values. What a child does is told by
+# its exit code: 0 where it has read all, 2 where it was told that the epoch is its parent's.
+FORKS = """
+import os, sys
+os.environ["OMP_NUM_THREADS"] = "2"
+import torch
+import eventdata
+from eventdata.errors import EventDataError
+dataset = eventdata.FrameDataset(sys.argv[1])
+loader = eventdata.FrameLoader(dataset, 4, dtype=torch.float32)
+(torch.arange(1 << 20) + 1).sum()  # torch's threads have started
+begun = iter(loader)
+next(begun)
+
+def child(work):
+    if not os.fork():
+        try:
+            work()
+        except EventDataError as error:
+            os._exit(2 if "begun in another process" in str(error) else 3)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+
+child(lambda: list(eventdata.FrameLoader(dataset, 4, dtype=torch.float32)))
+child(lambda: list(loader))
+child(lambda: list(begun))
+print(len(list(begun)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_forks_after_threads_of_torch_and_amid_an_epoch(tmp_path):
+    store = make_store(tmp_path / "wide.zarr", kind="wide", counts=(("train", 16),))
+    done = run_program([sys.executable, "-c", FORKS, store], deadline=60)
+    assert done.stdout.split() == ["0", "0", "2", "3"], done.stderr
 
 
 def test_data_parallel_by_lightning(store, truth, tmp_path):
