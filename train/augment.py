@@ -58,7 +58,14 @@ class Augmentation:
         return Augmentation(flip=self.flip, time_shift=steps, **values)
 
 
-def augment(x: Tensor, settings: Augmentation, seed: int, *, steps: int | None = None) -> Tensor:
+def augment(
+    x: Tensor,
+    settings: Augmentation,
+    seed: int,
+    *,
+    steps: int | None = None,
+    binary: bool = False,
+) -> Tensor:
     """The batch augmented by all but mixup: of the same shape and dtype; x stays as it is.
 
     The same seed on the same kind of device gives the same; packed frames come out as the same
@@ -69,15 +76,16 @@ def augment(x: Tensor, settings: Augmentation, seed: int, *, steps: int | None =
         settings: how much.
         seed: of all that is drawn.
         steps: T of packed frames; None: the batch is dense.
+        binary: dense frames are known to be of 0 and 1. To look would be to wait for the device.
     """
     s = settings.scaled()
     draw = torch.Generator(x.device).manual_seed(seed)
     if steps is not None:
         if s.time_shift or s.event_drop:
-            x = pack_frames(_in_time(unpack_frames(x, steps), s, draw))
+            x = pack_frames(_in_time(unpack_frames(x, steps), s, draw, binary=True))
         return _move(x.movedim(-1, 2), s, draw).movedim(2, -1)
     if x.ndim == 5:
-        return _move(_in_time(x, s, draw), s, draw)
+        return _move(_in_time(x, s, draw, binary=binary), s, draw)
     return _move(x.unsqueeze(1), s, draw).squeeze(1)
 
 
@@ -85,12 +93,12 @@ def pack_frames(frames: Tensor) -> Tensor:
     """Binary frames (N, T, P, H, W) as uint8 (N, K, H, W, P), the first step in the highest bit."""
     whole = functional.pad(frames, (0, 0, 0, 0, 0, 0, 0, -frames.shape[1] % 8))
     eights = whole.reshape(len(frames), -1, 8, *frames.shape[2:])  # (N, K, 8, P, H, W)
-    bits = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=frames.device)
+    bits = 1 << torch.arange(7, -1, -1, dtype=torch.uint8, device=frames.device)
     packed: Tensor = (eights * bits[:, None, None, None]).sum(dim=2, dtype=torch.uint8)
     return packed.movedim(2, -1)
 
 
-def _in_time(frames: Tensor, s: Augmentation, draw: torch.Generator) -> Tensor:
+def _in_time(frames: Tensor, s: Augmentation, draw: torch.Generator, *, binary: bool) -> Tensor:
     """What is done to steps and events of frames (N, T, P, H, W)."""
     if s.time_shift:
         frames = _shift_in_time(frames, s.time_shift, draw)
@@ -98,7 +106,9 @@ def _in_time(frames: Tensor, s: Augmentation, draw: torch.Generator) -> Tensor:
         kept = torch.rand(frames.shape, generator=draw, device=frames.device)
         loss = torch.rand(len(frames), 1, 1, 1, 1, generator=draw, device=frames.device)
         loss = loss * s.event_drop
-        if (frames > 1).any():  # counts: each event of a pixel and step has its own fate
+        if (
+            not binary and (frames > 1).any()
+        ):  # counts: each event of a pixel and step has its own fate
             counts, share = frames.float(), (1 - loss).expand(frames.shape)
             frames = torch.binomial(counts, share, generator=draw).to(frames.dtype)
         else:
@@ -170,5 +180,7 @@ def mixup(
         return x, targets
     share = np.random.default_rng(seed).beta(alpha, alpha)
     draw = torch.Generator().manual_seed(seed)
-    other = torch.randperm(len(x), generator=draw).to(x.device)
+    other = torch.randperm(len(x), generator=draw)
+    if x.is_cuda:  # from pinned memory it is copied without a wait for the device
+        other = other.pin_memory().to(x.device, non_blocking=True)
     return torch.lerp(x[other], x, share), torch.lerp(targets[other], targets, share)

@@ -32,13 +32,15 @@ class DivergedError(EventDataError):
     """A loss that is no number."""
 
 
-def prepare(frames: Tensor, stage: Stage, seed: int | None = None) -> Tensor:
+def prepare(
+    frames: Tensor, stage: Stage, seed: int | None = None, *, binary: bool = False
+) -> Tensor:
     """A batch of `train.data.Epoch` -> what the network sees, floating; augmented by the seed.
 
-    Images (N, C, H, W) are brought to a mean of about 0.
+    Images (N, C, H, W) are brought to a mean of about 0. binary: as in `augment`.
     """
     x = frames if frames.ndim == 5 else (frames.float() / 255 - IMAGE_MEAN) / IMAGE_DEVIATION
-    x = x if seed is None else augment(x, stage.augment, seed)
+    x = x if seed is None else augment(x, stage.augment, seed, binary=binary)
     if frames.ndim == 5 and stage.collapse is not None:
         parts = x.reshape(len(x), stage.collapse, -1, *x.shape[2:])
         return parts.sum(dim=2, dtype=torch.float)
@@ -70,6 +72,7 @@ class Classifier(LightningModule):
         epoch_steps: int,
         seed: int,
         log_every: int = 1,
+        binary: bool = False,
     ) -> None:
         """
         Args:
@@ -80,12 +83,13 @@ class Classifier(LightningModule):
             epoch_steps: optimiser steps an epoch.
             seed: of the augmentation.
             log_every: batches between looks at the loss, each of which waits for the device.
+            binary: frames are of 0 and 1, as those of binary stores are.
         """
         super().__init__()
         self.network = network
         self.stage, self.name = stage, name
         self.classes, self.epoch_steps, self.seed = classes, epoch_steps, seed
-        self.log_every = log_every
+        self.log_every, self.binary = log_every, binary
         self.mixup = stage.augment.scaled().mixup
         self.frozen: list[str] = []
         self.step_loss = float("nan")
@@ -118,7 +122,7 @@ class Classifier(LightningModule):
         frames, labels = batch
         entropy = (self.seed, self.current_epoch, index, self.global_rank)
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-        x, targets = prepare(frames, self.stage, seed), labels
+        x, targets = prepare(frames, self.stage, seed, binary=self.binary), labels
         if self.mixup:
             one_hot = functional.one_hot(labels, self.classes).to(x.dtype)
             x, targets = mixup(x, one_hot, self.mixup, seed)

@@ -10,6 +10,7 @@ indices, which is what lets LLVM vectorise them.
 
 import math
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -233,5 +234,21 @@ def run_backward(
 
 @cache
 def triton_kernels() -> ModuleType | None:
-    """The kernels for GPUs, `train.neuron_triton`; None where Triton is not installed."""
-    return import_module("train.neuron_triton") if find_spec("triton") else None
+    """The kernels for GPUs, `train.neuron_triton`; None where Triton is not installed.
+
+    Or where it does not run (it needs a C compiler and a GPU that it knows): that is tried once,
+    and a warning says why the loop takes its place.
+    """
+    if find_spec("triton") is None:
+        return None
+    try:
+        kernels = import_module("train.neuron_triton")
+        kernels.pack(torch.ones(1, device="cuda")).item()
+    except Exception as error:  # compilers and drivers fail with errors of many kinds
+        warnings.warn(
+            f"Triton is installed but does not run here ({type(error).__name__}: {error}); neurons "
+            "run as a loop of torch's, which is several times as slow",
+            stacklevel=2,
+        )
+        return None
+    return kernels

@@ -2,7 +2,8 @@
 
 A program takes a block of neurons through all steps, with their membranes in registers: each pass
 reads and writes every tensor once. float32, bfloat16 or float16 in memory, float32 in between;
-products are not fused with sums, so that the numbers are those of the plain loop.
+products are not fused with sums, so that the numbers are those of the plain loop (but for the
+arctangent's slope: a division rounded exactly would double a program's registers).
 """
 
 from typing import Any
@@ -43,6 +44,18 @@ def _slope(u: tl.tensor, threshold: tl.tensor, OUTPUT: tl.constexpr) -> tl.tenso
 
 
 @triton.jit
+def _rows(
+    tensor: tl.tensor, row: tl.tensor, place: tl.tensor, inside: tl.tensor, T: tl.constexpr
+) -> tuple[tl.tensor, ...]:
+    """Of all steps, as they are in memory. The compiler moves no load past a store: so all are
+    asked for before the first."""
+    rows = (tl.load(tensor + place, inside, 0.0),)
+    for t in tl.static_range(1, T):
+        rows = rows + (tl.load(tensor + t * row + place, inside, 0.0),)  # type: ignore[assignment]  # noqa: RUF005
+    return rows
+
+
+@triton.jit
 def _forward(
     x: tl.tensor,
     decay: tl.tensor,
@@ -57,11 +70,11 @@ def _forward(
     inside = place < neurons
     row = tl.cast(neurons, tl.int64)
     d = tl.load(decay)
-    u = tl.load(x + place, inside, 0.0).to(tl.float32)
+    currents = _rows(x, row, place, inside, T)
+    u = currents[0].to(tl.float32)
     for t in tl.static_range(T):
         if t > 0:
-            current = tl.load(x + t * row + place, inside, 0.0).to(tl.float32)
-            u = _advance(current, u, d, threshold)
+            u = _advance(currents[t].to(tl.float32), u, d, threshold)
         response = u if OUTPUT == MEMBRANES else (u > threshold).to(tl.float32)
         tl.store(out + t * row + place, response, inside)
 
@@ -85,18 +98,23 @@ def _backward(
     inside = place < neurons
     row = tl.cast(neurons, tl.int64)
     d = tl.load(decay)
-    u = tl.load(saved + place, inside, 0.0).to(tl.float32)
+    reads = _rows(saved, row, place, inside, T)
+    u = reads[0].to(tl.float32)
     membranes = (u,)
     for t in tl.static_range(1, T):
-        read = tl.load(saved + t * row + place, inside, 0.0).to(tl.float32)
+        read = reads[t].to(tl.float32)
         u = read if IS_MEMBRANE else _advance(read, u, d, threshold)
         membranes = membranes + (u,)  # type: ignore[assignment]  # noqa: RUF005
     after = tl.zeros((BLOCK,), tl.float32)
     terms = tl.zeros((BLOCK,), tl.float32)
+    # One step ahead of the stores, for the same reason; more would take too many registers.
+    following = tl.load(gradient + (T - 1) * row + place, inside, 0.0)
     for t in tl.static_range(T - 1, -1, -1):
+        g = following.to(tl.float32)
+        if t > 0:
+            following = tl.load(gradient + (t - 1) * row + place, inside, 0.0)
         u = membranes[t]
         passed = tl.where(u > threshold, 0.0, after)
-        g = tl.load(gradient + t * row + place, inside, 0.0).to(tl.float32)
         after = g * _slope(u, threshold, OUTPUT) + d * passed
         terms += passed * u
         tl.store(gx + t * row + place, after, inside)
@@ -105,9 +123,11 @@ def _backward(
 
 
 @triton.jit
-def _pack(values: tl.tensor, packed: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr) -> None:
+def _pack(
+    values: tl.tensor, packed: tl.tensor, size: tl.tensor, length: tl.tensor, BLOCK: tl.constexpr
+) -> None:
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    row = tl.cdiv(tl.cast(size, tl.int64), 8)
+    row = tl.cast(length, tl.int64)  # divided here, nothing would be known of its alignment
     bits = tl.zeros((BLOCK,), tl.uint8)
     for k in tl.static_range(8):
         inside = (place < row) & (k * row + place < size)
@@ -117,9 +137,11 @@ def _pack(values: tl.tensor, packed: tl.tensor, size: tl.tensor, BLOCK: tl.const
 
 
 @triton.jit
-def _unpack(packed: tl.tensor, values: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr) -> None:
+def _unpack(
+    packed: tl.tensor, values: tl.tensor, size: tl.tensor, length: tl.tensor, BLOCK: tl.constexpr
+) -> None:
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    row = tl.cdiv(tl.cast(size, tl.int64), 8)
+    row = tl.cast(length, tl.int64)  # divided here, nothing would be known of its alignment
     bits = tl.load(packed + place, place < row, 0)
     for k in tl.static_range(8):
         inside = (place < row) & (k * row + place < size)
@@ -129,12 +151,16 @@ def _unpack(packed: tl.tensor, values: tl.tensor, size: tl.tensor, BLOCK: tl.con
 def _launch(kernel: Any, programs: int, *arguments: Any, **settings: Any) -> None:
     """Start a kernel on the device that its first argument is on."""
     with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
-        kernel[(programs,)](*arguments, **settings)
+        kernel[(programs,)](*arguments, enable_fp_fusion=False, **settings)
 
 
 def _shares(steps: int, neurons: int) -> tuple[int, int]:
-    """Programs, and neurons of each: as many as have their membranes in 64 registers a thread."""
-    block = 32 * WARPS * min(8, max(1, 64 // triton.next_power_of_2(steps)))
+    """Programs, and neurons of each: as many as have their membranes in 32 registers a thread.
+
+    With all else that is about 80, so that six programs share a multiprocessor of 65,536; and two
+    at least, up to 32 steps.
+    """
+    block = 32 * WARPS * min(8, max(2, 32 // triton.next_power_of_2(steps)))
     return triton.cdiv(neurons, block), block
 
 
@@ -143,7 +169,7 @@ def run_forward(x: Tensor, decay: Tensor, threshold: float, output: int, out: Te
     steps, neurons = x.shape
     programs, block = _shares(steps, neurons)
     arguments = x, decay, out, neurons, threshold, steps, output, block
-    _launch(_forward, programs, *arguments, num_warps=WARPS, enable_fp_fusion=False)
+    _launch(_forward, programs, *arguments, num_warps=WARPS)
 
 
 def run_backward(
@@ -164,19 +190,21 @@ def run_backward(
     tensors = gradient, saved, decay, gx, terms
     constants = steps, output, is_membrane, learn_decay, block
     arguments = *tensors, neurons, threshold, *constants
-    _launch(_backward, programs, *arguments, num_warps=WARPS, enable_fp_fusion=False)
+    _launch(_backward, programs, *arguments, num_warps=WARPS)
     return terms.sum() if learn_decay else None
 
 
 def pack(values: Tensor) -> Tensor:
     """`train.bits.pack` on a GPU."""
-    packed = torch.empty(-(-values.numel() // 8), dtype=torch.uint8, device=values.device)
-    _launch(_pack, triton.cdiv(packed.numel(), 1024), values, packed, values.numel(), 1024)
+    size = -(-values.numel() // 8)
+    packed = torch.empty(size, dtype=torch.uint8, device=values.device)
+    _launch(_pack, triton.cdiv(size, 1024), values, packed, values.numel(), size, 1024)
     return packed
 
 
 def unpack(packed: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     """`train.bits.unpack` on a GPU."""
     values = torch.empty(size, dtype=dtype, device=packed.device)
-    _launch(_unpack, triton.cdiv(packed.numel(), 1024), packed, values, size, 1024)
+    row = packed.numel()
+    _launch(_unpack, triton.cdiv(row, 1024), packed, values, size, row, 1024)
     return values

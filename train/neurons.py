@@ -110,7 +110,18 @@ def _compiled_loop() -> Callable[..., Tensor]:
 
 def _by_memory(x: Tensor) -> Tensor:
     """x (T, ...) with the axes after the first in the order in which they lie in memory."""
-    return x.permute(0, *sorted(range(1, x.ndim), key=x.stride, reverse=True))
+    return x.permute(_axes(x))
+
+
+def _axes(x: Tensor) -> list[int]:
+    return [0, *sorted(range(1, x.ndim), key=x.stride, reverse=True)]
+
+
+def step_by_step(x: Tensor) -> Tensor:
+    """x (T, ...) whose steps lie one by one, each in the order in which it lies in memory."""
+    axes = _axes(x)
+    places = sorted(range(x.ndim), key=axes.__getitem__)  # where each axis has gone
+    return x.permute(axes).contiguous().permute(places)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -139,7 +150,9 @@ class Fused(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, decay: Tensor | float, threshold: float, surrogate: str | None
     ) -> Tensor:
-        x = x if _by_memory(x).is_contiguous() else x.contiguous()
+        if not _by_memory(x).is_contiguous():  # as the current of an image, there but once
+            # On the CPU torch sums in another order where gradients are channels last.
+            x = x.contiguous() if x.is_cpu else step_by_step(x)
         out = torch.empty_like(x)
         ctx.kernels = _kernels(x)
         if isinstance(decay, Tensor):

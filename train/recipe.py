@@ -21,7 +21,7 @@ from typing import Any, Literal
 from eventdata.errors import InputError, OptionError
 from eventdata.plain import read_plain
 from train.augment import Augmentation
-from train.networks.layers import Recompute
+from train.networks.layers import Packing, Recompute
 from train.neurons import NeuronSettings
 from train.settings import (
     Table,
@@ -91,6 +91,9 @@ class Machine:
     """Less memory for more time: what is not kept for the pass backward but computed again there.
     blocks: all but the input of each of a network's blocks; time: where neurons run as a loop of
     torch's own (no kernel for them on the device), their steps but not their input."""
+    pack_spikes: Packing = "auto"
+    """Spikes that are kept for the pass backward are kept as bits: always, never, or auto, on the
+    CPU alone. On a GPU it saves memory and costs time."""
 
     def __post_init__(self) -> None:
         check_ranges(self, devices=(0, math.inf), nodes=(1, math.inf), threads=(1, 256))

@@ -1,7 +1,6 @@
 """Train one stage with Lightning's Trainer, or finish it."""
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +36,7 @@ from train.folder import (
 )
 from train.module import Classifier, prepare
 from train.networks import NETWORKS, OF_THE_DATA, build
-from train.networks.layers import recompute
+from train.networks.layers import Network, recompute
 from train.operations import measure
 from train.recipe import Recipe, Stage
 from train.record import Record, WholeCheckpoints
@@ -48,7 +47,7 @@ from train.transfer import load_state, transfer
 MEASURED = 64  # samples of which firing rates and operations are taken
 
 
-def build_network(recipe: Recipe, stage: Stage, data: Data) -> nn.Module:
+def build_network(recipe: Recipe, stage: Stage, data: Data) -> Network:
     """The recipe's network with the stage's neurons, for the data's channels and classes.
 
     Raises:
@@ -204,7 +203,7 @@ class StageRun:
         resumed = self.folder.state.exists()
         if not resumed:
             started = time.monotonic()
-            self._start(module.network, source, say)
+            self._start(module.network, trainer, source, say)
             record.train_seconds = time.monotonic() - started
             with _stops_told():
                 trainer.validate(module, feed, verbose=False)
@@ -234,7 +233,7 @@ class StageRun:
             "samples": {"train": len(self.data.train), "select": len(self.data.select)},
         }
         if trainer.is_global_zero:
-            self._measure()
+            self._measure(trainer.strategy.root_device)
             write_json(self.folder.result, result)
         trainer.strategy.barrier()
         return result
@@ -273,6 +272,7 @@ class StageRun:
         if self.recipe.run.sync_norm:
             synchronise_norms(network)
         recompute(network, self.recipe.machine.recompute)
+        network.pack_spikes = self.recipe.machine.pack_spikes
         return Classifier(
             _channels_last(network),
             self.stage,
@@ -281,6 +281,7 @@ class StageRun:
             epoch_steps=len(self.data.train) // self.stage.batch_size,
             seed=self.recipe.run.seed,
             log_every=self.recipe.machine.log_every,
+            binary=self.data.train.sample_format.representation == "binary",
         )
 
     def _facts(self) -> dict[str, Any]:
@@ -304,6 +305,7 @@ class StageRun:
             strategy=strategy if several else "auto",
             precision=run.precision,
             deterministic=run.deterministic,
+            benchmark=not run.deterministic,  # cuDNN's: tries its kernels; nothing on a CPU
             max_epochs=self.stage.epochs,
             accumulate_grad_batches=self.stage.accumulate,
             reload_dataloaders_every_n_epochs=1,
@@ -321,12 +323,13 @@ class StageRun:
             enable_progress_bar=sys.stderr is not None and sys.stderr.isatty(),
         )
 
-    def _device(self) -> torch.device:
-        if self.recipe.machine.accelerator == "cpu" or not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-    def _start(self, network: nn.Module, source: Path | None, say: Callable[[str], Any]) -> None:
+    def _start(
+        self,
+        network: nn.Module,
+        trainer: Trainer,
+        source: Path | None,
+        say: Callable[[str], Any],
+    ) -> None:
         """Weights from the source, norms fitted to the data."""
         if source is not None:
             state = load_state(source)
@@ -345,14 +348,21 @@ class StageRun:
             if is_first():
                 write(self.folder.root / "transfer.txt", f"from {source}\n{report}\n")
         if self.stage.recalibrate:
-            # Each of several devices by itself, all on the same batches.
-            size = device_batch(self.stage, 1)
-            batches = self._inputs(size, self.data.train, self.stage.recalibrate)
-            recalibrate(network.to(self._device()), batches)
+            # Each of several devices by itself, all on the same samples; a batch is one device's
+            # share, as in training, for whose size there is the memory.
+            device, devices = trainer.strategy.root_device, trainer.world_size
+            size = device_batch(self.stage, devices)
+            count = self.stage.recalibrate * devices
+            with trainer.precision_plugin.forward_context():
+                batches = self._inputs(size, self.data.train, count, device)
+                recalibrate(network.to(device), batches)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)  # the clock is read next
 
-    def _inputs(self, size: int, part: FrameDataset, count: int) -> Iterator[Tensor]:
+    def _inputs(
+        self, size: int, part: FrameDataset, count: int, device: torch.device
+    ) -> Iterator[Tensor]:
         """What the network sees of so many batches of a part, without augmentation."""
-        device = self._device()
         epoch = Epoch(
             part=part,
             batch_size=size,
@@ -379,10 +389,10 @@ class StageRun:
             ) from None
         sharpen(network, int(epoch) - 1, self.stage.epochs)
 
-    def _measure(self) -> None:
+    def _measure(self, device: torch.device) -> None:
         """Firing rates and operations of the kept weights on some of the held-out samples."""
-        network = self._module().network.to(self._device())
+        network = self._module().network.to(device)
         self._load_kept(network)
         size = min(len(self.data.select), 16)
-        inputs = self._inputs(size, self.data.select, MEASURED // size)
+        inputs = self._inputs(size, self.data.select, MEASURED // size, device)
         write_json(self.folder.root / "operations.json", measure(network, inputs).as_dict())

@@ -18,11 +18,11 @@ HOW = ("as it is", "nothing", "time", "blocks")
 
 
 def less_kept(contract, how):
-    """Logits, gradients, statistics of a step; `how`: without `packed_spikes`, or `recompute`."""
+    """Logits, gradients, statistics of a step; `how`: without `pack_spikes`, or `recompute`."""
     network = contract.network("lif")
     recompute(network, "nothing" if how == HOW[0] else how)
-    plain = type(network).forward.__wrapped__
-    out = plain(network, contract.frames()) if how == HOW[0] else network(contract.frames())
+    network.pack_spikes = "never" if how == HOW[0] else "auto"
+    out = network(contract.frames())
     out.float().square().sum().backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     return [out.detach(), *gradients, *network.buffers()]

@@ -9,17 +9,16 @@ from functools import partial
 from inspect import signature
 from typing import Any
 
-from torch import nn
-
 from eventdata.errors import OptionError
 from train.networks.crnn import CRNN
+from train.networks.layers import Network
 from train.networks.published import rename_published
 from train.networks.resnet import EVENT, IMAGE, ResNet
 from train.networks.vgg import VGG
 
 __all__ = ["NETWORKS", "build", "rename_published"]
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
+NETWORKS: dict[str, Callable[..., Network]] = {
     "event-resnet18": partial(ResNet, design=EVENT, depths=(2, 2, 2, 2)),
     "event-resnet34": partial(ResNet, design=EVENT, depths=(3, 4, 6, 3)),
     "image-resnet18": partial(ResNet, design=IMAGE, depths=(2, 2, 2, 2)),
@@ -33,7 +32,7 @@ OF_THE_DATA = {"design", "channels", "classes", "neuron", "steps", "size"}
 """Settings that follow from a stage and its data: no recipe has them under [network]."""
 
 
-def build(name: str, **settings: Any) -> nn.Module:
+def build(name: str, **settings: Any) -> Network:
     """A network by its name in NETWORKS, with the settings of its class.
 
     Raises:

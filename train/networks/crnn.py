@@ -12,8 +12,7 @@ Legend: T steps, N samples, P polarities, C channels, H rows, W columns.
 from torch import Tensor, nn
 
 from eventdata.errors import OptionError
-from train.memory import packed_spikes
-from train.networks.layers import Chain, ConvCell, enter
+from train.networks.layers import Chain, ConvCell, Network, enter
 from train.neurons import Neuron, NeuronSettings
 
 
@@ -73,7 +72,7 @@ class Decoder(nn.Module):
         return out
 
 
-class CRNN(nn.Module):
+class CRNN(Network):
     """Frames (N, T, P, H, W) or images (N, C, H, W) -> (N, classes)."""
 
     def __init__(
@@ -112,7 +111,6 @@ class CRNN(nn.Module):
         )
         self.decoder = Decoder(embedding=embedding, memory=memory, classes=classes)
 
-    @packed_spikes()
-    def forward(self, x: Tensor) -> Tensor:
+    def classify(self, x: Tensor) -> Tensor:
         out: Tensor = self.decoder(self.encoder(x))
         return out

@@ -4,16 +4,18 @@ Between the parts tensors are (T, N, C, H, W). Convolution and norm see steps an
 (T*N, C, H, W), so that the norm's statistics are over (T, N, H, W); neurons see the steps.
 """
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from eventdata.errors import OptionError
-from train.memory import mark_spikes, recomputed
+from train.memory import mark_spikes, packed_spikes, recomputed
 from train.neurons import Neuron, NeuronSettings
 
 Recompute = Literal["nothing", "time", "blocks"]
+Packing = Literal["auto", "always", "never"]
 
 
 def fold(module: nn.Module, x: Tensor) -> Tensor:
@@ -86,6 +88,22 @@ def recompute(network: nn.Module, what: Recompute) -> None:
             module.recompute = what == "blocks"
         elif isinstance(module, Neuron):
             module.recompute = what == "time"
+
+
+class Network(nn.Module):
+    """Frames (N, T, P, H, W) or images (N, C, H, W) -> (N, classes), by `classify`."""
+
+    pack_spikes: Packing = "auto"
+    """Keep spikes for the pass backward as bits; auto: on the CPU. On a GPU packing and
+    unpacking are traffic of their own, and memory is seldom what is short."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        packs = x.is_cpu if self.pack_spikes == "auto" else self.pack_spikes == "always"
+        with packed_spikes() if packs else nullcontext():
+            return self.classify(x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 def enter(stem: ConvCell, x: Tensor, steps: int) -> Tensor:

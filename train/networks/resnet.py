@@ -19,8 +19,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from eventdata.errors import OptionError
-from train.memory import packed_spikes
-from train.networks.layers import Chain, ConvCell, ConvNorm, MeanClassifier, enter
+from train.networks.layers import Chain, ConvCell, ConvNorm, MeanClassifier, Network, enter
 from train.neurons import Neuron, NeuronSettings
 
 StemName = Literal["imagenet", "medium", "small"]
@@ -83,7 +82,7 @@ class Block(nn.Module):
         return out
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """Frames (N, T, P, H, W) or images (N, C, H, W) -> (N, classes)."""
 
     def __init__(
@@ -145,7 +144,6 @@ class ResNet(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.fc = MeanClassifier(inputs, classes)
 
-    @packed_spikes()
-    def forward(self, x: Tensor) -> Tensor:
+    def classify(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(self.stages(enter(self.stem, x, self.steps)))
         return out

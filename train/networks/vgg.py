@@ -6,15 +6,14 @@ average pools are max-pools here, so that spikes stay spikes.
 
 from torch import Tensor, nn
 
-from train.memory import packed_spikes
-from train.networks.layers import Chain, ConvCell, MeanClassifier, enter
+from train.networks.layers import Chain, ConvCell, MeanClassifier, Network, enter
 from train.neurons import NeuronSettings
 
 PLAN = ((1, 2), (4, 4), (8, 8), (8, 8))
 """Channels of each convolution in units of the width; a max-pool ends every group but the last."""
 
 
-class VGG(nn.Module):
+class VGG(Network):
     """Frames (N, T, P, H, W) or images (N, C, H, W) -> (N, classes)."""
 
     def __init__(
@@ -50,7 +49,6 @@ class VGG(nn.Module):
         self.cells = Chain(*cells[1:])
         self.fc = MeanClassifier(inputs, classes)
 
-    @packed_spikes()
-    def forward(self, x: Tensor) -> Tensor:
+    def classify(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(self.cells(enter(self.stem, x, self.steps)))
         return out
