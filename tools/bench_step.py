@@ -9,41 +9,56 @@ convolutions at the speed of this device's matrix product, plus the bytes that n
 at that of its copy. The peak of memory is that of a process of each way's own, above what it has
 once all libraries are loaded and kernels compiled; what is kept between forward and backward is
 counted, parameters aside.
+
+On a GPU several steps are under way at once and its own clock tells their time; the surrogate is
+the arctangent, for which SpikingJelly has kernels.
 """
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import click
 import torch
-from bench_neuron import DTYPES, copy_milliseconds, in_a_row, spikingjelly_lif, synchronise
+from bench_neuron import (
+    DTYPES,
+    PEER,
+    TENSORS,
+    copy_milliseconds,
+    milliseconds,
+    prepare_peer,
+    spikingjelly_lif,
+    surrogate_on,
+    timer,
+)
 from measuring import Timing, measure, report, resident
 from torch import Tensor, nn
+from torch._C._autograd import DeviceType
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from train.memory import counted, keep_pages
 from train.networks import build
-from train.networks.layers import Recompute, recompute
+from train.networks.layers import Packing, Recompute, recompute
 from train.neurons import Neuron, NeuronSettings
 
-OURS, RELU, LOOP, PEER = "lif", "ann, ReLU", "lif, torch loop", "SpikingJelly LIFNode"
-CLASSES, POLARITIES, TENSORS = 100, 2, 5
+OURS, RELU, LOOP, BITS = "lif", "ann, ReLU", "lif, torch loop", "lif, spikes as bits"
+CLASSES, POLARITIES = 100, 2
 PACKAGES = ("torch", "numba", "numpy")
-# Neurons, and what is run again for the pass backward.
-WAYS: dict[str, tuple[NeuronSettings, Recompute]] = {
-    RELU: (NeuronSettings(kind="ann", activation="relu"), "nothing"),
-    OURS: (NeuronSettings(kind="lif"), "nothing"),
-    "lif, blocks run again": (NeuronSettings(kind="lif"), "blocks"),
-    "liaf, ReLU": (NeuronSettings(kind="liaf", activation="relu"), "nothing"),
-    LOOP: (NeuronSettings(kind="lif", backend="loop"), "nothing"),
-    PEER: (NeuronSettings(kind="lif"), "nothing"),
+# Neurons, what is run again for the pass backward, and whether spikes are kept for it as bits.
+WAYS: dict[str, tuple[NeuronSettings, Recompute, Packing]] = {
+    RELU: (NeuronSettings(kind="ann", activation="relu"), "nothing", "auto"),
+    OURS: (NeuronSettings(kind="lif"), "nothing", "auto"),
+    BITS: (NeuronSettings(kind="lif"), "nothing", "always"),
+    "lif, blocks run again": (NeuronSettings(kind="lif"), "blocks", "auto"),
+    "liaf, ReLU": (NeuronSettings(kind="liaf", activation="relu"), "nothing", "auto"),
+    LOOP: (NeuronSettings(kind="lif", backend="loop"), "nothing", "auto"),
+    PEER: (NeuronSettings(kind="lif"), "nothing", "auto"),
 }
 # Of the neurons, as a profile calls them.
 OPERATIONS = {OURS: ("Fused", "FusedBackward"), RELU: ("aten::relu", "aten::threshold_backward")}
@@ -58,22 +73,23 @@ class Peer(nn.Module):
         self.node = spikingjelly_lif(device)
 
     def forward(self, x: Tensor) -> Tensor:
-        assert self.node is not None
         return self.node(x)
 
 
 class Trainer:
-    """A network of one of the ways and a batch; a call is a step, and returns 1."""
+    """A network of one of the ways and a batch; a call is some steps, and returns how many."""
 
     def __init__(
         self, way: str, *, width: int, side: int, batch: int, steps: int, device: str, dtype: str
     ) -> None:
         torch.manual_seed(0)
-        neuron, what = WAYS[way]
+        neuron, what, packing = WAYS[way]
+        neuron = replace(neuron, surrogate=surrogate_on(device))
         network = build(
             "event-resnet18", channels=POLARITIES, classes=CLASSES, neuron=neuron, width=width
         )
         recompute(network, what)
+        network.pack_spikes = packing
         if way == PEER:
             for module in list(network.modules()):
                 for name, child in module.named_children():
@@ -92,12 +108,17 @@ class Trainer:
         with torch.autocast(torch.device(self.device).type, self.dtype, enabled=mixed):
             return functional.cross_entropy(self.network(self.frames).float(), self.labels)
 
-    def __call__(self) -> int:
+    def step(self) -> None:
+        """One step of training."""
         self.optimizer.zero_grad()
         self.forward().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        synchronise(self.device)
-        return 1
+
+    def __call__(self) -> int:
+        count = 1 if self.device == "cpu" else 10  # before the GPU is waited for
+        for _ in range(count):
+            self.step()
+        return count
 
     def kept(self) -> int:
         """Bytes kept between forward and backward, parameters aside."""
@@ -126,26 +147,43 @@ class Trainer:
     def share(self, names: tuple[str, ...]) -> float:
         """Of the time of a step that operations of these names take."""
         cuda = self.device != "cpu"
-        with profile(activities=list(ProfilerActivity) if cuda else [ProfilerActivity.CPU]) as seen:
-            self()
-        events = seen.key_averages()
-        whole = sum(getattr(e, f"self_{'device' if cuda else 'cpu'}_time_total") for e in events)
-        parts = [e for e in events if e.key in names]
-        spent = sum(getattr(e, f"{'device' if cuda else 'cpu'}_time_total") for e in parts)
-        return float(spent / whole)
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+        with profile(activities=activities) as seen:
+            self.step()
+            if cuda:
+                torch.cuda.synchronize()
+        return share_of(seen.key_averages(), names, cuda=cuda)
+
+
+def share_of(events: Sequence[Any], names: tuple[str, ...], *, cuda: bool) -> float:
+    """Of a profile's time that operations of these names take.
+
+    On a GPU that of its kernels: they are events of their own, and once more the operations'.
+    """
+    on_cpu = [event for event in events if event.device_type == DeviceType.CPU]
+    parts = [event for event in on_cpu if event.key in names]
+    if not cuda:
+        whole = sum(event.self_cpu_time_total for event in on_cpu)
+        return float(sum(event.cpu_time_total for event in parts) / whole)
+    whole = sum(
+        event.self_device_time_total
+        for event in events
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    )
+    return float(sum(event.device_time_total for event in parts) / whole)
 
 
 def peak(trainer: Callable[..., Trainer], device: str, size: dict[str, int]) -> float:
     """Bytes that two steps need at most, above what the process has after steps of small size."""
-    trainer(**size | {"width": 4, "side": 64, "batch": 1})()
+    trainer(**size | {"width": 4, "side": 64, "batch": 1}).step()
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     else:
         before = resident("VmRSS")
     large = trainer(**size)
-    large()
-    large()
+    large.step()
+    large.step()
     most = resident("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated(device)
     return most - before
 
@@ -154,21 +192,13 @@ def matrix_speed(device: str, dtype: torch.dtype) -> float:
     """Operations a second of a product of square matrices, a product and a sum each counted."""
     side = 2048 if device == "cpu" else 8192
     a, b = torch.randn(2, side, side).to(device, dtype)
-    seconds = []
-    for _ in range(6):
-        synchronise(device)
-        start = perf_counter()
-        for _ in range(in_a_row(device)):
-            a @ b
-        synchronise(device)
-        seconds.append((perf_counter() - start) / in_a_row(device))
-    return 2 * side**3 / min(seconds)
+    return 2 * side**3 / (min(milliseconds(lambda: a @ b, device, 6)) / 1000)
 
 
 @click.command()
 @click.option("--width", default=64, show_default=True, help="Channels of the first stage.")
 @click.option("--side", default=224, show_default=True, help="H and W of the frames.")
-@click.option("--batch", default=1, show_default=True, help="N.")
+@click.option("--batch", type=click.IntRange(1), help="N; else 1, on a GPU 32.")
 @click.option("--steps", default=8, show_default=True, help="T.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
 @click.option("--runs", default=7, show_default=True)
@@ -187,7 +217,7 @@ def matrix_speed(device: str, dtype: torch.dtype) -> float:
 def main(
     width: int,
     side: int,
-    batch: int,
+    batch: int | None,
     steps: int,
     dtype: str,
     runs: int,
@@ -202,37 +232,48 @@ def main(
     keep_pages()
     if threads is not None:
         torch.set_num_threads(threads)
+    cuda = device != "cpu"
+    if cuda:
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # as in training
+        torch.set_float32_matmul_precision("high")  # TF32, as convolutions have it
+    batch = batch or (32 if cuda else 1)
     size = {"width": width, "side": side, "batch": batch, "steps": steps}
     trainer: Callable[..., Trainer] = partial(Trainer, device=device, dtype=dtype)
     if peak_of:
         click.echo(peak(partial(trainer, peak_of), device, size))
         return
     facts: dict[str, Any] = {
-        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
+        "device": torch.cuda.get_device_name(device) if cuda else device,
         "threads": torch.get_num_threads(),
+        "surrogate": surrogate_on(device),
         "frames (N, T, P, H, W)": f"{(batch, steps, POLARITIES, side, side)}, {dtype}",
         "width": width,
     }
     if growth:
-        timings = growing(trainer, size, runs)
+        timings = growing(trainer, size, runs, device)
         told = (f"{OURS}, T = {steps}, N = {batch}", "A frame of a training step over T and N")
         report(told[1], timings, told[0], facts, output, unit="ms/frame", packages=PACKAGES)
         return
-    missing = [] if spikingjelly_lif() else ["SpikingJelly's LIFNode (not installed)"]
-    wanted = {OURS, RELU, *(chosen or WAYS)} - ({PEER} if missing else set())
-    names = [name for name in WAYS if name in wanted]
+    usual = set(WAYS) - (set() if cuda else {BITS})  # on a CPU, lif has them as bits
+    wanted = {OURS, RELU, *(chosen or usual)}
+    missing, of_peer = prepare_peer(device, dtype)
+    facts |= of_peer
+    names = [name for name in WAYS if name in wanted - ({PEER} if missing else set())]
     trainers = {name: trainer(name, **size) for name in names}
-    timings = measure(trainers, runs)
+    timings = measure(trainers, runs, timed=timer(device))
     over = {name: timings[name].median / timings[RELU].median for name in names}
     kept = {name: one.kept() for name, one in trainers.items()}
     options = [f"--{key}={value}" for key, value in size.items()]
     options += [f"--dtype={dtype}", f"--device={device}", f"--threads={torch.get_num_threads()}"]
+    if cuda:
+        torch.cuda.empty_cache()  # the memory is the children's now
     peaks = {name: float(_child([*options, f"--peak-of={name}"])) for name in names}
     with FlopCounterMode(display=False) as counter:
-        trainers[RELU]()
+        trainers[RELU].step()
     operations = counter.get_total_flops()
     moved = trainers[OURS].neuron_bytes()
-    sample = torch.empty(2**26, dtype=torch.uint8, device=device)
+    sample = torch.empty(2**30 if cuda else 2**26, dtype=torch.uint8, device=device)
     bandwidth = 2 * sample.nbytes / (copy_milliseconds(sample) / 1000)
     speed = matrix_speed(device, DTYPES[dtype])
     floor = 1000 * (operations / speed + moved / bandwidth)
@@ -261,7 +302,9 @@ def main(
     )
 
 
-def growing(trainer: Callable[..., Trainer], size: dict[str, int], runs: int) -> dict[str, Timing]:
+def growing(
+    trainer: Callable[..., Trainer], size: dict[str, int], runs: int, device: str
+) -> dict[str, Timing]:
     """Milliseconds a frame of twice and half the steps, and of twice the samples."""
     steps, batch = size["steps"], size["batch"]
     plans = [(max(1, steps // 2), batch), (steps, batch), (2 * steps, batch), (steps, 2 * batch)]
@@ -272,7 +315,7 @@ def growing(trainer: Callable[..., Trainer], size: dict[str, int], runs: int) ->
         for name in (OURS, RELU)
         for t, n in plans
     }
-    return measure(ways, runs)
+    return measure(ways, runs, timed=timer(device))
 
 
 def _frames(trainer: Trainer, count: int) -> Callable[[], int]:

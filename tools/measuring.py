@@ -41,22 +41,31 @@ class Timing:
         return (max(self.runs) - min(self.runs)) / 2 / self.median
 
 
+Way = Callable[[], float]
+
+
+def by_clock(way: Way) -> tuple[float, float]:
+    """Seconds that a way took, and what it returned."""
+    start = time.perf_counter()
+    samples = way()
+    return time.perf_counter() - start, samples
+
+
 def measure(
-    ways: Mapping[str, Callable[[], float]],
+    ways: Mapping[str, Way],
     runs: int,
     tidy: Callable[[], None] | None = None,
+    timed: Callable[[Way], tuple[float, float]] = by_clock,
 ) -> dict[str, Timing]:
     """Time each way ``runs`` times after one run to warm up; a way returns its number of samples.
 
     The ways take turns, so that a busy spell of the machine hits all of them. tidy: called after
-    each way, off the clock.
+    each way, off the clock. timed: calls a way and says how long it took.
     """
     times: dict[str, list[float]] = {name: [] for name in ways}
     for run in range(runs + 1):
         for name, way in ways.items():
-            start = time.perf_counter()
-            samples = way()
-            seconds = time.perf_counter() - start
+            seconds, samples = timed(way)
             if run:
                 times[name].append(1000 * seconds / samples)
             if tidy is not None:

@@ -154,6 +154,12 @@ def test_events_of_a_count_are_lost_one_by_one():
     assert shares.max() - shares.min() > 0.1  # drawn a sample at a time
 
 
+def test_frames_known_to_be_binary_come_out_the_same():
+    frames = (torch.rand(N, T, P, SIDE, SIDE) < 0.5).to(torch.uint8)
+    wild = Augmentation(crop=0.3, time_shift=1, event_drop=0.5)
+    assert torch.equal(augment(frames, wild, 3, binary=True), augment(frames, wild, 3))
+
+
 @pytest.mark.parametrize("steps", [4, 8, 13])
 @pytest.mark.parametrize(
     "chosen",

@@ -1,13 +1,28 @@
 """The benchmarks of neurons and of a training step run and say what they measured."""
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch._C._autograd import DeviceType
+
+from train.neurons import integrate
 
 TOOLS = Path(__file__).parents[2] / "tools"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The modules of both programs."""
+    monkeypatch.syspath_prepend(TOOLS)
+    return SimpleNamespace(
+        neuron=importlib.import_module("bench_neuron"), step=importlib.import_module("bench_step")
+    )
 
 
 def run(program, output, *options):
@@ -26,6 +41,8 @@ def test_neurons_beside_relu(tmp_path):
     ratio = ways["lif"]["median"] / ways["relu"]["median"]
     assert result["facts"]["lif over relu"] == pytest.approx(ratio, abs=0.01)
     # One tensor is kept for the pass backward, by the loop at least a membrane and a mask.
+    for way in ("forward", "backward"):
+        assert set(result["facts"][f"{way}, of the copy's bandwidth"]) == set(ways)
     kept = result["facts"]["kept between the passes, over the input"]
     assert kept["lif"] == kept["liaf membrane"] == kept["relu"] == 1
     assert kept["lif, torch loop"] > 1
@@ -55,3 +72,59 @@ def test_growth_over_steps_and_samples(tmp_path):
         for name in ("lif", "ann, ReLU")
         for steps, batch in ((2, 2), (4, 2), (8, 2), (4, 4))
     }
+
+
+def test_on_gpus_spikingjellys_kernels_have_our_surrogate(bench):
+    pytest.importorskip("spikingjelly")
+    x, gradient = torch.randn(2, 8, 3, 50, generator=torch.Generator().manual_seed(0))
+    runs = []
+    for way in (
+        bench.neuron.spikingjelly_kernels(),
+        lambda x: integrate(x, 0.25, surrogate="arctangent"),
+    ):
+        leaf = x.clone().requires_grad_()
+        out = way(leaf)
+        out.backward(gradient)
+        runs.append((out, leaf.grad))
+    torch.testing.assert_close(*runs)
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (("not built", 2.0, 9.0), "triton, its fastest; cuda does not run (not built)"),
+        (("not built", "broken", 9.0), "torch, its loop, none of its kernels; cuda does not"),
+        (("not built", "broken", "none"), "cuda does not run (not built); triton does not"),
+    ],
+)
+def test_spikingjellys_fastest_implementation_is_taken_and_told(bench, monkeypatch, found, says):
+    for_each = dict(zip(bench.neuron.PEERS, found, strict=True))
+    monkeypatch.setattr(bench.neuron, "peer_milliseconds", lambda name, *_: for_each[name])
+    monkeypatch.setattr(bench.neuron.os, "environ", {})
+    assert bench.neuron.choose_peer("cuda", "bfloat16").startswith(says)
+    chosen = bench.neuron.os.environ.get(bench.neuron.PEERS_SETTING)
+    assert chosen == (says.partition(",")[0] if "," in says else None)
+
+
+def test_an_implementation_is_tried_in_a_process_of_its_own(bench):
+    pytest.importorskip("spikingjelly")
+    assert "Error" in bench.neuron.peer_milliseconds("torch", "cpu", "no such dtype")
+
+
+def test_a_gpus_time_is_counted_once(bench):
+    def event(key, device, own, total, annotation=False):
+        return SimpleNamespace(
+            key=key,
+            device_type=device,
+            self_device_time_total=own,
+            device_time_total=total,
+            is_user_annotation=annotation,
+        )
+
+    events = [
+        event("Fused", DeviceType.CPU, 0, 30),  # the kernels under it
+        event("_forward", DeviceType.CUDA, 30, 30),
+        event("conv", DeviceType.CUDA, 70, 70),
+        event("Optimizer.step", DeviceType.CUDA, 100, 100, annotation=True),
+    ]
+    assert bench.step.share_of(events, ("Fused",), cuda=True) == 0.3

@@ -104,6 +104,17 @@ class NetworkContract:
         # A bias before a norm does nothing; what gradient it has is rounding.
         assert [name for name in still if not name.endswith("conv.bias")] == []
 
+    def test_spikes_are_kept_as_bits_unless_told_not_to(self):
+        sizes = {}
+        for packing in ("auto", "always", "never"):
+            network = self.network("lif")
+            network.pack_spikes = packing
+            with counted() as counts:
+                out = network(self.frames())
+                sizes[packing] = sum(counts.values())
+            del out
+        assert sizes["auto"] == sizes["always"] < sizes["never"]
+
     def test_keeping_less_changes_no_bit(self):
         as_it_is, *others = (less_kept(self, how) for how in HOW)
         for other in others:

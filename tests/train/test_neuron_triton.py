@@ -4,23 +4,30 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from train.bits import pack, unpack
+from train.neuron_kernels import triton_kernels
 from train.neurons import integrate, loop
 
+no_gpu = not torch.cuda.is_available()
 CONTRACT = Path(__file__).with_name("triton_contract.py")
 
 
-def test_the_kernels_in_the_interpreter():
+@pytest.mark.parametrize(
+    "interpreted",
+    ["1", pytest.param("0", marks=pytest.mark.skipif(no_gpu, reason="no GPU here"))],
+)
+def test_the_kernels(interpreted):
     pytest.importorskip("triton")
     # In a process of its own: a kernel is interpreted or not from its import on.
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CONTRACT)]
     done = subprocess.run(
         command,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        env={**os.environ, "TRITON_INTERPRET": interpreted},
         cwd=CONTRACT.parents[2],
         capture_output=True,
         text=True,
@@ -31,7 +38,7 @@ def test_the_kernels_in_the_interpreter():
     assert " passed" in done.stdout
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.skipif(no_gpu, reason="no GPU here")
 @pytest.mark.parametrize("surrogate", ["rectangular", None])
 def test_a_gpu_has_the_numbers_of_the_cpu(surrogate):
     x = torch.randn(8, 3, 1000, generator=torch.Generator().manual_seed(0))
@@ -43,3 +50,21 @@ def test_a_gpu_has_the_numbers_of_the_cpu(surrogate):
     torch.testing.assert_close(there.grad.cpu(), here.grad)
     spikes = (there > 0).float().flatten()
     assert torch.equal(unpack(pack(spikes), spikes.numel(), spikes.dtype), spikes)
+
+
+def test_where_triton_does_not_run_a_warning_says_so_once(monkeypatch):
+    def broken(values):
+        raise OSError("no C compiler")
+
+    monkeypatch.setattr("train.neuron_kernels.find_spec", lambda name: True)
+    monkeypatch.setattr("train.neuron_kernels.torch.ones", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "train.neuron_kernels.import_module", lambda name: SimpleNamespace(pack=broken)
+    )
+    triton_kernels.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="does not run here .OSError: no C compiler"):
+            assert triton_kernels() is None
+        assert triton_kernels() is None  # not once more
+    finally:
+        triton_kernels.cache_clear()

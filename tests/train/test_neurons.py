@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eventdata.errors import OptionError
 from train import neuron_kernels as kernels
 from train.memory import counted
-from train.neurons import Neuron, NeuronSettings, integrate, loop
+from train.neurons import Neuron, NeuronSettings, integrate, loop, step_by_step
 
 f32 = np.float32
 SLOPES = {
@@ -153,6 +153,13 @@ def test_memory_layouts_are_worked_on_as_they_are():
         torch.testing.assert_close(have.grad, want.grad, msg=name)
         if name == "channels last":
             assert out.stride() == x.stride()
+
+
+def test_an_expanded_current_keeps_its_order_in_memory():
+    image = torch.randn(2, 4, 5, 6).contiguous(memory_format=torch.channels_last)
+    current = step_by_step(image.expand(3, 2, 4, 5, 6))
+    assert torch.equal(current, image.expand(3, 2, 4, 5, 6))
+    assert current[1].is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
