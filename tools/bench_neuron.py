@@ -245,7 +245,7 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     if device != "cpu":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(torch.device(device).index or 0)  # whose clock is read
     shape = shape or SHAPES[torch.device(device).type]
     torch.manual_seed(0)
     x, gradient = (torch.randn(shape, device=device).to(DTYPES[dtype]) for _ in range(2))

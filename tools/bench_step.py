@@ -234,7 +234,7 @@ def main(
         torch.set_num_threads(threads)
     cuda = device != "cpu"
     if cuda:
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(torch.device(device).index or 0)  # whose clock is read
         torch.backends.cudnn.benchmark = True  # as in training
         torch.set_float32_matmul_precision("high")  # TF32, as convolutions have it
     batch = batch or (32 if cuda else 1)

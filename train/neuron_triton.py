@@ -157,7 +157,7 @@ def _launch(kernel: Any, programs: int, *arguments: Any, **settings: Any) -> Non
 def _shares(steps: int, neurons: int) -> tuple[int, int]:
     """Programs, and neurons of each: as many as have their membranes in 32 registers a thread.
 
-    With all else that is about 80, so that six programs share a multiprocessor of 65,536; and two
+    With all else that is about 80, so that six programs share a multiprocessor (65,536); and two
     at least, up to 32 steps.
     """
     block = 32 * WARPS * min(8, max(2, 32 // triton.next_power_of_2(steps)))

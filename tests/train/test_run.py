@@ -5,8 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,11 +22,13 @@ import train.folder
 import train.run
 from eventdata.cli import main
 from eventdata.errors import InputError, MismatchError, OptionError
-from train.folder import read_rows, weight_facts
+from train.data import open_data
+from train.folder import RunFolder, read_rows, weight_facts
 from train.module import Classifier, DivergedError, prepare
 from train.recipe import Stage, load, recipe_names
 from train.run import run
 from train.schedule import rate_factor
+from train.stage import StageRun
 
 TINY = (
     TINY_RECIPE
@@ -758,3 +762,21 @@ def test_the_command(tmp_path, recipe, events):
     wrong = CliRunner().invoke(main, [*arguments, "--set", "scratch.epoch=1"])
     assert wrong.exit_code == 2
     assert "did you mean 'epochs'" in wrong.output
+
+
+def test_several_devices_recalibrate_on_a_devices_share_of_a_batch(
+    tmp_path, recipe, events, monkeypatch
+):
+    sizes: list[int] = []
+    monkeypatch.setattr(
+        "train.stage.recalibrate", lambda _, batches: sizes.extend(map(len, batches))
+    )
+    loaded, data = load(recipe), open_data(events, share=0.1, seed=0)
+    stage = StageRun("lif", loaded.stages["lif"], loaded, RunFolder(tmp_path), data, 2, 0.0)
+    trainer = SimpleNamespace(
+        world_size=2,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        precision_plugin=SimpleNamespace(forward_context=nullcontext),
+    )
+    stage._start(torch.nn.Identity(), trainer, None, print)
+    assert sizes == [8] * 4  # two batches of 16
