@@ -257,7 +257,7 @@ def main(
         return
     usual = set(WAYS) - (set() if cuda else {BITS})  # on a CPU, lif has them as bits
     wanted = {OURS, RELU, *(chosen or usual)}
-    missing, of_peer = prepare_peer(device, dtype)
+    missing, of_peer = prepare_peer(device, dtype) if PEER in wanted else ([], {})
     facts |= of_peer
     names = [name for name in WAYS if name in wanted - ({PEER} if missing else set())]
     trainers = {name: trainer(name, **size) for name in names}
