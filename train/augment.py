@@ -106,9 +106,8 @@ def _in_time(frames: Tensor, s: Augmentation, draw: torch.Generator, *, binary: 
         kept = torch.rand(frames.shape, generator=draw, device=frames.device)
         loss = torch.rand(len(frames), 1, 1, 1, 1, generator=draw, device=frames.device)
         loss = loss * s.event_drop
-        if (
-            not binary and (frames > 1).any()
-        ):  # counts: each event of a pixel and step has its own fate
+        if not binary and (frames > 1).any():
+            # Counts: each event of a pixel and step has its own fate.
             counts, share = frames.float(), (1 - loss).expand(frames.shape)
             frames = torch.binomial(counts, share, generator=draw).to(frames.dtype)
         else:
