@@ -20,6 +20,7 @@ from train.folder import (
     StageFolder,
     number_in,
     read_rows,
+    weight_facts,
     write,
     write_rows,
     write_weights,
@@ -61,8 +62,9 @@ class Record(Checkpoint):
 
     Seconds are those of training: evaluation is timed apart, saving and starting are not counted.
     Of them, those in which training waited for the next batch are told too.
-    The state is saved last, so that whatever it knows of is on disk; what an epoch that was broken
-    off has left is written over when it is done again.
+    The state is saved once whatever it knows of is on disk; what an epoch that was broken off has
+    left is written over when it is done again. Only the best weights come after it: done again, the
+    epoch may come out worse, where a device is not deterministic, and those before would be lost.
     """
 
     def __init__(
@@ -106,6 +108,16 @@ class Record(Checkpoint):
             setattr(self, name, number_in(state_dict, name))
         self.best = number_in(state_dict, "best", most=1)
         self.best_epoch = int(number_in(state_dict, "best_epoch"))
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        # A call that ended right after the state was saved has not come to keep the best weights.
+        facts = weight_facts(self.folder.weights("last"))
+        if (
+            trainer.is_global_zero
+            and facts.get("epoch") == self.best_epoch
+            and weight_facts(self.folder.weights("best")) != facts
+        ):
+            self._keep_last_as_best()
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.has_started = True
@@ -162,12 +174,16 @@ class Record(Checkpoint):
             facts = self.facts | {"epoch": epoch, "top1": row["top1"]}
             facts["seconds"] += self.train_seconds
             weights = self.average.average if self.average else module.network.state_dict()
-            for which in ("last", "best") if better else ("last",):
-                write_weights(self.folder.weights(which), weights, facts)
+            write_weights(self.folder.weights("last"), weights, facts)
             write_rows(self.folder.steps, self.step_rows)
             write_rows(self.folder.epochs, self.rows)
             self._chart(trainer, {f"epoch/{key}": value for key, value in row.items()})
         trainer.save_checkpoint(self.folder.state)
+        if better and trainer.is_global_zero:
+            self._keep_last_as_best()
+
+    def _keep_last_as_best(self) -> None:
+        write(self.folder.weights("best"), self.folder.weights("last").read_bytes())
 
     def _row(self, epoch: int, step: int, module: Classifier) -> Row:
         return {

@@ -19,6 +19,7 @@ from makers import tree_digest
 from safetensors.torch import load_file, save_file
 
 import train.folder
+import train.record
 import train.run
 from eventdata.cli import main
 from eventdata.errors import InputError, MismatchError, OptionError
@@ -26,6 +27,7 @@ from train.data import open_data
 from train.folder import RunFolder, read_rows, weight_facts
 from train.module import Classifier, DivergedError, prepare
 from train.recipe import Stage, load, recipe_names
+from train.record import Record
 from train.run import run
 from train.schedule import rate_factor
 from train.stage import StageRun
@@ -353,6 +355,42 @@ def test_what_no_state_has_is_left_out_of_it(tmp_path, recipe, events, begun):
     run(load(recipe, scratch=True), tmp_path / "whole", data=events)
     here, there = tensors(folder), tensors(tmp_path / "whole")
     assert all(torch.equal(here[key], there[key]) for key in there)
+
+
+@pytest.mark.parametrize(
+    ("stopped_at", "epochs", "best"),
+    [("state.ckpt", 3, 1), ("best.safetensors", 3, 2), ("best.safetensors", 2, 2)],
+)
+def test_best_weights_of_an_epoch_that_comes_out_worse_when_it_is_done_again(
+    tmp_path, monkeypatch, recipe, events, stopped_at, epochs, best
+):
+    """As on a device that is not deterministic. Stopped as the second epoch, the best, is kept."""
+    mine = load(recipe, scratch=True, changes=[f"scratch.epochs={epochs}"])
+    first = {1: 0.5, 2: 0.6}
+    top1 = dict(first)
+    real_row, real_write, written = Record._row, train.record.write, []
+
+    def row(self, epoch, *details):
+        return real_row(self, epoch, *details) | {"top1": top1.get(epoch, 0.1)}
+
+    def stop(path, data):
+        written.append(path.name)
+        if written.count(stopped_at) == 2:
+            raise StoppedError
+        real_write(path, data)
+
+    monkeypatch.setattr(Record, "_row", row)
+    with monkeypatch.context() as patched:
+        patched.setattr(train.record, "write", stop)
+        with pytest.raises(StoppedError):
+            run(mine, tmp_path, data=events)
+    top1.clear()
+    stage = tmp_path / "scratch"
+    kept = (stage / ("last" if best == 2 else "best")).with_suffix(".safetensors").read_bytes()
+    (result,) = run(mine, tmp_path, data=events)["stages"]
+    assert (result["best_epoch"], result["best_top1"]) == (best, first[best])
+    assert (stage / "best.safetensors").read_bytes() == kept
+    assert weight_facts(stage / "best.safetensors")["epoch"] == best
 
 
 @pytest.mark.parametrize("change", ["optimizer=adamw", "momentum=0"])
