@@ -8,6 +8,7 @@ local_copy              a file as a file on this machine, as all readers need it
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import socket
@@ -321,9 +322,10 @@ def _content(url: str) -> bytes:
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
     """A folder for temporary files. Those of processes of this machine that were killed go."""
-    prefix = f"eventdata-{socket.gethostname()}-"
+    # Machines may share the place: "=", which no host's name has, tells gpu from gpu-17.
+    prefix = f"eventdata-{socket.gethostname()}="
     if os.name == "posix":
-        for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*-*"):
+        for folder in Path(tempfile.gettempdir()).glob(f"{glob.escape(prefix)}*"):
             owner = folder.name.removeprefix(prefix).partition("-")[0]
             if owner.isdecimal() and not _is_alive(int(owner)):
                 shutil.rmtree(folder, ignore_errors=True)
