@@ -281,7 +281,7 @@ def test_an_error_in_the_loop_leaves_no_threads(dataset, error):
 
 
 ENDLESS = """
-import sys, threading, eventdata
+import sys, threading, time, eventdata
 loader = eventdata.FrameLoader(eventdata.FrameDataset(sys.argv[1]), 4, shuffle=True)
 try:
     while True:
@@ -289,7 +289,12 @@ try:
             print("batch", flush=True)
 finally:
     del batch
-    left = [t.name for t in threading.enumerate() if t.name.startswith("eventdata-loader")]
+    # One that was being started, or waited for, when Ctrl-C came ends a little later.
+    deadline = time.monotonic() + 20
+    left = [None]
+    while left and time.monotonic() < deadline:
+        left = [t.name for t in threading.enumerate() if t.name.startswith("eventdata-loader")]
+        time.sleep(0.01)
     print("left", left, flush=True)
 """
 

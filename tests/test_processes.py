@@ -7,6 +7,7 @@ tracebacks of their threads.
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import sharing
 import torch
 import zarr
 from drawn import make_store
+from gated import wait_for
 from programs import run_program
 
 PROGRAM = Path(__file__).parent / "sharing.py"
@@ -118,7 +120,23 @@ def test_data_parallel_by_lightning(store, truth, tmp_path):
     assert run("ddp", store, tmp_path) == [truth]
 
 
-def test_a_hang_would_be_told():
-    stuck = "import time\ndef stuck():\n    time.sleep(600)\nstuck()\n"
+STUCK = """
+import sys, time
+def stuck():
+    open(sys.argv[1], "x")
+    time.sleep(600)
+stuck()
+"""
+
+
+def test_a_hang_would_be_told(tmp_path, monkeypatch):
+    real = subprocess.Popen.communicate
+
+    def communicate(self, timeout=None):
+        if timeout is not None:  # which begins once the program hangs, however slow its start
+            wait_for(tmp_path / "begun")
+        return real(self, timeout=timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", communicate)
     with pytest.raises(pytest.fail.Exception, match="in stuck"):
-        run_program([sys.executable, "-c", stuck], deadline=5)
+        run_program([sys.executable, "-c", STUCK, tmp_path / "begun"], deadline=0.1)

@@ -300,9 +300,10 @@ class TestTold:
 
     @pytest.mark.usefixtures("impatient")
     def test_nobody_there(self, attempt):
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-        text = attempt(f"tcp://127.0.0.1:{port}")
+        with socket.socket() as bound:  # it does not listen, and nobody else can get its port
+            bound.bind(("127.0.0.1", 0))
+            port = bound.getsockname()[1]
+            text = attempt(f"tcp://127.0.0.1:{port}")
         assert text.startswith(f"tcp://127.0.0.1:{port}: no Dask scheduler can be reached there (")
 
     @pytest.mark.usefixtures("impatient")

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 LONG = 512  # samples of a call that lasts, so that a busy machine sees it at work
+TRIES = 3  # of what goes well with a call that is at work: this process may have been too slow
 
 
 @pytest.fixture
@@ -58,9 +59,12 @@ def test_stopped_by_a_person_or_the_system(folder, make, samples, workers):
         ("parent", signal.SIGINT, 130),
         ("parent", signal.SIGTERM, -signal.SIGTERM),
     ):
-        before = job.kept(place.out)
-        call = place.call(victim, Moment(before + 1, 0), blow)
-        assert call.victim is not None, "it had ended before"
+        for _ in range(TRIES):
+            before = job.kept(place.out)
+            call = place.call(victim, Moment(before + 1, 0), blow)
+            if call.code:
+                break
+            place = Place(folder, job)  # it had ended before
         assert call.code == code, call.told
         assert "Traceback" not in call.told
         assert ("stopped; call the same again to go on" in call.told) == (code == 130)
@@ -81,13 +85,15 @@ def test_stopped_by_a_person_or_the_system(folder, make, samples, workers):
 def test_two_at_once(folder, make, settings, told):
     """The second stops, with a reason; once the first is killed, the next takes its place."""
     job = make(folder, **settings)
-    place = Place(folder, job)
-    mark = uuid.uuid4().hex
-    with place.start(mark) as first:
-        assert place.wait_for(Moment(1, 0), first)
-        os.killpg(first.pid, signal.SIGSTOP)
-        second = run_program(job.command(place.out))
-        os.killpg(first.pid, signal.SIGKILL)
+    for _ in range(TRIES):
+        place, mark = Place(folder, job), uuid.uuid4().hex
+        with place.start(mark) as first:
+            assert place.wait_for(Moment(1, 0), first)
+            os.killpg(first.pid, signal.SIGSTOP)
+            second = run_program(job.command(place.out))
+            os.killpg(first.pid, signal.SIGKILL)
+        if second.returncode:
+            break  # else the first had ended before
     assert second.returncode == 1
     assert f"{told}; wait for that to end" in second.stderr
     assert not outliving(mark)
