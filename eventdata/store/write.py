@@ -307,6 +307,7 @@ def read_records(files: Files, plan: StorePlan, split: str) -> dict[int, ShardRe
     shards = [shard for shard in shards if shard < plan.shards(split)]
     total = len(plan.splits[split]["label"])
     most = plan.shard_size * MAX_SAMPLE_RECORD + MAX_ARRAY_DOCUMENT
+    ours = ("", plan.digest)  # not in the threads, each of which would count it
 
     def read(shard: int) -> ShardRecord | None:
         try:
@@ -316,8 +317,8 @@ def read_records(files: Files, plan: StorePlan, split: str) -> dict[int, ShardRe
             return None
         size = files.size(shard_key(split, plan.sample, shard))
         count = min(plan.shard_size, total - shard * plan.shard_size)
-        same = record.plan in ("", plan.digest)
-        return record if same and size == record.size and len(record.events) == count else None
+        same = record.plan in ours and record.size == size and len(record.events) == count
+        return record if same else None
 
     with ThreadPoolExecutor(16) as threads:  # to ask over a network is slow, not busy
         records = list(threads.map(read, shards))
