@@ -429,3 +429,20 @@ class TestPatience:
         future.settle(task)
         with pytest.raises(TimeoutError, match="of the network"):
             future.result(0)
+
+    def test_tasks_are_waited_for_and_silent_workers_are_not(self, monkeypatch):
+        answers = [{"a": 1, "b": OSError()}, TimeoutError, {"a": 1}, {"a": 0, "b": 0}]
+
+        class Client:
+            _run = None
+
+            def sync(self, *_, **__):
+                answer = answers.pop(0) if answers else TimeoutError
+                if answer is TimeoutError:
+                    raise TimeoutError
+                return answer
+
+        cluster._end_tasks(Client(), "run", lambda: None)
+        assert not answers
+        monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.1)
+        cluster._end_tasks(Client(), "run", lambda: None)
