@@ -132,6 +132,7 @@ def test_a_range_of_too_many_samples_is_not_listed():
             "too large",
         ),
         (["info", "/no/such"], 1, "no store there"),
+        (["info", "x" * 300], 1, "can't be"),
         (["verify", "STORE", "--against", "RAW", "--samples", "few"], 2, "number or 'all'"),
         (["verify", "STORE", "--against", "RAW", "--samples", "9" * 5000], 2, "or 'all', not '99"),
         (["verify", "STORE", "--samples", "3"], 2, "are of --against"),

@@ -6,6 +6,7 @@ with its seed (of several the highest; where none has it, of all on average).
 """
 
 import io
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,11 +76,11 @@ class RunResult:
 def read_run(path: str | Path) -> RunResult:
     """Read a run's folder; InputError where it is none or has not finished."""
     folder = RunFolder(Path(path))
-    if not folder.result.exists():
+    # By os.path, because Path raises for a name that is too long.
+    finished, begun = (os.path.exists(file) for file in (folder.result, folder.config))  # noqa: PTH110
+    if not finished:
         what = "has not finished: call the same `eventdata train` again"
-        raise InputError(
-            f"{path}: {what if folder.config.exists() else 'is not the folder of a run'}"
-        )
+        raise InputError(f"{path}: {what if begun else 'is not the folder of a run'}")
     result = read_json(folder.result)
     try:
         last = result["stages"][-1]

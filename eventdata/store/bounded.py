@@ -16,8 +16,8 @@ def read_bounded(files: Files, key: str, most: int) -> bytes | None:
     opened: it may be one of /proc behind a link, which waits or has no end.
     """
     if isinstance(files, LocalFiles):
-        size = files.size(key) or 0
-        if size > most:
+        size = files.size(key)
+        if size is not None and size > most:
             raise StoreError(
                 f"{files.where}/{key}: damaged ({size:,} bytes, it has at most {most:,}); "
                 "convert again with --overwrite"

@@ -168,6 +168,9 @@ def test_the_files(tmp_path, runs):
 
 
 def test_runs_that_cannot_be_compared(tmp_path, runs):
+    for path in (tmp_path, "x" * 300):
+        with pytest.raises(InputError, match="is not the folder of a run"):
+            read_run(path)
     with pytest.raises(InputError, match="is not the folder of a run"):
         report([tmp_path], tmp_path / "out")
     other = make_run(tmp_path, "other", [(0, 0.1)], store="b")
