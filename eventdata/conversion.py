@@ -1,8 +1,6 @@
 """Conversion: plan -> one task a shard -> executor -> store."""
 
 import contextlib
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -372,17 +370,6 @@ def unseen(
 def plan_document(digest: str, on_error: OnError) -> bytes:
     """What `PLAN_KEY` holds while tasks of this plan are wanted."""
     return f"{digest} {on_error}".encode()
-
-
-def listing_digest(listing: Mapping[str, Samples]) -> str:
-    """SHA-256 of what the input is: names, labels, sizes and times of change of its files."""
-    digest = hashlib.sha256()
-    for split, samples in sorted(listing.items()):
-        names = json.dumps([split, samples.names], indent=1, ensure_ascii=False)
-        digest.update(names.encode("utf-8", "surrogatepass"))
-        for values in (samples.labels, samples.input_size, samples.input_time):
-            digest.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
-    return digest.hexdigest()
 
 
 def _unfinished(job: Job, files: Files) -> tuple[list[tuple[str, int]], int]:

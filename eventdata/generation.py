@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eventdata.conversion import OnError, Progress, check_apart, listing_digest, plan_job, unseen
+from eventdata.conversion import OnError, Progress, check_apart, plan_job, unseen
 from eventdata.deaths import out_of_memory, working_on
 from eventdata.errors import (
     InputError,
@@ -36,14 +36,14 @@ from eventdata.raw.remote import fetch_ahead, local_copy, open_input
 from eventdata.raw.source import Samples, file_numbers, told_of_reading
 from eventdata.remote import is_url, path_or_url
 from eventdata.store.bounded import (
-    MAX_ARRAY_DOCUMENT,
-    MAX_SAMPLE_RECORD,
     MAX_SKIPPED,
+    is_larger,
+    most_record_bytes,
     read_bounded,
 )
 from eventdata.store.files import Files, LocalFiles
 from eventdata.store.layout import WORK, parse_json
-from eventdata.store.write import clear, writer_lock
+from eventdata.store.write import clear, input_digest, writer_lock
 from eventdata.workers import Pool, check_pool, check_workers, open_pool, run_tasks
 
 ABOUT = "generated.json"
@@ -141,7 +141,7 @@ def generate(
     about = {
         "kind": kind,
         "parameters": {**source.parameters, "limit": limit, "splits": sorted(keys)},
-        "input_sha256": listing_digest(job.listing),
+        "input_sha256": input_digest(job.plan.splits),
     }
     begun = _json({**about, "complete": False})
     batches = list(_batches(source, files, job.listing, keys, on_error, begun))
@@ -220,8 +220,7 @@ def _make_files(batch: Batch) -> tuple[dict[str, bytes], Record]:
 
 def _read_about(files: LocalFiles) -> dict[str, Any]:
     """What generated.json says; empty where there is nothing, StoreError for something else."""
-    too_large = (files.size(ABOUT) or 0) > MAX_SKIPPED
-    document = b"" if too_large else files.read(ABOUT)
+    document = b"" if is_larger(files, ABOUT, MAX_SKIPPED) else files.read(ABOUT)
     if document is None:
         if set(files.names()) - {WORK}:
             raise StoreError(f"{files.where}: holds something else; choose another folder")
@@ -306,7 +305,7 @@ def _run(pool: Pool, todo: list[Batch], done: int, total: int, progress: Progres
 def _read_record(batch: Batch) -> Record | None:
     """What came of a batch before; None where its record is not there, or not whole."""
     try:
-        most = len(batch.keys) * MAX_SAMPLE_RECORD + MAX_ARRAY_DOCUMENT
+        most = most_record_bytes(len(batch.keys))
         document = read_bounded(batch.files, _record_key(batch), most)
         record = Record(**parse_json(document or b""))
         left = {**record.left_out, **record.skipped}

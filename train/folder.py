@@ -26,14 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from eventdata.errors import EventDataError, InputError, StoreError
 from eventdata.plain import check_plain, read_plain
-from eventdata.store.files import LocalFiles
+from eventdata.store.files import LocalFiles, held
 from eventdata.store.layout import parse_json
 
 Row = Mapping[str, float]
@@ -101,26 +100,19 @@ class RunFolder:
     def locked(self, stages: Iterable[str]) -> Iterator[None]:
         """Hold the folder for this process, which is about to train these stages.
 
-        The system lets go of it whatever way the process ends. InputError where another call
-        holds it, or where a link would lead what is written out of it.
+        InputError where another call holds it, or where a link would lead what is written out.
         """
-        lock = FileLock(self._own(_LOCK))
+        lock = self._own(_LOCK)
         for stage in stages:
             self._own(stage)
             charts = self._own(f"{CHARTS}/{stage}")
             for path in charts.glob("*"):  # TensorBoard writes through links; `write` does not
                 self._own(f"{CHARTS}/{stage}/{path.name}")
         self.root.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(
-                f"{self.root}: another call is training in it; wait for that to end"
-            ) from None
-        try:
+        with held(
+            lock, InputError(f"{self.root}: another call is training in it; wait for that to end")
+        ):
             yield
-        finally:
-            lock.release()
 
     def _own(self, key: str) -> Path:
         try:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from eventdata.errors import StoreError
+from filelock import FileLock, Timeout
+
+from eventdata.errors import EventDataError, StoreError
 from eventdata.plain import read_plain, told_if_too_deep
 from eventdata.remote import Remote, is_url, path_or_url
 from eventdata.store.layout import WORK
@@ -113,6 +115,23 @@ def told_plainly(where: str) -> Iterator[None]:
             remedy = "see to that and call again: what is done is kept"
         reason = error.strerror or str(error)
         raise StoreError(f"{where}: can't be written ({reason}); {remedy}") from error
+
+
+@contextlib.contextmanager
+def held(lock: Path, busy: EventDataError) -> Iterator[None]:
+    """Hold a lock file; raises ``busy`` where another process does.
+
+    The system lets go of it whatever way the process ends.
+    """
+    lock_file = FileLock(lock)
+    try:
+        lock_file.acquire(timeout=0)
+    except Timeout:
+        raise busy from None
+    try:
+        yield
+    finally:
+        lock_file.release()
 
 
 def _write_durably(path: Path, data: bytes | bytearray) -> None:

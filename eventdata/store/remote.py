@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from eventdata.errors import StoreError
 from eventdata.store.files import RemoteFiles
 from eventdata.store.layout import SampleFormat, shard_key
-from eventdata.store.shard import MISSING, index_bytes, parse_index, read_chunk, read_index
+from eventdata.store.shard import MISSING, index_bytes, index_of, parse_index, read_chunk
 
 GAP = 1 << 16  # bytes not asked for that cost less than a request of their own
 PART = 1 << 23  # bytes of one request at most, unless a sample has more
@@ -127,9 +127,7 @@ class RemoteReader:
         if data is None:
             raise StoreError(f"{where}: the shard is missing; see `eventdata verify`")
         view = memoryview(data)
-        end = bytes(view[-index_bytes(self.sample, self.shard_size) :])
-        index = read_index(end, len(view), self.sample, self.shard_size, where)
-        self._indices.setdefault(number, index)
+        self._indices.setdefault(number, index_of(view, self.sample, self.shard_size, where))
         return _Part(0, view)
 
     def _fetch_indices(self, numbers: Iterable[int]) -> None:

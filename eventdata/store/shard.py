@@ -90,6 +90,14 @@ def read_index(
     return index
 
 
+def index_of(
+    shard: memoryview, sample: SampleFormat, shard_size: int, where: str
+) -> NDArray[np.uint64]:
+    """`read_index` of a whole shard."""
+    end = bytes(shard[-index_bytes(sample, shard_size) :])
+    return read_index(end, len(shard), sample, shard_size, where)
+
+
 def most_chunk_bytes(sample: SampleFormat) -> int:
     """More than a compressed chunk can have, however badly it compresses."""
     return 2 * sample.chunk_bytes + 1024

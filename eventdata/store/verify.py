@@ -28,7 +28,7 @@ from eventdata.store.layout import (
     shard_key,
 )
 from eventdata.store.read import Split, Store
-from eventdata.store.shard import MISSING, index_bytes, most_chunk_bytes, read_chunk, read_index
+from eventdata.store.shard import MISSING, index_bytes, index_of, most_chunk_bytes, read_chunk
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,7 @@ def _shard_problems(task: ShardCheck) -> Iterator[Problem]:
         return
     view = memoryview(data)
     try:
-        end = bytes(view[-index_bytes(sample, task.shard_size) :])
-        index = read_index(end, len(view), sample, task.shard_size, key)
+        index = index_of(view, sample, task.shard_size, key)
     except StoreError as error:
         yield replace(here, message=str(error))
         return

@@ -17,18 +17,17 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from eventdata.errors import MismatchError, StoreError
 from eventdata.store.bounded import (
-    MAX_ARRAY_DOCUMENT,
     MAX_HEADER,
-    MAX_SAMPLE_RECORD,
+    is_larger,
+    most_record_bytes,
     read_bounded,
 )
 from eventdata.store.columns import encode_column, read_column
-from eventdata.store.files import Files, LocalFiles, Output
+from eventdata.store.files import Files, LocalFiles, Output, held
 from eventdata.store.layout import (
     HEADER_KEY,
     SKIPPED_KEY,
@@ -72,18 +71,23 @@ class StorePlan:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of parameters and input: two plans with one digest make the same shards."""
-        digest = hashlib.sha256(self.header.parameters_sha256.encode())
-        for split, columns in sorted(self.splits.items()):
-            names = json.dumps([split, columns["name"].tolist()])
-            digest.update(names.encode())
-            for key in ("label", "input_size", "input_time"):
-                values = columns[key]
-                digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
-        return digest.hexdigest()
+        return input_digest(self.splits, self.header.parameters_sha256)
 
     def shards(self, split: str) -> int:
         """How many shards the split has."""
         return shard_count(len(self.splits[split]["label"]), self.shard_size)
+
+
+def input_digest(splits: Mapping[str, Columns], facts: str = "") -> str:
+    """SHA-256 of facts and of what the input is: names, labels, sizes and times of its files."""
+    digest = hashlib.sha256(facts.encode())
+    for split, columns in sorted(splits.items()):
+        names = json.dumps([split, columns["name"].tolist()], indent=1, ensure_ascii=False)
+        digest.update(names.encode("utf-8", "surrogatepass"))
+        for key in ("label", "input_size", "input_time"):
+            values = columns[key]
+            digest.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -138,19 +142,13 @@ def writer_lock(files: Files) -> Iterator[None]:
     if not isinstance(files, LocalFiles):
         yield
         return
-    lock = FileLock(files.own(LOCK))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StoreError(
-            f"{files.where}: another conversion is writing to it; wait for that to end"
-        ) from None
-    except OSError as error:
-        raise StoreError(f"{files.where}: can't be locked ({error.strerror})") from error
-    try:
+    busy = StoreError(f"{files.where}: another conversion is writing to it; wait for that to end")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(files.own(LOCK), busy))
+        except OSError as error:
+            raise StoreError(f"{files.where}: can't be locked ({error.strerror})") from error
         yield
-    finally:
-        lock.release()
 
 
 def already_complete(files: Files, plan: StorePlan) -> bool:
@@ -245,8 +243,7 @@ def check_same(files: Files, found: Header, plan: StorePlan) -> None:
         )
     for split, columns in plan.splits.items():
         for key, data in _fixed_files(plan, split).items():
-            size = files.size(key)
-            if size is not None and (size != len(data) or files.read(key) != data):
+            if is_larger(files, key, len(data)) or files.read(key) not in (None, data):
                 _tell_difference(files, split, key, columns)
 
 
@@ -306,7 +303,7 @@ def read_records(files: Files, plan: StorePlan, split: str) -> dict[int, ShardRe
             shards.append(int(name))
     shards = [shard for shard in shards if shard < plan.shards(split)]
     total = len(plan.splits[split]["label"])
-    most = plan.shard_size * MAX_SAMPLE_RECORD + MAX_ARRAY_DOCUMENT
+    most = most_record_bytes(plan.shard_size)
     ours = ("", plan.digest)  # not in the threads, each of which would count it
 
     def read(shard: int) -> ShardRecord | None:
