@@ -15,9 +15,10 @@ import numpy as np
 
 from eventdata.conversion import read_sample, unseen
 from eventdata.errors import EventDataError, OptionError, StoreError, check_whole
-from eventdata.raw.registry import build_source, source_entry
+from eventdata.raw.registry import build_source, read_options, source_entry
 from eventdata.raw.remote import fetch_ahead, open_input
 from eventdata.raw.source import Samples, Source, told_of_reading
+from eventdata.remote import check_reach
 from eventdata.store.layout import HEADER_KEY, SampleFormat
 from eventdata.store.read import SampleReader, SplitReader, Store, open_store
 from eventdata.store.verify import (
@@ -80,6 +81,7 @@ def verify(
     if against is None and options:
         raise OptionError(f"{', '.join(options)}: not an option of verify without against")
     check_workers(workers)
+    check_reach(workers, scheduler, store, against)
     if samples is not None:
         check_whole(samples=samples)
     started = time.monotonic()
@@ -132,11 +134,10 @@ def source_of(store: Store, root: Path, options: Mapping[str, Any]) -> Source:
     if options.get("splits") is None:
         known.pop("fold", None)  # a fold means nothing without its lists
     try:
-        return build_source(name, root, {**known, **options})
-    except EventDataError:
-        raise
-    except (TypeError, ValueError, OverflowError) as error:
+        known = read_options(name, known)
+    except OptionError as error:
         raise StoreError(f"{store.files.where}: its parameters are damaged ({error})") from None
+    return build_source(name, root, {**known, **options})
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from eventdata.errors import (
 from eventdata.raw.registry import build_source, source_entry
 from eventdata.raw.remote import fetch_ahead, local_copy, open_input
 from eventdata.raw.source import Samples, Source, file_numbers, listen, told_of_reading
-from eventdata.remote import is_url, path_or_url
+from eventdata.remote import check_reach, is_url, path_or_url
 from eventdata.store.files import Files, LocalFiles, Output, open_files, write_behind
 from eventdata.store.layout import (
     MAX_SAMPLE_BYTES,
@@ -137,6 +137,7 @@ def convert(
     """
     started = time.monotonic()
     _check_options(workers, shard_size, limit, on_error)
+    check_reach(workers, scheduler, input, out)
     walks = isinstance(source, str) and source_entry(source).walks
     if isinstance(source, str):
         source = build_source(source, open_input(input), options)

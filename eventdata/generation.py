@@ -34,7 +34,7 @@ from eventdata.errors import (
 from eventdata.raw.published import Maker, manifests, raw_file, raw_keys, source_of
 from eventdata.raw.remote import fetch_ahead, local_copy, open_input
 from eventdata.raw.source import Samples, file_numbers, told_of_reading
-from eventdata.remote import is_url, path_or_url
+from eventdata.remote import check_reach, is_url, path_or_url
 from eventdata.store.bounded import (
     MAX_SKIPPED,
     is_larger,
@@ -127,6 +127,7 @@ def generate(
     """
     started = time.monotonic()
     check_workers(workers)
+    check_reach(workers, scheduler, input)
     if limit is not None:
         check_whole(limit=limit)
     folder = path_or_url(out)

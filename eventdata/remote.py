@@ -60,6 +60,18 @@ def path_or_url(place: str | os.PathLike[str]) -> str:
     return text
 
 
+def check_reach(
+    workers: int, scheduler: str | None, *places: str | os.PathLike[str] | None
+) -> None:
+    """OptionError where other processes are to work on a place that this one has in memory."""
+    for place in places:
+        if (workers > 1 or scheduler) and place and os.fspath(place).startswith("memory://"):
+            raise OptionError(
+                f"{place}: is in the memory of this process, which others do not see; give "
+                "workers=1 and no scheduler"
+            )
+
+
 class Remote:
     """A place behind a URL. It pickles and forks: each process has connections of its own."""
 

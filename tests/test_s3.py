@@ -300,6 +300,19 @@ class TestRaw:
         assert tree_digest(tmp_path / "remote.zarr") == tree_digest(tmp_path / "store.zarr")
         assert eventdata.verify(tmp_path / "store.zarr", against=f"{url}/raw").ok
 
+    @pytest.mark.parametrize("options", [{"workers": 2}, {"scheduler": "tcp://nowhere:1"}])
+    def test_memory_that_other_processes_do_not_see(self, tmp_path, options):
+        raw, out, where = tmp_path / "raw", tmp_path / "out", "memory://x/raw"
+        for call in (
+            partial(eventdata.convert, "es-imagenet", where, out),
+            partial(eventdata.convert, "es-imagenet", raw, where),
+            partial(generate, "es-imagenet", where, out),
+            partial(eventdata.verify, where),
+            partial(eventdata.verify, out, against=where),
+        ):
+            with pytest.raises(OptionError, match="x/raw: is in the memory of this process"):
+                call(**options)
+
     def test_generate(self, tmp_path):
         images = make_images(tmp_path / "images")
         url = f"memory://{uuid.uuid4().hex}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from source_contract import SettingsContract, SourceContract
 import eventdata
 from eventdata.cli import main
 from eventdata.conversion import convert
+from eventdata.errors import OptionError
 
 
 class TestEsImageNet(SourceContract):
@@ -168,6 +170,28 @@ def test_command(tmp_path):
     result = call(main, ["convert", "ucf101", str(clips), str(out), "--crop", "5"])
     assert result.exit_code == 2
     assert "the source ucf101 does not know the option 'crop'" in result.output
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "told"),
+    [
+        ("es-imagenet", {"split": ["train"]}, "split is ['train']: give a text"),
+        ("es-ucf101", {"splits": 7}, "splits is 7: give a path"),
+        ("imagenet", {"threshold": "much"}, "threshold is 'much': give a number"),
+        ("imagenet", {"long_side": 254.5}, "long_side is 254.5: give a whole number"),
+        ("imagenet", {"trace": 5}, "trace is 5: give a text"),
+        ("ucf101", {"mode": float("inf")}, "mode is inf: give a whole number"),
+        ("ucf101", {"seed": 1}, "--seed is of mode 2's draws"),
+        ("images", {"crop": True}, "crop is True: give a whole number"),
+        ("recordings", {"frames": 3, "every": "long"}, "every is 'long': give a whole number"),
+        ("recordings", {"frames": 3, "transform": [1]}, "transform is [1]: give a text or several"),
+        ("recordings", {"frames": 3, "sensor_size": (float("inf"), 1)}, "--sensor-size is WIDTH"),
+        ("tonic:NMNIST", {"frames": 3, "split": ["a"]}, "split is ['a']: give a text"),
+    ],
+)
+def test_values_of_another_kind(tmp_path, source, options, told):
+    with pytest.raises(OptionError, match=re.escape(told)):
+        convert(source, tmp_path, tmp_path / "out.zarr", **options)
 
 
 def digests(store: Path) -> dict[str, str]:

@@ -47,18 +47,16 @@ class FrameSettings:
             count_dtype = count_dtype or "uint8"
             if count_dtype not in ("uint8", "uint16"):
                 raise OptionError(f"--count-dtype is uint8 or uint16, not {count_dtype!r}")
-        overlap = options.get("overlap") or 0
+        overlap = options.get("overlap") or 0.0
         framing = Framing(
             **{key: options[key] for key in ways},
-            overlap=int(overlap) if float(overlap).is_integer() else overlap,
+            overlap=int(overlap) if overlap.is_integer() else overlap,
             include_incomplete=bool(options.get("include_incomplete")),
             steps=options.get("steps"),
             representation=representation,
             merge_polarities=bool(options.get("merge_polarities")),
         )
-        texts = options.get("transform") or ()
-        texts = (texts,) if isinstance(texts, str) else texts
-        transforms = tuple(EventTransform.parse(text) for text in texts)
+        transforms = tuple(EventTransform.parse(text) for text in options.get("transform") or ())
         for transform in transforms:
             transform.try_out()
         size = options.get("sensor_size")
@@ -139,7 +137,7 @@ def parse_size(size: str | tuple[int, int]) -> SensorSize:
     sides = size.lower().split("x") if isinstance(size, str) else size
     try:
         width, height = (int(side) for side in sides)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise OptionError(f"--sensor-size is WIDTHxHEIGHT, such as 128x128, not {size!r}") from None
     if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
         raise OptionError(f"--sensor-size {width}x{height}: each side is 1 to {LARGEST_SIDE}")

@@ -37,15 +37,24 @@ def _imagenet(root: Path, options: Mapping[str, Any]) -> Source:
     from eventdata.kernels.odg import OdgSettings
     from eventdata.raw.imagenet import ImageNet, parse_trace
 
-    odg = OdgSettings(**_chosen(options, {**_ODG, "trace": ("trace", parse_trace)}))
-    return ImageNet(root=root, odg=odg, **_chosen(options, _IMAGES))
+    chosen = _chosen(options, _ODG)
+    if "trace" in options:
+        chosen["trace"] = parse_trace(options["trace"])
+    return ImageNet(root=root, odg=OdgSettings(**chosen), **_chosen(options, _IMAGES))
 
 
 def _ucf101(root: Path, options: Mapping[str, Any]) -> Source:
     from eventdata.kernels.video import VideoSettings
     from eventdata.raw.ucf101 import Ucf101, parse_size
 
-    video = VideoSettings(**_chosen(options, {**_VIDEO, "size": ("size", parse_size)}))
+    chosen = _chosen(options, _VIDEO)
+    if "steps" in options:
+        chosen["frames"] = options["steps"] + 1
+    if "size" in options:
+        chosen["size"] = parse_size(options["size"])
+    video = VideoSettings(**chosen)
+    if "seed" in options and video.mode == 1:
+        raise OptionError("--seed is of mode 2's draws; leave it out, or choose --mode 2")
     return Ucf101(root=root, video=video, fold=options.get("fold"), **_chosen(options, _CLIPS))
 
 
@@ -82,30 +91,25 @@ def _recordings(root: Path, options: Mapping[str, Any]) -> Source:
     )
 
 
-# Options -> settings of a source, and how a value is read.
-_Names = Mapping[str, tuple[str, Callable[[Any], Any]]]
-_IMAGES: _Names = {
-    "split": ("only", str),
-    "list": ("list_file", Path),
-    "classes": ("classes_file", Path),
-}
-_CLIPS: _Names = {"split": ("only", str), "splits": ("lists", Path)}
+# Options -> the settings of a source that they give.
+_Names = Mapping[str, str]
+_IMAGES: _Names = {"split": "only", "list": "list_file", "classes": "classes_file"}
+_CLIPS: _Names = {"split": "only", "splits": "lists"}
 _ODG: _Names = {
-    "odg": ("mode", str),
-    "long_side": ("long_side", int),
-    "crop": ("crop", int),
-    "threshold": ("threshold", float),
-    "min_events": ("min_events", int),
-    "resampling": ("resampling", str),
+    "odg": "mode",
+    "long_side": "long_side",
+    "crop": "crop",
+    "threshold": "threshold",
+    "min_events": "min_events",
+    "resampling": "resampling",
 }
 _VIDEO: _Names = {
-    "mode": ("mode", int),
-    "event_ratio": ("event_ratio", float),
-    "steps": ("frames", lambda steps: int(steps) + 1),
-    "seed": ("seed", int),
-    "interpolation": ("interpolation", str),
+    "mode": "mode",
+    "event_ratio": "event_ratio",
+    "seed": "seed",
+    "interpolation": "interpolation",
 }
-_PIXELS: _Names = {"short_side": ("short_side", int), "crop": ("crop", int), "grey": ("grey", bool)}
+_PIXELS: _Names = {"short_side": "short_side", "crop": "crop", "grey": "grey"}
 
 _FRAMES = frozenset(
     {
@@ -128,7 +132,63 @@ _TONIC = "tonic:"  # what follows is the name of Tonic's class
 
 def _chosen(options: Mapping[str, Any], names: _Names) -> dict[str, Any]:
     """Settings by their own names; what was not chosen keeps the source's default."""
-    return {setting: read(options[key]) for key, (setting, read) in names.items() if key in options}
+    return {setting: options[key] for key, setting in names.items() if key in options}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _texts(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [_text(one) for one in value]
+
+
+def _whole(value: Any) -> int:
+    number = int(value)
+    if isinstance(value, bool) or number != float(value):
+        raise ValueError
+    return number
+
+
+_Kind = tuple[str, Callable[[Any], Any]]
+_TEXT: _Kind = ("a text", _text)
+_WHOLE: _Kind = ("a whole number", _whole)
+_NUMBER: _Kind = ("a number", float)
+_PATH: _Kind = ("a path", Path)
+
+# What values of options are, and how they are read: from Python they may be anything. Beside these
+# there are flags, and sensor_size, which has two forms.
+_KINDS: Mapping[str, _Kind] = {
+    "split": _TEXT,
+    "splits": _PATH,
+    "fold": _WHOLE,
+    "list": _PATH,
+    "classes": _PATH,
+    "odg": _TEXT,
+    "long_side": _WHOLE,
+    "crop": _WHOLE,
+    "threshold": _NUMBER,
+    "min_events": _WHOLE,
+    "resampling": _TEXT,
+    "trace": _TEXT,
+    "mode": _WHOLE,
+    "event_ratio": _NUMBER,
+    "steps": _WHOLE,
+    "seed": _WHOLE,
+    "interpolation": _TEXT,
+    "size": _TEXT,
+    "short_side": _WHOLE,
+    "frames": _WHOLE,
+    "window": _WHOLE,
+    "events_per_frame": _WHOLE,
+    "overlap": _NUMBER,
+    "representation": _TEXT,
+    "count_dtype": _TEXT,
+    "every": _WHOLE,
+    "transform": ("a text or several", _texts),
+}
 
 
 SOURCES: Mapping[str, SourceEntry] = {
@@ -144,7 +204,7 @@ SOURCES: Mapping[str, SourceEntry] = {
     ),
     "ucf101": SourceEntry(
         "UCF101's clips (videos, or folders of frames), made into events by differences",
-        frozenset({*_CLIPS, "fold", *_VIDEO, "size"}),
+        frozenset({*_CLIPS, "fold", *_VIDEO, "steps", "size"}),
         _ucf101,
     ),
     "images": SourceEntry(
@@ -174,12 +234,10 @@ def source_entry(name: str) -> SourceEntry:
     return entry
 
 
-def build_source(name: str, root: Path, options: Mapping[str, Any]) -> Source:
-    """The source of a name on an input folder (`raw.remote.open_input`).
+def read_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are given, those whose value is not None, as the source ``name`` takes them.
 
-    OptionError for an option that it does not know, InputError for a URL where it can't take one.
-
-    Options whose value is None count as not given.
+    OptionError for one that it does not know, or a value of another kind.
     """
     entry = source_entry(name)
     given = {key: value for key, value in options.items() if value is not None}
@@ -189,6 +247,21 @@ def build_source(name: str, root: Path, options: Mapping[str, Any]) -> Source:
             f"the source {name} does not know the option {unknown[0]!r}; it knows "
             f"{', '.join(sorted(entry.options))}"
         )
+    for key in sorted(given.keys() & _KINDS.keys()):
+        kind, read = _KINDS[key]
+        try:
+            given[key] = read(given[key])
+        except (TypeError, ValueError, OverflowError):
+            raise OptionError(f"{key} is {given[key]!r:.80}: give {kind}") from None
+    return given
+
+
+def build_source(name: str, root: Path, options: Mapping[str, Any]) -> Source:
+    """The source of a name on an input folder (`raw.remote.open_input`).
+
+    OptionError as `read_options`, InputError for a URL where it can't take one.
+    """
+    given = read_options(name, options)
     if name.startswith(_TONIC):
         given["name"] = name
-    return entry.build(root, given)
+    return source_entry(name).build(root, given)

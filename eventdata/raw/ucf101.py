@@ -100,7 +100,7 @@ def clip_name(path: str) -> str:
 
 def parse_size(text: str) -> tuple[int, int]:
     """Rows and columns of a text like ``256x342``; OptionError where it is none."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
     if match is None:
-        raise OptionError(f"size is {text!r}: write rows x columns like 256x342")
+        raise OptionError(f"size is {text!r:.80}: write rows x columns like 256x342")
     return int(match[1]), int(match[2])
