@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: where the real data lies."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ import pytest
 # Several processes run the tests at once. Threads of torch, which wait for work in a loop, would
 # take the cores from each other. Programs that tests start get this with the environment.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What a shell's script starts in the background ignores Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
