@@ -1,6 +1,7 @@
 """`FrameDataset`: a split of a store as a torch Dataset."""
 
 import copy
+import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -24,9 +25,10 @@ torch.stack(torch.arange(2).to(torch.float32).view(torch.int32).unbind())
 class FrameDataset(Dataset[tuple[Any, Any]]):
     """The valid samples of one split: ``ds[i] -> (uint8 tensor (T, P, H, W), int label)``.
 
-    Binary frames hold 0 and 1, count frames counts (uint8 or uint16); of a store of still images
-    a sample is (C, H, W). Channel 0 is positive. ``transform`` and ``target_transform`` get the
-    tensor and the label of each sample.
+    Binary frames hold 0 and 1, count frames counts; of a store of still images a sample is
+    (C, H, W). Counts that are stored as uint16, for which torch has few operators, come as int32.
+    Channel 0 is positive. ``transform`` and ``target_transform`` get the tensor and the label of
+    each sample.
 
     It pickles, works in DataLoader workers by fork (also after the parent has read) and by spawn,
     and threads may share it. Batches are read by one call of ``__getitems__``, which torch's
@@ -79,15 +81,17 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """Samples of several indices; their tensors are views of one."""
         sample = self._split.sample
-        stored = [self._stored_index(index) for index in indices]
+        places = [self._place(index) for index in indices]
+        stored = self._indices[places].tolist()
         reader = self._reader.fetch(stored)
         packed = np.empty(sample.packed_shape, sample.dtype)
-        batch = np.empty((len(stored), *_dense_shape(sample)), sample.dtype)
+        dtype = "int32" if sample.dtype == "uint16" else sample.dtype
+        batch = np.empty((len(stored), *_dense_shape(sample)), dtype)
         for slot, index in enumerate(stored):
             reader.read(index, packed)
             _make_dense(sample, packed, batch[slot])
         frames: Sequence[Any] = torch.from_numpy(batch).unbind()
-        labels: Sequence[Any] = [int(self.labels[index]) for index in indices]
+        labels: Sequence[Any] = self.labels[places].tolist()
         if self.transform is not None:
             frames = [self.transform(tensor) for tensor in frames]
         if self.target_transform is not None:
@@ -126,13 +130,19 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
         """One sample as it is stored, (K, H, W, P); see `eventdata.store.layout.SampleFormat`."""
         sample = self._split.sample
         out = np.empty(sample.packed_shape, sample.dtype)
-        self._reader.read(self._stored_index(index), out)
+        self._reader.read(int(self._indices[self._place(index)]), out)
         return out
 
-    def _stored_index(self, index: int) -> int:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        return int(self._indices[index])
+    def _place(self, index: int) -> int:
+        try:
+            place = operator.index(index)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"an index is a whole number, not {index!r:.80}; several: ds.subset(indices)"
+            ) from None
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"sample {place} of {len(self)}")
+        return place
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, _dense_shape(self._split.sample)))

@@ -48,9 +48,10 @@ class FrameLoader:
     Each ``iter()`` is the next epoch, also after one that was broken off; its order depends on
     ``seed`` and the epoch alone (set ``epoch`` to choose it). order="shards" reads shard by shard,
     for slow disks and remote stores. Of ``world_size`` ranks, each sample is seen by one; use
-    drop_last=True where they train in step. ``transform`` gets each batch on the device. threads:
-    that decode; prefetch: batches made ahead. ``state_dict`` holds epoch and batch: a loader that
-    loads it goes on in the middle of an epoch.
+    drop_last=True where they train in step. ``transform`` gets each batch on the device; the
+    dataset's own transforms, which are of samples, are not taken. threads: that decode; prefetch:
+    batches made ahead. ``state_dict`` holds epoch and batch, those of the latest ``iter()``: a
+    loader that loads it, of whatever rank, goes on in the middle of an epoch.
 
     A batch is the user's for as long as a tensor of it is kept. Raises OptionError for options that
     do not make sense; while iterating, StoreError where the store is damaged.
@@ -84,8 +85,11 @@ class FrameLoader:
             raise OptionError(f"layout is NTPHW, TNPHW or packed, not {layout!r}")
         if order not in ("samples", "shards"):
             raise OptionError(f"order is 'samples' or 'shards', not {order!r}")
-        if dtype not in BITS:
-            raise OptionError(f"dtype is one of {', '.join(map(str, BITS))}, not {dtype}")
+        if not isinstance(dtype, torch.dtype) or dtype not in BITS:
+            raise OptionError(f"dtype is one of {', '.join(map(str, BITS))}, not {dtype!r}")
+        if transform is not None and not callable(transform):
+            raise OptionError(f"transform is a function of a batch, not {transform!r:.80}")
+        _check_dataset(dataset)
         sample = dataset.sample_format
         if layout == "packed":
             if dtype != torch.uint8:
@@ -94,35 +98,30 @@ class FrameLoader:
             raise OptionError(
                 f"the store's counts are uint16, which {dtype} does not hold; give torch.float32"
             )
-        try:
-            device = torch.device(device)
-        except RuntimeError:
-            raise OptionError(f"device {device!r} is none that torch knows") from None
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise OptionError(f"device is {device}, but torch finds no GPU here")
         self.dataset = dataset
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
+        self.batch_size = int(batch_size)  # NumPy's numbers would not go into a state
+        self.shuffle = bool(shuffle)
+        self.seed = int(seed)
         self.order = order
-        self.drop_last = drop_last
-        self.device = device
+        self.drop_last = bool(drop_last)
+        self.device = _checked_device(device)
         self.dtype = dtype
         self.layout = layout
         self.transform = transform
-        self.rank = rank
-        self.world_size = world_size
-        self.threads = threads
-        self.prefetch = prefetch
+        self.rank = int(rank)
+        self.world_size = int(world_size)
+        self.threads = int(threads)
+        self.prefetch = int(prefetch)
         self._epoch = 0
         self._position = 0  # batches of this epoch that the user has had
         self._goes_on = False  # whether the next iter() is of the same epoch
+        self._turn = 0  # of the iter() that the three above are of
         dense = self.device.type == "cpu" and layout != "packed"
         self._decode = Decoding(sample, dtype, layout, dense=dense)
-        largest = prod(self._decode.shape(min(batch_size, len(dataset))))
+        largest = prod(self._decode.shape(min(self.batch_size, len(dataset))))
         self._buffers = BufferPool(
             largest * self._decode.dtype.itemsize,
-            keep=prefetch + 2,  # with the user's, and the one that is filled meanwhile
+            keep=self.prefetch + 2,  # with the user's, and the one that is filled meanwhile
             pinned=self.device.type == "cuda",
         )
 
@@ -134,13 +133,17 @@ class FrameLoader:
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         check_whole(0, epoch=epoch)
-        self._epoch, self._position, self._goes_on = epoch, 0, False
+        self._epoch, self._position, self._goes_on = int(epoch), 0, False
+        self._turn += 1
 
     def __len__(self) -> int:
+        return self._batch_count(self.rank)
+
+    def _batch_count(self, rank: int) -> int:
         return batch_count(
             len(self.dataset),
             batch_size=self.batch_size,
-            rank=self.rank,
+            rank=rank,
             world_size=self.world_size,
             drop_last=self.drop_last,
         )
@@ -149,6 +152,8 @@ class FrameLoader:
         if self._position and not self._goes_on:
             self.epoch += 1
         self._goes_on = False
+        self._turn += 1
+        turn = self._turn
         batches = self._batches()[self._position :]
         process = os.getpid()
         with self._reading(batches) as reader, _Threads(self.threads) as threads:
@@ -156,16 +161,18 @@ class FrameLoader:
             coming = deque(islice(todo, self.prefetch))
             while coming:
                 coming.extend(islice(todo, 1))
-                frames, labels = coming.popleft().result()
-                self._position += 1
-                yield self._deliver(frames, labels)
-                del frames, labels  # or their buffer would wait for the next batch
+                batch = self._deliver(*coming.popleft().result())
+                if turn == self._turn:
+                    self._position += 1
+                yield batch
+                del batch  # or its buffer would wait for the next one
                 if process != os.getpid():
                     raise EventDataError(
                         "this epoch was begun in another process, whose threads read it; after a "
                         "fork call iter() on the loader again"
                     )
-        self.epoch += 1
+        if turn == self._turn:
+            self.epoch += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, position in it and all that decides the order; plain numbers and strings."""
@@ -190,10 +197,11 @@ class FrameLoader:
                     f"can't resume: the state has {name}={state.get(name)!r}, this loader {value!r}"
                 )
         check_whole(0, position=state["position"])
-        if state["position"] > len(self):
-            raise OptionError(f"can't resume: batch {state['position']} of {len(self)} an epoch")
+        most = self._batch_count(rank=0)  # which may have one more than this rank
+        if state["position"] > most:
+            raise OptionError(f"can't resume: batch {state['position']} of {most} an epoch")
         self.epoch = state["epoch"]
-        self._position, self._goes_on = int(state["position"]), True
+        self._position, self._goes_on = min(int(state["position"]), len(self)), True
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -264,6 +272,34 @@ class FrameLoader:
         if labels.device != self.device:
             labels = labels.to(self.device, non_blocking=True)
         return frames if self.transform is None else self.transform(frames), labels
+
+
+def _check_dataset(dataset: Any) -> None:
+    if not isinstance(dataset, FrameDataset):
+        raise OptionError(
+            f"FrameLoader reads a FrameDataset, not a {type(dataset).__name__}; of a part of one "
+            "give dataset.subset(indices)"
+        )
+    if dataset.transform is not None or dataset.target_transform is not None:
+        raise OptionError(
+            "the dataset's transform and target_transform are of single samples; give FrameLoader "
+            "transform=, which gets whole batches, and a dataset without"
+        )
+
+
+def _checked_device(device: str | torch.device) -> torch.device:
+    try:
+        checked = torch.device(device)
+        if checked.type not in ("cpu", "cuda"):
+            torch.empty(1, device=checked)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError):
+        raise OptionError(f"device {device!r} is none that torch knows here") from None
+    if checked.type == "meta":
+        raise OptionError("device is meta, which holds no data")
+    if checked.type == "cuda" and (checked.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() or "no"
+        raise OptionError(f"device is {checked}, but torch finds {found} GPU here")
+    return checked
 
 
 def _digest(dataset: FrameDataset) -> str:

@@ -61,6 +61,19 @@ def test_batched_reads(store, truth):
         assert label == ds.labels[index]
 
 
+def test_indices(store, truth):
+    ds = eventdata.FrameDataset(store)
+    for index in (-1, np.int64(19), np.uint8(19), torch.tensor(19)):
+        frames, label = ds[index]
+        assert np.array_equal(frames.numpy(), truth[19])
+        assert label == ds.labels[19]
+        assert np.array_equal(ds.packed(index), ds.packed(19))
+    for index in (slice(0, 2), [0, 1], np.array([0, 1]), 1.0, "0", None):
+        with pytest.raises(TypeError, match=r"an index is a whole number, .* ds.subset"):
+            ds[index]
+    assert ds.__getitems__([]) == []
+
+
 def test_packed_is_what_unpackbits_takes(store, truth):
     ds = eventdata.FrameDataset(store)
     packed = np.moveaxis(ds.packed(5), -1, 1)

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import json
 import pickle
 import shutil
 import signal
@@ -18,6 +19,7 @@ from drawn import Drawn, make_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import make_es_imagenet, make_es_ucf101
+from torch.utils.data import random_split
 
 import eventdata
 from eventdata.batches import BufferPool, Decoding
@@ -211,6 +213,65 @@ def test_goes_on_in_the_middle_of_an_epoch(dataset):
         second.load_state_dict({**state, "version": 1})
 
 
+def test_the_state_of_any_rank_serves_all(dataset):
+    """Of the last, short batch this rank may have nothing: then its epoch is over."""
+    part = dataset.subset(range(9))
+    ranks = [FrameLoader(part, 4, rank=rank, world_size=2) for rank in (0, 1)]
+    assert [len(loader) for loader in ranks] == [2, 1]
+    for _ in ranks[0]:
+        state = ranks[0].state_dict()
+    assert state["position"] == 2
+    for loader, own in zip(ranks, ([0, 2, 4, 6, 8], [1, 3, 5, 7]), strict=True):
+        loader.load_state_dict(state)
+        assert flat(indices_of(part, loader)) == []
+        assert flat(indices_of(part, loader)) == own
+
+
+def test_a_batch_that_did_not_arrive_is_not_counted(dataset):
+    """An error of the transform (no memory left on a device) ends the epoch before its batch."""
+    calls = itertools.count()
+
+    def fails_at_the_third(frames):
+        if next(calls) == 2:
+            raise MemoryError
+        return frames
+
+    loader = FrameLoader(dataset, 4, transform=fails_at_the_third)
+    seen = []
+    with pytest.raises(MemoryError):
+        seen += [frames for frames, _ in loader]
+    state = loader.state_dict()
+    assert (state["epoch"], state["position"]) == (0, 2)
+    loader.load_state_dict(state)
+    assert flat(indices_of(dataset, loader)) == list(range(8, 23))
+
+
+def test_the_state_is_that_of_the_latest_iteration(dataset):
+    loader = FrameLoader(dataset, 4)
+    first, second = iter(loader), None
+    next(first)
+    second = iter(loader)
+    next(second)
+    for batches in (first, first, second):
+        next(batches)
+    state = loader.state_dict()
+    assert (state["epoch"], state["position"]) == (1, 2)
+    assert len(list(first)) == 3
+    assert len(list(second)) == 4
+    assert (loader.epoch, loader.state_dict()["position"]) == (2, 0)
+
+
+def test_numbers_of_numpy(dataset):
+    numbers = {"seed": np.int64(3), "rank": np.int32(0), "threads": np.uint8(2)}
+    loader = FrameLoader(dataset, np.int64(4), prefetch=np.int64(1), shuffle=np.True_, **numbers)
+    loader.epoch = np.int64(2)
+    next(iter(loader))
+    state = json.loads(json.dumps(loader.state_dict()))
+    other = FrameLoader(dataset, 4, shuffle=True, seed=3)
+    other.load_state_dict(state)
+    assert (other.epoch, state["position"]) == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -360,6 +421,7 @@ def test_counts_of_two_bytes(tmp_path):
     assert frames[:, 0, 0, 0, 0].tolist() == [1000, 1001, 1002]
     ((packed, _),) = FrameLoader(dataset, 3, layout="packed")
     assert packed.dtype == torch.uint16
+    assert [int(one.max()) for one, _ in dataset] == [1000, 1001, 1002]  # none of torch's uint16
 
 
 def test_bad_options(dataset):
@@ -373,9 +435,25 @@ def test_bad_options(dataset):
         {"dtype": torch.int64},
         {"dtype": torch.float32, "layout": "packed"},
         {"threads": 0},
+        {"device": "gpu"},
+        {"device": None},
+        {"device": "meta"},
+        {"device": "xpu"},
+        {"dtype": [1]},
+        {"transform": 3},
     ):
         with pytest.raises(OptionError):
             FrameLoader(dataset, **{"batch_size": 4, **options})
+
+
+def test_what_it_reads(folder, dataset):
+    for other in (random_split(dataset, [20, 3])[0], dataset + dataset, folder / "store.zarr"):
+        with pytest.raises(OptionError, match=r"reads a FrameDataset, .* dataset.subset"):
+            FrameLoader(other, 4)
+    for transform in ("transform", "target_transform"):
+        transformed = eventdata.FrameDataset(folder / "store.zarr", **{transform: lambda x: x})
+        with pytest.raises(OptionError, match="gets whole batches"):
+            FrameLoader(transformed, 4)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
