@@ -17,6 +17,7 @@ SensorSize = tuple[int, int]  # (W, H), columns first, as Tonic writes it
 
 EVENT_DTYPE = np.dtype([("x", np.int16), ("y", np.int16), ("t", np.int64), ("p", np.bool_)])
 LARGEST_SIDE = np.iinfo(np.int16).max
+LONGEST = 86_400.0  # seconds of a recording: what spans more is of another unit
 LATEST = 2**61  # microseconds, or nanoseconds until 2043; sums of two times still fit int64
 
 
@@ -28,8 +29,8 @@ def check_events(
     ``events`` is a structured array (N,) with fields ``x, y, t, p`` in any order and of any numeric
     type; other fields are left out. ``sensor_size`` is (W, H) or Tonic's (W, H, P); without it only
     negative coordinates are refused. Times are integers (steps, microseconds: the unit is kept) or
-    floats, which are seconds and become microseconds. Polarities are {0, 1} or {-1, 1}. Events out
-    of order are sorted by time, those of the same time keeping their order.
+    floats, which are seconds, a day at most, and become microseconds. Polarities are {0, 1} or
+    {-1, 1}. Events out of order are sorted by time, those of the same time keeping their order.
 
     Returns a contiguous array of ``EVENT_DTYPE``, which is ``events`` itself where nothing had to
     change; the caller's array is never written to. Raises ``InputError``, which begins with
@@ -124,6 +125,11 @@ def _times(t: NDArray[Any], name: str) -> NDArray[np.int64]:
         seconds = t.astype(np.float64)
         if not np.all(np.abs(seconds) < LATEST / 1e6):  # also False for NaN
             raise InputError(f"{name}: t has times (in seconds) that are NaN or beyond any clock")
+        if len(t) and np.ptp(seconds) > LONGEST:
+            raise InputError(
+                f"{name}: t spans {np.ptp(seconds):,.0f} s, more than a day; floats are seconds, "
+                "give microseconds as whole numbers"
+            )
         t = np.rint(seconds * 1e6)
     t = _whole(t, "t", name)
     if len(t) and not (t.min() > -LATEST and t.max() < LATEST):

@@ -78,6 +78,9 @@ def test_float_times_are_seconds():
     dtype = np.dtype([("x", "i2"), ("y", "i2"), ("t", "f8"), ("p", "i1")])
     checked = check_events(structured(dtype, t=(0.1, 0.3, 1.5)), SENSOR)
     assert checked["t"].tolist() == [100_000, 300_000, 1_500_000]
+    microseconds = structured(dtype, t=(100_000.0, 300_000.0, 1_500_000.0))
+    with pytest.raises(InputError, match="t spans 1,400,000 s, more than a day"):
+        check_events(microseconds, SENSOR)
 
 
 def test_other_fields_are_left_out():

@@ -11,7 +11,13 @@ import zstandard
 
 from eventdata.errors import InputError, OptionError
 from eventdata.plain import read_plain
-from eventdata.raw.event_columns import Columns, check_whole, header_lines, most_events, unwrap
+from eventdata.raw.event_columns import (
+    Columns,
+    check_size,
+    header_lines,
+    most_events,
+    unwrap,
+)
 
 LZ4, ZSTD = (1, 2), (3, 4)  # each fast and thorough
 EVENT_BYTES = 16  # unpacked
@@ -45,7 +51,7 @@ def _read_aedat2(data: bytes) -> Columns:
     chip = next((line for line in lines if line.startswith("# AEChip:")), "# DVS128")
     if not chip.endswith("DVS128"):
         raise InputError(f"AEDAT 2.0 of another chip than the DVS128 ({chip[2:]})")
-    check_whole(len(data) - start, 8)
+    check_size(len(data) - start, 8)
     address, t = np.frombuffer(data, ">u4", offset=start).reshape(-1, 2).T.astype(np.int64)
     t = unwrap(t, 32)
     pixels = address < 0x8000  # higher bits mark triggers

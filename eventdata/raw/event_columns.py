@@ -32,7 +32,7 @@ def header_lines(data: bytes, mark: bytes) -> tuple[list[str], int]:
     return lines, start
 
 
-def check_whole(size: int, event: int) -> None:
+def check_size(size: int, event: int) -> None:
     """Whether so many bytes are whole events, one at least."""
     if size <= 0:
         raise InputError("a truncated file: it has no events")

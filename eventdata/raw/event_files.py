@@ -6,6 +6,7 @@
     .bin            ATIS, as N-MNIST and N-Caltech101 have it                    here
     .es             Event Stream 2                                               here
     .npz .npy       columns x, y, t, p, or one structured array of these         here
+                    (times: whole numbers are microseconds, floats seconds)
 
 Formats of fixed-size words are decoded here and not by the libraries that know them, because those
 hang, wrap or stop without a word on a damaged file; tests hold each decoder against one of them.
@@ -31,11 +32,12 @@ from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, check_events, make_events, sensor_of
 from eventdata.plain import check_plain
 from eventdata.raw.aedat import read_aedat
-from eventdata.raw.event_columns import Columns, check_whole, most_events
+from eventdata.raw.event_columns import Columns, check_size, most_events
 from eventdata.raw.npz import inflate, list_members, parse_npy_header
 from eventdata.raw.prophesee import read_dat, read_raw
 
 MAX_PIECES = 1 << 20  # of one recording: more is a damaged time stamp or a wrong unit
+UNNAMED = ["arr_0", "arr_1", "arr_2", "arr_3"]  # as NumPy calls them
 MAX_EVENT_BYTES = 40  # in an npz: four columns of 64 bits, and their headers
 
 
@@ -83,12 +85,11 @@ def read_columns(path: Path) -> Columns:
         raise out_of_memory(str(path)) from None
 
 
-def cut(events: Events, every: int, *, include_incomplete: bool = False) -> list[slice]:
+def cut(events: Events, every: int) -> list[slice]:
     """Cut a recording into samples of ``every`` microseconds, from its first event on.
 
     Returns one slice of ``events`` a sample, without events where nothing happened. The rest that
-    does not fill a sample is left out unless ``include_incomplete``, but a recording shorter than
-    ``every`` is one sample.
+    does not fill a sample is left out, but a recording shorter than ``every`` is one sample.
 
     Raises:
         OptionError: ``every`` is not positive.
@@ -100,7 +101,7 @@ def cut(events: Events, every: int, *, include_incomplete: bool = False) -> list
         return [slice(0, 0)]
     t = np.ascontiguousarray(events["t"])
     span = int(t[-1]) - int(t[0]) + 1
-    pieces = max(-(-span // every) if include_incomplete else span // every, 1)
+    pieces = max(span // every, 1)
     if pieces > MAX_PIECES:
         raise InputError(f"a recording of {span:,} us makes {pieces:,} samples of {every:,} us")
     edges = t[0] + np.arange(pieces + 1) * min(every, span)
@@ -115,7 +116,7 @@ def _read_bin(path: Path) -> Columns:
     (garrickorchard.com/datasets/n-mnist and its eventvision.py).
     """
     data = path.read_bytes()
-    check_whole(len(data), 5)
+    check_size(len(data), 5)
     fields = np.frombuffer(data, np.uint8).reshape(-1, 5).T.astype(np.int32)
     x, y, high, middle, low = fields
     overflow = y == 240
@@ -159,8 +160,10 @@ def _read_es(path: Path) -> Columns:
 def _read_npz(path: Path) -> Columns:
     data = path.read_bytes()
     members = {name.removesuffix(".npy"): info for name, info in list_members(data).items()}
-    names = list("xytp") if set("xytp") <= members.keys() else list(members)
-    if len(names) not in (1, 4):
+    # Arrays without names are x, y, t, p; under other names they might be in any order.
+    named = [names for names in (list("xytp"), UNNAMED) if set(names) <= members.keys()]
+    names = named[0] if named else list(members)
+    if not named and len(names) != 1:
         raise InputError(f"no arrays x, y, t, p in it (it has: {', '.join(names) or '-'})")
     declared = sum(members[name].size for name in names)
     most = most_events(len(data))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError
 from eventdata.events import SensorSize
-from eventdata.raw.event_columns import Columns, check_whole, header_lines, unwrap
+from eventdata.raw.event_columns import Columns, check_size, header_lines, unwrap
 
 _SENSORS = {  # by what a header without geometry says of the camera
     "genx320": (320, 320),
@@ -26,7 +26,7 @@ def read_dat(path: Path) -> Columns:
     kind = data[start : start + 2]
     if kind not in (b"\x00\x08", b"\x0c\x08"):
         raise InputError(f"not a DAT file of CD events of 8 bytes (its type and size are {kind!r})")
-    check_whole(len(data) - start - 2, 8)
+    check_size(len(data) - start - 2, 8)
     t, word = np.frombuffer(data, "<u4", offset=start + 2).reshape(-1, 2).T
     size = _size(fields.get("width"), fields.get("height"))
     return Columns(
@@ -60,7 +60,7 @@ def _decode_evt2(data: bytes, start: int) -> tuple[NDArray[Any], ...]:
     Types 0 and 1 are CD events off and on: the low 6 bits of the time, 11 of x, 11 of y.
     Type 8 has the 28 bits above of the time of the events that follow.
     """
-    check_whole(len(data) - start, 4)
+    check_size(len(data) - start, 4)
     words = np.frombuffer(data, "<u4", offset=start)
     kind = (words >> 28).astype(np.uint8)
     _check_kinds(kind, (0, 1, 8, 10, 14, 15))
@@ -80,7 +80,7 @@ def _decode_evt3(data: bytes, start: int) -> tuple[NDArray[Any], ...]:
     of the vectors that follow. Events are 2, a pixel at x with p, and 4 and 5, vectors of 12 and
     of 8 pixels, one bit each, which move x on.
     """
-    check_whole(len(data) - start, 2)
+    check_size(len(data) - start, 2)
     words = np.frombuffer(data, "<u2", offset=start)
     kind, value = words >> 12, words & 0xFFF
     _check_kinds(kind, (0, 2, 3, 4, 5, 6, 7, 8, 10, 14, 15))

@@ -351,6 +351,7 @@ def test_numpy_files(tmp_path):
         ("a.npz", npz(**BYTES)),
         ("A.NPZ", npz(other=structured, **BYTES)),
         ("b.npz", npz(events=structured)),
+        ("c.npz", npz(**{f"arr_{i}": BYTES[name] for i, name in enumerate("xytp")})),
         ("c.npy", structured),
     ):
         events, size = read_events(str(write(tmp_path, name, content)))
@@ -413,6 +414,7 @@ HEADERS = {"aedat": b"#!AER-DAT2.0\r\n", "evt2": b"% evt 2.0\n", "es": b"Event S
         ("a.npz", npz(**BYTES)[:-30], "not a whole zip"),
         ("a.npz", npz(), "no arrays x, y, t, p"),
         ("a.npz", npz(x=BYTES["x"], y=BYTES["y"]), r"it has: x, y\)"),
+        ("a.npz", npz(**{f"{name}s": BYTES[name] for name in "yxtp"}), r"it has: ys, xs, ts, ps\)"),
         ("a.npz", npz(**BYTES | {"p": npy(np.zeros(2))}), "four columns of one length"),
         ("a.npz", npz(**BYTES | {"t": npy(np.array([1, "a", None]))}), "never unpickled"),
         ("a.npz", npz(**BYTES | {"t": npy(np.zeros((3, 1)))}), "must be [(]N,[)]"),
@@ -446,15 +448,13 @@ def test_files_that_are_not_there(tmp_path):
 @given(
     st.lists(st.integers(0, 200), min_size=1, max_size=40).map(sorted),
     st.integers(1, 60),
-    st.booleans(),
 )
-def test_cut_is_windows_from_the_first_event_on(times, every, include_incomplete):
+def test_cut_is_windows_from_the_first_event_on(times, every):
     n = len(times)
     events = make_events([0] * n, [0] * n, times, [0] * n)
-    pieces = cut(events, every, include_incomplete=include_incomplete)
+    pieces = cut(events, every)
     span = times[-1] - times[0] + 1
-    whole = -(-span // every) if include_incomplete else max(span // every, 1)
-    assert len(pieces) == whole
+    assert len(pieces) == max(span // every, 1)
     for i, piece in enumerate(pieces):
         start = times[0] + i * every
         expected = [t for t in times if start <= t < start + every]
