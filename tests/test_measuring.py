@@ -60,3 +60,13 @@ def test_without_matplotlib_there_is_no_plot(measuring, tmp_path, monkeypatch, c
 @pytest.mark.parametrize("threads", [1, 2])
 def test_copy_bandwidth_is_a_speed(measuring, threads):
     assert measuring["copy_bandwidth"](threads) > 1e8
+
+
+def test_a_place_for_the_result_is_told_before_anything_is_measured(measuring, tmp_path):
+    import click
+
+    place = measuring["ResultFile"]()
+    assert place(str(tmp_path / "result.json")) == tmp_path / "result.json"
+    for name, told in (("result.md", "the ending .json"), ("no/result.json", "no such folder")):
+        with pytest.raises(click.BadParameter, match=told):
+            place(str(tmp_path / name))

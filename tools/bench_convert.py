@@ -25,7 +25,7 @@ import zarr
 import zarr.codecs
 import zstandard
 from isal import isal_zlib
-from measuring import measure, report
+from measuring import measure, output_option, report, runs_option
 from peers import published_frames, spikingjelly_cache, tonic_cache
 from published import RawFile, frames, raw_files
 
@@ -91,9 +91,9 @@ def floor(files: list[RawFile], places: list[list[Member]], planes: list[bytes])
 @click.command()
 @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--copies", default=64, show_default=True, help="How often to have each file.")
-@click.option("--runs", default=5, show_default=True)
+@runs_option(5)
 @click.option("--growth", type=click.Choice(["events", "workers"]), help="Measure this instead.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
+@output_option
 def main(root: Path, copies: int, runs: int, growth: str | None, output: Path | None) -> None:
     """Measure all ways on the raw files under ROOT, in one run.
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 import tonic.transforms
-from measuring import copy_bandwidth, machine, markdown, new_figure, show, write
+from measuring import copy_bandwidth, machine, markdown, new_figure, output_option, show, write
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
@@ -38,7 +38,7 @@ Row = dict[str, Any]
 @click.option("--events-per-frame", default=3_000, show_default=True, help="Events a frame.")
 @click.option("--frames", default=10, show_default=True, help="Number of frames.")
 @click.option("--repeats", default=7, show_default=True, help="Runs of each; the median counts.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
+@output_option
 def main(
     recordings: Path,
     window: int,

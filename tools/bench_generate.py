@@ -16,7 +16,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from measuring import Timing, copy_bandwidth, report
+from measuring import ResultFile, Timing, copy_bandwidth, report, runs_option
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,10 +33,10 @@ Way = tuple[Callable[[Path], Any], Callable[[Any], Any]]  # untimed, and timed o
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--clips", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--limit", type=click.IntRange(1), help="Files of each kind, evenly spread.")
-@click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
+@runs_option(5)
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=ResultFile(),
     help="Write JSON to STEM-image.json and STEM-clip.json of this STEM.json.",
 )
 def main(

@@ -22,7 +22,17 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-from measuring import Timing, machine, markdown, new_figure, resident, show, write
+from measuring import (
+    Timing,
+    machine,
+    markdown,
+    new_figure,
+    output_option,
+    resident,
+    runs_option,
+    show,
+    write,
+)
 from numpy.typing import NDArray
 
 import eventdata
@@ -172,9 +182,9 @@ def run_step(step: str, folder: Path, count: int) -> tuple[float, float]:
 
 @click.command()
 @click.option("--sizes", default="1000,10000,100000,1000000", show_default=True)
-@click.option("--runs", default=3, show_default=True)
+@runs_option(3)
 @click.option("--only", multiple=True, type=click.Choice(list(STEPS)), help="Only this step.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
+@output_option
 @click.option("--step", nargs=3, hidden=True, help="Do one step and print what it took.")
 def main(
     sizes: str,

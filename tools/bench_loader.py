@@ -18,7 +18,7 @@ import click
 import numpy as np
 import torch
 import zstandard
-from measuring import copy_bandwidth, measure, report
+from measuring import copy_bandwidth, measure, output_option, report, runs_option
 from peers import Read, peers
 from published import raw_files
 from torch.utils.data import DataLoader
@@ -43,13 +43,13 @@ Way = Callable[[], int]
 
 @click.command()
 @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--runs", default=7, show_default=True)
+@runs_option(7)
 @click.option("--batch-size", default=64, show_default=True)
 @click.option(
     "--repeats", default=64, show_default=True, help="How often loaders read each sample."
 )
 @click.option("--device", default="cpu", show_default=True, help="Where batches are made dense.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
+@output_option
 def main(
     root: Path, runs: int, batch_size: int, repeats: int, device: str, output: Path | None
 ) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import click
 import torch
-from measuring import by_clock, measure, report
+from measuring import by_clock, measure, output_option, report, runs_option
 from torch import Tensor
 
 from train.memory import counted, keep_pages
@@ -221,13 +221,13 @@ def milliseconds(work: Callable[[], object], device: str, runs: int) -> list[flo
 @click.command()
 @click.option("--shape", type=int, nargs=5, help=f"T N C H W; else, by device, {SHAPES}.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
-@click.option("--runs", type=click.IntRange(1), default=7, show_default=True)
+@runs_option(7)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of torch and of the kernels.")
 @click.option("--compile", "compiled", is_flag=True, help="Also torch.compile of the loop.")
 @click.option("--keep-pages/--no-keep-pages", "keep", default=True, show_default=True)
 @click.option("--peer-alone", is_flag=True, hidden=True, help="Print SpikingJelly's ms/pass.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
+@output_option
 def main(
     shape: tuple[int, ...] | None,
     dtype: str,

@@ -35,7 +35,7 @@ from bench_neuron import (
     surrogate_on,
     timer,
 )
-from measuring import Timing, measure, report, resident
+from measuring import Timing, measure, output_option, report, resident, runs_option
 from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 from torch.nn import functional
@@ -201,7 +201,7 @@ def matrix_speed(device: str, dtype: torch.dtype) -> float:
 @click.option("--batch", type=click.IntRange(1), help="N; else 1, on a GPU 32.")
 @click.option("--steps", default=8, show_default=True, help="T.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
-@click.option("--runs", default=7, show_default=True)
+@runs_option(7)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of torch and of the kernels.")
 @click.option(
@@ -213,7 +213,7 @@ def matrix_speed(device: str, dtype: torch.dtype) -> float:
 )
 @click.option("--growth", is_flag=True, help="Time a frame over T and N instead.")
 @click.option("--peak-of", hidden=True, help="Print the peak of memory of a way, and no more.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
+@output_option
 def main(
     width: int,
     side: int,

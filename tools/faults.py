@@ -24,6 +24,7 @@ import click
 from faulting.jobs import convert_job, generate_job, train_job
 from faulting.kills import Victim, kill_at_random
 from faulting.turns import FAULTS, Fault, in_turn
+from measuring import output_option
 
 JOBS = ("convert", "generate", "train")
 SHARES = {"convert": 0.6, "generate": 0.25, "train": 0.15}  # of the kills
@@ -50,7 +51,7 @@ class Row:
 @click.option("--fault", "faults", multiple=True, type=click.Choice(FAULTS), help="Only this.")
 @click.option("--seed", default=0, show_default=True, help="Of moments, victims and operations.")
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="To work in.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
+@output_option
 def main(
     kills: int,
     turns: int,

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import click
-from measuring import machine
+from measuring import machine, output_option
 
 import eventdata
 
@@ -25,7 +25,7 @@ import eventdata
 @click.argument("store", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--flips", type=click.IntRange(1), default=10_000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
+@output_option
 def main(store: Path, flips: int, seed: int, output: Path | None) -> None:
     """Flip bits of a copy of STORE; a small one, since each flip is followed by a verification."""
     start = time.monotonic()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +23,29 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class ResultFile(click.Path):
+    """A path of a JSON file, told before hours of measuring where it can't be written."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if path.suffix != ".json":
+            self.fail(f"{path}: give it the ending .json; others may lie beside it", param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"{path}: there is no such folder", param, ctx)
+        return path
+
+
+output_option = click.option("--output", type=ResultFile(), help="Write JSON here.")
+
+
+def runs_option(runs: int) -> Callable[[Any], Any]:
+    """How often each way is timed."""
+    return click.option("--runs", type=click.IntRange(1), default=runs, show_default=True)
 
 
 @dataclass(frozen=True)

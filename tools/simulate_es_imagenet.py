@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 import numpy as np
 from bench_growth import make_raw
-from measuring import resident
+from measuring import output_option, resident
 
 import eventdata
 from eventdata.conversion import DEFAULT_SHARD_SIZE, Job, plan_job
@@ -36,7 +36,7 @@ STEPS = ("plan", "resume", "check again", "open")
 
 @click.command()
 @click.option("--samples", default=SAMPLES, show_default=True)
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
+@output_option
 @click.option("--step", nargs=2, hidden=True, help="Do one step and print what it took.")
 def main(samples: int, output: Path | None, step: tuple[str, str] | None) -> None:
     """Simulate a conversion of so many samples that was interrupted before its last shard."""

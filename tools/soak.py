@@ -25,6 +25,7 @@ import click
 import google_crc32c
 import numpy as np
 import torch
+from measuring import output_option
 from torch.utils.data import DataLoader
 
 import eventdata
@@ -83,7 +84,7 @@ class Watched:
 @click.argument("store", required=False)
 @click.option("--readers", default=8, show_default=True)
 @click.option("--minutes", default=10.0, show_default=True)
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
+@output_option
 def main(store: str | None, readers: int, minutes: float, output: Path | None) -> None:
     """Read and verify STORE, or a drawn one."""
     with tempfile.TemporaryDirectory() as folder:
