@@ -121,6 +121,14 @@ def _complete_folder(_: click.Context, __: click.Parameter, incomplete: str) -> 
     return [CompletionItem(incomplete, type="dir")]  # the shell looks; a URL stays as it is
 
 
+def _complete_recipe(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    recipes = sorted((Path(__file__).parents[1] / "train" / "recipes").glob("*.toml"))
+    found = [CompletionItem(path.stem) for path in recipes if path.stem.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
 @main.command(
     cls=SectionCommand,
     epilog="Sources:\n\n\b\n"
@@ -132,7 +140,9 @@ def _complete_folder(_: click.Context, __: click.Parameter, incomplete: str) -> 
 @convert_options
 @workers_option
 @scheduler_option
-@click.option("--shard-size", type=click.IntRange(1), default=512, show_default=True)
+@click.option(
+    "--shard-size", type=click.IntRange(1), default=512, show_default=True, help="Samples a file."
+)
 @click.option("--limit", type=click.IntRange(1), help="Only the first N samples of each split.")
 @click.option(
     "--on-error",
@@ -375,7 +385,13 @@ def verify(
 @click.option("--split", help="Which split; needed where there are several.")
 @click.option("--index", default="0", show_default=True, help="A sample (7), or a range (0:16).")
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help=".png or .gif")
-@click.option("--scale", type=click.IntRange(1, 32), default=1, show_default=True)
+@click.option(
+    "--scale",
+    type=click.IntRange(1, 32),
+    default=1,
+    show_default=True,
+    help="Times as large as the samples are.",
+)
 @debug_option
 def show(store: str, split: str | None, index: str, out: str, scale: int) -> None:
     """Draw samples of STORE: positive events blue, negative ones vermilion.
@@ -402,8 +418,9 @@ def show(store: str, split: str | None, index: str, out: str, scale: int) -> Non
 @click.option("--images", help="Store of still images, where the recipe pretrains on them.")
 @click.option(
     "--recipe",
-    help="A recipe's name, or a TOML file. Without: pipe-s; with --images pipe-d-images, else "
-    "pipe-d-events; for scratch, what the store is of.",
+    shell_complete=_complete_recipe,
+    help="A recipe's name (docs/training.md lists them), or a TOML file. Without: pipe-s; with "
+    "--images pipe-d-images, else pipe-d-events; for scratch, what the store is of.",
 )
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Run folder.")
 @click.option("--set", "changes", multiple=True, metavar="STAGE.KEY=VALUE", help="Change a key.")

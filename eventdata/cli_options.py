@@ -7,10 +7,11 @@ import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-LABELS = "Which samples (imagenet, images, ucf101, es-ucf101)"
-FRAMES = "Frames from events (tonic:NAME, recordings)"
-ODG = "Events from images (imagenet)"
-VIDEO = "Events from clips (ucf101)"
+LABELS = "Which samples"
+AGAINST = "With --against, as for convert"
+FRAMES = "Frames from events (tonic:NAME, recordings; --steps is for ucf101 too)"
+ODG = "Events from images (imagenet; generate es-imagenet)"
+VIDEO = "Events from clips (ucf101; generate es-ucf101)"
 PIXELS = "Images (images; --crop is for imagenet too)"
 
 
@@ -48,15 +49,25 @@ def _choice(*values: str) -> Any:
 _FILE = click.Path(exists=True, dir_okay=False)
 _FOLDER = click.Path(exists=True, file_okay=False)
 
-_IMAGE_LABELS = (
-    _option(LABELS, "--split", "Only this split (train, val, ...)."),
-    _option(LABELS, "--list", "Labels of images: lines 'path label'.", type=_FILE),
-    _option(LABELS, "--classes", "Indices of classes: lines 'name index'.", type=_FILE),
-)
-_CLIP_LABELS = (
-    _option(LABELS, "--splits", "Folder of UCF101's official lists.", type=_FOLDER),
-    _option(LABELS, "--fold", "Which of UCF101's three splits.", type=click.IntRange(1, 3)),
-)
+_SPLIT = _option(LABELS, "--split", "Only this split (train, val, ...).")
+
+
+def _image_labels(section: str) -> tuple[Callable[[Any], Any], ...]:
+    return (
+        _option(section, "--list", "Of images: labels, in lines 'path label'.", type=_FILE),
+        _option(section, "--classes", "Of images: numbers, in lines 'class number'.", type=_FILE),
+    )
+
+
+def _clip_labels(section: str) -> tuple[Callable[[Any], Any], ...]:
+    return (
+        _option(section, "--splits", "Of UCF101: the folder of its official lists.", type=_FOLDER),
+        _option(
+            section, "--fold", "Of UCF101: which of its three splits.", type=click.IntRange(1, 3)
+        ),
+    )
+
+
 _ODG = (
     _option(
         ODG,
@@ -84,39 +95,47 @@ _VIDEO = (
         "How frames are scaled: bilinear (default), bicubic, area, nearest, lanczos.",
     ),
 )
-_VIDEO_FRAMES = (
-    _option(
-        VIDEO,
-        "--steps",
-        "T: of a clip [30]; of windows, padded or cut.",
-        type=int,
-    ),
-    _option(VIDEO, "--size", "Rows x columns [256x342]."),
-)
+_VIDEO_FRAMES = (_option(VIDEO, "--size", "Rows x columns [256x342]."),)
 _FRAMES = (
     _option(FRAMES, "--frames", "T frames of equal time.", type=int),
-    _option(FRAMES, "--window", "Frames of so many microseconds.", type=int),
-    _option(FRAMES, "--events-per-frame", "Frames of so many events.", type=int),
-    _option(FRAMES, "--overlap", "What frames share.", type=float),
+    _option(FRAMES, "--window", "Frames of so many microseconds, with --steps.", type=int),
+    _option(FRAMES, "--events-per-frame", "Frames of so many events, with --steps.", type=int),
     _option(
-        FRAMES, "--include-incomplete", "Keep a last part of a window.", is_flag=True, default=None
+        FRAMES,
+        "--steps",
+        "T by --window and --events-per-frame: shorter samples are padded with empty frames, "
+        "longer ones cut. Of a clip [30].",
+        type=int,
+    ),
+    _option(
+        FRAMES,
+        "--overlap",
+        "What a frame shares with the next: microseconds, events, or with --frames a part of one.",
+        type=float,
+    ),
+    _option(
+        FRAMES,
+        "--include-incomplete",
+        "Keep the rest that does not fill a window.",
+        is_flag=True,
+        default=None,
     ),
     _option(
         FRAMES,
         "--representation",
-        "Whether or how often [binary].",
+        "Whether there was an event, or how many [binary].",
         type=_choice("binary", "count"),
     ),
     _option(FRAMES, "--count-dtype", "Type of counts [uint8].", type=_choice("uint8", "uint16")),
     _option(
         FRAMES, "--merge-polarities", "One channel instead of two.", is_flag=True, default=None
     ),
-    _option(FRAMES, "--every", "Microseconds of a sample.", type=int),
+    _option(FRAMES, "--every", "Cut recordings into samples of so many microseconds.", type=int),
     _option(FRAMES, "--sensor-size", "Columns x rows, where files do not say."),
     _option(
         FRAMES,
         "--transform",
-        "Such as 'Denoise(filter_time=10000)'.",
+        "One of Tonic's, such as 'Denoise(filter_time=10000)'; can be given several times.",
         multiple=True,
         callback=lambda _, __, values: list(values) or None,
     ),
@@ -145,8 +164,9 @@ def _all(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
 
 
 convert_options = _all(
-    *_IMAGE_LABELS,
-    *_CLIP_LABELS,
+    _SPLIT,
+    *_image_labels(LABELS),
+    *_clip_labels(LABELS),
     *_ODG,
     *_ODG_FRAMES,
     *_VIDEO,
@@ -154,5 +174,5 @@ convert_options = _all(
     *_PIXELS,
     *_FRAMES,
 )
-generate_options = _all(*_IMAGE_LABELS, *_ODG, *_VIDEO)
-verify_options = _all(*_IMAGE_LABELS[1:], *_CLIP_LABELS)
+generate_options = _all(_SPLIT, *_image_labels(LABELS), *_ODG, *_VIDEO)
+verify_options = _all(*_image_labels(AGAINST), *_clip_labels(AGAINST))

@@ -168,6 +168,8 @@ def test_completion():
         ("convert es-", "plain\nes-imagenet"),
         ("verify run", "dir\nrun"),
         ("verify es.zarr --ag", "plain\n--against"),
+        ("train pipe-d --recipe digi", "plain\ndigits"),
+        ("train pipe-d --recipe runs/x", "file\nruns/x"),
     ],
 )
 def test_what_the_tab_key_offers(words, expected):

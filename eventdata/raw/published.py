@@ -19,14 +19,14 @@ from eventdata.raw.ucf101 import Ucf101, clip_name
 Maker = ImageNet | Ucf101
 MADE_FROM = {"es-imagenet": "imagenet", "es-ucf101": "ucf101"}
 FIXED = {"long_side", "crop", "trace", "steps", "size"}  # by the layouts' readers
-NO_USE = {"splits", "fold"}  # raw clips are in no split
+NO_USE = {"es-imagenet": set(), "es-ucf101": {"split", "splits", "fold"}}  # clips have no split
 
 
 def source_of(kind: str, root: Path, options: Mapping[str, Any]) -> Maker:
     """The images or clips to make raw files of ``kind`` from."""
     if kind not in MADE_FROM:
         raise OptionError(f"raw files are of {' or '.join(MADE_FROM)}, not {kind!r}")
-    known = SOURCES[MADE_FROM[kind]].options - FIXED - NO_USE
+    known = SOURCES[MADE_FROM[kind]].options - FIXED - NO_USE[kind]
     unknown = sorted(
         key for key, value in options.items() if value is not None and key not in known
     )
