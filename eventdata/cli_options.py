@@ -98,6 +98,7 @@ _VIDEO = (
 _VIDEO_FRAMES = (_option(VIDEO, "--size", "Rows x columns [256x342]."),)
 _FRAMES = (
     _option(FRAMES, "--frames", "T frames of equal time.", type=int),
+    _option(FRAMES, "--n-event-bins", "T frames of equally many events.", type=int),
     _option(FRAMES, "--window", "Frames of so many microseconds, with --steps.", type=int),
     _option(FRAMES, "--events-per-frame", "Frames of so many events, with --steps.", type=int),
     _option(
@@ -110,7 +111,7 @@ _FRAMES = (
     _option(
         FRAMES,
         "--overlap",
-        "What a frame shares with the next: microseconds, events, or with --frames a part of one.",
+        "What a frame shares with the next: microseconds, events, or of bins a part of one.",
         type=float,
     ),
     _option(

@@ -13,6 +13,8 @@ from eventdata.raw.source import tell
 from eventdata.raw.transforms import EventTransform, sensor_after
 from eventdata.store.layout import Parameters, SampleFormat
 
+WAYS = ("frames", "n_event_bins", "window", "events_per_frame")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrameSettings:
@@ -30,14 +32,12 @@ class FrameSettings:
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "FrameSettings":
         """Settings from options by their names (`raw.registry`); OptionError where they clash."""
-        ways = [
-            key for key in ("frames", "window", "events_per_frame") if options.get(key) is not None
-        ]
+        ways = [key for key in WAYS if options.get(key) is not None]
         if len(ways) != 1:
             given = " and ".join(_flag(way) for way in ways) or "none"
             raise OptionError(
-                "choose one of --frames T, --window MICROSECONDS and --events-per-frame N: "
-                f"{given} given"
+                "choose one of --frames T, --n-event-bins T, --window MICROSECONDS and "
+                f"--events-per-frame N: {given} given"
             )
         representation: Any = options.get("representation") or "binary"
         count_dtype = options.get("count_dtype")
@@ -73,6 +73,7 @@ class FrameSettings:
         framing = self.framing
         values = {
             "frames": framing.frames,
+            "n_event_bins": framing.n_event_bins,
             "window": framing.window,
             "events_per_frame": framing.events_per_frame,
             "overlap": framing.overlap,

@@ -115,6 +115,7 @@ _FRAMES = frozenset(
     {
         "split",
         "frames",
+        "n_event_bins",
         "window",
         "events_per_frame",
         "overlap",
@@ -181,6 +182,7 @@ _KINDS: Mapping[str, _Kind] = {
     "size": _TEXT,
     "short_side": _WHOLE,
     "frames": _WHOLE,
+    "n_event_bins": _WHOLE,
     "window": _WHOLE,
     "events_per_frame": _WHOLE,
     "overlap": _NUMBER,
