@@ -17,6 +17,7 @@ import eventdata
 from eventdata.cli import main
 from eventdata.conversion import convert
 from eventdata.errors import OptionError
+from eventdata.raw.registry import read_options
 
 
 class TestEsImageNet(SourceContract):
@@ -183,6 +184,7 @@ def test_command(tmp_path):
         ("ucf101", {"mode": float("inf")}, "mode is inf: give a whole number"),
         ("ucf101", {"seed": 1}, "--seed is of mode 2's draws"),
         ("images", {"crop": True}, "crop is True: give a whole number"),
+        ("imagenet", {"threshold": True}, "threshold is True: give a number"),
         ("recordings", {"frames": 3, "every": "long"}, "every is 'long': give a whole number"),
         ("recordings", {"frames": 3, "transform": [1]}, "transform is [1]: give a text or several"),
         ("recordings", {"frames": 3, "sensor_size": (float("inf"), 1)}, "--sensor-size is WIDTH"),
@@ -192,6 +194,17 @@ def test_command(tmp_path):
 def test_values_of_another_kind(tmp_path, source, options, told):
     with pytest.raises(OptionError, match=re.escape(told)):
         convert(source, tmp_path, tmp_path / "out.zarr", **options)
+
+
+@pytest.mark.parametrize("whole", [2**61 - 1, int("10" * 30), 7])
+def test_whole_numbers_of_any_length_and_form(whole):
+    """A float has 53 bits: none may stand between a value and what is read."""
+    forms = [whole, str(whole), *([7.0, np.int64(7), np.float32(7)] if whole == 7 else [])]
+    for value in forms:
+        read = read_options("recordings", {"every": value, "overlap": value})
+        assert read == {"every": whole, "overlap": whole}
+        assert {type(one) for one in read.values()} == {int}
+    assert read_options("recordings", {"overlap": "0.5"}) == {"overlap": 0.5}
 
 
 def digests(store: Path) -> dict[str, str]:

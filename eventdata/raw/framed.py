@@ -47,10 +47,9 @@ class FrameSettings:
             count_dtype = count_dtype or "uint8"
             if count_dtype not in ("uint8", "uint16"):
                 raise OptionError(f"--count-dtype is uint8 or uint16, not {count_dtype!r}")
-        overlap = options.get("overlap") or 0.0
         framing = Framing(
             **{key: options[key] for key in ways},
-            overlap=int(overlap) if overlap.is_integer() else overlap,
+            overlap=options.get("overlap") or 0,
             include_incomplete=bool(options.get("include_incomplete")),
             steps=options.get("steps"),
             representation=representation,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -148,15 +149,29 @@ def _texts(value: Any) -> list[str]:
 
 def _whole(value: Any) -> int:
     number = int(value)
-    if isinstance(value, bool) or number != float(value):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not isinstance(value, str) and not (is_number and number == value):
         raise ValueError
     return number
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _number_or_whole(value: Any) -> float:
+    try:
+        return _whole(value)  # any length: a float holds 53 bits
+    except ValueError:
+        return _number(value)
 
 
 _Kind = tuple[str, Callable[[Any], Any]]
 _TEXT: _Kind = ("a text", _text)
 _WHOLE: _Kind = ("a whole number", _whole)
-_NUMBER: _Kind = ("a number", float)
+_NUMBER: _Kind = ("a number", _number)
 _PATH: _Kind = ("a path", Path)
 
 # What values of options are, and how they are read: from Python they may be anything. Beside these
@@ -185,7 +200,7 @@ _KINDS: Mapping[str, _Kind] = {
     "n_event_bins": _WHOLE,
     "window": _WHOLE,
     "events_per_frame": _WHOLE,
-    "overlap": _NUMBER,
+    "overlap": ("a number", _number_or_whole),
     "representation": _TEXT,
     "count_dtype": _TEXT,
     "every": _WHOLE,
