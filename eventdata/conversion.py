@@ -283,7 +283,7 @@ def plan_job(source: Source, *, shard_size: int, limit: int | None, on_error: On
         dataset=source.dataset,
         representation=sample.representation,
         steps=sample.steps,
-        polarity=_polarity(sample),
+        polarity=sample.polarity,
         classes=list(source.classes),
         parameters=parameters,
         parameters_sha256=parameters_digest(parameters),
@@ -291,13 +291,6 @@ def plan_job(source: Source, *, shard_size: int, limit: int | None, on_error: On
     )
     columns = {split: samples.columns() for split, samples in listing.items()}
     return Job(source, listing, StorePlan(header, sample, shard_size, columns), on_error)
-
-
-def _polarity(sample: SampleFormat) -> list[str]:
-    """What the channels of event frames are; images have none."""
-    if sample.representation == "image":
-        return []
-    return ["positive", "negative"] if sample.channels == 2 else ["merged"]
 
 
 def convert_shard(task: ShardTask) -> int:

@@ -60,10 +60,11 @@ def flip_bits(store, tmp_path, monkeypatch):
     return run
 
 
-def test_any_flipped_bit_of_any_chunk_or_index_is_found(flip_bits, store):
-    """A hundred bits in a hundred places: data chunks, shard indices, columns."""
+def test_any_flipped_bit_of_any_file_is_found(flip_bits, store):
+    """A hundred bits in a hundred places: data chunks, shard indices, columns, zarr.json."""
     code, told = flip_bits(100)
-    assert (code, told["found"], told["missed"], told["files"]) == (0, 100, [], 4 + 12)
+    assert (code, told["found"], told["missed"]) == (0, 100, [])
+    assert told["files"] == 4 + 12 + 1 + 2 * 8  # shards, columns, a zarr.json of each group, array
     assert eventdata.verify(store).ok  # a copy was struck
 
 
@@ -71,7 +72,9 @@ def test_a_flip_that_is_not_found_is_told(flip_bits, monkeypatch):
     monkeypatch.setattr(eventdata, "verify", lambda store: SimpleNamespace(ok=True))
     code, told = flip_bits(3)
     assert (code, told["flips"], told["found"]) == (1, 3, 0)
-    assert [place.partition(": bit ")[0].endswith("/0") for place in told["missed"]] == [True] * 3
+    assert [place.partition(": bit ")[0] for place in told["missed"]] == [
+        f"train/event_count/{name}" for name in ("c/0", "zarr.json")
+    ] + ["train/frames/c/0/0/0/0/0"]
 
 
 @pytest.mark.parametrize(
@@ -103,11 +106,13 @@ def test_damaged_sample_is_named(store):
 def test_missing_and_foreign_files(store):
     (store / "train/frames/c/2/0/0/0/0").unlink()
     (store / "val/label/c/0").unlink()
-    (store / "notes.txt").write_text("x")
+    foreign = ("notes.txt", "train/label/junk.bin", "val/valid/c/99", "val/name/c/00")
+    for key in foreign:
+        (store / key).write_text("x")
     found = " ".join(messages(store))
     assert "the shard is missing" in found
     assert "chunk 0 is missing" in found
-    assert "notes.txt: a file that does not belong" in found
+    assert all(f"{key}: a file that does not belong" in found for key in foreign)
 
 
 def test_swapped_shards_are_found_by_event_counts(store):
@@ -187,6 +192,31 @@ def test_header_that_was_edited(store):
     path.write_text(json.dumps(document))
     with pytest.raises(StoreError, match="format version 2, this eventdata reads up to 1; upgrade"):
         eventdata.verify(store)
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize(
+    ("change", "seen_in_older"),
+    [
+        (lambda root: root.update(zarr_format=2), True),
+        (lambda root: root.update(node_type="array"), True),
+        (lambda root: root["attributes"].update(more=1), True),
+        (lambda root: root["attributes"]["eventdata"]["polarity"].reverse(), True),
+        (lambda root: root["attributes"]["eventdata"]["classes"].reverse(), False),
+        (lambda root: root["attributes"]["eventdata"].update(dataset="other"), False),
+    ],
+)
+def test_root_document_that_was_edited(store, change, seen_in_older, older):
+    """Names are told by the digest, which the stores of the first version do not have."""
+    path = store / "zarr.json"
+    document = json.loads(path.read_text())
+    if older:
+        del document["attributes"]["eventdata_sha256"]
+    path.write_text(json.dumps(document))
+    assert eventdata.verify(store).ok
+    change(document)
+    path.write_text(json.dumps(document))
+    assert any("zarr.json" in text for text in messages(store)) == (seen_in_older or not older)
 
 
 def test_frames_metadata_that_was_edited(store):

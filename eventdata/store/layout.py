@@ -1,6 +1,6 @@
 """What a store looks like on disk: Zarr v3, core data types and codecs only.
 
-    OUT.zarr/                 group; attributes {"eventdata": {...}} (`Header`)
+    OUT.zarr/                 group; attributes {"eventdata": {...} (`Header`), "eventdata_sha256"}
       SPLIT/                  group, one a split
         frames | images       the samples, sharded (`SampleFormat`)
         label event_count name valid        one value a sample
@@ -27,6 +27,7 @@ FORMAT_VERSION = 1
 ZSTD_LEVEL = 1
 HEADER_KEY = "zarr.json"
 SKIPPED_KEY = "skipped.json"
+HEADER_DIGEST = "eventdata_sha256"  # beside the header, which older versions read key by key
 WORK = ".work"
 METADATA_CHUNK = 65_536  # samples a chunk of the one-value-a-sample arrays
 MAX_SHARD_SIZE = 65_536  # samples; a worker holds a shard in memory, or two
@@ -75,6 +76,13 @@ class SampleFormat:
     def packed_shape(self) -> tuple[int, int, int, int]:
         """Shape (K, H, W, P) of a sample in memory before compression."""
         return (self.planes, self.height, self.width, self.channels)
+
+    @property
+    def polarity(self) -> list[str]:
+        """What the channels of event frames are; images have none."""
+        if self.representation == "image":
+            return []
+        return ["positive", "negative"] if self.channels == 2 else ["merged"]
 
     @property
     def dimension_names(self) -> list[str]:
@@ -126,8 +134,9 @@ class Header:
         return self.classes[label] if 0 <= label < len(self.classes) else f"label {label}"
 
     def document(self) -> bytes:
-        """The root group's ``zarr.json``."""
-        return group_document({"eventdata": vars(self)})
+        """The root group's ``zarr.json``, with a digest of all but ``complete``."""
+        digest = parameters_digest({**vars(self), "complete": None})
+        return group_document({"eventdata": vars(self), HEADER_DIGEST: digest})
 
 
 def parameters_digest(parameters: Parameters) -> str:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
 from eventdata.kernels.packing import count_ones, pad_bits_set
-from eventdata.store.bounded import MAX_ARRAY_DOCUMENT, read_bounded
+from eventdata.store.bounded import MAX_ARRAY_DOCUMENT, MAX_HEADER, read_bounded
 from eventdata.store.columns import TYPES, encode_column
 from eventdata.store.files import Files
 from eventdata.store.layout import (
+    HEADER_DIGEST,
     HEADER_KEY,
     METADATA_CHUNK,
     SKIPPED_KEY,
@@ -73,9 +74,19 @@ def check_metadata(store: Store) -> Iterator[Problem]:
     header = store.header
     if parameters_digest(header.parameters) != header.parameters_sha256:
         yield Problem("the parameters do not match their sha256 in zarr.json")
+    try:
+        found = parse_json(read_bounded(store.files, HEADER_KEY, MAX_HEADER) or b"")
+    except ValueError:  # changed since it was opened
+        found = None
+    expected = json.loads(header.document())
+    older = {**expected, "attributes": {"eventdata": expected["attributes"]["eventdata"]}}
+    if found not in (expected, older):
+        yield Problem(f"{HEADER_KEY} is not what was written: it or its {HEADER_DIGEST} changed")
     if not store.splits:
         yield Problem("the store has no splits")
     for split in store.splits.values():
+        if list(header.polarity) != split.sample.polarity:
+            yield Problem(f"{HEADER_KEY} has other polarities than its frames", split=split.name)
         try:
             yield from _check_columns(split, len(header.classes))
         except StoreError as error:
@@ -95,15 +106,18 @@ def _belongs(store: Store, key: str) -> bool:
     split = store.splits.get(split_name)
     if split is None:
         return False
-    array = split.sample.array
-    if rest in ("zarr.json", f"{array}/zarr.json") or rest.split("/")[0] in TYPES:
+    array, _, inside = rest.partition("/")
+    if rest == "zarr.json" or (inside == "zarr.json" and array in (split.sample.array, *TYPES)):
         return True
-    number = re.match(rf"{array}/c/([0-9]+)/", rest)
-    return (
-        number is not None
-        and key == shard_key(split_name, split.sample, int(number[1]))
-        and int(number[1]) < shard_count(split.count, split.shard_size)
-    )
+    found = re.match("c/([0-9]+)", inside)
+    if found is None:
+        return False
+    number = int(found[1])
+    if array in TYPES:
+        last = shard_count(split.count, METADATA_CHUNK) - 1
+        return inside == f"c/{number}" and number <= last
+    last = shard_count(split.count, split.shard_size) - 1
+    return key == shard_key(split_name, split.sample, number) and number <= last
 
 
 def _check_columns(split: Split, classes: int) -> Iterator[Problem]:
