@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eventdata.checking import Verification, verify
     from eventdata.conversion import Conversion, convert
-    from eventdata.dataset import FrameDataset
+    from eventdata.dataset import FrameDataset, collate
     from eventdata.errors import EventDataError
     from eventdata.loader import FrameLoader
     from eventdata.store.read import Store, open_store
@@ -23,6 +23,7 @@ __all__ = [
     "FrameLoader",
     "Store",
     "Verification",
+    "collate",
     "convert",
     "open_store",
     "verify",
@@ -35,6 +36,7 @@ _HOMES = {
     "FrameLoader": "eventdata.loader",
     "Store": "eventdata.store.read",
     "Verification": "eventdata.checking",
+    "collate": "eventdata.dataset",
     "convert": "eventdata.conversion",
     "open_store": "eventdata.store.read",
     "verify": "eventdata.checking",

@@ -126,6 +126,34 @@ def test_dataloader_in_this_process(store, truth):
     check_loader(eventdata.FrameDataset(store), truth)
 
 
+TRANSFORMS = {
+    "none": None,
+    "of another type": lambda frames: frames.float(),
+    "a view of the same shape": lambda frames: frames.transpose(-1, -2),
+    "the same in place": lambda frames: frames.mul_(3),
+    "part of it": lambda frames: frames[:4],
+    "no tensor": lambda frames: int(frames.sum()),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_collate_makes_what_torch_makes(store, transform):
+    ds = eventdata.FrameDataset(store, transform=transform)
+    batches = [DataLoader(ds, 6, **options) for options in ({"collate_fn": eventdata.collate}, {})]
+    for ours, theirs in zip(*batches, strict=True):
+        for mine, other in zip(ours, theirs, strict=True):
+            assert mine.dtype == other.dtype
+            assert torch.equal(mine, other)
+
+
+def test_collate_copies_nothing(store):
+    samples = eventdata.FrameDataset(store).__getitems__([3, 1, 2])
+    frames, _ = eventdata.collate(samples)
+    assert [one.data_ptr() for one in frames] == [one.data_ptr() for one, _ in samples]
+    frames, _ = eventdata.collate(samples[:2])
+    assert torch.equal(frames, torch.stack([one for one, _ in samples[:2]]))
+
+
 # The parent has threads by then (torch, zarr), which is the very case that this must survive.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -137,6 +165,7 @@ def test_dataloader_workers_after_the_parent_has_read(store, truth, method, pers
     assert ds.names
     assert np.array_equal(ds[0][0].numpy(), truth[0])
     options = {"num_workers": 2, "multiprocessing_context": method, "timeout": 60}
+    options |= {"collate_fn": eventdata.collate} if persistent else {}
     check_loader(ds, truth, persistent_workers=persistent, **options)
 
 

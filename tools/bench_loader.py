@@ -70,9 +70,11 @@ def main(
         others, missing = peers(folder / "store.zarr" / "train", files, folder)
         ways = our_loaders(dataset.subset(order * repeats), batch_size, device)
         ways["FrameDataset[i]"] = one_by_one(dataset.__getitem__, order)
-        ways["FrameDataset in torch's DataLoader"] = batches(
-            DataLoader(dataset.subset(order), batch_size, pin_memory=device != "cpu"), device
-        )
+        few = dataset.subset(order)
+        for name, collate in (("", None), (", eventdata.collate", eventdata.collate)):
+            ways[f"FrameDataset in torch's DataLoader{name}"] = batches(
+                DataLoader(few, batch_size, pin_memory=device != "cpu", collate_fn=collate), device
+            )
         ways |= {name: one_by_one(read, order) for name, read in others.items()}
         ways |= {
             f"{name}, in batches": in_batches(read, order, batch_size)
