@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def verify(
     store: str | os.PathLike[str],
     *,
     against: str | os.PathLike[str] | None = None,
-    samples: int | None = AGAINST_SAMPLES,
+    samples: int | EllipsisType | None = ...,
     seed: int | None = None,
     workers: int = 1,
     scheduler: str | None = None,
@@ -70,20 +71,26 @@ def verify(
 ) -> Verification:
     """Check every checksum, and every array of a store against the others.
 
-    against: the raw folder; ``samples`` of each split, drawn at random (None: all), are converted
-    again and compared. seed: of that draw. ``options``: of the source where the store does not
-    know them (splits=DIR for es-ucf101, without which clips are found by their names). store and
-    against: paths or URLs; workers, scheduler: as for `convert`.
+    against: the raw folder; ``samples`` of each split, drawn at random (256 where not given, None:
+    all), are converted again and compared. seed: of that draw. ``options``: of the source where the
+    store does not know them (splits=DIR for es-ucf101, without which clips are found by their
+    names). store and against: paths or URLs; workers, scheduler: as for `convert`.
 
     StoreError where there is no complete store to check; InputError where the raw folder can't be
     listed; OptionError for options that nothing takes. Faults of single samples are in the result.
     """
     if against is None and options:
         raise OptionError(f"{', '.join(options)}: not an option of verify without against")
+    if against is None and (samples is not ... or seed is not None):
+        raise OptionError("--samples and --seed are of --against: say of what raw data")
     check_workers(workers)
     check_reach(workers, scheduler, store, against)
+    if samples is ...:
+        samples = AGAINST_SAMPLES
     if samples is not None:
-        check_whole(samples=samples)
+        (samples,) = check_whole(samples=samples)
+    if seed is not None:
+        (seed,) = check_whole(0, seed=seed)
     started = time.monotonic()
     opened = open_store(store)
     problems = list(check_metadata(opened))

@@ -344,26 +344,24 @@ def verify(
     eventdata verify es.zarr
     eventdata verify es.zarr --against ES-imagenet-0.18/ --samples all
     """
-    from eventdata.checking import AGAINST_SAMPLES
     from eventdata.checking import verify as run
     from eventdata.info import human_bytes
     from eventdata.progress import progress_bar
 
     if samples not in (None, "all") and not re.fullmatch("[0-9]{1,18}", str(samples)):
         raise OptionError(f"--samples is a number or 'all', not {samples!r:.40}")
-    if against is None and (samples is not None or seed is not None):
-        raise OptionError("--samples and --seed are of --against: say of what raw data")
-    drawn = AGAINST_SAMPLES if samples is None else None if samples == "all" else int(samples)
+    given = {key: value for key, value in options.items() if value is not None}
+    if samples is not None:
+        given["samples"] = None if samples == "all" else int(samples)
     with progress_bar("verifying") as progress:
         result = run(
             store,
             against=against,
-            samples=drawn,
             seed=seed,
             workers=workers,
             scheduler=scheduler,
             progress=progress,
-            **{key: value for key, value in options.items() if value is not None},
+            **given,
         )
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(result), "ok": result.ok}))

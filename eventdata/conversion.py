@@ -136,7 +136,7 @@ def convert(
     StoreError (OUT can't be written or is no store), OptionError.
     """
     started = time.monotonic()
-    _check_options(workers, shard_size, limit, on_error)
+    shard_size, limit = _check_options(workers, shard_size, limit, on_error)
     check_reach(workers, scheduler, input, out)
     walks = isinstance(source, str) and source_entry(source).walks
     if isinstance(source, str):
@@ -456,12 +456,16 @@ def check_apart(files: Files, source: str | os.PathLike[str], *, walked: bool) -
         raise OptionError(f"{files.where}: holds the input; choose an OUT that does not")
 
 
-def _check_options(workers: int, shard_size: int, limit: int | None, on_error: str) -> None:
+def _check_options(
+    workers: int, shard_size: int, limit: int | None, on_error: str
+) -> tuple[int, int | None]:
+    """The shard size and the limit as plain ints; OptionError for what makes no sense."""
     check_workers(workers)
-    check_whole(shard_size=shard_size)
+    (shard_size,) = check_whole(shard_size=shard_size)
     if limit is not None:
-        check_whole(limit=limit)
+        (limit,) = check_whole(limit=limit)
     if shard_size > MAX_SHARD_SIZE:
         raise OptionError(f"--shard-size is at most {MAX_SHARD_SIZE:,}, not {shard_size:,}")
     if on_error not in ("fail", "skip"):
         raise OptionError(f"--on-error is fail or skip, not {on_error!r}")
+    return shard_size, limit

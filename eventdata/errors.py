@@ -52,8 +52,12 @@ class MismatchError(StoreError):
     """A store made with other parameters or from other input than this call asks for."""
 
 
-def check_whole(least: int = 1, **values: Any) -> None:
-    """OptionError for an argument that is no whole number, or less than ``least``."""
+def check_whole(least: int = 1, **values: Any) -> list[int]:
+    """The arguments as plain ints, which JSON takes where it does not take NumPy's.
+
+    OptionError for one that is no whole number (True is none), or less than ``least``.
+    """
     for name, value in values.items():
-        if not isinstance(value, Integral) or int(value) < least:
+        if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
             raise OptionError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return [int(value) for value in values.values()]

@@ -129,7 +129,7 @@ def generate(
     check_workers(workers)
     check_reach(workers, scheduler, input)
     if limit is not None:
-        check_whole(limit=limit)
+        (limit,) = check_whole(limit=limit)
     folder = path_or_url(out)
     if is_url(folder):
         raise OptionError(f"{out}: raw files are made in a folder; copy it there afterwards")

@@ -82,8 +82,13 @@ def test_a_flip_that_is_not_found_is_told(flip_bits, monkeypatch):
     [
         ({"quick": True}, "quick: not an option of verify"),
         ({"workers": 0}, "workers must be a whole number of at least 1, not 0"),
-        ({"samples": 0}, "samples must be a whole number of at least 1, not 0"),
-        ({"samples": "all"}, "samples must be a whole number of at least 1, not 'all'"),
+        ({"workers": True}, "workers must be a whole number of at least 1, not True"),
+        ({"against": "raw", "samples": 0}, "samples must be a whole number of at least 1, not 0"),
+        ({"against": "raw", "samples": "all"}, "samples must be a whole number of .*, not 'all'"),
+        ({"against": "raw", "seed": "7"}, "seed must be a whole number of at least 0, not '7'"),
+        ({"samples": 3}, "--samples and --seed are of --against"),
+        ({"samples": None}, "--samples and --seed are of --against"),
+        ({"seed": 0}, "--samples and --seed are of --against"),
     ],
 )
 def test_options_that_make_no_sense(store, options, told):
@@ -256,6 +261,8 @@ def test_against_draws_at_random_and_by_seed(sound):
         for seed in (0, 1)
     ]
     assert [result.compared for result in some] == [6, 6]
+    numpy = {"samples": np.int64(3), "seed": np.uint8(1), "workers": np.int64(1)}
+    assert eventdata.verify(sound / "store.zarr", against=sound / "raw", **numpy).compared == 6
     with pytest.raises(InputError):
         eventdata.verify(sound / "store.zarr", against=sound / "none")
 

@@ -471,6 +471,7 @@ def test_bad_options(raw, out):
         {"workers": 0},
         {"shard_size": 0},
         {"limit": 0},
+        {"limit": True},
         {"on_error": "ignore"},
         {"fold": 1},
         {"nonsense": 1},
@@ -479,6 +480,13 @@ def test_bad_options(raw, out):
             run(raw, out, **options)
     with pytest.raises(OptionError, match="unknown source 'imagenette'"):
         convert("imagenette", raw, out)
+
+
+def test_whole_numbers_of_numpy(raw, out, tmp_path):
+    numpy = {"limit": np.int64(2), "shard_size": np.uint16(3), "workers": np.int64(2)}
+    assert run(raw, out, **numpy).samples == {"train": 2, "val": 2}
+    run(raw, tmp_path / "same.zarr", limit=2, shard_size=3)
+    assert tree_digest(out) == tree_digest(tmp_path / "same.zarr")
 
 
 def test_remote_store_has_the_same_bytes(raw, out):

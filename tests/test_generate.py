@@ -231,6 +231,11 @@ def test_image_that_changes_meanwhile(images, tmp_path, monkeypatch):
         generate("es-imagenet", images, tmp_path / "raw", on_error="skip", **SMALL)
 
 
+def test_a_limit_of_numpy(images, tmp_path):
+    made = generate("es-imagenet", images, tmp_path / "raw", limit=np.int64(1), **SMALL)
+    assert sum(made.samples.values()) == 2
+
+
 def test_bad_options_and_places(images, tmp_path):
     for options in ({"long_side": 100}, {"steps": 5}, {"splits": "x"}, {"odg": "other"}):
         with pytest.raises(OptionError):
