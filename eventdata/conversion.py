@@ -105,7 +105,7 @@ class ShardTask:
 
 def convert(
     source: str | Source,
-    input: str | os.PathLike[str],  # noqa: A002 the command's own word
+    input: str | os.PathLike[str] | None,  # noqa: A002 the command's own word
     out: str | os.PathLike[str],
     *,
     workers: int = 1,
@@ -123,7 +123,7 @@ def convert(
 
     input, out: folders, or URLs that fsspec reaches (``s3://...``).
     source: a name (``es-imagenet``, ``es-ucf101``, ...) with that source's ``options`` (split,
-    splits, fold, ...), or any `Source` (``input`` is then not read).
+    splits, fold, ...), or any `Source` (``input`` is then not read and may be None).
     workers: processes; 1 converts in this one. In a script, call this under
     ``if __name__ == "__main__":`` when workers > 1. scheduler: of a Dask cluster to use instead
     (``tcp://host:8786``); its workers must see input and out. executor: any
@@ -140,10 +140,17 @@ def convert(
     check_reach(workers, scheduler, input, out)
     walks = isinstance(source, str) and source_entry(source).walks
     if isinstance(source, str):
+        if input is None:
+            raise OptionError(f"input is None: give the folder with the raw data of {source}")
         source = build_source(source, open_input(input), options)
+    elif given := sorted(key for key, value in options.items() if value is not None):
+        raise OptionError(
+            f"{', '.join(given)}: no option of convert where source is an object; give it to that"
+        )
     files = open_files(out)
-    check_apart(files, input, walked=walks)
-    with told_of_reading(input):
+    if input is not None:
+        check_apart(files, input, walked=walks)
+    with told_of_reading(input or source.dataset):
         job = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error)
     found = existing_header(files)  # StoreError before anything is touched
     if dry_run:

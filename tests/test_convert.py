@@ -482,6 +482,15 @@ def test_bad_options(raw, out):
         convert("imagenette", raw, out)
 
 
+def test_a_source_that_is_an_object(out):
+    """Its options are its own: those of convert's call would be lost."""
+    with pytest.raises(OptionError, match="framez, split: no option of convert where"):
+        convert(Drawn(), None, out, split="val", framez=3)
+    assert convert(Drawn(), None, out).state == "complete"
+    with pytest.raises(OptionError, match="input is None: give the folder"):
+        convert("es-imagenet", None, out)
+
+
 def test_whole_numbers_of_numpy(raw, out, tmp_path):
     numpy = {"limit": np.int64(2), "shard_size": np.uint16(3), "workers": np.int64(2)}
     assert run(raw, out, **numpy).samples == {"train": 2, "val": 2}
