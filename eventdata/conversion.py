@@ -421,7 +421,8 @@ def _foretell(job: Job, files: Files, found: Header | None, started: float) -> C
         skipped += len(samples.problems)
         expected += job.plan.shards(split) * index_bytes(job.plan.sample, job.plan.shard_size)
         sizes = []
-        chosen = np.unique(np.linspace(0, len(samples) - 1, ESTIMATE_SAMPLES).astype(int))
+        some = min(ESTIMATE_SAMPLES, len(samples))
+        chosen = np.unique(np.linspace(0, len(samples) - 1, some).astype(int))
         with fetch_ahead([samples.paths[i] for i in chosen], samples.input_size[chosen]):
             for index in chosen:
                 try:

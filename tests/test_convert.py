@@ -491,6 +491,13 @@ def test_a_source_that_is_an_object(out):
         convert("es-imagenet", None, out)
 
 
+def test_a_split_of_no_samples_is_foretold(out):
+    source = Drawn(counts=(("train", 3), ("test", 0)))
+    told = convert(source, None, out, dry_run=True)
+    assert told.samples == convert(source, None, out).samples == {"train": 3, "test": 0}
+    assert told.bytes > 0
+
+
 def test_whole_numbers_of_numpy(raw, out, tmp_path):
     numpy = {"limit": np.int64(2), "shard_size": np.uint16(3), "workers": np.int64(2)}
     assert run(raw, out, **numpy).samples == {"train": 2, "val": 2}
