@@ -196,7 +196,12 @@ def draw_samples(store: Store, samples: int | None, seed: int | None) -> dict[st
 def comparisons(
     store: Store, source: Source, chosen: Mapping[str, list[int]]
 ) -> Iterator[Comparison]:
-    """Tasks of a few samples each, found in the raw data by their names."""
+    """Tasks of a few samples each, found in the raw data by their names.
+
+    OptionError where none of a split is there, and an option that names a file may be missing.
+    """
+    known = source_entry(str(store.header.parameters.get("source"))).options
+    needed = " and ".join(f"--{option}" for option in sorted(PLACES & known))
     with told_of_reading(store.files.where):
         listing = source.splits()
     for split_name, split in store.splits.items():
@@ -212,6 +217,11 @@ def comparisons(
             for i, name in enumerate(part.names)
             if i not in part.problems
         }
+        if needed and chosen[split_name] and places.keys().isdisjoint(split.sample_names):
+            raise OptionError(
+                f"{store.files.where}: no sample of {split_name} is in the raw data; give {needed} "
+                "as for convert, if it was given there"
+            )
         for start in range(0, len(chosen[split_name]), COMPARED_AT_ONCE):
             indices = chosen[split_name][start : start + COMPARED_AT_ONCE]
             names = [str(split.sample_names[index]) for index in indices]

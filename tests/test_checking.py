@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from makers import make_es_imagenet, make_es_ucf101, write_npz
+from makers import make_es_imagenet, make_es_ucf101, make_images, write_npz
 
 import eventdata
 from eventdata.errors import InputError, OptionError, StoreError
@@ -281,6 +281,22 @@ def test_against_ucf101_without_its_lists(tmp_path):
         result = eventdata.verify(out, against=raw, **options)
         assert result.ok, result.problems
         assert result.compared == 4
+
+
+def test_against_images_without_their_list(tmp_path):
+    """As ImageNet's val comes: what is there without the list is train, or of another name."""
+    raw = make_images(tmp_path / "raw")
+    lines = [f"val/{path.name} {path.parent.name}" for path in sorted((raw / "val").rglob("*.*"))]
+    for path in sorted((raw / "val").rglob("*.*")):
+        path.rename(raw / "val" / path.name)
+        path.parent.rmdir()
+    listed = {"list": tmp_path / "val.txt"}
+    listed["list"].write_text("\n".join(lines))
+    eventdata.convert("images", raw, tmp_path / "out.zarr", short_side=40, crop=32, **listed)
+    told = "no sample of val is in the raw data; give --classes and --list as for convert"
+    with pytest.raises(OptionError, match=told):
+        eventdata.verify(tmp_path / "out.zarr", against=raw)
+    assert eventdata.verify(tmp_path / "out.zarr", against=raw, **listed).compared == 6
 
 
 def test_no_store(tmp_path):
