@@ -56,24 +56,29 @@ class TonicSource(SettingsOnly):
         return self.name
 
     @cached_property
-    def _opened(self) -> dict[str, Opened]:
-        """All splits that are there, whichever is wanted: labels must not depend on that."""
+    def _found(self) -> dict[str, Opened | InputError]:
+        """All splits, whichever is wanted: as opened, or why one is not there."""
         arguments = split_arguments(self.name)
         if self.only is not None and self.only not in arguments:
             raise OptionError(
                 f"{PREFIX}{self.name} has the splits {', '.join(arguments)}, not {self.only!r}"
             )
-        opened: dict[str, Opened] = {}
-        missing: list[InputError] = []
+        found: dict[str, Opened | InputError] = {}
         for split in arguments:
             try:
-                opened[split] = open_split(self.name, self.root, split)
+                found[split] = open_split(self.name, self.root, split)
             except InputError as error:
                 if split == self.only:
                     raise
-                missing.append(error)
+                found[split] = error
+        return found
+
+    @cached_property
+    def _opened(self) -> dict[str, Opened]:
+        """All splits that are there, whichever is wanted: labels must not depend on that."""
+        opened = {split: found for split, found in self._found.items() if isinstance(found, Opened)}
         if not opened:
-            raise missing[0]
+            raise InputError("; ".join(dict.fromkeys(map(str, self._found.values()))))
         return opened
 
     @cached_property
@@ -104,11 +109,18 @@ class TonicSource(SettingsOnly):
         """The splits that are there; labels by Tonic's list, else by reading every sample."""
         _reopen.cache_clear()  # files may have come since this process read the same data set
         numbers = list(split_arguments(self.name))
-        return {
+        listing = {
             split: self._list(opened, self._targets[split], numbers.index(split))
             for split, opened in self._opened.items()
             if self.only in (None, split)
         }
+        if self.only is None:
+            next(iter(listing.values())).notes.extend(
+                f"no split {split}: {found}"
+                for split, found in self._found.items()
+                if isinstance(found, InputError)
+            )
+        return listing
 
     def _list(self, opened: Opened, targets: Sequence[int | str], split: int) -> Samples:
         count = len(targets)

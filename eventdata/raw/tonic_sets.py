@@ -37,9 +37,10 @@ def split_arguments(name: str) -> Mapping[str, Mapping[str, Any]]:
 
 def open_split(name: str, root: Path, split: str) -> Opened:
     """Let Tonic open what is there; InputError, which says where it looks, for nothing."""
-    kind = _without_download(_tonic_class(name))
+    arguments = split_arguments(name)[split]
+    kind = _without_download(_tonic_class(name), arguments)
     try:
-        dataset = kind(str(root), **split_arguments(name)[split])
+        dataset = kind(str(root), **arguments)
         count = len(dataset)
     except EventDataError:
         raise
@@ -48,7 +49,8 @@ def open_split(name: str, root: Path, split: str) -> Opened:
             f"{root}: Tonic can't open {name} there ({type(error).__name__}: {error})"
         ) from None
     if not count:
-        raise _missing(kind, root, Path(dataset.location_on_system, dataset.folder_name))
+        folder = Path(dataset.location_on_system, dataset.folder_name)
+        raise _missing(kind, arguments, root, folder)
     data = dataset.data
     is_files = isinstance(data, list) and all(isinstance(item, str | os.PathLike) for item in data)
     files = [os.fspath(item) for item in data] if is_files and len(data) == count else None
@@ -65,27 +67,29 @@ def _tonic_class(name: str) -> Any:
     return getattr(datasets, name)
 
 
-def _without_download(kind: Any) -> Any:
+def _without_download(kind: Any, arguments: Mapping[str, Any]) -> Any:
     """The class with its checks and its download replaced: what is there is taken as it is."""
 
     def _check_exists(self: Any) -> bool:
         folder = Path(self.location_on_system, self.folder_name)
         if not folder.is_dir():
-            raise _missing(kind, Path(self.location_on_system).parent, folder)
+            raise _missing(kind, arguments, Path(self.location_on_system).parent, folder)
         return True
 
     def download(self: Any) -> None:
-        raise _missing(kind, Path(self.location_on_system).parent, Path(self.location_on_system))
+        folder = Path(self.location_on_system)
+        raise _missing(kind, arguments, folder.parent, folder)
 
     # Of the same name, by which Tonic looks for the folder.
     return type(kind.__name__, (kind,), {"_check_exists": _check_exists, "download": download})
 
 
-def _missing(kind: Any, root: Path, folder: Path) -> InputError:
+def _missing(kind: Any, arguments: Mapping[str, Any], root: Path, folder: Path) -> InputError:
+    given = "".join(f", {key}={value!r}" for key, value in arguments.items())
     return InputError(
         f"{folder}: Tonic looks for {kind.__name__} there, and finds none; download it by "
-        f"python -c \"import tonic; tonic.datasets.{kind.__name__}('{root}')\", or give the folder "
-        "that holds it as INPUT"
+        f"python -c \"import tonic; tonic.datasets.{kind.__name__}('{root}'{given})\", or give the "
+        "folder that holds it as INPUT"
     )
 
 

@@ -19,6 +19,7 @@ from tonic.transforms import Compose, Denoise, Downsample, ToFrame
 import eventdata
 from eventdata.conversion import convert
 from eventdata.errors import InputError, MismatchError, OptionError
+from eventdata.raw.tonic_sets import split_arguments
 
 SIZE = (34, 34, 2)
 
@@ -271,7 +272,9 @@ def test_missing_data_is_not_downloaded(tmp_path, monkeypatch):
         with pytest.raises(InputError) as error:
             convert(f"tonic:{name}", tmp_path, tmp_path / "out.zarr", frames=3)
         assert str(tmp_path / (name if name != "SMNIST" else "smnist")) in str(error.value)
-        assert f"tonic.datasets.{name}('{tmp_path}')" in str(error.value)
+        for given in split_arguments(name).values():
+            words = "".join(f", {key}={value!r}" for key, value in given.items())
+            assert f"tonic.datasets.{name}('{tmp_path}'{words})" in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -318,7 +321,12 @@ def test_a_download_that_a_class_begins_all_the_same(tmp_path, monkeypatch):
 def test_only_the_splits_that_are_there(nmnist, tmp_path):
     shutil.copytree(nmnist / "NMNIST" / "Test", tmp_path / "NMNIST" / "Test")
     out = tmp_path / "out.zarr"
-    assert convert("tonic:NMNIST", tmp_path, out, frames=3).samples == {"test": 10}
+    result = convert("tonic:NMNIST", tmp_path, out, frames=3)
+    assert result.samples == {"test": 10}
+    (note,) = (note for note in result.notes if note.startswith("no split train: "))
+    assert f"tonic.datasets.NMNIST('{tmp_path}', train=True)" in note
+    result = convert("tonic:NMNIST", tmp_path, tmp_path / "alone.zarr", frames=3, split="test")
+    assert not any("train" in note for note in result.notes)
     with pytest.raises(InputError, match="Train: Tonic looks for NMNIST there"):
         convert("tonic:NMNIST", tmp_path, out, frames=3, split="train")
     with pytest.raises(OptionError, match="has the splits train, test, not 'val'"):
