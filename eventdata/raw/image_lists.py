@@ -60,6 +60,8 @@ def list_images(
     folders = {split: root / split for split in SPLITS if (root / split).is_dir()}
     notes = []
     if not folders:
+        if list_file is None:
+            _check_level(root)
         folders = {"train": root}
         if only is None:
             notes.append("no folders train, val or test in the input: all is one split, train")
@@ -87,6 +89,13 @@ def list_images(
         )
     next(iter(splits.values())).notes.extend(notes)
     return ImageList([stored_name(name) for name in classes], splits)
+
+
+def _check_level(root: Path) -> None:
+    """InputError where the folder below is meant: its only class folder has the splits in it."""
+    lone = _class_folders(root)
+    if len(lone) == 1 and set(SPLITS) & set(_class_folders(root / lone[0])):
+        raise InputError(f"{root}: holds one folder, which holds the splits; give {root / lone[0]}")
 
 
 def _class_folders(folder: Path) -> list[str]:

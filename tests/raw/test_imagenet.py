@@ -113,6 +113,17 @@ def test_bad_lines_of_a_list(tmp_path):
         assert f"list.txt:{index + 1}" in says[index] or index == 6
 
 
+def test_a_folder_too_high_is_told(tmp_path):
+    """ILSVRC's own folder in INPUT would be one class; two such folders are two classes."""
+    touch(tmp_path, "ILSVRC/train/a/1.jpg", "ILSVRC/train/b/2.jpg", "ILSVRC/val/a/3.jpg")
+    with pytest.raises(InputError, match=f"holds the splits; give {tmp_path}/ILSVRC"):
+        listed(tmp_path)
+    (tmp_path / "list.txt").write_text("ILSVRC/val/a/3.jpg 0\n")
+    list_images(tmp_path, tmp_path / "list.txt", None, None)
+    touch(tmp_path, "other/4.jpg")
+    listed(tmp_path)
+
+
 def test_lists_and_folders_of_no_use(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         listed(tmp_path / "none")
