@@ -302,6 +302,12 @@ def test_one_split_as_a_tar_the_other_as_a_folder(tmp_path):
     assert "verify: sound; 10 samples" in told
 
 
+def test_a_fold_without_lists_is_refused(tmp_path):
+    make_clips(tmp_path / "clips", clips=1)
+    with pytest.raises(AssertionError, match="--fold is of the official lists"):
+        prepare("es_ucf101", tmp_path / "clips", "--fold", 2, "--out", tmp_path / "out.zarr")
+
+
 def test_ucf101_to_a_verified_store(shared, tmp_path):
     """Clips and lists in archives, as published but for the rar."""
     clips = make_zip(tmp_path / "UCF101.zip", make_clips(tmp_path / "made", frames=4), "UCF-101")

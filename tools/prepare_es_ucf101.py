@@ -28,7 +28,7 @@ LIMITS = Limits(file_bytes=2**30, total_bytes=100 * 2**30)
     type=click.Path(exists=True, path_type=Path),
     help="The official lists, as a folder or an archive; without them one split, all.",
 )
-@click.option("--fold", type=click.IntRange(1, 3), default=1, show_default=True)
+@click.option("--fold", type=click.IntRange(1, 3), help="Of --splits, where not given 1.")
 @click.option("--out", required=True, help="The store: a folder or a URL.")
 @click.option(
     "--work",
@@ -43,7 +43,7 @@ LIMITS = Limits(file_bytes=2**30, total_bytes=100 * 2**30)
 def main(
     clips: Path,
     splits: Path | None,
-    fold: int,
+    fold: int | None,
     out: str,
     work: Path,
     mode: str,
@@ -51,6 +51,8 @@ def main(
     on_error: str,
 ) -> None:
     """Make a verified store of CLIPS: UCF101.rar (by 7-Zip or bsdtar), zip, tar, or a folder."""
+    if splits is None and fold is not None:
+        raise click.UsageError("--fold is of the official lists: give them by --splits")
     with told_plainly():
         root = find_folder(unpacked(clips, work / "clips"), holds_clips, "clips")
         options = {"mode": int(mode)}
@@ -69,7 +71,7 @@ def main(
             workers=workers,
             on_error=on_error,
             splits=lists,
-            fold=fold,
+            fold=fold or 1,
             **options,
         )
 
