@@ -75,10 +75,11 @@ class FrameLoader:
         threads: int = 2,
         prefetch: int = 2,
     ) -> None:
-        check_whole(
+        # Plain ints, because NumPy's would not go into a state.
+        batch_size, threads, prefetch, world_size = check_whole(
             batch_size=batch_size, threads=threads, prefetch=prefetch, world_size=world_size
         )
-        check_whole(0, seed=seed, rank=rank)
+        seed, rank = check_whole(0, seed=seed, rank=rank)
         if not 0 <= rank < world_size:
             raise OptionError(f"rank {rank} of {world_size} ranks: ranks go from 0")
         if layout not in ("NTPHW", "TNPHW", "packed"):
@@ -99,29 +100,29 @@ class FrameLoader:
                 f"the store's counts are uint16, which {dtype} does not hold; give torch.float32"
             )
         self.dataset = dataset
-        self.batch_size = int(batch_size)  # NumPy's numbers would not go into a state
+        self.batch_size = batch_size
         self.shuffle = bool(shuffle)
-        self.seed = int(seed)
+        self.seed = seed
         self.order = order
         self.drop_last = bool(drop_last)
         self.device = _checked_device(device)
         self.dtype = dtype
         self.layout = layout
         self.transform = transform
-        self.rank = int(rank)
-        self.world_size = int(world_size)
-        self.threads = int(threads)
-        self.prefetch = int(prefetch)
+        self.rank = rank
+        self.world_size = world_size
+        self.threads = threads
+        self.prefetch = prefetch
         self._epoch = 0
         self._position = 0  # batches of this epoch that the user has had
         self._goes_on = False  # whether the next iter() is of the same epoch
         self._turn = 0  # of the iter() that the three above are of
         dense = self.device.type == "cpu" and layout != "packed"
         self._decode = Decoding(sample, dtype, layout, dense=dense)
-        largest = prod(self._decode.shape(min(self.batch_size, len(dataset))))
+        largest = prod(self._decode.shape(min(batch_size, len(dataset))))
         self._buffers = BufferPool(
             largest * self._decode.dtype.itemsize,
-            keep=self.prefetch + 2,  # with the user's, and the one that is filled meanwhile
+            keep=prefetch + 2,  # with the user's, and the one that is filled meanwhile
             pinned=self.device.type == "cuda",
         )
 
@@ -132,8 +133,8 @@ class FrameLoader:
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        check_whole(0, epoch=epoch)
-        self._epoch, self._position, self._goes_on = int(epoch), 0, False
+        (self._epoch,) = check_whole(0, epoch=epoch)
+        self._position, self._goes_on = 0, False
         self._turn += 1
 
     def __len__(self) -> int:
@@ -196,12 +197,12 @@ class FrameLoader:
                 raise OptionError(
                     f"can't resume: the state has {name}={state.get(name)!r}, this loader {value!r}"
                 )
-        check_whole(0, position=state["position"])
+        (position,) = check_whole(0, position=state["position"])
         most = self._batch_count(rank=0)  # which may have one more than this rank
-        if state["position"] > most:
-            raise OptionError(f"can't resume: batch {state['position']} of {most} an epoch")
+        if position > most:
+            raise OptionError(f"can't resume: batch {position} of {most} an epoch")
         self.epoch = state["epoch"]
-        self._position, self._goes_on = min(int(state["position"]), len(self)), True
+        self._position, self._goes_on = min(position, len(self)), True
 
     def _identity(self) -> dict[str, Any]:
         return {
