@@ -116,11 +116,13 @@ def check_ranges(settings: Any, **ranges: tuple[float, float]) -> None:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
-    """Two tables as one: what `over` has wins, tables within tables are merged. New tables."""
-    merged: Table = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
+    """Two tables as one: what `over` has wins, tables within tables are merged. All of them new."""
+    merged: Table = {}
+    for key in {**base, **over}:
+        value, below = over.get(key, base.get(key)), base.get(key)
+        if isinstance(value, Mapping):
+            value = merge(below if isinstance(below, Mapping) else {}, value)
+        merged[key] = value
     return merged
 
 

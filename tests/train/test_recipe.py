@@ -71,6 +71,13 @@ def test_settings_from_the_command_line(tmp_path):
     assert (second.schedule, second.freeze) == ("cosine", ("fc",))
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "liaf"])
+def test_a_stage_is_set_apart_from_those_that_share_its_defaults(stage):
+    plain = load("pipe-d-images").stages
+    mine = load("pipe-d-images", changes=[f"{stage}.augment.flip=0"]).stages
+    assert {key for key in plain if mine[key] != plain[key]} == {stage}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
