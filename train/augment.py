@@ -7,8 +7,7 @@ and nearest neighbours, so that events stay events. What moves in from outside i
 Legend: N samples, T steps, P polarities, C channels, H rows, W columns; K bytes of eight steps.
 """
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,10 +17,15 @@ from torch.nn import functional
 from eventdata.loader import unpack_frames
 from train.settings import check_ranges
 
+MOST: dict[str, float] = {
+    **{"crop": 1, "flip": 1, "scale": 4, "cutout": 1, "mixup": 100},
+    **{"time_shift": 10_000, "event_drop": 1, "strength": 100},
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How much; 0 is none of it."""
+    """How much; 0 is none of it. No more than MOST."""
 
     crop: float = 0.0
     """Shift by up to this share of the side, in rows and in columns (a crop of a padded frame)."""
@@ -42,19 +46,13 @@ class Augmentation:
     """Factor on all of the above but flip."""
 
     def __post_init__(self) -> None:
-        unlimited = (0, math.inf)
-        check_ranges(self, crop=(0, 1), flip=(0, 1), scale=(0, 4), cutout=(0, 1))
-        check_ranges(self, mixup=unlimited, time_shift=unlimited, event_drop=(0, 1))
-        check_ranges(self, strength=unlimited)
+        check_ranges(self, **{name: (0, most) for name, most in MOST.items()})
 
     def scaled(self) -> "Augmentation":
-        """The same with the strength multiplied into the rest; shares stop at 1."""
-        names = {field.name for field in fields(self)} - {"flip", "strength", "time_shift"}
-        values = {name: getattr(self, name) * self.strength for name in names}
-        for share in ("crop", "cutout", "event_drop"):
-            values[share] = min(values[share], 1.0)
-        values["scale"] = min(values["scale"], 4.0)
-        steps = round(self.time_shift * self.strength)
+        """The same with the strength multiplied into the rest, none of which exceeds MOST."""
+        names = MOST.keys() - {"flip", "strength"}
+        values = {name: min(getattr(self, name) * self.strength, MOST[name]) for name in names}
+        steps = round(values.pop("time_shift"))
         return Augmentation(flip=self.flip, time_shift=steps, **values)
 
 

@@ -43,6 +43,7 @@ SECTIONS = (
 )
 FRESH = "fresh"
 MAX_BYTES = 1 << 20  # of a recipe's file
+MOST_EPOCHS = 100_000
 
 Pipeline = Literal["pipe-s", "pipe-d"]
 
@@ -157,19 +158,19 @@ class Stage:
     def __post_init__(self) -> None:
         check_ranges(
             self,
-            recalibrate=(0, math.inf),
-            freeze_epochs=(0, math.inf),
-            epochs=(1, math.inf),
+            recalibrate=(0, MOST_EPOCHS),
+            freeze_epochs=(0, MOST_EPOCHS),
+            epochs=(1, MOST_EPOCHS),
             batch_size=(1, math.inf),
             accumulate=(1, math.inf),
-            learning_rate=(0, math.inf),
+            learning_rate=(0, 1000),
             momentum=(0, 1),
-            weight_decay=(0, math.inf),
+            weight_decay=(0, 1000),
             gamma=(0, 1),
-            warmup=(0, math.inf),
+            warmup=(0, MOST_EPOCHS),
             label_smoothing=(0, 0.9),
             ema=(0, 0.99999),
-            steps=(1, math.inf),
+            steps=(1, 10_000),
             collapse=(1, math.inf),
             downscale=(1, math.inf),
         )
@@ -178,6 +179,8 @@ class Stage:
                 f"batch_size is {self.batch_size}, which accumulate={self.accumulate} does not "
                 "divide"
             )
+        if self.optimizer == "adamw" and self.momentum == 1:
+            raise OptionError("momentum is 1: of adamw it is a beta, less than 1")
         if self.schedule == "step" and not self.milestones:
             raise OptionError("schedule is step without milestones: give the epochs, as [30, 60]")
         if self.schedule == "one-cycle" and self.warmup >= 1:

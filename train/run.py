@@ -165,7 +165,9 @@ def check_stages(recipe: Recipe, parts: dict[str, Data], devices: int) -> None:
         with torch.device("meta"):
             network = build_network(recipe, stage, data)
             freeze(network, stage.freeze)
-        device_batch(stage, devices * recipe.machine.nodes)
+        batch = device_batch(stage, devices * recipe.machine.nodes)
+        if recipe.run.sync_norm:  # norms see the samples of all devices
+            batch *= devices * recipe.machine.nodes
         if stage.batch_size > len(data.train):
             raise OptionError(
                 f"{name}: batch_size is {stage.batch_size}, more than the {len(data.train)} "
@@ -180,22 +182,25 @@ def check_stages(recipe: Recipe, parts: dict[str, Data], devices: int) -> None:
                 raise OptionError(
                     f"{name}: collapse is {stage.collapse}, which {taken} steps can't share evenly"
                 )
-        check_input(network, name, stage, data)
+        check_input(network, name, stage, data, batch)
 
 
-def check_input(network: nn.Module, name: str, stage: Stage, data: Data) -> None:
-    """OptionError where a network on torch's meta device can't take the stage's input."""
+def check_input(network: nn.Module, name: str, stage: Stage, data: Data, batch: int) -> None:
+    """OptionError where a network on torch's meta device can't learn from a batch of the stage."""
     *steps, channels, height, width = data.shape
     taken = [stage.collapse or stage.steps or steps[0]] if steps else []
     shape = (*taken, channels, height // stage.downscale, width // stage.downscale)
     try:
-        network(torch.empty((2, *shape), device="meta"))
+        out = network(torch.empty((batch, *shape), device="meta"))
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise OptionError(
             f"{name}: the network can't take samples of {'x'.join(map(str, shape))}, which are "
-            f"downscaled by {stage.downscale} ({reason}); see stage and network of the recipe"
+            f"downscaled by {stage.downscale}, in batches of {batch} ({reason}); see stage and "
+            "network of the recipe"
         ) from None
+    if not out.requires_grad:
+        raise OptionError(f"{name}: freeze leaves nothing to train; name fewer parts in it")
 
 
 def open_stores(recipe: Recipe, data: str, images: str | None) -> dict[str, Store]:

@@ -15,7 +15,7 @@ def rate_factor(stage: Stage, step: int, epoch_steps: int) -> float:
             return 0.04 + 0.96 * _half_cosine(1 - done / rise)
         return max(1e-4, _half_cosine((done - rise) / (total - rise)))
     if done < stage.warmup:
-        return (step + 1) / (stage.warmup * epoch_steps)
+        return min((step + 1) / (stage.warmup * epoch_steps), 1.0)  # it may be less than a step
     if stage.schedule == "step":
         return stage.gamma ** sum(done >= milestone for milestone in stage.milestones)
     if stage.schedule == "cosine":

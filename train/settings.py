@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import math
+import sys
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -85,7 +86,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     elif origin is dict and isinstance(value, dict):
         return dict(value)
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if math.isfinite(value):
+        if abs(value) <= sys.float_info.max:  # not of whole numbers beyond it, nor of nan
             return float(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value

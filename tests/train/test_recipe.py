@@ -86,13 +86,22 @@ def test_a_stage_is_set_apart_from_those_that_share_its_defaults(stage):
         ("second.neuron.dekay=1", r"second\.neuron has no key 'dekay'; did you mean 'decay'"),
         ("second.epochs=1.5", r"second\.epochs is 1\.5, not a whole number"),
         ("second.epochs=true", r"second\.epochs is True, not a whole number"),
-        ("second.epochs=0", "epochs is 0: choose at least 1"),
+        ("second.epochs=0", "epochs is 0: choose 1 to 100000"),
         ("second.learning_rate=fast", "learning_rate is 'fast', not a number"),
         ("second.learning_rate=nan", "learning_rate is nan, not a number"),
         ("second.optimizer=adam", "optimizer is 'adam': choose sgd, adamw"),
         ("second.milestones=3", "milestones is 3, not a list of a whole number"),
         ("second.augment.flip=2", "flip is 2.0: choose 0 to 1"),
         ("second.augment=3", "augment is 3, not a table"),
+        ("second.learning_rate=1e308", r"learning_rate is 1e\+308: choose 0 to 1000"),
+        ("second.weight_decay=1e308", r"weight_decay is 1e\+308: choose 0 to 1000"),
+        (f"second.epochs={10**400}", "epochs is 10*: choose 1 to 100000"),
+        (f"second.warmup={10**400}", "warmup is 10*, not a number"),
+        ("second.steps=10001", "steps is 10001: choose 1 to 10000"),
+        ("second.augment.mixup=1e308", r"mixup is 1e\+308: choose 0 to 100"),
+        (f"second.augment.time_shift={10**20}", "time_shift is 10*: choose 0 to 10000"),
+        ("second.augment.strength=1e308", r"strength is 1e\+308: choose 0 to 100"),
+        ("all.optimizer=adamw all.momentum=1", "momentum is 1: of adamw it is a beta, less than"),
         ("second.epochs.more=3", "epochs is a value, not a table"),
         ("second.accumulate=7", "batch_size is 64, which accumulate=7 does not divide"),
         ("second.schedule=step", "step without milestones"),
@@ -110,7 +119,7 @@ def test_a_stage_is_set_apart_from_those_that_share_its_defaults(stage):
 )
 def test_wrong_settings_are_told_in_one_sentence(tmp_path, change, says):
     with pytest.raises(OptionError, match=says) as error:
-        load(recipe(tmp_path), changes=[change])
+        load(recipe(tmp_path), changes=change.split(" "))
     assert "\n" not in str(error.value)
 
 

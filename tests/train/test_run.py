@@ -677,6 +677,26 @@ def test_batches_that_cannot_be_made(tmp_path, recipe, events):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        ("batch_size=1", "in batches of 1 .Expected more than 1 value per channel"),
+        ("batch_size=4 scratch.accumulate=4", "in batches of 1 .Expected more than 1 value"),
+        (
+            'batch_size=4 scratch.freeze=["stem","cells","fc"] scratch.freeze_epochs=1',
+            "scratch: freeze leaves nothing to train",
+        ),
+    ],
+)
+def test_batches_that_cannot_be_learned_from(tmp_path, recipe, events, change, told):
+    """An ann on one step, of maps that a pool leaves a pixel of."""
+    changes = ["neuron.kind=ann", "collapse=1", "downscale=8", *change.split(" ")]
+    changes = [f"scratch.{one.removeprefix('scratch.')}" for one in changes]
+    with pytest.raises(OptionError, match=told):
+        run(load(recipe, scratch=True, changes=changes), tmp_path / "a", data=events)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
         ("lif.downscale=16", r"lif: the network can't take samples of .*; see stage and network"),
         ("network.width=0", "network vgg: width is 0, must be at least 1"),
         ("network.channels=3", "network.channels is not for a recipe"),
@@ -741,6 +761,7 @@ def test_every_recipe_trains(tmp_path, name, large):
         ({"epochs": 4}, (0, 39), (1, 1)),
         ({"epochs": 4, "warmup": 1}, (0, 4, 9, 10), (0.1, 0.5, 1, 1)),
         ({"epochs": 4, "schedule": "cosine"}, (0, 20, 40), (1, 0.5, 0)),
+        ({"epochs": 4, "warmup": 1e-300, "schedule": "cosine"}, (0, 20), (1, 0.5)),
         (
             {"epochs": 9, "schedule": "step", "milestones": (2, 4), "gamma": 0.3},
             (0, 19, 20, 39, 40),
