@@ -88,8 +88,8 @@ def run(
         say: called with a line for a person, now and then.
 
     Raises:
-        OptionError: a store is missing or of the wrong kind, a device isn't there, or the network
-            or a batch can't be made.
+        OptionError: a store is missing or of the wrong kind, a device isn't there, the network or
+            a batch can't be made, or config.toml can't hold a setting or a store's path.
         MismatchError: the folder holds another run.
         InputError: data, a checkpoint or the folder can't be used, or another call trains in it.
         DivergedError: a loss that is no number.
@@ -105,6 +105,7 @@ def run(
         # Lightning asks torch in a way that torch is about to give up.
         warnings.filterwarnings("ignore", ".isinstance.treespec, LeafSpec", FutureWarning)
         config = config_of(recipe, stores)
+        document = to_toml(config)  # what can't be written is told before anything is
         if is_first():
             check_folder(folder, config)
         if folder.result.exists():
@@ -118,7 +119,7 @@ def run(
         with folder.locked(recipe.stages) if is_first() else nullcontext():
             if is_first():
                 check_folder(folder, config)  # again: another call may have come in between
-                write(folder.config, to_toml(config))
+                write(folder.config, document)
             return _run_stages(recipe, folder, stores, parts, devices, say)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import sys
 import tomllib
 import types
@@ -14,6 +15,7 @@ from eventdata.errors import OptionError
 
 T = TypeVar("T")
 Table = dict[str, Any]
+BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 
 
 def parse_toml(text: str) -> Table:
@@ -140,20 +142,45 @@ def table_of(settings: Any) -> Table:
 
 
 def to_toml(table: Mapping[str, Any], prefix: str = "") -> str:
-    """A table as TOML: plain values first, then the tables in it."""
+    """A table as TOML that `parse_toml` reads back: plain values first, then the tables in it.
+
+    Raises:
+        OptionError: a value that is no text, number, truth, list or table (a date, a time), or
+            text that is not Unicode, such as a path of other bytes than UTF-8's.
+    """
     lines = []
     inner = []
     for key, value in table.items():
+        name = f"{prefix}{_toml_key(key)}"
         if isinstance(value, Mapping):
-            name = f"{prefix}{key}"
-            body = to_toml(value, f"{name}.")
-            inner.append(f"\n[{name}]\n{body}" if body else "")
+            inner.append(f"\n[{name}]\n{to_toml(value, f'{name}.')}")
         else:
-            lines.append(f"{key} = {_toml_value(value)}\n")
+            lines.append(f"{_toml_key(key)} = {_toml_value(value, name)}\n")
     return "".join(lines + inner)
 
 
-def _toml_value(value: Any) -> str:
+def _toml_key(key: str) -> str:
+    return key if BARE_KEY.fullmatch(key) else _toml_text(key, "the name of a setting")
+
+
+def _toml_value(value: Any, where: str) -> str:
+    if isinstance(value, str):
+        return _toml_text(value, where)
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, int):  # true and false too
+        return json.dumps(value)
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml_value, value))}]"
-    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+        return f"[{', '.join(_toml_value(item, where) for item in value)}]"
+    if isinstance(value, Mapping):
+        items = (f"{_toml_key(key)} = {_toml_value(item, where)}" for key, item in value.items())
+        return f"{{{', '.join(items)}}}"
+    raise OptionError(f"{where} is {value}: give text, a number, true, false, a list or a table")
+
+
+def _toml_text(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise OptionError(f"{where} is {text!r}, which is not Unicode; rename it") from None
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -6,9 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eventdata.errors import InputError, OptionError
 from train.recipe import default_recipe, load, load_way, recipe_names, with_absolute_paths
+from train.settings import parse_toml, to_toml
 
 SMALL = """
 pipeline = "pipe-d"
@@ -214,3 +217,31 @@ def test_the_published_pipe_s():
     assert (ann.neuron.kind, ann.neuron.activation) == ("ann", "sharpened_relu")
     assert (lif.steps, lif.milestones, lif.gamma) == (6, (2, 4, 6, 8), 0.3)
     assert (lif.neuron.kind, lif.neuron.decay, lif.neuron.learn_decay) == ("lif", 0.25, False)
+
+
+plain = st.one_of(
+    st.text(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False)
+)
+values = st.recursive(
+    plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=12
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.text(), values))
+def test_toml_reads_back_as_it_was(table):
+    assert parse_toml(to_toml(table)) == table
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("network.width=1979-05-27", "network.width is 1979-05-27: give text, a number"),
+        ("network.widths=[{a = 07:32:00}]", "network.widths is 07:32:00: give text"),
+        ("run.label=\udcff", r"run.label is '.udcff', which is not Unicode"),
+        ("network.\udcff=1", r"name of a setting is '.udcff', which is not Unicode"),
+    ],
+)
+def test_settings_that_toml_cannot_hold(tmp_path, change, says):
+    with pytest.raises(OptionError, match=says):
+        load(recipe(tmp_path), changes=[change]).document()

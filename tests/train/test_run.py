@@ -710,6 +710,23 @@ def test_networks_that_cannot_be(tmp_path, recipe, events, images, change, told)
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize("change", ["network.a b=1", 'network."=1', "network.x=[{a=1}]"])
+def test_settings_that_no_network_has(tmp_path, recipe, events, change):
+    with pytest.raises(OptionError, match="network vgg: got an unexpected keyword argument"):
+        run(load(recipe, changes=[change], scratch=True), tmp_path / "a", data=events)
+
+
+def test_a_run_on_a_store_of_an_odd_name_is_gone_on_with(tmp_path, monkeypatch, recipe, events):
+    store = shutil.copytree(events, tmp_path / 'a"b\\c\x7f\n.zarr')
+    mine = load(recipe, scratch=True, changes=["scratch.epochs=1", "run.label=a\x7f"])
+    done = run(mine, tmp_path / "run", data=str(store))
+    assert run(mine, tmp_path / "run", data=str(store)) == done
+    shutil.copytree(events, other := os.fsdecode(os.fsencode(tmp_path) + b"/\xff.zarr"))
+    with pytest.raises(OptionError, match=r"stores.data.path is '.*udcff.zarr', which is not"):
+        run(mine, tmp_path / "other", data=other)
+    assert not (tmp_path / "other").exists()
+
+
 def test_gradients_are_gathered(tmp_path, recipe, events):
     """Two halves of a batch make the step of the whole, norms aside."""
     changes = ["scratch.augment.strength=0", "scratch.ema=0"]
