@@ -122,8 +122,11 @@ class RunFolder:
 
 
 @contextmanager
-def telling_write_errors(root: Path) -> Iterator[None]:
-    """Turn the system's errors of writing under a folder into one sentence."""
+def telling_write_errors(root: Path, then: str = "") -> Iterator[None]:
+    """Turn the system's errors of writing under a folder into one sentence.
+
+    then: what the same call does once that is mended, where it does not begin anew.
+    """
     told = threading.excepthook
     threading.excepthook = lambda args: None if _of_the_system(args) else told(args)
     try:
@@ -133,7 +136,7 @@ def telling_write_errors(root: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"{root}: can't be written ({error.strerror or error}); mend that and call the same "
-            "again: the run goes on from its last whole epoch"
+            f"again{then and f': {then}'}"
         ) from error
     finally:
         threading.excepthook = told

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from eventdata.errors import EventDataError, InputError, printable
+from eventdata.errors import EventDataError, InputError, OptionError, printable
 from eventdata.raw.source import safe_relative
 from train.folder import (
     RunFolder,
@@ -274,11 +274,21 @@ def plot(runs: Sequence[RunResult], out: Path) -> None:
 def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any]]:
     """Report on finished runs into a folder: report.md, .json, .png, .svg; the table's rows.
 
+    Args:
+        folders: the runs' own; one that is named twice, in whatever way, counts once.
+        out: made if need be.
+
     Raises:
+        OptionError: no runs.
         InputError: a run that has not finished, or runs on different stores or by different
             protocols; or the folder can't be written.
     """
-    runs = told_apart([read_run(folder) for folder in dict.fromkeys(map(str, folders))])
+    if not folders:
+        raise OptionError("there is nothing to report on: give the folder of at least one run")
+    once: dict[str, str | Path] = {}
+    for folder in folders:
+        once.setdefault(os.path.realpath(folder), folder)
+    runs = told_apart([read_run(folder) for folder in once.values()])
     for run in runs:
         for what, same in (
             ("on another store", run.store == runs[0].store),

@@ -101,7 +101,8 @@ def run(
     say = say if say and is_first() else _silent
     if images is not None and "images" not in stores:
         say(f"{recipe.label}: has no stage on still images, --images is not used")
-    with warnings.catch_warnings(), telling_write_errors(folder.root):
+    then = "the run goes on from its last whole epoch"
+    with warnings.catch_warnings(), telling_write_errors(folder.root, then):
         # Lightning asks torch in a way that torch is about to give up.
         warnings.filterwarnings("ignore", ".isinstance.treespec, LeafSpec", FutureWarning)
         config = config_of(recipe, stores)

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from eventdata.cli import main
-from eventdata.errors import InputError
+from eventdata.errors import InputError, OptionError
 from train.folder import RunFolder, write, write_json, write_rows
 from train.report import read_run, report, summarise, table
 
@@ -129,6 +129,23 @@ def test_runs_that_no_seed_tells_apart_are_ways_of_their_own(tmp_path, runs):
         ("fast", 1),
         (f"fast ({again})", 1),
     ]
+
+
+def test_a_run_that_is_named_in_two_ways_is_one(tmp_path, monkeypatch, runs):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(runs[2])
+    rows = report(["fast-0", runs[0], "./fast-0/", runs[2], "link"], tmp_path / "out")
+    assert [(row["way"], row["seeds"]) for row in rows] == [("fast", 1), ("scratch", 1)]
+    details = json.loads((tmp_path / "out/report.json").read_text())
+    assert [run["folder"] for run in details["runs"]] == ["fast-0", str(runs[0])]
+
+
+def test_no_runs_and_no_place_for_a_report(tmp_path, runs):
+    with pytest.raises(OptionError, match="give the folder of at least one run"):
+        report([], tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="can't be written .* call the same again$"):
+        report(runs, tmp_path / "file")
 
 
 def test_labels_of_strangers_make_no_lines_and_no_columns(tmp_path, runs):
