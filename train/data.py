@@ -27,7 +27,12 @@ KeyRule = Callable[[Sequence[str], Sequence[str]], list[str]]
 
 def keys_of(part: FrameDataset, rule: KeyRule = sample_keys) -> list[str]:
     """By sample, what is kept together (`train.splits.sample_keys`)."""
-    return rule(part.names, [part.classes[label] for label in part.labels])
+    return rule(part.names, _classes_of(part))
+
+
+def _classes_of(part: FrameDataset) -> list[str]:
+    """By sample, the name of its class."""
+    return [part.classes[label] for label in part.labels]
 
 
 JOIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -193,10 +198,11 @@ def open_data(
     elif len(tests) == 2:
         held, select = frozenset[str](), _checked(store, "val")
     else:
-        held = hold_out(keys, share, seed)
+        classes = _classes_of(samples)
+        held = hold_out(keys, classes, share, seed)
         if not held:  # one key a class
             keys = keys_of(samples, whole_keys)
-            held = hold_out(keys, share, seed)
+            held = hold_out(keys, classes, share, seed)
         select = samples.subset(_among(keys, held))
     also = frozenset[str]()
     if later is not None and not published:

@@ -30,16 +30,24 @@ def whole_keys(names: Sequence[str], classes: Sequence[str]) -> list[str]:
     return [f"{label}/{name}" for name, label in zip(names, classes, strict=True)]
 
 
-def hold_out(keys: Sequence[str], share: float, seed: int) -> frozenset[str]:
+def hold_out(
+    keys: Sequence[str], classes: Sequence[str], share: float, seed: int
+) -> frozenset[str]:
     """The keys (`sample_keys`) of a share of each class's samples, at least one key of them.
 
     The choice hangs on the keys and the seed, not on the order, so that two stores of the same
     samples agree. A class's last key is never taken.
+
+    Args:
+        keys: by sample.
+        classes: the name of each sample's class; it may have slashes, so that no key tells it.
+        share: to be held out.
+        seed: of the choice.
     """
     sizes = Counter(keys)
-    by_class: dict[str, list[str]] = defaultdict(list)
-    for key in sizes:
-        by_class[key.partition("/")[0]].append(key)
+    by_class: dict[str, set[str]] = defaultdict(set)
+    for key, label in zip(keys, classes, strict=True):
+        by_class[label].add(key)
     chosen: set[str] = set()
     for members in by_class.values():
         wanted = share * sum(sizes[key] for key in members)

@@ -24,19 +24,29 @@ def test_keys_of_samples():
 
 def test_each_class_gives_its_share():
     keys = [f"c{label}/s{number}" for label in range(4) for number in range(50)]
-    chosen = hold_out(keys, 0.1, seed=0)
+    classes = [key[:2] for key in keys]
+    chosen = hold_out(keys, classes, 0.1, seed=0)
     assert [sum(key.startswith(f"c{label}/") for key in chosen) for label in range(4)] == [5] * 4
-    assert chosen == hold_out(keys[::-1], 0.1, seed=0)
-    assert chosen != hold_out(keys, 0.1, seed=1)
+    assert {"c0/s10", "c1/s14"} < chosen  # for good, so that runs can be repeated
+    assert chosen == hold_out(keys[::-1], classes[::-1], 0.1, seed=0)
+    assert chosen != hold_out(keys, classes, 0.1, seed=1)
+
+
+def test_classes_whose_names_have_slashes():
+    keys = ["x/cat/0", *(f"x/dog/{number}" for number in range(9))]
+    for seed in range(9):
+        chosen = hold_out(keys, [key[:5] for key in keys], 0.5, seed)
+        assert "x/cat/0" not in chosen
+        assert len(chosen) == 4
 
 
 def test_groups_stay_together_and_no_class_goes_whole():
     names = [f"v_Bowling_g{g:02}_c{c:02}.npz" for g in range(1, 9) for c in range(1, 6)]
     keys = sample_keys(names, ["Bowling"] * len(names))
-    chosen = hold_out(keys, 0.2, seed=0)
+    chosen = hold_out(keys, ["Bowling"] * len(names), 0.2, seed=0)
     assert len(chosen) == 2  # of eight groups; ten clips would be a quarter
-    assert hold_out(["a/x", "a/x"], 0.5, seed=0) == frozenset()
-    assert len(hold_out(["a/x", "a/y"], 0.01, seed=0)) == 1
+    assert hold_out(["a/x", "a/x"], ["a", "a"], 0.5, seed=0) == frozenset()
+    assert len(hold_out(["a/x", "a/y"], ["a", "a"], 0.01, seed=0)) == 1
 
 
 def test_held_out_samples_are_no_longer_trained_on(events):
