@@ -183,6 +183,21 @@ class Stage:
             raise OptionError("momentum is 1: of adamw it is a beta, less than 1")
         if self.schedule == "step" and not self.milestones:
             raise OptionError("schedule is step without milestones: give the epochs, as [30, 60]")
+        if self.schedule != "step" and (self.milestones or self.gamma != Stage.gamma):
+            raise OptionError(
+                f"milestones and gamma go with schedule=step, but schedule is {self.schedule}; "
+                f"leave them out, or set milestones=[] and gamma={Stage.gamma}"
+            )
+        if bool(self.freeze) != bool(self.freeze_epochs):
+            raise OptionError(
+                "freeze and freeze_epochs go together: name the parts, and in how many epochs they "
+                "stay as they are; or leave out both (freeze=[], freeze_epochs=0)"
+            )
+        if self.weights == FRESH and self.take != "both":
+            raise OptionError(
+                f"take is {self.take}, but weights are fresh: of them there is nothing to take; "
+                "name an earlier stage or a file as weights, or set take=both"
+            )
         if self.schedule == "one-cycle" and self.warmup >= 1:
             raise OptionError(
                 f"warmup is {self.warmup}: of one-cycle it is a share of all steps, less than 1"
@@ -250,12 +265,11 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
         _check_table(stage, f"{where}: [stages.{key}]")
     if not table.get("stages") or "pipeline" not in table or "name" not in table.get("network", {}):
         raise OptionError(f"{where}: needs pipeline, network.name and at least one of [stages]")
-    defaults, rival = table.pop("defaults", {}), table.pop(SCRATCH, {})
+    defaults, own = table.pop("defaults", {}), table.pop(SCRATCH, {})
     stages = {key: merge(defaults, stage) for key, stage in table["stages"].items()}
+    rival = merge(from_scratch(list(stages.values())[-1]), own)
     if scratch:
-        stages = {SCRATCH: merge(from_scratch(list(stages.values())[-1]), rival)}
-    elif rival:  # checked also where it is not run
-        from_table(Stage, rival, f"{where}: {SCRATCH}")
+        stages = {SCRATCH: rival}
     if idle := stages.keys() - _needed(stages):
         raise OptionError(
             f"{where}: nothing comes of {', '.join(sorted(idle))}: the last stage does not build "
@@ -279,7 +293,14 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
     )
     _check_sources(recipe, where)
     needed = _needed(stages)
-    return replace(recipe, stages={k: v for k, v in recipe.stages.items() if k in needed})
+    recipe = replace(recipe, stages={k: v for k, v in recipe.stages.items() if k in needed})
+    checked = list(recipe.stages.items())
+    if own and not scratch:  # checked also where it is not run
+        checked.append((SCRATCH, from_table(Stage, rival, f"{where}: {SCRATCH}")))
+    for key, one in checked:
+        if one.data == "images" or recipe.pipeline == "pipe-s":
+            _check_of_images(one, f"{where}: {key}")
+    return recipe
 
 
 def _check_table(value: object, what: str) -> None:
@@ -396,6 +417,20 @@ def _check_sources(recipe: Recipe, where: str) -> None:
             known = ", ".join([FRESH, *earlier])
             raise OptionError(f"{where}: {name}.weights is {source!r}, neither {known} nor a file")
         earlier.append(name)
+
+
+def _check_of_images(stage: Stage, where: str) -> None:
+    """OptionError for what a stage on still images has that does something to frames alone."""
+    for key, value in (
+        ("collapse", stage.collapse),
+        ("augment.time_shift", stage.augment.time_shift),
+        ("augment.event_drop", stage.augment.event_drop),
+    ):
+        if value:
+            raise OptionError(
+                f"{where}.{key} is {value}, but the stage learns from still images, which have "
+                "neither steps nor events; set it for stages on event frames alone"
+            )
 
 
 def _needed(stages: dict[str, Table]) -> set[str]:

@@ -38,7 +38,7 @@ TINY = (
 [defaults]
 batch_size = 16
 schedule = "cosine"
-augment = { crop = 0.1, event_drop = 0.2, mixup = 0.2 }
+augment = { crop = 0.1, mixup = 0.2 }
 [stages.pretrain]
 data = "images"
 neuron = { kind = "ann" }
@@ -49,6 +49,7 @@ recalibrate = 2
 freeze = ["stem"]
 freeze_epochs = 1
 ema = 0.9
+augment = { event_drop = 0.2 }
 epochs = 3
 [scratch]
 epochs = 2
@@ -195,7 +196,7 @@ def test_going_on_in_half_precision_with_gathered_gradients(
 ):
     """bf16, several batches a step, the last weights kept, averages from the first stage on."""
     changes = ["run.precision=bf16-mixed", "all.accumulate=2", "all.keep=last", "all.ema=0.8"]
-    chosen = load(recipe, changes=[*changes, "all.augment.time_shift=1"])
+    chosen = load(recipe, changes=[*changes, "lif.augment.time_shift=1"])
     run(chosen, tmp_path / "whole", data=events, images=images)
     real, left = Classifier.training_step, [0]
 

@@ -33,7 +33,7 @@ RECIPE = (
 [defaults]
 batch_size = 16
 epochs = 2
-augment = { crop = 0.1, event_drop = 0.2, mixup = 0.2 }
+augment = { crop = 0.1, mixup = 0.2 }
 [stages.pretrain]
 data = "images"
 neuron = { kind = "ann" }
@@ -41,6 +41,7 @@ neuron = { kind = "ann" }
 weights = "pretrain"
 recalibrate = 2
 ema = 0.9
+augment = { event_drop = 0.2 }
 """
 )
 

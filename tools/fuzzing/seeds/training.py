@@ -36,6 +36,7 @@ neuron = { kind = "lif", threshold = 1.3 }
 schedule = "step"
 milestones = [1, 2]
 freeze = ["stem"]
+freeze_epochs = 1
 steps = 4
 [scratch]
 epochs = 8
