@@ -3,6 +3,7 @@
 A stage is a network, data, a schedule, a kind of neuron, and where its weights come from; a
 pipeline is stages in order; a recipe describes a pipeline and its rival trained from scratch::
 
+    base = "NAME"        a recipe of this package: what is not said here is as there
     pipeline = "pipe-d"  and name, where it is not the file's
     [network]            the one network of all stages: a name of train.networks and its settings
     [run]                seed, protocol, precision
@@ -38,7 +39,7 @@ from train.settings import (
 RECIPES = Path(__file__).parent / "recipes"
 SCRATCH = "scratch"
 SECTIONS = (
-    *("name", "pipeline", "network", "run", "machine", "defaults", "stages", SCRATCH),
+    *("base", "name", "pipeline", "network", "run", "machine", "defaults", "stages", SCRATCH),
     "stores",  # a run's config.toml has them, and is a recipe all the same
 )
 FRESH = "fresh"
@@ -254,8 +255,8 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
         OptionError: no recipe of this name, or a key or value in it that is wrong.
         InputError: its file can't be read.
     """
-    table = _read(name)
     where = f"recipe {Path(name).stem}"
+    table = _on_base(_read(name), where)
     for key in table:
         if key not in SECTIONS:
             raise unknown_key(where, key, SECTIONS)
@@ -382,6 +383,19 @@ def _read(name: str) -> Table:
         raise InputError(f"recipe {path} can't be read ({error.strerror})") from None
     except ValueError as error:
         raise OptionError(f"recipe {path} is not TOML: {error}") from None
+
+
+def _on_base(table: Table, where: str) -> Table:
+    """A recipe's table merged over that of the recipe it names as its base, if any."""
+    if "base" not in table:
+        return table
+    base = table["base"]
+    if base not in recipe_names():
+        raise OptionError(f"{where}: base is {base!r}: choose {', '.join(recipe_names())}")
+    below = _read(base)
+    if "base" in below:
+        raise OptionError(f"{where}: base is {base!r}, which has a base itself; name one without")
+    return merge(below, {key: value for key, value in table.items() if key != "base"})
 
 
 def unknown_recipe(name: str) -> OptionError:

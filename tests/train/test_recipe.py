@@ -164,6 +164,36 @@ def test_a_stage_that_nothing_builds_on_any_more_is_left_out(tmp_path):
     assert list(load(recipe(tmp_path), changes=["second.weights=fresh"]).stages) == ["second"]
 
 
+def test_a_recipe_on_a_base(tmp_path):
+    mine = load(recipe(tmp_path, 'base = "ucf101-crnn"\n[stages.lif]\nepochs = 7\nstem = "mean"'))
+    base = load("ucf101-crnn")
+    lif = replace(base.stages["lif"], epochs=7, stem="mean")
+    assert mine == replace(base, name="mine", stages=base.stages | {"lif": lif})
+    assert "base" not in mine.document()
+    assert load("pipe-d-grey") == replace(load("pipe-d-images"), name="pipe-d-grey")
+
+
+@pytest.mark.parametrize(
+    ("base", "says"),
+    [
+        ("'pipe-x'", "base is 'pipe-x': choose digits, pipe-d-check"),
+        ("'./b.toml'", "base is './b.toml': choose digits"),
+        ("['digits']", r"base is \['digits'\]: choose"),
+        ("'pipe-d-grey'", "base is 'pipe-d-grey', which has a base itself"),
+    ],
+)
+def test_bases_that_are_none(tmp_path, base, says):
+    with pytest.raises(OptionError, match=says):
+        load(recipe(tmp_path, f"base = {base}"))
+
+
+def test_a_recipe_is_no_base_of_its_own(tmp_path, monkeypatch):
+    recipe(tmp_path, "base = 'mine'\n" + SMALL)
+    monkeypatch.setattr("train.recipe.RECIPES", tmp_path)
+    with pytest.raises(OptionError, match="base is 'mine', which has a base itself"):
+        load("mine")
+
+
 def test_labels_tell_the_way_and_the_recipe(tmp_path):
     assert load(recipe(tmp_path)).label == "pipe-d mine"
     assert load(recipe(tmp_path), scratch=True).label == "scratch mine"
