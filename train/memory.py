@@ -121,7 +121,7 @@ def _restore(kept: _AsItIs | _Kept) -> Tensor:
 
 @contextmanager
 def packed_spikes() -> Iterator[None]:
-    """Spikes that are kept for the pass backward are kept as bits (on GPUs as bytes).
+    """Spikes that are kept for the pass backward are kept as bits (bytes where there is no kernel).
 
     Gradients are the same to the bit. A spike tensor that several layers read is packed once and
     unpacked by each as it needs it. For the pass forward alone: `with` it or decorate it.
