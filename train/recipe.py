@@ -26,6 +26,7 @@ from train.augment import Augmentation
 from train.networks.layers import Packing, Recompute
 from train.neurons import NeuronSettings
 from train.settings import (
+    MOST_DEEP,
     Table,
     check_ranges,
     from_table,
@@ -350,6 +351,8 @@ def set_key(table: Table, change: str) -> None:
     words = path.strip().split(".")
     if not equals or len(words) < 2 or not all(words):
         raise OptionError(f"--set {change!r}: write stage.key=value")
+    if len(words) > MOST_DEEP:
+        raise OptionError(f"--set {change!r}: is nested too deep")
     first, *inner, last = words
     stages = table["stages"]
     tops = {**{key: [stages[key]] for key in stages}, "all": list(stages.values())}

@@ -9,21 +9,34 @@ import sys
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from eventdata.errors import OptionError
 
 T = TypeVar("T")
 Table = dict[str, Any]
+MOST_DEEP = 50  # tables and lists in each other: what works on them calls itself
 BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 
 
 def parse_toml(text: str) -> Table:
-    """A TOML document's table; ValueError for all that is none, or is nested too deep."""
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
+    """A TOML document's table; ValueError for all that is none, or is deeper than MOST_DEEP."""
+    with suppress(RecursionError):
+        table = tomllib.loads(text)
+        level: list[Any] = [table]
+        for _ in range(MOST_DEEP):
+            level = [inner for outer in level for inner in _inside(outer)]
+            if not level:
+                return table
+    raise ValueError("nested too deep")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """What a table or a list holds."""
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def unknown_key(where: str, key: str, known: Iterable[str]) -> OptionError:

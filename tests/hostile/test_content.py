@@ -177,6 +177,8 @@ def test_toml_that_is_nested(tmp_path):
         "a = " + "{a = " * DEEP,
         "a." * 2000 + "a = 1",
         "[" + "a." * 2000 + "a]",
+        "[stages.a]\n" + "a." * 2000 + "a = 1",
+        "base = 'digits'\n[network]\n" + "a." * 2000 + "a = 1",
         "[stages.a]\nepochs = " + "9" * 5000,
         "[stages.a]\nlearning_rate = nan",
         "[stages.a]\nlearning_rate = 1e999",
@@ -185,9 +187,10 @@ def test_toml_that_is_nested(tmp_path):
         recipe.write_text(text)
         with at_most(64), pytest.raises(OptionError):
             load(str(recipe))
-    for value in ("[" * DEEP, "9" * 5000):
+    deep = "network." + "a." * 2000 + "a=1"
+    for change in ("all.epochs=" + "[" * DEEP, "all.epochs=" + "9" * 5000, deep):
         with pytest.raises(OptionError):
-            load("digits", changes=[f"all.epochs={value}"])
+            load("digits", changes=[change])
 
 
 @pytest.mark.parametrize("change", [{"split_names": []}, {"trace": 12}])
