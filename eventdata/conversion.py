@@ -66,6 +66,9 @@ Progress = Callable[[int, int], None]  # samples done, samples in all
 
 DEFAULT_SHARD_SIZE = 512
 PLAN_KEY = f"{WORK}/plan"
+GROUP_BYTES = 1_700_000
+"""Of samples that are read, then compressed: inflating and compressing in turn would push each
+other's tables out of the cache."""
 ESTIMATE_SAMPLES = 64  # samples that a dry run compresses to foretell the bytes
 
 
@@ -306,20 +309,24 @@ def convert_shard(task: ShardTask) -> int:
     Returns the number of samples, skipped ones counted in.
     """
     builder = ShardBuilder(task.sample, task.shard_size)
-    packed = np.zeros(task.sample.packed_shape, task.sample.dtype)
+    at_once = max(1, GROUP_BYTES // (task.sample.planes * task.sample.chunk_bytes))
+    group = np.zeros((at_once, *task.sample.packed_shape), task.sample.dtype)
     events = [0] * len(task.samples)
     skipped: dict[int, str] = {}
     with listen() as notes, fetch_ahead(task.samples.paths, task.samples.input_size):
-        for slot in range(len(task.samples)):
-            try:
-                events[slot] = read_sample(task.source, task.samples, slot, packed)
-            except InputError as error:
-                if task.on_error == "fail" and not isinstance(error, LeftOutError):
-                    raise
-                # A path may hold bytes that are no UTF-8; JSON and terminals take text.
-                skipped[slot] = str(error).encode("utf-8", "backslashreplace").decode()
-            else:
-                builder.add(slot, packed)
+        for start in range(0, len(task.samples), at_once):
+            slots = range(start, min(start + at_once, len(task.samples)))
+            for slot, packed in zip(slots, group, strict=False):
+                try:
+                    events[slot] = read_sample(task.source, task.samples, slot, packed)
+                except InputError as error:
+                    if task.on_error == "fail" and not isinstance(error, LeftOutError):
+                        raise
+                    # A path may hold bytes that are no UTF-8; JSON and terminals take text.
+                    skipped[slot] = str(error).encode("utf-8", "backslashreplace").decode()
+            for slot, packed in zip(slots, group, strict=False):
+                if slot not in skipped:
+                    builder.add(slot, packed)
     data = builder.finish()
     record = ShardRecord(events, skipped, len(data), dict(notes), task.plan)
     # This worker may have outlived its conversion, and another have taken the place.
