@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -104,6 +104,8 @@ class ShardTask:
     on_error: OnError
     plan: str
     """Its digest."""
+    compressor: Executor
+    """What compresses samples: a thread, while the next are read, or whoever reads them."""
 
 
 def convert(
@@ -237,9 +239,12 @@ def _run(job: Job, files: Files, where: Mapping[str, Any], progress: Progress | 
         pool = stack.enter_context(open_pool(**where, probe=probe))
         here = isinstance(pool.executor, SerialExecutor)
         output = stack.enter_context(write_behind(files)) if here else files
+        compressor: Executor = SerialExecutor()  # of workers: each has a core already
+        if here:
+            compressor = stack.enter_context(ThreadPoolExecutor(1, "eventdata-compress"))
         if progress is not None:
             progress(done, job.total)
-        tasks = _tasks(job, output, todo)
+        tasks = _tasks(job, output, compressor, todo)
         for count in stack.enter_context(contextlib.closing(run_tasks(pool, convert_shard, tasks))):
             done += count
             if progress is not None:
@@ -310,13 +315,16 @@ def convert_shard(task: ShardTask) -> int:
     """
     builder = ShardBuilder(task.sample, task.shard_size)
     at_once = max(1, GROUP_BYTES // (task.sample.planes * task.sample.chunk_bytes))
-    group = np.zeros((at_once, *task.sample.packed_shape), task.sample.dtype)
+    # Two groups: one is compressed while the other is filled.
+    groups = np.zeros((2, at_once, *task.sample.packed_shape), task.sample.dtype)
+    compressing = task.compressor.submit(builder.add_all, [])
     events = [0] * len(task.samples)
     skipped: dict[int, str] = {}
     with listen() as notes, fetch_ahead(task.samples.paths, task.samples.input_size):
         for start in range(0, len(task.samples), at_once):
             slots = range(start, min(start + at_once, len(task.samples)))
-            for slot, packed in zip(slots, group, strict=False):
+            group = list(zip(slots, groups[start // at_once % 2], strict=False))
+            for slot, packed in group:
                 try:
                     events[slot] = read_sample(task.source, task.samples, slot, packed)
                 except InputError as error:
@@ -324,9 +332,10 @@ def convert_shard(task: ShardTask) -> int:
                         raise
                     # A path may hold bytes that are no UTF-8; JSON and terminals take text.
                     skipped[slot] = str(error).encode("utf-8", "backslashreplace").decode()
-            for slot, packed in zip(slots, group, strict=False):
-                if slot not in skipped:
-                    builder.add(slot, packed)
+            read = [(slot, packed) for slot, packed in group if slot not in skipped]
+            compressing.result()
+            compressing = task.compressor.submit(builder.add_all, read)
+        compressing.result()
     data = builder.finish()
     record = ShardRecord(events, skipped, len(data), dict(notes), task.plan)
     # This worker may have outlived its conversion, and another have taken the place.
@@ -395,7 +404,9 @@ def _unfinished(job: Job, files: Files) -> tuple[list[tuple[str, int]], int]:
     return todo, done
 
 
-def _tasks(job: Job, files: Output, todo: Iterable[tuple[str, int]]) -> Iterator[ShardTask]:
+def _tasks(
+    job: Job, files: Output, compressor: Executor, todo: Iterable[tuple[str, int]]
+) -> Iterator[ShardTask]:
     """Tasks made one at a time: a million samples need not travel at once."""
     size = job.plan.shard_size
     for split, shard in todo:
@@ -409,6 +420,7 @@ def _tasks(job: Job, files: Output, todo: Iterable[tuple[str, int]]) -> Iterator
             samples=job.listing[split][shard * size : (shard + 1) * size],
             on_error=job.on_error,
             plan=job.plan.digest,
+            compressor=compressor,
         )
 
 

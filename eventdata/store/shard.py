@@ -9,6 +9,7 @@ pipeline (tools/bench_convert.py measures a conversion by way of that beside our
 """
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import google_crc32c
@@ -60,6 +61,11 @@ class ShardBuilder:
             self._index[slot, plane] = len(self._body), len(chunk) + CRC_BYTES
             self._body += chunk
             self._body += crc32c(chunk)
+
+    def add_all(self, samples: Iterable[tuple[int, NDArray[Any]]]) -> None:
+        """`add` several, each with its slot."""
+        for slot, packed in samples:
+            self.add(slot, packed)
 
     def finish(self) -> bytes | bytearray:
         """The whole shard."""
