@@ -124,6 +124,7 @@ def _complete_folder(_: click.Context, __: click.Parameter, incomplete: str) -> 
 def _complete_recipe(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
     from click.shell_completion import CompletionItem
 
+    # Not by train.recipe, which loads torch.
     recipes = sorted((Path(__file__).parents[1] / "train" / "recipes").glob("*.toml"))
     found = [CompletionItem(path.stem) for path in recipes if path.stem.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]

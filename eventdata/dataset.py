@@ -161,7 +161,11 @@ def collate(samples: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
     """
     frames, labels = zip(*samples, strict=True)
     batch = getattr(frames[0], "_base", None)  # `__getitems__` gives views of one tensor, in order
-    whole = batch is not None and list(map(_memory, frames)) == list(map(_memory, batch))
+    whole = (
+        batch is not None
+        and batch.shape[:1] == (len(frames),)  # a transform may give views of anything
+        and list(map(_memory, frames)) == list(map(_memory, batch))
+    )
     return batch if whole else default_collate(list(frames)), default_collate(list(labels))
 
 

@@ -48,10 +48,10 @@ class FrameLoader:
     Each ``iter()`` is the next epoch, also after one that was broken off; its order depends on
     ``seed`` and the epoch alone (set ``epoch`` to choose it). order="shards" reads shard by shard,
     for slow disks and remote stores. Of ``world_size`` ranks, each sample is seen by one; use
-    drop_last=True where they train in step. ``transform`` gets each batch on the device; the
-    dataset's own transforms, which are of samples, are not taken. threads: that decode; prefetch:
-    batches made ahead. ``state_dict`` holds epoch and batch, those of the latest ``iter()``: a
-    loader that loads it, of whatever rank, goes on in the middle of an epoch.
+    drop_last=True where they train in step. ``transform`` gets each batch on the device; a
+    dataset with transforms of its own, which are of samples, is refused. threads: that decode;
+    prefetch: batches made ahead. ``state_dict`` holds epoch and batch, those of the latest
+    ``iter()``: a loader that loads it, of whatever rank, goes on in the middle of an epoch.
 
     A batch is the user's for as long as a tensor of it is kept. Raises OptionError for options that
     do not make sense; while iterating, StoreError where the store is damaged.
