@@ -25,7 +25,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "faults.py"
     [
         ("convert", 6, ["kill", "disk full", "read error", "file vanishes", "file changes"]),
         ("generate", 4, ["kill", "disk full", "read error", "file vanishes", "file changes"]),
-        ("train", 2, ["kill", "disk full"]),
+        ("train", 1, ["kill", "disk full"]),
     ],
 )
 def test_faults_in_turn(tmp_path, job, turns, faults):

@@ -13,8 +13,11 @@ from nasty import CAN_MEASURE, TOOLS
 
 pytestmark = pytest.mark.skipif(not CAN_MEASURE, reason="memory is measured by Linux's /proc")
 
-CASES, SLOW_CASES = 125, 30
-SLOW = {"stores", "stores-against-raw", "unfinished-stores", "unfinished-raw", "runs"}
+CASES, SLOW_CASES = 100, 20
+SLOW = {
+    *("stores", "grey-stores", "stores-against-raw", "unfinished-stores"),
+    *("unfinished-raw", "runs", "recordings"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_unpack_writes_its_sample_and_nothing_else(
     batch = memory[offset:].reshape(shape)
     if time_first:
         batch = batch.reshape(steps, 4, *shape[2:]).swapaxes(0, 1)
-    unpack_batch(packed, batch[1:3], one)
+    unpack_batch(packed, batch[1:3], batch.dtype.type(one))
     np.testing.assert_array_equal(batch[1:3], expected)
     assert (batch[0] == 9).all()
     assert (batch[3] == 9).all()

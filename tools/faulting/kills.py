@@ -120,7 +120,7 @@ class Place:
             if moment.kept is None or self.job.kept(self.out) >= moment.kept:
                 time.sleep(moment.seconds)
                 return process.poll() is None
-            time.sleep(0.01)
+            time.sleep(0.03)
         return False
 
 
