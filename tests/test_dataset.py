@@ -158,16 +158,14 @@ def test_collate_copies_nothing(store):
 # The parent has threads by then (torch, zarr), which is the very case that this must survive.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("persistent", [False, True])
-def test_dataloader_workers_after_the_parent_has_read(store, truth, method, persistent):
+def test_dataloader_workers_after_the_parent_has_read(store, truth, method):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system has no {method}")
     ds = eventdata.FrameDataset(store)
     assert ds.names
     assert np.array_equal(ds[0][0].numpy(), truth[0])
     options = {"num_workers": 2, "multiprocessing_context": method, "timeout": 60}
-    options |= {"collate_fn": eventdata.collate} if persistent else {}
-    check_loader(ds, truth, persistent_workers=persistent, **options)
+    check_loader(ds, truth, collate_fn=eventdata.collate, **options)
 
 
 def test_pickles_after_reading(store, truth):

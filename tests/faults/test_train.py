@@ -1,4 +1,4 @@
-"""Training killed and stopped: within steps, evaluations and the test, between all of them."""
+"""Training killed and stopped, within steps, evaluations and the test, and called twice at once."""
 
 import json
 import sys
@@ -57,6 +57,11 @@ for moment, arm in {
 }.items():
     code, told = forks.call(arm)
     ended[moment] = [code, told]
+first = forks.start(at(Classifier, "test_step", 1, signal.SIGSTOP))
+os.waitpid(first, os.WUNTRACED)
+second = forks.call(lambda: None)
+os.kill(first, signal.SIGKILL)
+os.waitpid(first, 0)
 code, told = forks.call(jumping_clock)
 assert code == 0, told
 faults = [] if job.content(forks.out) == whole else ["other weights"]
@@ -64,14 +69,14 @@ forks.renew()
 code, told = forks.call(jumping_clock)
 assert code == 0, told
 faults += [] if job.content(forks.out) == whole else ["other weights by another clock"]
-print(json.dumps([ended, faults]))
+print(json.dumps([ended, second, faults]))
 """
 
 
 def test_stopped_at_any_moment(tmp_path):
     done = run_program([sys.executable, "-c", SCRIPT, TOOLS, tmp_path])
     assert done.returncode == 0, done.stderr
-    ended, faults = json.loads(done.stdout.splitlines()[-1])
+    ended, second, faults = json.loads(done.stdout.splitlines()[-1])
     assert {moment: code for moment, (code, _) in ended.items()} == {
         "Ctrl-C in a step": 130,
         "terminated in a step": 130,
@@ -84,4 +89,6 @@ def test_stopped_at_any_moment(tmp_path):
     for code, told in ended.values():
         assert "Traceback" not in told
         assert ("stopped; call the same again to go on" in told) == (code == 130)
+    assert second[0] == 1
+    assert "another call is training in it; wait for that to end" in second[1]
     assert not faults

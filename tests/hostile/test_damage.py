@@ -23,10 +23,10 @@ SLOW = {
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory):
     """Thousands of cases, all in one child; by reader what came of them."""
-    folder = tmp_path_factory.mktemp("fuzz")
+    findings = tmp_path_factory.mktemp("fuzz")
     jobs = [Job(name, cases=SLOW_CASES if name in SLOW else CASES) for name in READERS]
-    done = run_jobs(jobs, folder / "work", folder / "findings")
-    found = [json.loads(path.read_text()) for path in (folder / "findings").glob("*.json")]
+    done = run_jobs(jobs, findings)
+    found = [json.loads(path.read_text()) for path in findings.glob("*.json")]
     return {one.reader: one for one in done}, found
 
 
@@ -77,7 +77,7 @@ cases.READERS = children.READERS = {{name: only_when_damaged(BAD[name]) for name
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     jobs = [children.Job(name, cases=2) for name in BAD]
-    for done in children.run_jobs(jobs, folder / "work", folder / "findings"):
+    for done in children.run_jobs(jobs, folder / "findings"):
         print(done.reader, done.cases, done.read, sep=":")
 """
 

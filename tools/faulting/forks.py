@@ -58,8 +58,8 @@ class Forks:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.temporary.mkdir(parents=True)
 
-    def call(self, arm: Callable[[], None]) -> tuple[int, str]:
-        """Exit code (minus a signal) of a call after ``arm``, and what it said."""
+    def start(self, arm: Callable[[], None]) -> int:
+        """Begin a call after ``arm``; returns its process."""
         said = self.folder / "said.txt"
         said.touch()
         sys.stdout.flush()
@@ -67,8 +67,13 @@ class Forks:
         pid = os.fork()
         if not pid:
             self._in_the_fork(arm, said)
-        _, status = os.waitpid(pid, 0)
-        return os.waitstatus_to_exitcode(status), said.read_text(errors="replace")
+        return pid
+
+    def call(self, arm: Callable[[], None]) -> tuple[int, str]:
+        """Exit code (minus a signal) of a call after ``arm``, and what it said."""
+        _, status = os.waitpid(self.start(arm), 0)
+        told = (self.folder / "said.txt").read_text(errors="replace")
+        return os.waitstatus_to_exitcode(status), told
 
     def _in_the_fork(self, arm: Callable[[], None], said: Path) -> None:
         from eventdata.cli import main

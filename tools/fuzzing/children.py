@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -65,7 +66,6 @@ class Done:
 
 def run_jobs(
     jobs: Sequence[Job],
-    work: Path,
     findings: Path,
     real: Real = None,
     say: Callable[[Finding], object] = lambda _: None,
@@ -74,13 +74,23 @@ def run_jobs(
 
     Args:
         jobs: of different readers.
-        work: a folder for the files of cases, best one in memory.
         findings: where each finding goes: READER-CASE/ with its files, READER-CASE.json.
         real: the folder of real data to take more seeds from.
         say: called with what a child died of.
     """
-    work.mkdir(parents=True, exist_ok=True)
     findings.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_memory_folder()) as work:
+        return _run_jobs(jobs, Path(work), findings, real, say)
+
+
+def _memory_folder() -> str | None:
+    """Where files cost no disk: each case writes some."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def _run_jobs(
+    jobs: Sequence[Job], work: Path, findings: Path, real: Real, say: Callable[[Finding], object]
+) -> list[Done]:
     context = multiprocessing.get_context("spawn")
     tallies: Any = context.RawArray(Tally, len(jobs))
     for job, tally in zip(jobs, tallies, strict=True):
