@@ -64,6 +64,12 @@ def test_a_step_beside_the_same_network_with_relu(tmp_path):
     assert 0 < kept["lif"] < 1.1 * kept["ann, ReLU"]
 
 
+def test_blocks_that_are_run_again_keep_less(bench):
+    size = {"width": 4, "side": 32, "batch": 2, "steps": 4, "device": "cpu", "dtype": "float32"}
+    again, usual = (bench.step.Trainer(way, **size) for way in ("lif, blocks run again", "lif"))
+    assert 0 < again.kept() < usual.kept()
+
+
 def test_growth_over_steps_and_samples(tmp_path):
     result = run("bench_step.py", tmp_path / "result.json", "--growth", *SMALL)
     assert set(result["ms_per_frame"]) == {
