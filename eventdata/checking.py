@@ -16,10 +16,10 @@ import numpy as np
 
 from eventdata.conversion import read_sample, unseen
 from eventdata.errors import EventDataError, OptionError, StoreError, check_whole
+from eventdata.files.fetch import fetch_ahead, open_input
+from eventdata.files.remote import check_reach
 from eventdata.raw.registry import build_source, read_options, source_entry
-from eventdata.raw.remote import fetch_ahead, open_input
 from eventdata.raw.source import Samples, Source, told_of_reading
-from eventdata.remote import check_reach
 from eventdata.store.layout import HEADER_KEY, SampleFormat
 from eventdata.store.read import SampleReader, SplitReader, Store, open_store
 from eventdata.store.verify import (

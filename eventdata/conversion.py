@@ -22,11 +22,11 @@ from eventdata.errors import (
     StoreError,
     check_whole,
 )
+from eventdata.files.fetch import fetch_ahead, local_copy, open_input
+from eventdata.files.local import Files, LocalFiles, Output, open_files, write_behind
+from eventdata.files.remote import check_reach, is_url, path_or_url
 from eventdata.raw.registry import build_source, source_entry
-from eventdata.raw.remote import fetch_ahead, local_copy, open_input
 from eventdata.raw.source import Samples, Source, file_numbers, listen, told_of_reading
-from eventdata.remote import check_reach, is_url, path_or_url
-from eventdata.store.files import Files, LocalFiles, Output, open_files, write_behind
 from eventdata.store.layout import (
     MAX_SAMPLE_BYTES,
     MAX_SHARD_SIZE,

@@ -31,17 +31,17 @@ from eventdata.errors import (
     StoreError,
     check_whole,
 )
-from eventdata.raw.published import Maker, manifests, raw_file, raw_keys, source_of
-from eventdata.raw.remote import fetch_ahead, local_copy, open_input
-from eventdata.raw.source import Samples, file_numbers, told_of_reading
-from eventdata.remote import check_reach, is_url, path_or_url
-from eventdata.store.bounded import (
+from eventdata.files.bounded import (
     MAX_SKIPPED,
     is_larger,
     most_record_bytes,
     read_bounded,
 )
-from eventdata.store.files import Files, LocalFiles
+from eventdata.files.fetch import fetch_ahead, local_copy, open_input
+from eventdata.files.local import Files, LocalFiles
+from eventdata.files.remote import check_reach, is_url, path_or_url
+from eventdata.raw.published import Maker, manifests, raw_file, raw_keys, source_of
+from eventdata.raw.source import Samples, file_numbers, told_of_reading
 from eventdata.store.layout import WORK, parse_json
 from eventdata.store.write import clear, input_digest, writer_lock
 from eventdata.workers import Pool, check_pool, check_workers, open_pool, run_tasks

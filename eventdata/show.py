@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from eventdata.errors import OptionError
-from eventdata.store.files import told_plainly
+from eventdata.files.local import told_plainly
 from eventdata.store.layout import SampleFormat
 from eventdata.store.read import Store
 

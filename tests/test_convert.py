@@ -439,10 +439,10 @@ def test_overwrite_that_was_interrupted(raw, out, tmp_path, monkeypatch):
     run(raw, tmp_path / "whole.zarr")
     run(raw, out, shard_size=3)
     real = shutil.rmtree
-    monkeypatch.setattr("eventdata.store.files.shutil.rmtree", lambda _: 1 / 0)
+    monkeypatch.setattr("eventdata.files.local.shutil.rmtree", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(raw, out, overwrite=True)
-    monkeypatch.setattr("eventdata.store.files.shutil.rmtree", real)
+    monkeypatch.setattr("eventdata.files.local.shutil.rmtree", real)
     with pytest.raises(IncompleteStoreError):
         eventdata.open_store(out)
     run(raw, out)

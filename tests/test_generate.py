@@ -17,8 +17,8 @@ from eventdata import generation
 from eventdata.cli import main
 from eventdata.conversion import convert
 from eventdata.errors import InputError, MismatchError, OptionError, StoreError
+from eventdata.files.local import LocalFiles
 from eventdata.generation import generate
-from eventdata.store.files import LocalFiles
 
 SMALL = {"min_events": 20}
 

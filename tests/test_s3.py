@@ -22,7 +22,6 @@ from s3 import download, serve, upload
 from torch.utils.data import DataLoader
 
 import eventdata
-from eventdata import remote
 from eventdata.cli import main
 from eventdata.errors import (
     EventDataError,
@@ -32,11 +31,12 @@ from eventdata.errors import (
     OptionError,
     StoreError,
 )
+from eventdata.files import remote
+from eventdata.files.fetch import fetch_ahead, local_copy
+from eventdata.files.local import RemoteFiles
 from eventdata.generation import generate
 from eventdata.loader import FrameLoader
-from eventdata.raw.remote import fetch_ahead, local_copy
 from eventdata.store import remote as store_remote
-from eventdata.store.files import RemoteFiles
 
 
 @pytest.fixture(scope="module")

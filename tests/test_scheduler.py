@@ -24,8 +24,8 @@ from eventdata import cluster
 from eventdata.cli import main
 from eventdata.conversion import unseen
 from eventdata.errors import EventDataError, InputError, OptionError, StoreError
+from eventdata.files.local import open_files
 from eventdata.generation import generate
-from eventdata.store.files import open_files
 
 HERE = str(Path(__file__).parent)
 START = """

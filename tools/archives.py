@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import IO, cast
 
 from eventdata.errors import EventDataError, InputError
-from eventdata.plain import check_plain
+from eventdata.files.local import LocalFiles
+from eventdata.files.plain import check_plain
 from eventdata.raw.source import safe_relative
-from eventdata.store.files import LocalFiles
 
 _PART = re.compile(r"(?P<name>.+?)(?P<mark>\.|[.-]part-?)(?P<number>\d{2,3}|[a-z]{2})")
 _VOLUME = re.compile(r"(?P<name>.+)\.part(?P<number>\d+)\.rar", re.IGNORECASE)

@@ -23,8 +23,8 @@ from measuring import output_option, resident
 
 import eventdata
 from eventdata.conversion import DEFAULT_SHARD_SIZE, Job, plan_job
+from eventdata.files.local import LocalFiles
 from eventdata.raw.es_imagenet import EsImageNet
-from eventdata.store.files import LocalFiles
 from eventdata.store.shard import ShardBuilder
 from eventdata.store.write import ShardRecord, begin, write_shard
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from eventdata.errors import InputError, MismatchError, OptionError
-from eventdata.plain import read_plain
+from eventdata.files.plain import read_plain
 from eventdata.store.read import Store, open_store
 from train.data import Data, open_data
 from train.folder import (

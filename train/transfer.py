@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eventdata.errors import InputError, OptionError
-from eventdata.plain import check_plain
+from eventdata.files.plain import check_plain
 from train.checkpoint import check_torch_file
 from train.networks.published import rename_published
 

@@ -10,7 +10,7 @@ import numpy as np
 import zstandard
 
 from eventdata.errors import InputError, OptionError
-from eventdata.plain import read_plain
+from eventdata.files.plain import read_plain
 from eventdata.raw.event_columns import (
     Columns,
     check_size,

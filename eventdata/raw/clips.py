@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eventdata.errors import InputError, OptionError
+from eventdata.files.plain import check_plain
 from eventdata.kernels.video import VideoSettings, frame_indices
-from eventdata.plain import check_plain
 from eventdata.raw.pictures import read_picture
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")

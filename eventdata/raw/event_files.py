@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from eventdata.deaths import out_of_memory
 from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, check_events, make_events, sensor_of
-from eventdata.plain import check_plain
+from eventdata.files.plain import check_plain
 from eventdata.raw.aedat import read_aedat
 from eventdata.raw.event_columns import Columns, check_size, most_events
 from eventdata.raw.npz import inflate, list_members, parse_npy_header

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eventdata.errors import OptionError
-from eventdata.raw.remote import only_local
+from eventdata.files.fetch import only_local
 from eventdata.raw.source import Source
 
 

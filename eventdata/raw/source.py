@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from eventdata.deaths import out_of_memory
 from eventdata.errors import InputError
-from eventdata.plain import check_plain
-from eventdata.raw.remote import RemotePath, numbers_of, numbers_of_all
-from eventdata.remote import is_url
+from eventdata.files.fetch import RemotePath, numbers_of, numbers_of_all
+from eventdata.files.plain import check_plain
+from eventdata.files.remote import is_url
 from eventdata.store.layout import Parameters, SampleFormat
 
 MAX_LIST_BYTES = 1 << 30  # the longest in use have some tens of MB

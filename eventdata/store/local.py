@@ -22,8 +22,8 @@ import zstandard
 from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
-from eventdata.plain import check_plain
-from eventdata.store.files import LocalFiles
+from eventdata.files.local import LocalFiles
+from eventdata.files.plain import check_plain
 from eventdata.store.layout import SampleFormat, shard_key
 from eventdata.store.shard import CRC_BYTES, MISSING, SOUND, decompress, index_bytes, read_index
 

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import IncompleteStoreError, OptionError, StoreError
-from eventdata.store.bounded import (
+from eventdata.files.bounded import (
     MAX_ARRAY_DOCUMENT,
     MAX_HEADER,
     MAX_SKIPPED,
     read_bounded,
 )
+from eventdata.files.local import Files, LocalFiles, RemoteFiles, open_files
 from eventdata.store.columns import read_column
-from eventdata.store.files import Files, LocalFiles, RemoteFiles, open_files
 from eventdata.store.layout import (
     HEADER_KEY,
     SKIPPED_KEY,

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
+from eventdata.files.bounded import MAX_ARRAY_DOCUMENT, MAX_HEADER, read_bounded
+from eventdata.files.local import Files
 from eventdata.kernels.packing import count_ones, pad_bits_set
-from eventdata.store.bounded import MAX_ARRAY_DOCUMENT, MAX_HEADER, read_bounded
 from eventdata.store.columns import TYPES, encode_column
-from eventdata.store.files import Files
 from eventdata.store.layout import (
     HEADER_DIGEST,
     HEADER_KEY,

@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import MismatchError, StoreError
-from eventdata.store.bounded import (
+from eventdata.files.bounded import (
     MAX_HEADER,
     is_larger,
     most_record_bytes,
     read_bounded,
 )
+from eventdata.files.local import Files, LocalFiles, Output, held
 from eventdata.store.columns import encode_column, read_column
-from eventdata.store.files import Files, LocalFiles, Output, held
 from eventdata.store.layout import (
     HEADER_KEY,
     SKIPPED_KEY,

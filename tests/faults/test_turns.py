@@ -15,7 +15,7 @@ from programs import run_program
 
 import eventdata
 from eventdata.errors import StoreError
-from eventdata.store import files
+from eventdata.files import local as files
 
 TOOL = Path(__file__).parents[2] / "tools" / "faults.py"
 

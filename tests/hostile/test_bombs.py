@@ -40,6 +40,7 @@ from PIL import Image
 
 import eventdata
 from eventdata.errors import EventDataError, InputError, StoreError
+from eventdata.files.fetch import open_input
 from eventdata.generation import generate
 from eventdata.info import describe
 from eventdata.kernels.video import VideoSettings
@@ -48,7 +49,6 @@ from eventdata.raw.clips import read_clip
 from eventdata.raw.event_files import read_events
 from eventdata.raw.npz import read_npz
 from eventdata.raw.pictures import MAX_PIXELS, read_picture
-from eventdata.raw.remote import open_input
 from eventdata.raw.source import read_lines
 from train.folder import read_json, read_rows
 from train.recipe import load

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import zarr
 
+from eventdata.files.local import LocalFiles
 from eventdata.store import columns as module
 from eventdata.store.columns import TYPES, encode_column, read_column
-from eventdata.store.files import LocalFiles
 
 
 def values_of(name, count):

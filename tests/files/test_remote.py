@@ -12,9 +12,9 @@ import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 
 import eventdata
-from eventdata import remote as module
 from eventdata.errors import InputError, OptionError, StoreError
-from eventdata.remote import Remote, path_or_url
+from eventdata.files import remote as module
+from eventdata.files.remote import Remote, path_or_url
 
 PASSING = [
     OSError(errno.EBUSY, "Please reduce your request rate"),

@@ -1,7 +1,7 @@
 """Reading whole files of a store: none that is larger than eventdata would write there."""
 
 from eventdata.errors import StoreError
-from eventdata.store.files import Files, LocalFiles
+from eventdata.files.local import Files, LocalFiles
 
 MAX_ARRAY_DOCUMENT = 1 << 20  # a zarr.json of an array or a split
 MAX_HEADER = 1 << 28  # the store's zarr.json, which has the names of all classes

@@ -21,8 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, cast
 
 from eventdata.errors import EventDataError, InputError, MismatchError
-from eventdata.plain import told_if_too_deep
-from eventdata.remote import Remote, is_url, path_or_url
+from eventdata.files.plain import told_if_too_deep
+from eventdata.files.remote import Remote, is_url, path_or_url
 
 REQUESTS = 16  # at once; each waits for the network
 AHEAD = 48  # files fetched before they are asked for

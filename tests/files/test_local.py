@@ -8,8 +8,8 @@ import uuid
 import pytest
 
 from eventdata.errors import StoreError
-from eventdata.store import files as module
-from eventdata.store.files import LocalFiles, open_files, write_behind
+from eventdata.files import local as module
+from eventdata.files.local import LocalFiles, open_files, write_behind
 
 
 class FilesContract:

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from eventdata.errors import EventDataError, StoreError
-from eventdata.plain import read_plain, told_if_too_deep
-from eventdata.remote import Remote, is_url, path_or_url
+from eventdata.files.plain import read_plain, told_if_too_deep
+from eventdata.files.remote import Remote, is_url, path_or_url
 from eventdata.store.layout import WORK
 
 

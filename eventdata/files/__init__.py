@@ -1,0 +1,1 @@
+"""Bytes somewhere: in folders and behind URLs, read and written whole."""
