@@ -18,6 +18,7 @@ from eventdata.conversion import read_sample, unseen
 from eventdata.errors import EventDataError, OptionError, StoreError, check_whole
 from eventdata.files.fetch import fetch_ahead, open_input
 from eventdata.files.remote import check_reach
+from eventdata.jobs.pool import check_workers, open_pool, run_tasks
 from eventdata.raw.registry import build_source, read_options, source_entry
 from eventdata.raw.source import Samples, Source, told_of_reading
 from eventdata.store.layout import HEADER_KEY, SampleFormat
@@ -29,7 +30,6 @@ from eventdata.store.verify import (
     check_shard,
     shard_checks,
 )
-from eventdata.workers import check_workers, open_pool, run_tasks
 
 AGAINST_SAMPLES = 256
 PLACES = {"splits", "list", "classes"}  # options that are files: a store must not choose any

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from eventdata.deaths import out_of_memory, working_on
 from eventdata.errors import (
     InputError,
     LeftOutError,
@@ -25,6 +24,15 @@ from eventdata.errors import (
 from eventdata.files.fetch import fetch_ahead, local_copy, open_input
 from eventdata.files.local import Files, LocalFiles, Output, open_files, write_behind
 from eventdata.files.remote import check_reach, is_url, path_or_url
+from eventdata.jobs.pool import (
+    SerialExecutor,
+    check_pool,
+    check_workers,
+    memory_ran_out,
+    open_pool,
+    run_tasks,
+)
+from eventdata.jobs.worker import out_of_memory, working_on
 from eventdata.raw.registry import build_source, source_entry
 from eventdata.raw.source import Samples, Source, file_numbers, listen, told_of_reading
 from eventdata.store.layout import (
@@ -51,14 +59,6 @@ from eventdata.store.write import (
     read_records,
     write_shard,
     writer_lock,
-)
-from eventdata.workers import (
-    SerialExecutor,
-    check_pool,
-    check_workers,
-    memory_ran_out,
-    open_pool,
-    run_tasks,
 )
 
 OnError = Literal["fail", "skip"]

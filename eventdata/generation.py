@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from eventdata.conversion import OnError, Progress, check_apart, plan_job, unseen
-from eventdata.deaths import out_of_memory, working_on
 from eventdata.errors import (
     InputError,
     LeftOutError,
@@ -40,11 +39,12 @@ from eventdata.files.bounded import (
 from eventdata.files.fetch import fetch_ahead, local_copy, open_input
 from eventdata.files.local import Files, LocalFiles
 from eventdata.files.remote import check_reach, is_url, path_or_url
+from eventdata.jobs.pool import Pool, check_pool, check_workers, open_pool, run_tasks
+from eventdata.jobs.worker import out_of_memory, working_on
 from eventdata.raw.published import Maker, manifests, raw_file, raw_keys, source_of
 from eventdata.raw.source import Samples, file_numbers, told_of_reading
 from eventdata.store.layout import WORK, parse_json
 from eventdata.store.write import clear, input_digest, writer_lock
-from eventdata.workers import Pool, check_pool, check_workers, open_pool, run_tasks
 
 ABOUT = "generated.json"
 BATCH = 64  # samples whose work an interruption loses, a worker

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eventdata.deaths import out_of_memory
 from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, check_events, make_events, sensor_of
 from eventdata.files.plain import check_plain
+from eventdata.jobs.worker import out_of_memory
 from eventdata.raw.aedat import read_aedat
 from eventdata.raw.event_columns import Columns, check_size, most_events
 from eventdata.raw.npz import inflate, list_members, parse_npy_header

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from eventdata.deaths import out_of_memory
 from eventdata.errors import InputError
 from eventdata.files.fetch import RemotePath, numbers_of, numbers_of_all
 from eventdata.files.plain import check_plain
 from eventdata.files.remote import is_url
+from eventdata.jobs.worker import out_of_memory
 from eventdata.store.layout import Parameters, SampleFormat
 
 MAX_LIST_BYTES = 1 << 30  # the longest in use have some tens of MB

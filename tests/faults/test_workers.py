@@ -15,7 +15,7 @@ from makers import make_es_imagenet, tree_digest
 from programs import run_program
 
 import eventdata
-from eventdata.workers import ctrl_c_noted
+from eventdata.jobs.pool import ctrl_c_noted
 
 TESTS = Path(__file__).parents[1]
 
@@ -31,7 +31,7 @@ PROGRAM = """
 import os, resource, signal, sys, time
 from multiprocessing import connection
 from pathlib import Path
-from eventdata.workers import run_tasks, worker_pool
+from eventdata.jobs.pool import run_tasks, worker_pool
 
 class OddError(Exception):
     '''Pickles, and can't be unpickled.'''
@@ -130,7 +130,7 @@ ONE_AFTER_THE_OTHER = """
 import gc, json, multiprocessing, os, signal, sys, time
 from multiprocessing import forkserver, util
 from pathlib import Path
-from eventdata.workers import run_tasks, worker_pool
+from eventdata.jobs.pool import run_tasks, worker_pool
 
 def fail(task):
     raise KeyError("nothing")
@@ -262,7 +262,7 @@ def test_ctrl_c_is_told_where_it_is_asked_for(monkeypatch):
     for press in (asked, never_asked, failed, a_call_within_a_call, insisted):
         # However slow this machine is, only the last one insists.
         seconds = 0.05 if press is insisted else math.inf
-        monkeypatch.setattr("eventdata.workers.INSIST_SECONDS", seconds)
+        monkeypatch.setattr("eventdata.jobs.pool.INSIST_SECONDS", seconds)
         with pytest.raises(KeyboardInterrupt):
             press()
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -20,12 +20,12 @@ from makers import make_es_imagenet, make_images, tree_digest
 from s3 import serve
 
 import eventdata
-from eventdata import cluster
 from eventdata.cli import main
 from eventdata.conversion import unseen
 from eventdata.errors import EventDataError, InputError, OptionError, StoreError
 from eventdata.files.local import open_files
 from eventdata.generation import generate
+from eventdata.jobs import dask as cluster
 
 HERE = str(Path(__file__).parent)
 START = """

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from eventdata.errors import EventDataError, OptionError, check_whole
-from eventdata.processes import ProcessExecutor, check_may_start, leave_if_imported
+from eventdata.jobs.processes import ProcessExecutor, check_may_start, leave_if_imported
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -74,11 +74,11 @@ def open_pool(
 ) -> Iterator[Pool]:
     """``workers`` processes of this machine, or an executor, or the cluster of a Dask scheduler.
 
-    probe: see `eventdata.cluster`, where it travels by pickle.
+    probe: see `eventdata.jobs.dask`, where it travels by pickle.
     """
     check_pool(workers, executor, scheduler)
     if scheduler is not None:
-        from eventdata.cluster import cluster_pool
+        from eventdata.jobs.dask import cluster_pool
 
         with cluster_pool(scheduler, probe) as pool, ctrl_c_noted() as tell:
             yield replace(pool, tell=tell)

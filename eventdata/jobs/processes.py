@@ -28,7 +28,8 @@ from queue import SimpleQueue
 from typing import Any
 from weakref import WeakSet
 
-from eventdata.deaths import (
+from eventdata.errors import EventDataError, OptionError
+from eventdata.jobs.worker import (
     NO_GUARD,
     NOT_KNOWN,
     NOTHING_YET,
@@ -39,7 +40,6 @@ from eventdata.deaths import (
     told_death,
     working_on,
 )
-from eventdata.errors import EventDataError, OptionError
 
 NAME = "eventdata-worker"
 END_SECONDS = 5.0  # that a process may take to end by itself

@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from eventdata.errors import EventDataError, OptionError
-from eventdata.workers import Pool
+from eventdata.jobs.pool import Pool
 
 SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
 CONNECT_SECONDS = 15.0

@@ -1,0 +1,1 @@
+"""Work that can be interrupted and shared: pools, worker processes, Dask."""
