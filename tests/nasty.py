@@ -7,11 +7,11 @@ import sys
 import zlib
 from pathlib import Path
 
+from eventdata.formats.image import read_picture
+from eventdata.formats.npz import read_npz
+from eventdata.formats.recording import read_events
+from eventdata.formats.video import read_clip
 from eventdata.kernels.video import VideoSettings
-from eventdata.raw.clips import read_clip
-from eventdata.raw.event_files import read_events
-from eventdata.raw.npz import read_npz
-from eventdata.raw.pictures import read_picture
 from eventdata.raw.source import read_lines
 from eventdata.store.shard import crc32c
 from train.folder import read_json, read_rows

@@ -145,7 +145,7 @@ def test_sensors_that_events_cannot_have(sensor):
 
 def test_importing_it_loads_neither_numba_nor_torch():
     code = (
-        "import sys, eventdata.events, eventdata.raw.event_files\n"
+        "import sys, eventdata.events, eventdata.formats.recording\n"
         "print([name for name in ('numba', 'torch', 'tonic', 'aedat') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

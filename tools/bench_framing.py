@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError
 from eventdata.events import Events, SensorSize, check_events
+from eventdata.formats.recording import READERS, read_events
 from eventdata.kernels.framing import Framing, frame_edges, frame_events
-from eventdata.raw.event_files import READERS, read_events
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

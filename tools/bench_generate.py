@@ -20,10 +20,10 @@ from measuring import ResultFile, Timing, copy_bandwidth, report, runs_option
 from numpy.typing import NDArray
 from PIL import Image
 
+from eventdata.formats.image import read_picture
+from eventdata.formats.video import read_clip
 from eventdata.kernels.odg import PUBLISHED_TRACE, OdgSettings, image_frames
 from eventdata.kernels.video import VideoSettings, clip_frames, frame_indices
-from eventdata.raw.clips import read_clip
-from eventdata.raw.pictures import read_picture
 
 WHOLE = "file to frames"
 Way = tuple[Callable[[Path], Any], Callable[[Any], Any]]  # untimed, and timed on what that made

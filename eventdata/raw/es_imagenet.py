@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
+from eventdata.formats.npz import read_npz
 from eventdata.kernels.packing import BAD_STEP, OK, count_ones, scatter_coordinates
-from eventdata.raw.npz import read_npz
 from eventdata.raw.source import Sample, Samples, read_lines, safe_relative
 from eventdata.store.layout import Parameters, SampleFormat
 

@@ -10,10 +10,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
+from eventdata.formats.image import read_picture
 from eventdata.kernels.odg import OdgSettings, image_events, image_frames, scaled_size
 from eventdata.kernels.packing import U8
 from eventdata.raw.image_lists import ImageList, list_images
-from eventdata.raw.pictures import read_picture
 from eventdata.raw.source import Sample, Samples, SettingsOnly
 from eventdata.store.layout import Parameters, SampleFormat
 

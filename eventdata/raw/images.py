@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eventdata.errors import InputError, OptionError, StoreError
+from eventdata.formats.image import read_picture
 from eventdata.kernels.odg import OdgSettings, edge_integral
 from eventdata.raw.image_lists import ImageList, list_images
 from eventdata.raw.imagenet import parse_trace
-from eventdata.raw.pictures import read_picture
 from eventdata.raw.source import Sample, Samples, SettingsOnly
 from eventdata.store.layout import Parameters, SampleFormat, shard_count, shard_key
 from eventdata.store.read import SampleReader, Split, Store, open_store

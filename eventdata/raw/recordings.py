@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError, OptionError
 from eventdata.events import LATEST, Events, SensorSize, make_events
 from eventdata.files.fetch import files_below
+from eventdata.formats.recording import READERS, cut, read_columns
 from eventdata.jobs.worker import out_of_memory
-from eventdata.raw.event_files import READERS, cut, read_columns
 from eventdata.raw.framed import FrameSettings
 from eventdata.raw.source import Sample, Samples, SettingsOnly, file_numbers, stored_name
 from eventdata.store.layout import Parameters, SampleFormat

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, check_events, make_events
-from eventdata.raw.aedat import check_aedat4
+from eventdata.formats.aedat import check_aedat4
+from eventdata.formats.npz import check_npy
 from eventdata.raw.framed import FrameSettings
-from eventdata.raw.npz import check_npy
 from eventdata.raw.source import Sample, Samples, SettingsOnly, stored_name
 from eventdata.raw.tonic_sets import (
     Opened,

@@ -10,9 +10,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
+from eventdata.formats.video import read_clip
 from eventdata.kernels.packing import U8
 from eventdata.kernels.video import VideoSettings, clip_events, clip_frames
-from eventdata.raw.clips import read_clip
 from eventdata.raw.source import Sample, Samples, SettingsOnly
 from eventdata.raw.ucf101_lists import class_names, find_clips, list_clips
 from eventdata.store.layout import Parameters, SampleFormat

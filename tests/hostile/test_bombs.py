@@ -41,14 +41,14 @@ from PIL import Image
 import eventdata
 from eventdata.errors import EventDataError, InputError, StoreError
 from eventdata.files.fetch import open_input
+from eventdata.formats.aedat import check_aedat4
+from eventdata.formats.image import MAX_PIXELS, read_picture
+from eventdata.formats.npz import read_npz
+from eventdata.formats.recording import read_events
+from eventdata.formats.video import read_clip
 from eventdata.generation import generate
 from eventdata.info import describe
 from eventdata.kernels.video import VideoSettings
-from eventdata.raw.aedat import check_aedat4
-from eventdata.raw.clips import read_clip
-from eventdata.raw.event_files import read_events
-from eventdata.raw.npz import read_npz
-from eventdata.raw.pictures import MAX_PIXELS, read_picture
 from eventdata.raw.source import read_lines
 from train.folder import read_json, read_rows
 from train.recipe import load
@@ -456,9 +456,9 @@ def test_memory_that_runs_out_while_input_is_listed(tmp_path, monkeypatch):
         write_npz(tmp_path / "raw" / name / "1.npz", **{key: np.arange(9) % 2 for key in "xytp"})
     given = {"frames": 2, "sensor_size": "2x2"}
     for target, options in (
-        ("eventdata.raw.event_files.list_members", {"frames": 2}),
-        ("eventdata.raw.event_files.list_members", given),
-        ("eventdata.raw.event_files.list_members", {**given, "every": 4}),
+        ("eventdata.formats.recording.list_members", {"frames": 2}),
+        ("eventdata.formats.recording.list_members", given),
+        ("eventdata.formats.recording.list_members", {**given, "every": 4}),
         ("eventdata.raw.recordings.cut", {**given, "every": 4}),
     ):
         with monkeypatch.context() as patch:

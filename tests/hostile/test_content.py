@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 import eventdata
 from eventdata.errors import EventDataError, InputError, OptionError, StoreError
+from eventdata.formats.npz import read_npz
+from eventdata.formats.recording import read_events
 from eventdata.info import describe
-from eventdata.raw.event_files import read_events
-from eventdata.raw.npz import read_npz
 from train.folder import read_json, weight_facts
 from train.recipe import load
 from train.record import WholeCheckpoints

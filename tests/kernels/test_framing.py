@@ -16,6 +16,7 @@ from tonic.transforms import ToFrame
 
 from eventdata.errors import InputError, OptionError
 from eventdata.events import EVENT_DTYPE, check_events, make_events
+from eventdata.formats.recording import read_events
 from eventdata.kernels.framing import (
     MAX_FRAMES,
     FrameEdges,
@@ -25,7 +26,6 @@ from eventdata.kernels.framing import (
     scatter_counts,
     scatter_packed,
 )
-from eventdata.raw.event_files import read_events
 
 W, H = 7, 5
 RECORDINGS = [

@@ -8,9 +8,9 @@ from PIL import Image
 import eventdata
 from eventdata.conversion import convert
 from eventdata.errors import InputError, OptionError, StoreError
+from eventdata.formats.image import read_picture
 from eventdata.kernels.odg import OdgSettings, edge_integral
 from eventdata.raw.images import GreyFromEvents, Images, scale_and_crop
-from eventdata.raw.pictures import read_picture
 
 
 def noise(height, width, channels=(3,)):

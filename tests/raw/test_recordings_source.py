@@ -16,8 +16,8 @@ from eventdata.cli import main
 from eventdata.conversion import convert
 from eventdata.errors import InputError, OptionError
 from eventdata.events import LATEST
+from eventdata.formats.recording import read_events
 from eventdata.raw import recordings
-from eventdata.raw.event_files import read_events
 
 W, H = 16, 12
 SIZES = {  # of those real recordings whose files do not say

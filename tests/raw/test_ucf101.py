@@ -10,8 +10,8 @@ from PIL import Image
 import eventdata
 from eventdata.conversion import convert
 from eventdata.errors import InputError, OptionError
+from eventdata.formats.video import read_clip
 from eventdata.kernels.video import VideoSettings, clip_events, clip_frames
-from eventdata.raw.clips import read_clip
 from eventdata.raw.ucf101 import KINDS, Ucf101, parse_size
 from eventdata.raw.ucf101_lists import find_clips
 

@@ -18,14 +18,14 @@ from archives import Limits, unpack
 import eventdata
 from eventdata.conversion import plan_job, read_sample
 from eventdata.errors import EventDataError
+from eventdata.formats.image import read_picture
+from eventdata.formats.recording import cut, read_events
+from eventdata.formats.video import read_clip
 from eventdata.generation import generate
 from eventdata.kernels.video import VideoSettings
-from eventdata.raw.clips import read_clip
 from eventdata.raw.es_imagenet import EsImageNet
 from eventdata.raw.es_ucf101 import EsUcf101
-from eventdata.raw.event_files import cut, read_events
 from eventdata.raw.framed import FrameSettings
-from eventdata.raw.pictures import read_picture
 from eventdata.raw.registry import build_source
 from eventdata.raw.source import Samples
 from eventdata.show import show

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eventdata.errors import InputError, OptionError
+from eventdata.formats import video as clips
+from eventdata.formats.video import natural_order, read_clip
 from eventdata.kernels.video import VideoSettings, clip_events, frame_indices
-from eventdata.raw import clips
-from eventdata.raw.clips import natural_order, read_clip
 
 U8 = NDArray[np.uint8]
 SMALL = VideoSettings(size=(48, 64))

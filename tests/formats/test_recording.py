@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from eventdata.errors import InputError, OptionError
 from eventdata.events import EVENT_DTYPE, make_events
-from eventdata.raw.event_files import cut, read_events
+from eventdata.formats.recording import cut, read_events
 
 # name: bytes before the events, bytes an event, (W, H), microseconds, whether the file says (W, H)
 RECORDINGS = {

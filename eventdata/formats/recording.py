@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, check_events, make_events, sensor_of
 from eventdata.files.plain import check_plain
+from eventdata.formats.aedat import read_aedat
+from eventdata.formats.event_columns import Columns, check_size, most_events
+from eventdata.formats.npz import inflate, list_members, parse_npy_header
+from eventdata.formats.prophesee import read_dat, read_raw
 from eventdata.jobs.worker import out_of_memory
-from eventdata.raw.aedat import read_aedat
-from eventdata.raw.event_columns import Columns, check_size, most_events
-from eventdata.raw.npz import inflate, list_members, parse_npy_header
-from eventdata.raw.prophesee import read_dat, read_raw
 
 MAX_PIECES = 1 << 20  # of one recording: more is a damaged time stamp or a wrong unit
 UNNAMED = ["arr_0", "arr_1", "arr_2", "arr_3"]  # as NumPy calls them

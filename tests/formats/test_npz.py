@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventdata.errors import InputError
-from eventdata.raw import npz as npz_module
-from eventdata.raw.npz import list_members, parse_npz, read_npz
+from eventdata.formats import npz as npz_module
+from eventdata.formats.npz import list_members, parse_npz, read_npz
 
 LIMIT = 100_000
 

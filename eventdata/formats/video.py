@@ -15,8 +15,8 @@ from PIL import Image
 
 from eventdata.errors import InputError, OptionError
 from eventdata.files.plain import check_plain
+from eventdata.formats.image import read_picture
 from eventdata.kernels.video import VideoSettings, frame_indices
-from eventdata.raw.pictures import read_picture
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 # Of a video. Decoders keep up to seventeen frames, of up to six bytes a pixel: less than a GiB.

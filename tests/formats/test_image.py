@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from eventdata.errors import InputError
-from eventdata.raw.pictures import MAX_PIXELS, read_picture
+from eventdata.formats.image import MAX_PIXELS, read_picture
 
 U8 = NDArray[np.uint8]
 
