@@ -36,7 +36,7 @@ from eventdata.files.fetch import fetch_ahead, local_copy
 from eventdata.files.local import RemoteFiles
 from eventdata.generation import generate
 from eventdata.loader import FrameLoader
-from eventdata.store import remote as store_remote
+from eventdata.store import read_remote as store_remote
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +249,7 @@ class TestReading:
         assert [labels.tolist() for _, labels in again] == whole[2:]
 
     def test_large_shards_are_read_by_ranges(self, s3, store, monkeypatch):
-        monkeypatch.setattr("eventdata.store.remote.AHEAD_BYTES", 1000)
+        monkeypatch.setattr("eventdata.store.read_remote.AHEAD_BYTES", 1000)
         dataset = eventdata.FrameDataset(store)
         s3.asked()
         list(FrameLoader(dataset, 4))

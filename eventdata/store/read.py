@@ -1,7 +1,7 @@
 """Open a store and read samples from it.
 
-On a local disk samples are read by a path of our own (`eventdata.store.local`), behind a URL by
-ranges (`eventdata.store.remote`).
+On a local disk samples are read by a path of our own (`eventdata.store.read_local`), behind a URL by
+ranges (`eventdata.store.read_remote`).
 """
 
 import contextlib
@@ -33,8 +33,8 @@ from eventdata.store.layout import (
     parse_header,
     parse_sample_array,
 )
-from eventdata.store.local import LocalReader
-from eventdata.store.remote import RemoteReader
+from eventdata.store.read_local import LocalReader
+from eventdata.store.read_remote import RemoteReader
 
 
 class SampleReader(Protocol):

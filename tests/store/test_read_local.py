@@ -10,7 +10,7 @@ from drawn import make_store
 
 import eventdata
 from eventdata.errors import StoreError
-from eventdata.store import local
+from eventdata.store import read_local as local
 from eventdata.store.shard import crc32c
 
 SHARD = "train/frames/c/0/0/0/0/0"
