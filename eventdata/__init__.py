@@ -8,12 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eventdata.checking import Verification, verify
     from eventdata.conversion import Conversion, convert
     from eventdata.dataset import FrameDataset, collate
     from eventdata.errors import EventDataError
     from eventdata.loader import FrameLoader
     from eventdata.store.read import Store, open_store
+    from eventdata.verification import Verification, verify
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,11 +35,11 @@ _HOMES = {
     "FrameDataset": "eventdata.dataset",
     "FrameLoader": "eventdata.loader",
     "Store": "eventdata.store.read",
-    "Verification": "eventdata.checking",
+    "Verification": "eventdata.verification",
     "collate": "eventdata.dataset",
     "convert": "eventdata.conversion",
     "open_store": "eventdata.store.read",
-    "verify": "eventdata.checking",
+    "verify": "eventdata.verification",
 }
 
 

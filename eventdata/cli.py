@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from eventdata import __version__
-from eventdata.cli_options import SectionCommand, convert_options, generate_options, verify_options
 from eventdata.errors import EventDataError, OptionError, printable
+from eventdata.options import SectionCommand, convert_options, generate_options, verify_options
 from eventdata.raw.registry import SOURCES
 
 EXIT_BAD_DATA, EXIT_BAD_USAGE, EXIT_STOPPED = 1, 2, 130
@@ -345,9 +345,9 @@ def verify(
     eventdata verify es.zarr
     eventdata verify es.zarr --against ES-imagenet-0.18/ --samples all
     """
-    from eventdata.checking import verify as run
     from eventdata.info import human_bytes
     from eventdata.progress import progress_bar
+    from eventdata.verification import verify as run
 
     if samples not in (None, "all") and not re.fullmatch("[0-9]{1,18}", str(samples)):
         raise OptionError(f"--samples is a number or 'all', not {samples!r:.40}")

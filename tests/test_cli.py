@@ -251,9 +251,9 @@ def test_import_and_help_load_neither_torch_nor_numba():
 def test_names_of_the_package_are_not_hidden_by_modules():
     """A module that is called like a function would replace it once it is imported."""
     import eventdata
-    import eventdata.checking
     import eventdata.conversion
     import eventdata.show
+    import eventdata.verification
 
     for name in eventdata.__all__:
         assert callable(getattr(eventdata, name)), name
