@@ -27,8 +27,8 @@ import torch
 from measuring import by_clock, measure, output_option, report, runs_option
 from torch import Tensor
 
-from train.memory import counted, keep_pages
-from train.neurons import integrate
+from train.neurons.memory import counted, keep_pages
+from train.neurons.neuron import integrate
 
 Way = Callable[[Tensor], Tensor]
 

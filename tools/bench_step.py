@@ -42,10 +42,10 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from train.memory import counted, keep_pages
 from train.networks import build
 from train.networks.layers import Packing, Recompute, recompute
-from train.neurons import Neuron, NeuronSettings
+from train.neurons.memory import counted, keep_pages
+from train.neurons.neuron import Neuron, NeuronSettings
 
 OURS, RELU, LOOP, BITS = "lif", "ann, ReLU", "lif, torch loop", "lif, spikes as bits"
 CLASSES, POLARITIES = 100, 2

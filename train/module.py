@@ -17,10 +17,10 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from eventdata.errors import EventDataError
 from train.augment import augment, mixup
+from train.neurons.surrogate import sharpen
 from train.recipe import Stage
 from train.resume import check_state
 from train.schedule import rate_factor
-from train.surrogate import sharpen
 from train.transfer import freeze, thaw
 
 Batch = tuple[Tensor, Tensor]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 from eventdata.errors import InputError
-from train.neurons import Neuron
+from train.neurons.neuron import Neuron
 
 
 @dataclass(kw_only=True)

@@ -24,7 +24,7 @@ from eventdata.errors import InputError, OptionError
 from eventdata.files.plain import read_plain
 from train.augment import Augmentation
 from train.networks.layers import Packing, Recompute
-from train.neurons import NeuronSettings
+from train.neurons.neuron import NeuronSettings
 from train.settings import (
     MOST_DEEP,
     Table,
@@ -90,7 +90,7 @@ class Machine:
     log_every: int = 10
     """Steps between rows of steps.csv. Each waits for the device."""
     keep_pages: bool = True
-    """On the CPU: have malloc keep the memory of freed tensors (train.memory)."""
+    """On the CPU: have malloc keep the memory of freed tensors (train.neurons.memory)."""
     recompute: Recompute = "nothing"
     """Less memory for more time: what is not kept for the pass backward but computed again there.
     blocks: all but the input of each of a network's blocks; time: where neurons run as a loop of

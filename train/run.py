@@ -27,7 +27,7 @@ from train.folder import (
     write,
     write_json,
 )
-from train.memory import keep_pages
+from train.neurons.memory import keep_pages
 from train.recipe import (
     FRESH,
     MAX_BYTES,

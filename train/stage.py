@@ -37,10 +37,10 @@ from train.folder import (
 from train.module import Classifier, prepare
 from train.networks import NETWORKS, OF_THE_DATA, build
 from train.networks.layers import Network, recompute
+from train.neurons.surrogate import sharpen
 from train.operations import measure
 from train.recipe import Recipe, Stage
 from train.record import Record, WholeCheckpoints
-from train.surrogate import sharpen
 from train.sync_norm import synchronise_norms
 from train.transfer import load_state, transfer
 

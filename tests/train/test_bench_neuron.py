@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch._C._autograd import DeviceType
 
-from train.neurons import integrate
+from train.neurons.neuron import integrate
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from eventdata.errors import OptionError
-from train.memory import counted
 from train.networks import NETWORKS, build
 from train.networks.layers import ConvNorm, recompute
-from train.neurons import NeuronSettings
+from train.neurons.memory import counted
+from train.neurons.neuron import NeuronSettings
 from train.transfer import transfer
 
 KINDS = ("ann", "liaf", "lif")

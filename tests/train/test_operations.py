@@ -9,7 +9,7 @@ from torch import nn
 
 from eventdata.errors import InputError
 from train.networks import build
-from train.neurons import Neuron, NeuronSettings
+from train.neurons.neuron import Neuron, NeuronSettings
 from train.operations import measure
 
 

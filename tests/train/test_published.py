@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from train.networks import build, rename_published
-from train.neurons import NeuronSettings
+from train.neurons.neuron import NeuronSettings
 
 LIF = NeuronSettings(kind="lif")
 IMAGE_LIF = NeuronSettings(kind="lif", decay=0.25, learn_decay=False)

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from eventdata.errors import EventDataError, InputError, OptionError
 from train.networks import build
-from train.neurons import NeuronSettings
+from train.neurons.neuron import NeuronSettings
 from train.transfer import DTYPES, freeze, load_state, thaw, transfer
 
 

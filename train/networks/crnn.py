@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from eventdata.errors import OptionError
 from train.networks.layers import Chain, ConvCell, Network, enter
-from train.neurons import Neuron, NeuronSettings
+from train.neurons.neuron import Neuron, NeuronSettings
 
 
 class Encoder(nn.Module):

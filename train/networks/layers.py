@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from eventdata.errors import OptionError
-from train.memory import mark_spikes, packed_spikes, recomputed
-from train.neurons import Neuron, NeuronSettings
+from train.neurons.memory import mark_spikes, packed_spikes, recomputed
+from train.neurons.neuron import Neuron, NeuronSettings
 
 Recompute = Literal["nothing", "time", "blocks"]
 Packing = Literal["auto", "always", "never"]
@@ -69,7 +69,7 @@ class Chain(nn.Sequential):
     """Parts one after the other, of which each can be run again for the pass backward."""
 
     recompute = False
-    """Keep only each part's input, and run it again (`train.memory.recomputed`)."""
+    """Keep only each part's input, and run it again (`train.neurons.memory.recomputed`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         for part in self:

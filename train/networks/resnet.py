@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from eventdata.errors import OptionError
 from train.networks.layers import Chain, ConvCell, ConvNorm, MeanClassifier, Network, enter
-from train.neurons import Neuron, NeuronSettings
+from train.neurons.neuron import Neuron, NeuronSettings
 
 StemName = Literal["imagenet", "medium", "small"]
 STEMS: dict[StemName, tuple[int, int]] = {"imagenet": (7, 2), "medium": (3, 2), "small": (3, 1)}

@@ -7,7 +7,7 @@ average pools are max-pools here, so that spikes stay spikes.
 from torch import Tensor, nn
 
 from train.networks.layers import Chain, ConvCell, MeanClassifier, Network, enter
-from train.neurons import NeuronSettings
+from train.neurons.neuron import NeuronSettings
 
 PLAN = ((1, 2), (4, 4), (8, 8), (8, 8))
 """Channels of each convolution in units of the width; a max-pool ends every group but the last."""

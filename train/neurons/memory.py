@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from train.bits import pack, unpack
+from train.neurons.bits import pack, unpack
 
 
 def keep_pages() -> bool:

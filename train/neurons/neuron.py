@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eventdata.errors import OptionError
-from train import neuron_kernels
-from train.memory import mark_spikes
-from train.surrogate import SLOPES, SharpenedReLU, spike
+from train.neurons import cpu as neuron_kernels
+from train.neurons.memory import mark_spikes
+from train.neurons.surrogate import SLOPES, SharpenedReLU, spike
 
 Kind = Literal["ann", "liaf", "lif"]
 Backend = Literal["auto", "loop", "compile"]

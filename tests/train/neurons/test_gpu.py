@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from train.bits import pack, unpack
-from train.neuron_kernels import triton_kernels
-from train.neurons import integrate, loop
+from train.neurons.bits import pack, unpack
+from train.neurons.cpu import triton_kernels
+from train.neurons.neuron import integrate, loop
 
 no_gpu = not torch.cuda.is_available()
 CONTRACT = Path(__file__).with_name("triton_contract.py")
@@ -56,10 +56,10 @@ def test_where_triton_does_not_run_a_warning_says_so_once(monkeypatch):
     def broken(values):
         raise OSError("no C compiler")
 
-    monkeypatch.setattr("train.neuron_kernels.find_spec", lambda name: True)
-    monkeypatch.setattr("train.neuron_kernels.torch.ones", lambda *_, **__: None)
+    monkeypatch.setattr("train.neurons.cpu.find_spec", lambda name: True)
+    monkeypatch.setattr("train.neurons.cpu.torch.ones", lambda *_, **__: None)
     monkeypatch.setattr(
-        "train.neuron_kernels.import_module", lambda name: SimpleNamespace(pack=broken)
+        "train.neurons.cpu.import_module", lambda name: SimpleNamespace(pack=broken)
     )
     triton_kernels.cache_clear()
     try:

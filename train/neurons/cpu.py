@@ -234,7 +234,7 @@ def run_backward(
 
 @cache
 def triton_kernels() -> ModuleType | None:
-    """The kernels for GPUs, `train.neuron_triton`; None where Triton is not installed.
+    """The kernels for GPUs, `train.neurons.gpu`; None where Triton is not installed.
 
     Or where it does not run (it needs a C compiler and a GPU that it knows): that is tried once,
     and a warning says why the loop takes its place.
@@ -242,7 +242,7 @@ def triton_kernels() -> ModuleType | None:
     if find_spec("triton") is None:
         return None
     try:
-        kernels = import_module("train.neuron_triton")
+        kernels = import_module("train.neurons.gpu")
         kernels.pack(torch.ones(1, device="cuda")).item()
     except Exception as error:  # compilers and drivers fail with errors of many kinds
         warnings.warn(

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventdata.errors import OptionError
-from train import neuron_kernels as kernels
-from train.memory import counted
-from train.neurons import Neuron, NeuronSettings, integrate, loop, step_by_step
+from train.neurons import cpu as kernels
+from train.neurons.memory import counted
+from train.neurons.neuron import Neuron, NeuronSettings, integrate, loop, step_by_step
 
 f32 = np.float32
 SLOPES = {

@@ -8,7 +8,7 @@ import torch
 
 from train import neuron_triton, neurons
 from train.networks import build
-from train.neurons import NeuronSettings, integrate, loop
+from train.neurons.neuron import NeuronSettings, integrate, loop
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from train.surrogate import SLOPES, Ramp, SharpenedReLU, ramp_bounds, sharpen, spike
+from train.neurons.surrogate import SLOPES, Ramp, SharpenedReLU, ramp_bounds, sharpen, spike
 
 U = torch.tensor([-2.0, 0.0, 0.1, 0.5, 0.75, 0.9, 1.0, 1.5])  # 0, 0.5 and 1 are the edges
 

@@ -11,7 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train.neuron_kernels import BLOCK, over_blocks, triton_kernels
+from train.neurons.cpu import BLOCK, over_blocks, triton_kernels
 
 ONES = {torch.float32: (torch.int32, 0x3F80_0000), torch.bfloat16: (torch.int16, 0x3F80)}
 ONES |= {torch.float16: (torch.int16, 0x3C00)}

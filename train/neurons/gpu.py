@@ -1,4 +1,4 @@
-"""Triton kernels for GPUs: the membrane over time as in `train.neuron_kernels`, spikes as bits.
+"""Triton kernels for GPUs: the membrane over time as in `train.neurons.cpu`, spikes as bits.
 
 A program takes a block of neurons through all steps, with their membranes in registers: each pass
 reads and writes every tensor once. float32, bfloat16 or float16 in memory, float32 in between;
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from train.neuron_kernels import ARCTANGENT, MEMBRANE, RECTANGULAR, TRIANGULAR
+from train.neurons.cpu import ARCTANGENT, MEMBRANE, RECTANGULAR, TRIANGULAR
 
 MOST_STEPS = 32
 """More would not fit the registers, and take minutes to compile."""
@@ -165,7 +165,7 @@ def _shares(steps: int, neurons: int) -> tuple[int, int]:
 
 
 def run_forward(x: Tensor, decay: Tensor, threshold: float, output: int, out: Tensor) -> None:
-    """`train.neuron_kernels.run_forward` on a GPU."""
+    """`train.neurons.cpu.run_forward` on a GPU."""
     steps, neurons = x.shape
     programs, block = _shares(steps, neurons)
     arguments = x, decay, out, neurons, threshold, steps, output, block
@@ -183,7 +183,7 @@ def run_backward(
     is_membrane: bool,
     learn_decay: bool,
 ) -> Tensor | None:
-    """`train.neuron_kernels.run_backward` on a GPU."""
+    """`train.neurons.cpu.run_backward` on a GPU."""
     steps, neurons = saved.shape
     programs, block = _shares(steps, neurons)
     terms = torch.empty(programs, device=saved.device)
@@ -195,7 +195,7 @@ def run_backward(
 
 
 def pack(values: Tensor) -> Tensor:
-    """`train.bits.pack` on a GPU."""
+    """`train.neurons.bits.pack` on a GPU."""
     size = -(-values.numel() // 8)
     packed = torch.empty(size, dtype=torch.uint8, device=values.device)
     _launch(_pack, triton.cdiv(size, 1024), values, packed, values.numel(), size, 1024)
@@ -203,7 +203,7 @@ def pack(values: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """`train.bits.unpack` on a GPU."""
+    """`train.neurons.bits.unpack` on a GPU."""
     values = torch.empty(size, dtype=dtype, device=packed.device)
     row = packed.numel()
     _launch(_unpack, triton.cdiv(row, 1024), packed, values, size, row, 1024)

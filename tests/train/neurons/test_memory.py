@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from train.bits import pack, unpack
-from train.memory import counted, mark_spikes, packed_spikes, recomputed
-from train.neuron_kernels import BLOCK
+from train.neurons.bits import pack, unpack
+from train.neurons.cpu import BLOCK
+from train.neurons.memory import counted, mark_spikes, packed_spikes, recomputed
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 

@@ -1,0 +1,1 @@
+"""Spiking neurons: the module, its kernels for each device, surrogate gradients."""
