@@ -444,7 +444,7 @@ def train(
     eventdata train pipe-s --data imagenet.zarr -o runs/pipe-s --set all.batch_size=128
     """
     _need_train_extra()
-    from train.run import train as run
+    from train.runs.run import train as run
 
     def tell(text: str) -> None:
         for line in text.split("\n"):

@@ -14,8 +14,8 @@ from eventdata.formats.video import read_clip
 from eventdata.kernels.video import VideoSettings
 from eventdata.raw.source import read_lines
 from eventdata.store.shard import crc32c
-from train.folder import read_json, read_rows
 from train.recipe import load
+from train.runs.folder import read_json, read_rows
 from train.transfer import load_state
 
 TOOLS = Path(__file__).parents[1] / "tools"

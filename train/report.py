@@ -17,7 +17,8 @@ from typing import Any
 
 from eventdata.errors import EventDataError, InputError, OptionError, printable
 from eventdata.raw.source import safe_relative
-from train.folder import (
+from train.recipe import SCRATCH
+from train.runs.folder import (
     RunFolder,
     number_in,
     read_json,
@@ -26,7 +27,6 @@ from train.folder import (
     write,
     write_json,
 )
-from train.recipe import SCRATCH
 
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito 2008: told apart by colour-blind readers; black is training from scratch."""

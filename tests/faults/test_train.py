@@ -43,15 +43,15 @@ assert code == 0, told
 whole = job.content(forks.out)
 forks.renew()
 import lightning.pytorch as pl
-import train.stage
-from train.module import Classifier
+import train.runs.stage
+from train.runs.module import Classifier
 ended = {}
 for moment, arm in {
     "Ctrl-C in a step": at(Classifier, "training_step", 2, signal.SIGINT),
     "terminated in a step": at(Classifier, "training_step", 4, signal.SIGTERM),
     "killed in an evaluation": at(Classifier, "validation_step", 1, signal.SIGKILL),
     "killed as the state is saved": at(pl.Trainer, "save_checkpoint", 1, signal.SIGKILL),
-    "killed between stages": at(train.stage, "write_json", 2, signal.SIGKILL),
+    "killed between stages": at(train.runs.stage, "write_json", 2, signal.SIGKILL),
     "killed in a step": at(Classifier, "training_step", 5, signal.SIGKILL),
     "killed in the test": at(Classifier, "test_step", 1, signal.SIGKILL),
 }.items():

@@ -50,8 +50,8 @@ from eventdata.generation import generate
 from eventdata.info import describe
 from eventdata.kernels.video import VideoSettings
 from eventdata.raw.source import read_lines
-from train.folder import read_json, read_rows
 from train.recipe import load
+from train.runs.folder import read_json, read_rows
 from train.transfer import load_state
 
 

@@ -19,9 +19,9 @@ from eventdata.errors import EventDataError, InputError, OptionError, StoreError
 from eventdata.formats.npz import read_npz
 from eventdata.formats.recording import read_events
 from eventdata.info import describe
-from train.folder import read_json, weight_facts
 from train.recipe import load
-from train.record import WholeCheckpoints
+from train.runs.folder import read_json, weight_facts
+from train.runs.record import WholeCheckpoints
 from train.splits import sample_keys
 from train.transfer import load_state
 

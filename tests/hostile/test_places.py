@@ -19,8 +19,8 @@ from nasty import raw as raw_seeds
 import eventdata
 from eventdata.errors import EventDataError, InputError, StoreError
 from eventdata.info import describe
-from train.folder import read_rows
 from train.report import read_run
+from train.runs.folder import read_rows
 
 
 @pytest.fixture(params=READ_ONE)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from eventdata.cli import main
 from eventdata.errors import InputError, OptionError
-from train.folder import RunFolder, write, write_json, write_rows
 from train.report import read_run, report, summarise, table
+from train.runs.folder import RunFolder, write, write_json, write_rows
 
 
 def make_run(

@@ -15,9 +15,9 @@ from drawn import TINY_RECIPE, make_store
 from safetensors.torch import load_file
 from torch import nn
 
-from train.folder import read_rows
 from train.recipe import load
-from train.run import run
+from train.runs.folder import read_rows
+from train.runs.run import run
 from train.sync_norm import SyncBatchNorm2d, synchronise_norms
 
 RECIPE = (
@@ -45,7 +45,7 @@ dataset.labels[:] = range(len(dataset))  # so that a batch says which samples it
 loader = FrameLoader(dataset, 7, shuffle=True, seed=5, rank=rank, world_size=world)
 seen = [[label for _, labels in loader for label in labels.tolist()] for _ in range(2)]
 Path(notes, f"seen-{rank}.json").write_text(json.dumps(seen))
-from train.module import Classifier
+from train.runs.module import Classifier
 real, epochs = Classifier.training_step, []
 def training_step(self, batch, index):
     epochs.append(self.current_epoch + 1)

@@ -46,7 +46,7 @@ class Forks:
         self.renew()
         if self.job.name == "train":  # not run here: torch would start threads, which no fork has
             os.environ["OMP_NUM_THREADS"] = "1"
-            import train.run  # noqa: F401
+            import train.runs.run  # noqa: F401
         else:
             from eventdata.cli import main
 

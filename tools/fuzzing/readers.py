@@ -195,7 +195,7 @@ def _checkpoint(folder: Path, _: Path) -> None:
     import torch
     from torch import nn
 
-    from train.folder import weight_facts
+    from train.runs.folder import weight_facts
     from train.transfer import load_state, transfer
 
     path = _the_file(folder)
@@ -209,10 +209,10 @@ def _checkpoint(folder: Path, _: Path) -> None:
 
 
 def _run(folder: Path, out: Path) -> None:
-    from train.folder import RunFolder
     from train.recipe import load
     from train.report import read_run, summarise, table
-    from train.run import check_folder
+    from train.runs.folder import RunFolder
+    from train.runs.run import check_folder
     from train.settings import parse_toml
 
     with suppress(EventDataError):

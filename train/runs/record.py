@@ -12,10 +12,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from eventdata.errors import InputError
-from train.checkpoint import check_torch_file
 from train.data import Epoch
-from train.ema import MovingAverage
-from train.folder import (
+from train.runs.checkpoint import check_torch_file
+from train.runs.ema import MovingAverage
+from train.runs.folder import (
     Row,
     StageFolder,
     number_in,
@@ -25,7 +25,7 @@ from train.folder import (
     write_rows,
     write_weights,
 )
-from train.module import Classifier
+from train.runs.module import Classifier
 
 _SECONDS = ("train_seconds", "evaluation_seconds", "waiting_seconds")
 
@@ -58,7 +58,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class Record(Checkpoint):
-    """Writes a stage's folder (`train.folder`).
+    """Writes a stage's folder (`train.runs.folder`).
 
     Seconds are those of training: evaluation is timed apart, saving and starting are not counted.
     Of them, those in which training waited for the next batch are told too.

@@ -23,8 +23,13 @@ from eventdata.dataset import FrameDataset
 from eventdata.errors import EventDataError, InputError, OptionError
 from train.calibrate import recalibrate
 from train.data import Data, Epoch
-from train.ema import MovingAverage
-from train.folder import (
+from train.networks import NETWORKS, OF_THE_DATA, build
+from train.networks.layers import Network, recompute
+from train.neurons.surrogate import sharpen
+from train.operations import measure
+from train.recipe import Recipe, Stage
+from train.runs.ema import MovingAverage
+from train.runs.folder import (
     CHARTS,
     RunFolder,
     StageFolder,
@@ -34,13 +39,8 @@ from train.folder import (
     write,
     write_json,
 )
-from train.module import Classifier, prepare
-from train.networks import NETWORKS, OF_THE_DATA, build
-from train.networks.layers import Network, recompute
-from train.neurons.surrogate import sharpen
-from train.operations import measure
-from train.recipe import Recipe, Stage
-from train.record import Record, WholeCheckpoints
+from train.runs.module import Classifier, prepare
+from train.runs.record import Record, WholeCheckpoints
 from train.sync_norm import synchronise_norms
 from train.transfer import load_state, transfer
 

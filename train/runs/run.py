@@ -19,14 +19,6 @@ from eventdata.errors import InputError, MismatchError, OptionError
 from eventdata.files.plain import read_plain
 from eventdata.store.read import Store, open_store
 from train.data import Data, open_data
-from train.folder import (
-    RunFolder,
-    read_json,
-    telling_write_errors,
-    weight_facts,
-    write,
-    write_json,
-)
 from train.neurons.memory import keep_pages
 from train.recipe import (
     FRESH,
@@ -37,8 +29,16 @@ from train.recipe import (
     load_way,
     with_absolute_paths,
 )
+from train.runs.folder import (
+    RunFolder,
+    read_json,
+    telling_write_errors,
+    weight_facts,
+    write,
+    write_json,
+)
+from train.runs.stage import StageRun, build_network, device_batch, is_first
 from train.settings import Table, parse_toml, to_toml
-from train.stage import StageRun, build_network, device_batch, is_first
 from train.transfer import freeze
 
 

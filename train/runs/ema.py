@@ -6,8 +6,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from train.module import share_statistics
-from train.resume import of_kind
+from train.runs.module import share_statistics
+from train.runs.resume import of_kind
 
 
 class MovingAverage(Callback):

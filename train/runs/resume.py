@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
-from train.folder import number_in
+from train.runs.folder import number_in
 
 _KEPT = {"SGD": ("momentum_buffer",), "AdamW": ("step", "exp_avg", "exp_avg_sq")}
 """What an optimiser keeps of a parameter."""

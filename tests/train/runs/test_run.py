@@ -18,19 +18,19 @@ from filelock import FileLock
 from makers import tree_digest
 from safetensors.torch import load_file, save_file
 
-import train.folder
-import train.record
-import train.run
+import train.runs.folder
+import train.runs.record
+import train.runs.run
 from eventdata.cli import main
 from eventdata.errors import InputError, MismatchError, OptionError
 from train.data import open_data
-from train.folder import RunFolder, read_rows, weight_facts
-from train.module import Classifier, DivergedError, prepare
 from train.recipe import Stage, load, recipe_names
-from train.record import Record
-from train.run import run
-from train.schedule import rate_factor
-from train.stage import StageRun
+from train.runs.folder import RunFolder, read_rows, weight_facts
+from train.runs.module import Classifier, DivergedError, prepare
+from train.runs.record import Record
+from train.runs.run import run
+from train.runs.schedule import rate_factor
+from train.runs.stage import StageRun
 
 TINY = (
     TINY_RECIPE
@@ -369,7 +369,7 @@ def test_best_weights_of_an_epoch_that_comes_out_worse_when_it_is_done_again(
     mine = load(recipe, scratch=True, changes=[f"scratch.epochs={epochs}"])
     first = {1: 0.5, 2: 0.6}
     top1 = dict(first)
-    real_row, real_write, written = Record._row, train.record.write, []
+    real_row, real_write, written = Record._row, train.runs.record.write, []
 
     def row(self, epoch, *details):
         return real_row(self, epoch, *details) | {"top1": top1.get(epoch, 0.1)}
@@ -382,7 +382,7 @@ def test_best_weights_of_an_epoch_that_comes_out_worse_when_it_is_done_again(
 
     monkeypatch.setattr(Record, "_row", row)
     with monkeypatch.context() as patched:
-        patched.setattr(train.record, "write", stop)
+        patched.setattr(train.runs.record, "write", stop)
         with pytest.raises(StoppedError):
             run(mine, tmp_path, data=events)
     top1.clear()
@@ -451,7 +451,7 @@ def test_kept_weights_of_another_stage(
     folder = shutil.copytree(whole[0], tmp_path / "run")
     (folder / "result.json").unlink()
     best = folder / "lif/best.safetensors"
-    train.folder.write_weights(best, load_file(best) | change, facts)
+    train.runs.folder.write_weights(best, load_file(best) | change, facts)
     with pytest.raises(InputError, match=f"best.safetensors: is not of stage lif .*{told}.*delete"):
         run(load(recipe), folder, data=events, images=images)
 
@@ -469,7 +469,7 @@ def test_one_call_at_a_time(tmp_path, monkeypatch, recipe, events, begun):
     with FileLock(folder / ".lock"), pytest.raises(InputError, match="run: another call is train"):
         run(mine, folder, data=events)
     assert tree_digest(folder) == before
-    monkeypatch.setattr(train.run, "_run_stages", lambda *_: {})
+    monkeypatch.setattr(train.runs.run, "_run_stages", lambda *_: {})
     run(mine, folder, data=events)
     (tmp_path / "killed").mkdir()
     (tmp_path / "killed/.lock").touch()  # before it could write anything
@@ -503,7 +503,7 @@ def test_nothing_is_written_through_links(tmp_path, monkeypatch, recipe, events,
     link.symlink_to(tmp_path / "outside" / outside)
     mine = load(recipe, scratch=True, changes=["scratch.epochs=1"])
     if name == "config.toml.part":
-        monkeypatch.setattr(train.run, "_run_stages", lambda *_: {})
+        monkeypatch.setattr(train.runs.run, "_run_stages", lambda *_: {})
         run(mine, tmp_path / "run", data=events)
         assert not (tmp_path / "run/config.toml").is_symlink()
     else:
@@ -584,7 +584,7 @@ def test_a_classifier_of_other_classes_is_not_taken(tmp_path, recipe, events, wh
     folder, _ = whole
     state = load_file(folder / "lif/last.safetensors")
     facts = {"classes": ["cat", "dog", "eel"], "seconds": 0}
-    train.folder.write_weights(tmp_path / "w.safetensors", state, facts)
+    train.runs.folder.write_weights(tmp_path / "w.safetensors", state, facts)
     changes = [f"scratch.weights={tmp_path}/w.safetensors", "scratch.epochs=1"]
     run(load(recipe, scratch=True, changes=changes), tmp_path / "a", data=events)
     lines = (tmp_path / "a/scratch/transfer.txt").read_text().splitlines()
@@ -657,7 +657,7 @@ def test_a_full_disk(tmp_path, monkeypatch, recipe, events, images, whole):
             raise OSError(28, "No space left on device")
         real(number)
 
-    monkeypatch.setattr(train.folder.os, "fsync", fsync)
+    monkeypatch.setattr(train.runs.folder.os, "fsync", fsync)
     with pytest.raises(InputError, match="run: can't be written .No space left .*last whole epoch"):
         run(load(recipe), tmp_path / "run", data=events, images=images)
     monkeypatch.undo()
@@ -846,7 +846,7 @@ def test_several_devices_recalibrate_on_a_devices_share_of_a_batch(
 ):
     sizes: list[int] = []
     monkeypatch.setattr(
-        "train.stage.recalibrate", lambda _, batches: sizes.extend(map(len, batches))
+        "train.runs.stage.recalibrate", lambda _, batches: sizes.extend(map(len, batches))
     )
     loaded, data = load(recipe), open_data(events, share=0.1, seed=0)
     stage = StageRun("lif", loaded.stages["lif"], loaded, RunFolder(tmp_path), data, 2, 0.0)

@@ -19,8 +19,8 @@ from eventdata.errors import EventDataError
 from train.augment import augment, mixup
 from train.neurons.surrogate import sharpen
 from train.recipe import Stage
-from train.resume import check_state
-from train.schedule import rate_factor
+from train.runs.resume import check_state
+from train.runs.schedule import rate_factor
 from train.transfer import freeze, thaw
 
 Batch = tuple[Tensor, Tensor]

@@ -1,0 +1,1 @@
+"""A training run: its stages, what it records, how it resumes."""
