@@ -1,7 +1,7 @@
 """Open a store and read samples from it.
 
-On a local disk samples are read by a path of our own (`eventdata.store.read_local`), behind a URL by
-ranges (`eventdata.store.read_remote`).
+On a local disk samples are read by a path of our own (`store.read_local`), behind a URL by ranges
+(`store.read_remote`).
 """
 
 import contextlib
