@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, check_events, make_events, sensor_of
 from eventdata.files.plain import check_plain
-from eventdata.formats.aedat import read_aedat
-from eventdata.formats.event_columns import Columns, check_size, most_events
+from eventdata.formats.aedat4 import read_aedat
+from eventdata.formats.decoding import Columns, check_size, most_events
+from eventdata.formats.evt import read_dat, read_raw
 from eventdata.formats.npz import inflate, list_members, parse_npy_header
-from eventdata.formats.prophesee import read_dat, read_raw
 from eventdata.jobs.worker import out_of_memory
 
 MAX_PIECES = 1 << 20  # of one recording: more is a damaged time stamp or a wrong unit

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
 from eventdata.events import Events, SensorSize, check_events, make_events
-from eventdata.formats.aedat import check_aedat4
+from eventdata.formats.aedat4 import check_aedat4
 from eventdata.formats.npz import check_npy
 from eventdata.raw.framed import FrameSettings
 from eventdata.raw.source import Sample, Samples, SettingsOnly, stored_name

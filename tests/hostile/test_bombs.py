@@ -41,7 +41,7 @@ from PIL import Image
 import eventdata
 from eventdata.errors import EventDataError, InputError, StoreError
 from eventdata.files.fetch import open_input
-from eventdata.formats.aedat import check_aedat4
+from eventdata.formats.aedat4 import check_aedat4
 from eventdata.formats.image import MAX_PIXELS, read_picture
 from eventdata.formats.npz import read_npz
 from eventdata.formats.recording import read_events

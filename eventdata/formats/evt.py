@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError
 from eventdata.events import SensorSize
-from eventdata.formats.event_columns import Columns, check_size, header_lines, unwrap
+from eventdata.formats.decoding import Columns, check_size, header_lines, unwrap
 
 _SENSORS = {  # by what a header without geometry says of the camera
     "genx320": (320, 320),

@@ -11,7 +11,7 @@ import zstandard
 
 from eventdata.errors import InputError, OptionError
 from eventdata.files.plain import read_plain
-from eventdata.formats.event_columns import (
+from eventdata.formats.decoding import (
     Columns,
     check_size,
     header_lines,
