@@ -1,13 +1,12 @@
 """The command ``eventdata``: parse, call, print; nothing else."""
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import os
 import re
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 import click
@@ -19,9 +18,23 @@ from eventdata.raw.registry import SOURCES
 
 EXIT_BAD_DATA, EXIT_BAD_USAGE, EXIT_STOPPED = 1, 2, 130
 
+LAZY = {"train": "train.cli", "report": "train.cli"}
+"""Commands by the module that holds them, which is imported when one is called or listed."""
+
 
 class Commands(click.Group):
     """Commands whose errors are one sentence and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted([*super().list_commands(ctx), *LAZY])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name."""
+        if cmd_name in LAZY:
+            command: click.Command = getattr(importlib.import_module(LAZY[cmd_name]), cmd_name)
+            return command
+        return super().get_command(ctx, cmd_name)
 
     def main(self, *args: Any, **settings: Any) -> Any:
         """Run the program; also where the standard output can't be written."""
@@ -119,15 +132,6 @@ def _complete_folder(_: click.Context, __: click.Parameter, incomplete: str) -> 
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(incomplete, type="dir")]  # the shell looks; a URL stays as it is
-
-
-def _complete_recipe(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
-    from click.shell_completion import CompletionItem
-
-    # Not by train.recipe, which loads torch.
-    recipes = sorted((Path(__file__).parents[1] / "train" / "recipes").glob("*.toml"))
-    found = [CompletionItem(path.stem) for path in recipes if path.stem.startswith(incomplete)]
-    return found or [CompletionItem(incomplete, type="file")]
 
 
 @main.command(
@@ -409,93 +413,6 @@ def show(store: str, split: str | None, index: str, out: str, scale: int) -> Non
             raise OptionError(f"{store}: which --split? There are {', '.join(opened.splits)}")
         split = next(iter(opened.splits), "")
     _say(str(draw(opened, split, index, out, scale=scale)))
-
-
-@main.command()
-@click.argument("way", type=click.Choice(["pipe-s", "pipe-d", "scratch"]))
-@click.option("--data", required=True, help="Store that is trained on in the end, and tested on.")
-@click.option("--images", help="Store of still images, where the recipe pretrains on them.")
-@click.option(
-    "--recipe",
-    shell_complete=_complete_recipe,
-    help="A recipe's name (docs/training.md lists them), or a TOML file. Without: pipe-s; with "
-    "--images pipe-d-images, else pipe-d-events; for scratch, what the store is of.",
-)
-@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Run folder.")
-@click.option("--set", "changes", multiple=True, metavar="STAGE.KEY=VALUE", help="Change a key.")
-@json_option
-@debug_option
-def train(
-    way: str,
-    data: str,
-    images: str | None,
-    recipe: str | None,
-    out: str,
-    changes: tuple[str, ...],
-    as_json: bool,
-) -> None:
-    """Train a network by WAY on stores: a recipe's pipeline, or its rival from scratch.
-
-    Call it again to go on with a run that was interrupted.
-
-    \b
-    eventdata train pipe-d --data es.zarr --images imagenet.zarr -o runs/pipe-d
-    eventdata train scratch --data es.zarr -o runs/scratch
-    eventdata train pipe-s --data imagenet.zarr -o runs/pipe-s --set all.batch_size=128
-    """
-    _need_train_extra()
-    from train.runs.run import train as run
-
-    def tell(text: str) -> None:
-        for line in text.split("\n"):
-            _say(line)
-
-    result = run(
-        way,
-        out,
-        data=data,
-        images=images,
-        recipe=recipe,
-        changes=changes,
-        say=None if as_json else tell,
-    )
-    if as_json:
-        click.echo(json.dumps(result))
-
-
-@main.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False))
-@click.option(
-    "-o",
-    "--out",
-    default="report",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder.",
-)
-@json_option
-@debug_option
-def report(runs: tuple[str, ...], out: Path, as_json: bool) -> None:
-    """Compare RUNS by accuracy over training time, pretraining counted: table and plot in OUT.
-
-    \b
-    eventdata report runs/scratch-0 runs/scratch-1 runs/pipe-d-0 runs/pipe-d-1
-    """
-    _need_train_extra()
-    from train.report import report as write_report
-
-    rows = write_report(runs, out)
-    if as_json:
-        click.echo(json.dumps(rows))
-    else:
-        click.echo((out / "report.md").read_text("utf-8"), nl=False)
-        _say(f"{out}: report.md, report.json, report.png, report.svg")
-
-
-def _need_train_extra() -> None:
-    for name in ("lightning", "matplotlib", "safetensors", "tensorboard", "torchmetrics"):
-        if importlib.util.find_spec(name) is None:
-            raise OptionError(f"{name} is not installed: pip install 'eventdata[train]'")
 
 
 @main.command()

@@ -1,0 +1,122 @@
+"""The commands ``eventdata train`` and ``eventdata report``: parse, call, print.
+
+`eventdata.cli` loads this module by its name. It loads torch only when a command runs.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from eventdata.cli import debug_option, json_option
+from eventdata.errors import OptionError, printable
+
+NEEDED = ("lightning", "matplotlib", "safetensors", "tensorboard", "tomli_w", "torchmetrics")
+"""Modules that come with the extra `train`."""
+
+
+def _complete_recipe(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    # Importing train.recipe would load torch.
+    names = sorted(path.stem for path in Path(__file__).with_name("recipes").glob("*.toml"))
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+def _say(text: str) -> None:
+    """Print lines that may hold texts from files and names of paths."""
+    for line in text.split("\n"):
+        click.echo(printable(line))
+
+
+def _check_extra() -> None:
+    """Raise OptionError if a module that training needs is not installed."""
+    for name in NEEDED:
+        if importlib.util.find_spec(name) is None:
+            raise OptionError(f"{name} is not installed. Run: pip install 'eventdata[train]'")
+
+
+@click.command()
+@click.argument("method", type=click.Choice(["pipe-s", "pipe-d", "scratch"]))
+@click.option("--data", required=True, help="Store for the last training stage and for the test.")
+@click.option("--images", help="Store of still images, for recipes that pretrain on them.")
+@click.option(
+    "--recipe",
+    shell_complete=_complete_recipe,
+    help="Name of a recipe (see docs/training.md) or path of a TOML file. Default: pipe-s for "
+    "still images; for events pipe-d-images with --images, otherwise pipe-d-events.",
+)
+@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Run folder.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="STAGE.KEY=VALUE",
+    help="Change one key of the recipe (see docs/training.md); can be repeated.",
+)
+@json_option
+@debug_option
+def train(
+    method: str,
+    data: str,
+    images: str | None,
+    recipe: str | None,
+    out: str,
+    changes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Train a network by METHOD: the pipeline of a recipe, or its baseline from scratch.
+
+    To resume an interrupted run, run the same command again.
+
+    \b
+    eventdata train pipe-d --data es.zarr --images imagenet.zarr -o runs/pipe-d
+    eventdata train scratch --data es.zarr -o runs/scratch
+    eventdata train pipe-s --data imagenet.zarr -o runs/pipe-s --set all.batch_size=128
+    """
+    _check_extra()
+    from train.runs.run import train as run
+
+    result = run(
+        method,
+        out,
+        data=data,
+        images=images,
+        recipe=recipe,
+        changes=changes,
+        say=None if as_json else _say,
+    )
+    if as_json:
+        click.echo(json.dumps(result))
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False))
+@click.option(
+    "-o",
+    "--out",
+    default="report",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the table and the plot.",
+)
+@json_option
+@debug_option
+def report(runs: tuple[str, ...], out: Path, as_json: bool) -> None:
+    """Compare RUNS by accuracy over training time, pretraining included.
+
+    \b
+    eventdata report runs/scratch-0 runs/scratch-1 runs/pipe-d-0 runs/pipe-d-1
+    """
+    _check_extra()
+    from train.report import report as write_report
+
+    rows = write_report(runs, out)
+    if as_json:
+        click.echo(json.dumps(rows))
+    else:
+        click.echo((out / "report.md").read_text("utf-8"), nl=False)
+        _say(f"{out}: report.md, report.json, report.png, report.svg")
