@@ -48,7 +48,7 @@ def network_shapes(name: str, channels: int, kind: str) -> tuple[dict[str, str],
     import torch
 
     from train.networks import build
-    from train.neurons import NeuronSettings
+    from train.neurons.neuron import NeuronSettings
 
     size = {"size": (64, 64)} if name == "crnn" else {}
     with torch.device("meta"):
