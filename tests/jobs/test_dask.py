@@ -27,7 +27,7 @@ from eventdata.files.local import open_files
 from eventdata.generation import generate
 from eventdata.jobs import dask as cluster
 
-HERE = str(Path(__file__).parent)
+HERE = str(Path(__file__).parents[1])
 START = """
 import sys
 from distributed import LocalCluster
