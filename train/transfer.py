@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from eventdata.errors import InputError, OptionError
 from eventdata.files.plain import check_plain
-from train.networks.published import rename_published
+from train.networks.published_names import rename_published
 from train.runs.checkpoint import check_torch_file
 
 Stem = Literal["mean", "fresh"]

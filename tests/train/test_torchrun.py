@@ -15,10 +15,10 @@ from drawn import TINY_RECIPE, make_store
 from safetensors.torch import load_file
 from torch import nn
 
+from train.networks.sync_norm import SyncBatchNorm2d, synchronise_norms
 from train.recipe import load
 from train.runs.folder import read_rows
 from train.runs.run import run
-from train.sync_norm import SyncBatchNorm2d, synchronise_norms
 
 RECIPE = (
     TINY_RECIPE
@@ -131,9 +131,9 @@ def test_norms_of_one_process_are_torchs(monkeypatch):
     assert [type(module) for module in (shared[1], shared[2][0])] == [SyncBatchNorm2d] * 2
     x = torch.randn(4, 3, 5, 5)
     norm, expected = SyncBatchNorm2d(3), nn.BatchNorm2d(3)
-    monkeypatch.setattr("train.sync_norm.dist.is_initialized", lambda: True)
-    monkeypatch.setattr("train.sync_norm.dist.get_world_size", lambda: 2)
-    monkeypatch.setattr("train.sync_norm.dist.all_reduce", lambda total: total.mul_(2))
+    monkeypatch.setattr("train.networks.sync_norm.dist.is_initialized", lambda: True)
+    monkeypatch.setattr("train.networks.sync_norm.dist.get_world_size", lambda: 2)
+    monkeypatch.setattr("train.networks.sync_norm.dist.all_reduce", lambda total: total.mul_(2))
     # Two processes with the same batch: the same mean and variance as of one of them.
     for _ in range(2):
         assert torch.allclose(norm(x), expected(torch.cat([x, x])).chunk(2)[0], atol=1e-5)

@@ -12,7 +12,7 @@ from typing import Any
 from eventdata.errors import OptionError
 from train.networks.crnn import CRNN
 from train.networks.layers import Network
-from train.networks.published import rename_published
+from train.networks.published_names import rename_published
 from train.networks.resnet import EVENT, IMAGE, ResNet
 from train.networks.vgg import VGG
 

@@ -25,6 +25,7 @@ from train.calibrate import recalibrate
 from train.data import Data, Epoch
 from train.networks import NETWORKS, OF_THE_DATA, build
 from train.networks.layers import Network, recompute
+from train.networks.sync_norm import synchronise_norms
 from train.neurons.surrogate import sharpen
 from train.operations import measure
 from train.recipe import Recipe, Stage
@@ -41,7 +42,6 @@ from train.runs.folder import (
 )
 from train.runs.module import Classifier, prepare
 from train.runs.record import Record, WholeCheckpoints
-from train.sync_norm import synchronise_norms
 from train.transfer import load_state, transfer
 
 MEASURED = 64  # samples of which firing rates and operations are taken
