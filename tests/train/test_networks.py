@@ -12,13 +12,12 @@ from train.transfer import transfer
 
 KINDS = ("ann", "liaf", "lif")
 N, T, P, CLASSES = 3, 4, 2, 5
+HOW = ("whole", "nothing", "time", "blocks")
+"""Spikes saved whole, or as bits with one of the choices of `recompute`."""
 
 
-HOW = ("as it is", "nothing", "time", "blocks")
-
-
-def less_kept(contract, how):
-    """Logits, gradients, statistics of a step; `how`: without `pack_spikes`, or `recompute`."""
+def training_step(contract, how):
+    """Return logits, gradients and statistics of a step that saves activations by `how`."""
     network = contract.network("lif")
     recompute(network, "nothing" if how == HOW[0] else how)
     network.pack_spikes = "never" if how == HOW[0] else "auto"
@@ -29,7 +28,7 @@ def less_kept(contract, how):
 
 
 class NetworkContract:
-    """Subclassed for each network: set `name`, `settings` and the side of its input."""
+    """The tests of every network; a subclass sets `name`, `settings` and the side of its input."""
 
     name: str
     settings: dict[str, object]
@@ -51,7 +50,7 @@ class NetworkContract:
         return torch.randn(N, 3, self.side, self.side, generator=rng)
 
     def settled(self, network, x):
-        """The network in eval mode, its norms set to the statistics of x."""
+        """Return the network in eval mode, with the statistics of x in its norms."""
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None
@@ -85,7 +84,7 @@ class NetworkContract:
 
     @pytest.mark.parametrize("source", KINDS)
     @pytest.mark.parametrize("target", KINDS)
-    def test_transfer_leaves_the_weights_as_they_are(self, source, target):
+    def test_transfer_copies_the_weights_unchanged(self, source, target):
         there, here = self.network(source), self.network(target, seed=1)
         report = transfer(here, there.state_dict())
         assert len(report.taken) == len(here.state_dict())
@@ -101,10 +100,10 @@ class NetworkContract:
             for name, parameter in network.named_parameters()
             if parameter.requires_grad and not parameter.grad.abs().max() > 0
         ]
-        # A bias before a norm does nothing; what gradient it has is rounding.
+        # A bias before a norm has no effect; its gradient is rounding.
         assert [name for name in still if not name.endswith("conv.bias")] == []
 
-    def test_spikes_are_kept_as_bits_unless_told_not_to(self):
+    def test_spikes_are_saved_as_bits_unless_disabled(self):
         sizes = {}
         for packing in ("auto", "always", "never"):
             network = self.network("lif")
@@ -115,10 +114,10 @@ class NetworkContract:
             del out
         assert sizes["auto"] == sizes["always"] < sizes["never"]
 
-    def test_keeping_less_changes_no_bit(self):
-        as_it_is, *others = (less_kept(self, how) for how in HOW)
+    def test_saving_less_changes_no_bit(self):
+        whole, *others = (training_step(self, how) for how in HOW)
         for other in others:
-            assert all(map(torch.equal, as_it_is, other))
+            assert all(map(torch.equal, whole, other))
 
     def test_an_image_is_the_input_current_of_every_step(self):
         images = self.images()
@@ -128,7 +127,7 @@ class NetworkContract:
         with torch.no_grad():
             torch.testing.assert_close(network(images), network(frames))
 
-    def test_another_number_of_channels_is_told(self):
+    def test_a_wrong_number_of_channels_is_an_error(self):
         with pytest.raises(OptionError, match=r"neither frames \(N, T, 2, H, W\) nor images"):
             self.network("lif")(torch.zeros(1, 3, self.side, self.side))
 
@@ -137,7 +136,7 @@ class TestEventResNet(NetworkContract):
     name, settings = "event-resnet18", {"width": 4, "stem": "small"}
 
 
-class TestEventResNetOfLargeInput(NetworkContract):
+class TestEventResNetForLargeInput(NetworkContract):
     name, settings = "event-resnet34", {"width": 4, "stem": "imagenet"}
     side = 64
 
@@ -147,7 +146,7 @@ class TestImageResNet(NetworkContract):
     side = 64
 
 
-class TestImageResNetOfMediumInput(NetworkContract):
+class TestImageResNetForMediumInput(NetworkContract):
     name, settings = "image-resnet34", {"width": 4, "stem": "medium"}
 
 
@@ -168,13 +167,15 @@ class TestCRNN(NetworkContract):
             torch.testing.assert_close(encoder(frames[samples]), embeddings[:, samples])
             assert (embeddings[0] - embeddings[1]).abs().max() > 0
 
-    def test_frames_of_another_size_are_told(self):
-        with pytest.raises(OptionError, match="frames of 40x33 in a network built for size"):
+    def test_frames_of_a_wrong_size_are_an_error(self):
+        with pytest.raises(
+            OptionError, match="frames of 40x33 do not fit a network built for size"
+        ):
             self.network("lif")(torch.zeros(1, T, P, 40, 33))
         with pytest.raises(OptionError, match="too small"):
             self.network("lif", size=(32, 40))
 
-    def test_it_has_the_published_layers(self):
+    def test_the_layers_are_the_published_ones(self):
         neuron = NeuronSettings(kind="lif")
         encoder = build("crnn", channels=2, classes=101, neuron=neuron).encoder
         convs = [encoder.stem.conv, *(cell.conv for cell in encoder.cells)]
@@ -193,7 +194,7 @@ class TestCRNN(NetworkContract):
         ("image-resnet34", 3, False, 21_801_896),
     ],
 )
-def test_parameters_are_as_many_as_published(name, channels, learned, parameters):
+def test_the_number_of_parameters_is_the_published_one(name, channels, learned, parameters):
     neuron = NeuronSettings(kind="lif", learn_decay=learned)
     network = build(name, channels=channels, classes=1000, neuron=neuron)
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
@@ -208,7 +209,7 @@ def test_parameters_are_as_many_as_published(name, channels, learned, parameters
         ("image-resnet18", "small", 32, 32, 4),
     ],
 )
-def test_stems_leave_maps_of_the_right_size(name, stem, side, first, last):
+def test_stems_give_maps_of_the_right_size(name, stem, side, first, last):
     neuron = NeuronSettings(kind="ann")
     network = build(name, channels=2, classes=5, neuron=neuron, width=2, stem=stem)
     with torch.no_grad():
@@ -235,7 +236,7 @@ def test_norm_statistics_are_over_steps_samples_and_pixels():
 
 
 def test_the_published_sum_stops_the_rectangular_gradient():
-    """Why `respond_to_sum` is off: in lif the last neuron sees 0 and 1 alone."""
+    """Show why `respond_to_sum` is off: in lif a block's last neuron sees only 0 and 1."""
     frames = (torch.rand(2, T, P, 33, 33, generator=torch.Generator().manual_seed(0)) < 0.1).float()
     reached = {}
     for surrogate in ("rectangular", "triangular"):
@@ -248,15 +249,15 @@ def test_the_published_sum_stops_the_rectangular_gradient():
     assert reached == {"rectangular": False, "triangular": True}
 
 
-def test_keeping_less_changes_no_bit_under_autocast():
+def test_saving_less_changes_no_bit_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
-        as_it_is, *others = (less_kept(TestEventResNet(), how) for how in HOW)
-    assert all(value.isfinite().all() for value in as_it_is)
+        whole, *others = (training_step(TestEventResNet(), how) for how in HOW)
+    assert all(value.isfinite().all() for value in whole)
     for other in others:
-        assert all(map(torch.equal, as_it_is, other))
+        assert all(map(torch.equal, whole, other))
 
 
-def test_a_spiking_network_keeps_no_more_than_one_with_relu():
+def test_a_spiking_network_saves_no_more_than_one_with_relu():
     frames = (torch.rand(2, T, P, 64, 64, generator=torch.Generator().manual_seed(0)) < 0.1).float()
     kept = {}
     for kind, what in (("ann", "nothing"), ("lif", "nothing"), ("lif", "blocks")):
@@ -276,7 +277,7 @@ def test_a_spiking_network_keeps_no_more_than_one_with_relu():
 @pytest.mark.parametrize(
     ("name", "settings", "says"),
     [
-        ("resnet", {}, "network 'resnet' is not one of event-resnet18"),
+        ("resnet", {}, "network 'resnet' does not exist; choose one of event-resnet18"),
         (
             "vgg",
             {"classes": 5, "depth": 3},
@@ -285,11 +286,11 @@ def test_a_spiking_network_keeps_no_more_than_one_with_relu():
         ("vgg", {"channels": 2}, "network vgg: missing a required argument: 'classes'"),
     ],
 )
-def test_wrong_names_and_settings_are_named(name, settings, says):
+def test_unknown_names_and_settings_are_named(name, settings, says):
     with pytest.raises(OptionError, match=says):
         build(name, **{"neuron": NeuronSettings(), "channels": 2} | settings)
 
 
-def test_every_network_has_its_contract():
+def test_every_network_has_a_contract():
     tested = {contract.name for contract in NetworkContract.__subclasses__()}
     assert tested == set(NETWORKS)

@@ -1,7 +1,7 @@
-"""The networks, by name.
+"""The networks by name: a new one is one file and one line in NETWORKS.
 
-Names that the rest of the package relies on: `stem` is the part that sees the input's channels,
-`fc` the one that makes the classes, `decoder` (where there is one) what comes after the encoder.
+The rest of the package relies on three names in a network: `stem` is the part that sees the
+input's channels, `fc` the classifier, and `decoder`, if there is one, all that follows the encoder.
 """
 
 from collections.abc import Callable
@@ -27,26 +27,23 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "crnn": CRNN,
 }
 
-
 OF_THE_DATA = {"design", "channels", "classes", "neuron", "steps", "size"}
-"""Settings that follow from a stage and its data: no recipe has them under [network]."""
+"""Settings that a stage and its data decide, so that no recipe has them under [network]."""
 
 
 def build(name: str, **settings: Any) -> Network:
-    """A network by its name in NETWORKS, with the settings of its class.
+    """Return a network by its name in NETWORKS, with the settings of its class.
 
     Raises:
-        OptionError: no such network, no such setting, or one that is missing.
+        OptionError: the network or a setting is unknown, or a setting is missing.
     """
     if name not in NETWORKS:
-        raise OptionError(f"network {name!r} is not one of {', '.join(NETWORKS)}")
+        raise OptionError(f"network {name!r} does not exist; choose one of {', '.join(NETWORKS)}")
     try:
         signature(NETWORKS[name]).bind(**settings)
     except TypeError as error:
         known = [key for key in signature(NETWORKS[name]).parameters if key not in OF_THE_DATA]
-        raise OptionError(
-            f"network {name}: {error}; its settings are {', '.join(known)}"
-        ) from error
+        raise OptionError(f"network {name}: {error}; its settings are {', '.join(known)}") from None
     if settings.get("width", 1) < 1:
-        raise OptionError(f"network {name}: width is {settings['width']}, must be at least 1")
+        raise OptionError(f"network {name}: width is {settings['width']}; choose at least 1")
     return NETWORKS[name](**settings)

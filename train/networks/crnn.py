@@ -1,10 +1,10 @@
-"""The ES-UCF101 network: a strided convolutional encoder of each step, an LSTM over the steps.
+"""The ES-UCF101 network: a strided convolutional encoder for each step, an LSTM over the steps.
 
 ::
 
     encoder: stem 5x5 (8) - 3x3 (16) - 3x3 (32) - 3x3 (64), stride 2, each conv - norm - neuron
              - hidden linear (1024) - neuron - embedding linear (512)
-    decoder: LSTM (256) - its last step - fc
+    decoder: LSTM (256) - last step - fc
 
 Legend: T steps, N samples, P polarities, C channels, H rows, W columns.
 """
@@ -39,11 +39,11 @@ class Encoder(nn.Module):
             cells.append(ConvCell(nn.Conv2d(inputs, outputs, kernel, stride=2), neuron))
             inputs, rows, columns = outputs, (rows - kernel) // 2 + 1, (columns - kernel) // 2 + 1
         if min(rows, columns) < 1:
-            raise OptionError(f"frames of {size[0]}x{size[1]} are too small; 33x33 is the least")
+            raise OptionError(f"frames of {size[0]}x{size[1]} are too small; pass at least 33x33")
         self.stem = cells[0]
         self.cells = Chain(*cells[1:])
         self.hidden = nn.Linear(inputs * rows * columns, hidden)
-        # No norm here: as published, weights and bias start so that half of the neurons fire.
+        # Without a norm, weights and bias start so that half of the neurons fire, as published.
         nn.init.kaiming_normal_(self.hidden.weight)
         nn.init.constant_(self.hidden.bias, neuron.threshold)
         self.neuron = Neuron(neuron)
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != self.size:
             here = "x".join(str(length) for length in x.shape[-2:])
-            raise OptionError(f"frames of {here} in a network built for size {self.size}")
+            raise OptionError(f"frames of {here} do not fit a network built for size {self.size}")
         maps = self.cells(enter(self.stem, x, self.steps))  # (T, N, C, H, W)
         out: Tensor = self.embedding(self.neuron(self.hidden(maps.flatten(2))))  # (T, N, embedding)
         return out
@@ -90,25 +90,15 @@ class CRNN(Network):
     ) -> None:
         """
         Args:
-            channels: of the input: P for events, C for images.
-            classes: of the output.
-            neuron: kind and settings of all neurons.
-            size: H and W of the input, on which the hidden layer's shape depends.
+            channels, classes, neuron, steps: see `Network`.
+            size: H and W of the input, which decide the shape of the hidden layer.
             width: channels of the stem; each convolution has twice those of the one before.
-            hidden, embedding: of the encoder's two linear layers.
-            memory: of the LSTM.
-            steps: T for images; frames bring their own.
+            hidden, embedding: outputs of the encoder's two linear layers.
+            memory: units of the LSTM.
         """
         super().__init__()
-        self.encoder = Encoder(
-            channels=channels,
-            size=size,
-            neuron=neuron,
-            width=width,
-            hidden=hidden,
-            embedding=embedding,
-            steps=steps,
-        )
+        shape = {"width": width, "hidden": hidden, "embedding": embedding}
+        self.encoder = Encoder(channels=channels, size=size, neuron=neuron, steps=steps, **shape)
         self.decoder = Decoder(embedding=embedding, memory=memory, classes=classes)
 
     def classify(self, x: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""The parts networks are made of. Legend: T steps, N samples, P polarities, C channels, H rows, W.
+"""The parts of networks. Tensors between them are (T, N, C, H, W).
 
-Between the parts tensors are (T, N, C, H, W). Convolution and norm see steps and samples folded,
-(T*N, C, H, W), so that the norm's statistics are over (T, N, H, W); neurons see the steps.
+Convolution and norm see steps and samples folded, (T*N, C, H, W), so the norm's statistics are over
+(T, N, H, W). Neurons see the steps.
+
+Legend: T steps, N samples, P polarities, C channels, H rows, W columns.
 """
 
 from contextlib import nullcontext
@@ -19,7 +21,7 @@ Packing = Literal["auto", "always", "never"]
 
 
 def fold(module: nn.Module, x: Tensor) -> Tensor:
-    """Apply a module that knows no time to every step: (T, N, ...) -> (T, N, ...)."""
+    """Apply a module to every step, as if it were a sample: (T, N, ...) -> (T, N, ...)."""
     out: Tensor = module(x.flatten(0, 1))
     return out.reshape(*x.shape[:2], *out.shape[1:])
 
@@ -38,7 +40,7 @@ class ConvNorm(nn.Module):
 
 
 class ConvCell(ConvNorm):
-    """Convolution, norm, neuron, and a pooling of what the neurons put out."""
+    """Convolution, norm, neuron and, if given, a pooling of the neurons' output."""
 
     def __init__(
         self,
@@ -53,7 +55,7 @@ class ConvCell(ConvNorm):
         self.pool = pool
 
     def forward(self, x: Tensor, repeat: int = 1) -> Tensor:  # (T, N, C, H, W)
-        """`repeat` gives a single step (T = 1) to the neurons as the current of that many."""
+        """Run the cell; with `repeat`, a single step (T = 1) is the current of that many steps."""
         current = super().forward(x)
         if repeat > 1:
             current = current.expand(repeat, *current.shape[1:])
@@ -66,10 +68,10 @@ class ConvCell(ConvNorm):
 
 
 class Chain(nn.Sequential):
-    """Parts one after the other, of which each can be run again for the pass backward."""
+    """Parts one after the other, each of which the backward pass can run again."""
 
     recompute = False
-    """Keep only each part's input, and run it again (`train.neurons.memory.recomputed`)."""
+    """Save only each part's input and run it again (`train.neurons.memory.recomputed`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         for part in self:
@@ -78,10 +80,10 @@ class Chain(nn.Sequential):
 
 
 def recompute(network: nn.Module, what: Recompute) -> None:
-    """Have a network keep less for the pass backward and do more again there. Same numbers.
+    """Make a network save less for the backward pass and run more again there; same numbers.
 
-    time: of a neuron's steps nothing but their input (as the fused kernels do anyway); blocks: of
-    the parts of a `Chain` nothing but their input (spikes as bits).
+    time: of a neuron's steps only their input is saved, as the fused kernels do anyway. blocks: of
+    the parts of a `Chain` only their input is saved, spikes as bits.
     """
     for module in network.modules():
         if isinstance(module, Chain):
@@ -91,11 +93,18 @@ def recompute(network: nn.Module, what: Recompute) -> None:
 
 
 class Network(nn.Module):
-    """Frames (N, T, P, H, W) or images (N, C, H, W) -> (N, classes), by `classify`."""
+    """Frames (N, T, P, H, W) or images (N, C, H, W) -> (N, classes), by `classify`.
+
+    Every network takes these settings, and others of its own:
+        channels: channels of the input: P for events, C for images.
+        classes: number of classes.
+        neuron: settings of all neurons.
+        steps: T for images; frames bring their own.
+    """
 
     pack_spikes: Packing = "auto"
-    """Keep spikes for the pass backward as bits; auto: on the CPU. On a GPU packing and
-    unpacking are traffic of their own, and memory is seldom what is short."""
+    """Save spikes for the backward pass as bits; auto: on the CPU. On a GPU packing is extra memory
+    traffic, and memory is rarely short."""
 
     def forward(self, x: Tensor) -> Tensor:
         packs = x.is_cpu if self.pack_spikes == "auto" else self.pack_spikes == "always"
@@ -107,13 +116,13 @@ class Network(nn.Module):
 
 
 def enter(stem: ConvCell, x: Tensor, steps: int) -> Tensor:
-    """A batch through the stem: (N, T, P, H, W) frames or (N, C, H, W) images -> (T, N, C, H, W).
+    """Run the stem: frames (N, T, P, H, W) or images (N, C, H, W) -> (T, N, C, H, W).
 
-    An image is the input current of each of `steps` steps; it is convolved once. An ann has no
-    membrane, all its steps would be the same: it takes one.
+    An image is convolved once and is the input current of each of `steps` steps. An ann takes one
+    step, because all its steps would be the same.
 
     Raises:
-        OptionError: neither four nor five axes, or another number of channels than the stem's.
+        OptionError: the batch has not four or five axes, or not the stem's number of channels.
     """
     if x.ndim not in (4, 5) or x.shape[-3] != stem.conv.in_channels:
         raise OptionError(
@@ -128,7 +137,7 @@ def enter(stem: ConvCell, x: Tensor, steps: int) -> Tensor:
 
 
 class MeanClassifier(nn.Linear):
-    """Mean over space, mean over time, linear: (T, N, C, H, W) -> (N, classes)."""
+    """Mean over space, mean over time, linear layer: (T, N, C, H, W) -> (N, classes)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.mean(dim=(3, 4)).mean(dim=0))

@@ -1,4 +1,4 @@
-"""State dicts of the published networks, under this package's names."""
+"""Names of weights in published checkpoints, and this package's names for them."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 PUBLISHED = (
-    # distributed training's wrapper
+    # the wrapper of distributed training
     (r"^module\.", ""),
     # event networks
     (r"^conv1\.kernel\.", "stem.conv."),
@@ -34,7 +34,7 @@ PUBLISHED = (
 
 
 def rename_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published state dict under our names; one that has them already comes back as it is."""
+    """Return a published state dict under this package's names; names already ours stay."""
     renamed = {}
     for key, value in state.items():
         for pattern, name in PUBLISHED:

@@ -8,7 +8,7 @@
               '-------------------- shortcut -------------------------'
     mean over space - mean over time - fc
 
-A block's two neurons are one module and so share one decay. Residual networks: He et al. 2016.
+A block's two neurons are one module, so they share one decay. Residual networks: He et al. 2016.
 Legend: T steps, N samples, P polarities, C channels, H rows, W columns.
 """
 
@@ -24,21 +24,21 @@ from train.neurons.neuron import Neuron, NeuronSettings
 
 StemName = Literal["imagenet", "medium", "small"]
 STEMS: dict[StemName, tuple[int, int]] = {"imagenet": (7, 2), "medium": (3, 2), "small": (3, 1)}
-"""Kernel and stride."""
+"""Kernel and stride of the stem."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """Where the published networks for images and those for events differ."""
+    """The differences between the published networks for images and for events."""
 
     bias: bool
-    """Convolutions have one."""
+    """Whether convolutions have a bias."""
     norm_identity: bool
-    """A shortcut without convolution has a norm all the same."""
+    """Whether a shortcut without convolution has a norm."""
     norm_scale: float
-    """Of every batch norm, to begin with."""
+    """Initial scale of every batch norm."""
     pool_stem: bool
-    """The imagenet stem ends in a 3x3 stride-2 max-pool; else the first stage has stride 2."""
+    """Whether the imagenet stem ends in a max-pool; else the first stage has stride 2."""
 
 
 IMAGE = Design(bias=False, norm_identity=False, norm_scale=0.5, pool_stem=False)
@@ -46,7 +46,7 @@ EVENT = Design(bias=True, norm_identity=True, norm_scale=1.0, pool_stem=True)
 
 
 class Block(nn.Module):
-    """The basic block; (T, N, C, H, W) -> (T, N, channels, H / stride, W / stride)."""
+    """The basic block: (T, N, C, H, W) -> (T, N, channels, H / stride, W / stride)."""
 
     def __init__(
         self,
@@ -102,27 +102,24 @@ class ResNet(Network):
         """
         Args:
             design: IMAGE or EVENT.
-            depths: blocks a stage; a stage has twice the channels of the one before.
-            channels: of the input: P for events, C for images.
-            classes: of the output.
-            neuron: kind and settings of all neurons.
+            depths: blocks per stage; a stage has twice the channels of the one before.
+            channels, classes, neuron, steps: see `Network`.
             width: channels of the stem and the first stage.
             stem: imagenet (7x7, stride 2, the first stage at a quarter of the size), medium (3x3,
                 stride 2) for 64 pixels, small (3x3, stride 1) for 32.
-            norm_scale: of every batch norm, to begin with; None: the design's. Neurons that fire at
-                0.5 and a sharpened ReLU tell more apart with 0.5 than with 1.
-            steps: T for images; frames bring their own.
-            respond_to_sum: put the residual sum through the neuron's output function (the
-                activation; in lif the spike) before the neuron, as the published event networks do.
-                Needed for their checkpoints, bad for training in lif: the neuron then sees only 0
-                and 1, both at the edge of the rectangular surrogate, and no gradient passes.
+            norm_scale: initial scale of every batch norm; None: the design's. For neurons with a
+                threshold of 0.5 and for a sharpened ReLU, 0.5 leaves more information than 1.
+            respond_to_sum: apply the neuron's output function (the activation; in lif the spike)
+                to the residual sum before the neuron, as the published event networks do. Their
+                checkpoints need it. It harms training in lif: the neuron then sees only 0 and 1,
+                both at the edge of the rectangular surrogate, and no gradient passes.
         """
         super().__init__()
         if norm_scale is not None:
             design = replace(design, norm_scale=norm_scale)
         self.steps = steps
         if stem not in STEMS:
-            raise OptionError(f"stem {stem!r} is not one of {', '.join(STEMS)}")
+            raise OptionError(f"stem {stem!r} does not exist; choose one of {', '.join(STEMS)}")
         kernel, stride = STEMS[stem]
         large = stem == "imagenet"
         self.stem = ConvCell(

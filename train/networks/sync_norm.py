@@ -1,7 +1,7 @@
-"""Batch norm over the samples of all devices, so that several train as one with all their samples.
+"""Batch norm over the samples of all devices, so that they train as one device would.
 
-torch's own SyncBatchNorm is for GPUs alone; this one is for any device and has the same entries in
-a state dict as the norm that it stands for.
+torch's own SyncBatchNorm needs GPUs. This one runs on any device, and its state dict has the same
+entries as that of nn.BatchNorm2d.
 """
 
 import torch
@@ -10,23 +10,19 @@ from torch import Tensor, nn
 
 
 class _SumOverDevices(torch.autograd.Function):
-    """The sum of all devices' tensors. Each device's loss depends on it: gradients add up too."""
+    """The sum of all devices' tensors; every device's loss depends on it, so gradients add up."""
 
     @staticmethod
     def forward(_: object, x: Tensor) -> Tensor:
-        total = x.clone()
+        total = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 
-    @staticmethod
-    def backward(_: object, grad: Tensor) -> Tensor:
-        total = grad.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+    backward = forward  # type: ignore[assignment]
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d whose mean and variance in training are over all devices' samples.
+    """nn.BatchNorm2d with mean and variance over all devices' samples in training.
 
     All devices must have batches of the same shape.
     """
@@ -46,7 +42,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         return out.to(x.dtype)
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics towards a batch's."""
+        """Update the running statistics by those of a batch."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -62,7 +58,7 @@ def _sum(x: Tensor) -> Tensor:
 
 
 def synchronise_norms(network: nn.Module) -> nn.Module:
-    """Have a network's batch norms see all devices' samples; changed in place, and returned."""
+    """Replace a network's batch norms, in place, by `SyncBatchNorm2d`; return the network."""
     for module in network.modules():
         for name, norm in module.named_children():
             if type(norm) is nn.BatchNorm2d:

@@ -1,6 +1,6 @@
 """A VGG-style network with neurons: 3x3 convolutions and max-pools, no shortcuts.
 
-The plan of channels is that of the VGG commonly trained on CIFAR10-DVS (Deng et al. 2022, TET). Its
+The channels are those of the VGG commonly trained on CIFAR10-DVS (Deng et al. 2022, TET). Its
 average pools are max-pools here, so that spikes stay spikes.
 """
 
@@ -10,7 +10,7 @@ from train.networks.layers import Chain, ConvCell, MeanClassifier, Network, ente
 from train.neurons.neuron import NeuronSettings
 
 PLAN = ((1, 2), (4, 4), (8, 8), (8, 8))
-"""Channels of each convolution in units of the width; a max-pool ends every group but the last."""
+"""Channels of each convolution as multiples of the width; a max-pool separates the groups."""
 
 
 class VGG(Network):
@@ -28,12 +28,9 @@ class VGG(Network):
     ) -> None:
         """
         Args:
-            channels: of the input: P for events, C for images.
-            classes: of the output.
-            neuron: kind and settings of all neurons.
+            channels, classes, neuron, steps: see `Network`.
             width: channels of the first convolution.
-            plan: see PLAN.
-            steps: T for images; frames bring their own.
+            plan: groups of convolutions, as PLAN.
         """
         super().__init__()
         self.steps = steps

@@ -1,24 +1,18 @@
-"""Numba kernels of the membrane over time: one pass forward, one pass backward.
+"""CPU kernels in Numba: the membrane over time, and spikes as bits.
 
-Arrays are float32 (T, M), C-contiguous: T steps of M neurons; `run_forward` and `run_backward` run
-the kernels on torch's tensors of that shape. Neurons do not see each other, so blocks of them are
-spread over threads; all steps of a block are done while it is in the cache. The membrane of spiking
-neurons never leaves it: the pass backward computes it again from the input, which costs less than
-writing and reading it. The loops are free of branches and of negative
-indices, which is what lets LLVM vectorise them.
+Arrays are float32 (T, M), C-contiguous: T steps of M neurons. Neurons do not depend on each other,
+so threads share them out in blocks, and all steps of a block run while it is in the cache. The
+membrane of spiking neurons is never written to memory: the backward pass computes it again from
+the input, which costs less than writing and reading it. The loops have no branches and no negative
+indices, so that LLVM can vectorise them.
 """
 
 import math
 import os
-import warnings
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from itertools import pairwise
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,13 +21,21 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train.neurons.surrogate import ARCTANGENT, MEMBRANE, RECTANGULAR, TRIANGULAR, Dynamics
+
 Floats = NDArray[np.float32]
 
-BLOCK = 4096  # neurons; two rows of a block fit the first-level cache, tens of rows the second
-PARTS = 8  # of the work of a thread
-MOST_STEPS = math.inf  # that the kernels can do
-MEMBRANE, RECTANGULAR, TRIANGULAR, ARCTANGENT = range(4)  # what comes out, and its slope backward
-SURROGATES = {"rectangular": RECTANGULAR, "triangular": TRIANGULAR, "arctangent": ARCTANGENT}
+BLOCK = 4096
+"""Neurons per block: two rows of it fit the first-level cache, tens of rows the second."""
+PARTS = 8  # pieces of work per thread
+MOST_STEPS = math.inf
+ONES = {
+    torch.float32: (torch.int32, 0x3F80_0000),
+    torch.bfloat16: (torch.int16, 0x3F80),
+    torch.float16: (torch.int16, 0x3C00),
+}
+"""For each dtype, the integers of its width and the one with the bits of 1.0; 0.0 has the bits of
+0."""
 
 
 @njit(cache=True, nogil=True)
@@ -60,10 +62,10 @@ def forward(
 ) -> None:
     """Fill out (T, M) from the input x (T, M) in blocks first..last-1.
 
-    `output` is MEMBRANE, or any of the surrogates for spikes.
+    `output` is MEMBRANE, or any surrogate for spikes.
     """
-    nothing = np.zeros(BLOCK, np.float32)  # what was before the first step
-    rows = np.empty((2, BLOCK), np.float32)  # two: a loop that works in place is not vectorised
+    nothing = np.zeros(BLOCK, np.float32)  # the membrane before the first step
+    rows = np.empty((2, BLOCK), np.float32)  # two, because LLVM does not vectorise in-place loops
     for block in range(first, last):
         start, stop = block * BLOCK, min((block + 1) * BLOCK, x.shape[1])
         before = nothing[: stop - start]
@@ -88,7 +90,7 @@ def _retreat(
     output: int,
     gx: Floats,
 ) -> None:
-    """The output's gradient times its slope over u, and what comes back from the step after."""
+    """Add the gradient from the next step to the output's gradient times its slope at u."""
     zero, one, half, pi = np.float32(0), np.float32(1), np.float32(0.5), np.float32(np.pi)
     if output == RECTANGULAR:
         for j in range(u.size):
@@ -129,10 +131,10 @@ def backward(
 ) -> None:
     """Fill the input's gradient gx (T, M) and, if given, the decay's gradient of each block.
 
-    `saved` (T, M) is the membrane or, where it is not `is_membrane`, the input.
+    `saved` (T, M) is the membrane if `is_membrane`, else the input.
     """
     T = saved.shape[0]
-    nothing = np.zeros(BLOCK, np.float32)  # before the first step, and back from after the last
+    nothing = np.zeros(BLOCK, np.float32)  # before the first step and after the last
     membranes = np.empty((T, BLOCK), np.float32)
     terms = np.empty(BLOCK, np.float32)
     for block in range(first, last):
@@ -157,9 +159,32 @@ def backward(
             gdecay[block] = terms[:size].astype(np.float64).sum()
 
 
-def blocks(neurons: int) -> int:
-    """How many blocks M neurons make."""
-    return -(-neurons // BLOCK)
+@njit(cache=True, nogil=True)
+def _pack(values: NDArray[Any], packed: NDArray[Any], first: int, last: int) -> None:
+    for block in range(first, last):
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, packed.size)
+        out = packed[start:stop]
+        out[:] = 0
+        for k in range(8):
+            row = values[k * packed.size + start : k * packed.size + stop]
+            for j in range(row.size):
+                out[j] |= (row[j] != 0) << k
+
+
+@njit(cache=True, nogil=True)
+def _unpack(packed: NDArray[Any], one: Any, values: NDArray[Any], first: int, last: int) -> None:
+    for block in range(first, last):
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, packed.size)
+        bits = packed[start:stop]
+        for k in range(8):
+            row = values[k * packed.size + start : k * packed.size + stop]
+            for j in range(row.size):
+                row[j] = one if (bits[j] >> k) & 1 else 0
+
+
+def blocks(size: int) -> int:
+    """Return the number of blocks that cover `size` neurons or bytes."""
+    return -(-size // BLOCK)
 
 
 @cache
@@ -167,43 +192,38 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="neurons")
 
 
-if hasattr(os, "register_at_fork"):  # a forked child has the pool but none of its threads
+if hasattr(os, "register_at_fork"):  # a forked child inherits the pool but none of its threads
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def over_blocks(kernel: Callable[..., None], neurons: int, threads: int, *args: Any) -> None:
-    """Call ``kernel(*args, first, last)`` on ranges of blocks that together cover all neurons.
+def over_blocks(kernel: Callable[..., None], size: int, threads: int, *args: Any) -> None:
+    """Run ``kernel(*args, first, last)`` on ranges of blocks that together cover `size`.
 
-    A plain pool of threads and not Numba's own layer, which neither survives a fork nor bears two
-    callers at once. A block's result does not depend on the thread it ran on, or on how many ran.
+    This uses a plain pool of threads because Numba's own threading layer neither survives a fork
+    nor allows two callers at once. A block's result does not depend on the number of threads.
     """
-    total = blocks(neurons)
-    # More parts than threads: where a thread of torch's holds a core, waiting for its next work in
-    # a loop, the others do the more. Under four blocks a part costs more than it saves.
+    total = blocks(size)
+    # More parts than threads: while one of torch's threads spins on a core, the other threads take
+    # more parts. A part of fewer than four blocks costs more than it saves.
     parts = max(1, min(total // 4, PARTS * threads)) if threads > 1 else 1
     edges = [total * part // parts for part in range(parts + 1)]
-    todo = deque(pairwise(edges))
-    waiting = [_pool().submit(_work, todo, kernel, args) for _ in range(min(threads, parts) - 1)]
-    _work(todo, kernel, args)
-    for future in waiting:
-        future.result()
+    todo = iter(list(pairwise(edges)))  # shared: each thread takes the next part when it is free
+
+    def work() -> None:
+        for first, last in todo:
+            kernel(*args, first, last)
+
+    helpers = [_pool().submit(work) for _ in range(min(threads, parts) - 1)]
+    work()
+    for helper in helpers:
+        helper.result()
 
 
-def _work(todo: deque[tuple[int, int]], kernel: Callable[..., None], args: tuple[Any, ...]) -> None:
-    while True:
-        try:
-            part = todo.popleft()
-        except IndexError:
-            return
-        kernel(*args, *part)
-
-
-def run_forward(x: Tensor, decay: Tensor, threshold: float, output: int, out: Tensor) -> None:
-    """Fill out (T, M) from the input x (T, M), both contiguous and of one dtype; see `forward`."""
+def run_forward(x: Tensor, neurons: Dynamics, out: Tensor) -> None:
+    """Fill out (T, M) from the input x (T, M); see `train.neurons.kernels.Kernels`."""
     floats = x.float()
     filled = out if out.dtype == torch.float else torch.empty_like(floats)
-    constants = np.float32(decay.item()), np.float32(threshold), output
-    arrays = floats.numpy(), *constants, filled.numpy()
+    arrays = floats.numpy(), *_constants(neurons), filled.numpy()
     over_blocks(forward, x.shape[1], torch.get_num_threads(), *arrays)
     if filled is not out:
         out.copy_(filled)
@@ -212,43 +232,40 @@ def run_forward(x: Tensor, decay: Tensor, threshold: float, output: int, out: Te
 def run_backward(
     gradient: Tensor,
     saved: Tensor,
-    decay: Tensor,
-    threshold: float,
-    output: int,
+    neurons: Dynamics,
     gx: Tensor,
-    *,
     is_membrane: bool,
     learn_decay: bool,
 ) -> Tensor | None:
-    """Fill the input's gradient gx (T, M); the decay's, (), if it learns. See `backward`."""
-    neurons = saved.shape[1]
+    """Fill the input's gradient gx (T, M); see `train.neurons.kernels.Kernels`."""
+    size = saved.shape[1]
     filled = gx if gx.dtype == torch.float else torch.empty(gx.shape)
-    terms = np.zeros(blocks(neurons)) if learn_decay else None
-    constants = np.float32(decay.item()), np.float32(threshold), output, is_membrane
-    arrays = gradient.float().numpy(), saved.float().numpy(), *constants, filled.numpy(), terms
-    over_blocks(backward, neurons, torch.get_num_threads(), *arrays)
+    terms = np.zeros(blocks(size)) if learn_decay else None
+    arrays = gradient.float().numpy(), saved.float().numpy(), *_constants(neurons)
+    results = is_membrane, filled.numpy(), terms
+    over_blocks(backward, size, torch.get_num_threads(), *arrays, *results)
     if filled is not gx:
         gx.copy_(filled)
     return None if terms is None else torch.tensor(terms.sum())
 
 
-@cache
-def triton_kernels() -> ModuleType | None:
-    """The kernels for GPUs, `train.neurons.gpu`; None where Triton is not installed.
+def _constants(neurons: Dynamics) -> tuple[np.float32, np.float32, int]:
+    return np.float32(neurons.decay.item()), np.float32(neurons.threshold), neurons.output
 
-    Or where it does not run (it needs a C compiler and a GPU that it knows): that is tried once,
-    and a warning says why the loop takes its place.
-    """
-    if find_spec("triton") is None:
-        return None
-    try:
-        kernels = import_module("train.neurons.gpu")
-        kernels.pack(torch.ones(1, device="cuda")).item()
-    except Exception as error:  # compilers and drivers fail with errors of many kinds
-        warnings.warn(
-            f"Triton is installed but does not run here ({type(error).__name__}: {error}); neurons "
-            "run as a loop of torch's, which is several times as slow",
-            stacklevel=2,
-        )
-        return None
-    return kernels
+
+def pack(values: Tensor) -> Tensor:
+    """Return floating zeros and ones (n,) as uint8 bits (ceil(n / 8),)."""
+    packed = torch.empty(-(-values.numel() // 8), dtype=torch.uint8)
+    integers = values.view(ONES[values.dtype][0]).numpy()
+    over_blocks(_pack, packed.numel(), torch.get_num_threads(), integers, packed.numpy())
+    return packed
+
+
+def unpack(packed: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Return the floating zeros and ones (size,) that `pack` was given."""
+    width, one = ONES[dtype]
+    integers = torch.empty(size, dtype=width)
+    array = integers.numpy()
+    arguments = packed.numpy(), array.dtype.type(one), array
+    over_blocks(_unpack, packed.numel(), torch.get_num_threads(), *arguments)
+    return integers.view(dtype)

@@ -1,9 +1,9 @@
-"""Triton kernels for GPUs: the membrane over time as in `train.neurons.cpu`, spikes as bits.
+"""GPU kernels in Triton: the membrane over time, and spikes as bits.
 
 A program takes a block of neurons through all steps, with their membranes in registers: each pass
-reads and writes every tensor once. float32, bfloat16 or float16 in memory, float32 in between;
-products are not fused with sums, so that the numbers are those of the plain loop (but for the
-arctangent's slope: a division rounded exactly would double a program's registers).
+reads and writes every tensor once. Tensors are float32, bfloat16 or float16 in memory and float32
+in registers. Products are not fused with sums, so the numbers are those of the plain loop, except
+for the arctangent's slope: an exactly rounded division would double a program's registers.
 """
 
 from typing import Any
@@ -13,10 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from train.neurons.cpu import ARCTANGENT, MEMBRANE, RECTANGULAR, TRIANGULAR
+from train.neurons.surrogate import ARCTANGENT, MEMBRANE, RECTANGULAR, TRIANGULAR, Dynamics
 
-MOST_STEPS = 32
-"""More would not fit the registers, and take minutes to compile."""
+MOST_STEPS: float = 32
+"""More steps would not fit the registers and would take minutes to compile."""
 WARPS = 4
 MEMBRANES = tl.constexpr(MEMBRANE)
 RECTANGLE, TRIANGLE = tl.constexpr(RECTANGULAR), tl.constexpr(TRIANGULAR)
@@ -47,8 +47,8 @@ def _slope(u: tl.tensor, threshold: tl.tensor, OUTPUT: tl.constexpr) -> tl.tenso
 def _rows(
     tensor: tl.tensor, row: tl.tensor, place: tl.tensor, inside: tl.tensor, T: tl.constexpr
 ) -> tuple[tl.tensor, ...]:
-    """Of all steps, as they are in memory. The compiler moves no load past a store: so all are
-    asked for before the first."""
+    """Load the rows of all steps. The compiler moves no load past a store, so all loads come
+    before the first store."""
     rows = (tl.load(tensor + place, inside, 0.0),)
     for t in tl.static_range(1, T):
         rows = rows + (tl.load(tensor + t * row + place, inside, 0.0),)  # type: ignore[assignment]  # noqa: RUF005
@@ -107,7 +107,7 @@ def _backward(
         membranes = membranes + (u,)  # type: ignore[assignment]  # noqa: RUF005
     after = tl.zeros((BLOCK,), tl.float32)
     terms = tl.zeros((BLOCK,), tl.float32)
-    # One step ahead of the stores, for the same reason; more would take too many registers.
+    # Loads run one step ahead of the stores for the same reason; more need too many registers.
     following = tl.load(gradient + (T - 1) * row + place, inside, 0.0)
     for t in tl.static_range(T - 1, -1, -1):
         g = following.to(tl.float32)
@@ -127,7 +127,7 @@ def _pack(
     values: tl.tensor, packed: tl.tensor, size: tl.tensor, length: tl.tensor, BLOCK: tl.constexpr
 ) -> None:
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    row = tl.cast(length, tl.int64)  # divided here, nothing would be known of its alignment
+    row = tl.cast(length, tl.int64)  # computed here, its alignment would be unknown
     bits = tl.zeros((BLOCK,), tl.uint8)
     for k in tl.static_range(8):
         inside = (place < row) & (k * row + place < size)
@@ -141,7 +141,7 @@ def _unpack(
     packed: tl.tensor, values: tl.tensor, size: tl.tensor, length: tl.tensor, BLOCK: tl.constexpr
 ) -> None:
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    row = tl.cast(length, tl.int64)  # divided here, nothing would be known of its alignment
+    row = tl.cast(length, tl.int64)  # computed here, its alignment would be unknown
     bits = tl.load(packed + place, place < row, 0)
     for k in tl.static_range(8):
         inside = (place < row) & (k * row + place < size)
@@ -149,53 +149,50 @@ def _unpack(
 
 
 def _launch(kernel: Any, programs: int, *arguments: Any, **settings: Any) -> None:
-    """Start a kernel on the device that its first argument is on."""
+    """Start a kernel on the device of its first argument."""
     with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
         kernel[(programs,)](*arguments, enable_fp_fusion=False, **settings)
 
 
 def _shares(steps: int, neurons: int) -> tuple[int, int]:
-    """Programs, and neurons of each: as many as have their membranes in 32 registers a thread.
+    """Return the number of programs and the neurons of each.
 
-    With all else that is about 80, so that six programs share a multiprocessor (65,536); and two
-    at least, up to 32 steps.
+    The membranes of a thread fill 32 registers. With everything else a thread needs about 80, so
+    six programs share a multiprocessor's 65,536. A thread has at least two neurons.
     """
     block = 32 * WARPS * min(8, max(2, 32 // triton.next_power_of_2(steps)))
     return triton.cdiv(neurons, block), block
 
 
-def run_forward(x: Tensor, decay: Tensor, threshold: float, output: int, out: Tensor) -> None:
-    """`train.neurons.cpu.run_forward` on a GPU."""
-    steps, neurons = x.shape
-    programs, block = _shares(steps, neurons)
-    arguments = x, decay, out, neurons, threshold, steps, output, block
+def run_forward(x: Tensor, neurons: Dynamics, out: Tensor) -> None:
+    """Fill out (T, M) from the input x (T, M); see `train.neurons.kernels.Kernels`."""
+    steps, size = x.shape
+    programs, block = _shares(steps, size)
+    arguments = x, neurons.decay, out, size, neurons.threshold, steps, neurons.output, block
     _launch(_forward, programs, *arguments, num_warps=WARPS)
 
 
 def run_backward(
     gradient: Tensor,
     saved: Tensor,
-    decay: Tensor,
-    threshold: float,
-    output: int,
+    neurons: Dynamics,
     gx: Tensor,
-    *,
     is_membrane: bool,
     learn_decay: bool,
 ) -> Tensor | None:
-    """`train.neurons.cpu.run_backward` on a GPU."""
-    steps, neurons = saved.shape
-    programs, block = _shares(steps, neurons)
+    """Fill the input's gradient gx (T, M); see `train.neurons.kernels.Kernels`."""
+    steps, size = saved.shape
+    programs, block = _shares(steps, size)
     terms = torch.empty(programs, device=saved.device)
-    tensors = gradient, saved, decay, gx, terms
-    constants = steps, output, is_membrane, learn_decay, block
-    arguments = *tensors, neurons, threshold, *constants
+    tensors = gradient, saved, neurons.decay, gx, terms
+    constants = steps, neurons.output, is_membrane, learn_decay, block
+    arguments = *tensors, size, neurons.threshold, *constants
     _launch(_backward, programs, *arguments, num_warps=WARPS)
     return terms.sum() if learn_decay else None
 
 
 def pack(values: Tensor) -> Tensor:
-    """`train.neurons.bits.pack` on a GPU."""
+    """Return floating zeros and ones (n,) as uint8 bits (ceil(n / 8),)."""
     size = -(-values.numel() // 8)
     packed = torch.empty(size, dtype=torch.uint8, device=values.device)
     _launch(_pack, triton.cdiv(size, 1024), values, packed, values.numel(), size, 1024)
@@ -203,7 +200,7 @@ def pack(values: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """`train.neurons.bits.unpack` on a GPU."""
+    """Return the floating zeros and ones (size,) that `pack` was given."""
     values = torch.empty(size, dtype=dtype, device=packed.device)
     row = packed.numel()
     _launch(_unpack, triton.cdiv(row, 1024), packed, values, size, row, 1024)

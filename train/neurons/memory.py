@@ -1,4 +1,4 @@
-"""Memory of training on the CPU and on GPUs: pages that stay, spikes as bits, work done again."""
+"""Memory of training: pages that are reused, spikes saved as bits, parts that are run again."""
 
 import ctypes
 from collections.abc import Iterator
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from train.neurons.bits import pack, unpack
 
 
 def keep_pages() -> bool:
-    """Have glibc serve large blocks from a heap that it does not give back; false without glibc.
+    """Make glibc keep the pages of freed tensors for the rest of the process; False without glibc.
 
-    By default it returns every large tensor's pages to the system and gets fresh ones, which have
-    to be zeroed, for the next: that can cost more than filling them (elementwise work on tensors
-    of some 100 MB took three to four times as long). For the whole process, for good.
+    By default glibc returns the pages of every large tensor to the system and gets fresh ones for
+    the next. Zeroing those can cost more than filling them: elementwise work on tensors of some
+    100 MB took three to four times as long.
     """
     m_trim_threshold, m_mmap_max = -1, -4
     try:
@@ -29,17 +30,17 @@ def keep_pages() -> bool:
 
 @dataclass
 class _Spikes:
-    """What is known of a storage that holds nothing but 0 and 1."""
+    """A mark on a storage that holds only 0 and 1."""
 
     version: int
-    """Of its tensors when that was so; another one has been written to since."""
+    """The tensor's version when it was marked; with another version the mark is out of date."""
     packed: Tensor | None = None
-    """The whole storage, once something has kept it; shared by all who do."""
+    """The whole storage as bits, once a layer has saved it; all layers share it."""
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A view of a packed storage."""
+class _Bits:
+    """A view of a storage saved as bits."""
 
     packed: Tensor
     dtype: torch.dtype
@@ -50,17 +51,17 @@ class _Kept:
 
 
 @dataclass(frozen=True)
-class _AsItIs:
-    """A tensor that is kept whole, and its version then: torch does not look under these hooks."""
+class _Whole:
+    """A tensor saved whole, with its version, which torch does not check under these hooks."""
 
     tensor: Tensor
     version: int
 
 
 def mark_spikes(x: Tensor) -> Tensor:
-    """Note that x, and so its views, are all 0 or 1: `packed_spikes` keeps them as bits. It is x.
+    """Mark x and its views as all 0 or 1, so that `packed_spikes` saves them as bits; return x.
 
-    The note is on the storage and lasts as long as that does. x must fill its storage.
+    The mark is on the storage and lasts as long as it does. x must fill its storage.
     """
     if not (torch.compiler.is_compiling() or x.is_inference()):
         setattr(x.untyped_storage(), _MARK, _Spikes(x._version))
@@ -70,23 +71,23 @@ def mark_spikes(x: Tensor) -> Tensor:
 _MARK = "_spikes"
 
 
-def _keep(x: Tensor) -> _AsItIs | _Kept:
-    """x in the form in which it is kept for the pass backward."""
+def _keep(x: Tensor) -> _Whole | _Bits:
+    """Return x in the form in which it is saved for the backward pass."""
     storage = x.untyped_storage()
     mark: _Spikes | None = getattr(storage, _MARK, None)
     if mark is None or mark.version != x._version:
-        return _keep_as_it_is(x)
+        return _keep_whole(x)
     size = storage.nbytes() // x.itemsize
     if mark.packed is None:
-        mark.packed = _keep_as_it_is(pack(x.detach().as_strided((size,), (1,), 0))).tensor
-    return _Kept(mark.packed, x.dtype, size, x.shape, x.stride(), int(x.storage_offset()))
+        mark.packed = _keep_whole(pack(x.detach().as_strided((size,), (1,), 0))).tensor
+    return _Bits(mark.packed, x.dtype, size, x.shape, x.stride(), int(x.storage_offset()))
 
 
-def _keep_as_it_is(x: Tensor) -> _AsItIs:
+def _keep_whole(x: Tensor) -> _Whole:
     storage = x.untyped_storage()
     for counts in _counting:
         counts[storage.data_ptr()] = storage.nbytes()
-    return _AsItIs(x.detach(), x._version)
+    return _Whole(x.detach(), x._version)
 
 
 _counting: list[dict[int, int]] = []
@@ -94,21 +95,22 @@ _counting: list[dict[int, int]] = []
 
 @contextmanager
 def counted() -> Iterator[dict[int, int]]:
-    """Count what a pass forward keeps for the pass backward: address -> bytes, parameters too.
+    """Count the bytes that a forward pass saves for the backward pass, by address.
 
-    Look before the pass backward: what is let go of may be kept at the same address again.
+    Parameters count too. Read the counts before the backward pass: freed memory may be saved again
+    at the same address.
     """
     counts: dict[int, int] = {}
     _counting.append(counts)
     try:
-        with torch.autograd.graph.saved_tensors_hooks(_keep_as_it_is, _restore):
+        with saved_tensors_hooks(_keep_whole, _restore):
             yield counts
     finally:
         _counting.remove(counts)
 
 
-def _restore(kept: _AsItIs | _Kept) -> Tensor:
-    if isinstance(kept, _AsItIs):
+def _restore(kept: _Whole | _Bits) -> Tensor:
+    if isinstance(kept, _Whole):
         if kept.tensor._version != kept.version:
             raise RuntimeError(
                 f"a tensor {tuple(kept.tensor.shape)} that is needed to compute gradients was "
@@ -121,18 +123,18 @@ def _restore(kept: _AsItIs | _Kept) -> Tensor:
 
 @contextmanager
 def packed_spikes() -> Iterator[None]:
-    """Spikes that are kept for the pass backward are kept as bits (bytes where there is no kernel).
+    """Save spikes for the backward pass as bits, or as bytes where there is no kernel.
 
-    Gradients are the same to the bit. A spike tensor that several layers read is packed once and
-    unpacked by each as it needs it. For the pass forward alone: `with` it or decorate it.
+    Gradients are the same to the bit. A spike tensor that several layers read is packed once, and
+    each layer unpacks it when needed. Enter it for the forward pass only.
     """
-    with torch.autograd.graph.saved_tensors_hooks(_keep, _restore):
+    with saved_tensors_hooks(_keep, _restore):
         yield
 
 
 @contextmanager
-def _buffers_as_they_are(part: nn.Module) -> Iterator[None]:
-    """Running statistics follow a batch once, not once more when it is run again."""
+def _buffers_unchanged(part: nn.Module) -> Iterator[None]:
+    """Keep running statistics from following a batch a second time when it is run again."""
     originals = [
         (module, name, buffer)
         for module in part.modules()
@@ -148,16 +150,16 @@ def _buffers_as_they_are(part: nn.Module) -> Iterator[None]:
 
 
 def recomputed(part: nn.Module, x: Tensor) -> Tensor:
-    """``part(x)`` that keeps only x for the pass backward, and is run again there.
+    """Return ``part(x)``, saving only x for the backward pass, which runs the part again.
 
-    Gradients and running statistics are the same. Spikes within `packed_spikes` are kept as bits.
-    The part must draw nothing at random.
+    Gradients and running statistics are the same. Inside `packed_spikes`, spikes are saved as bits.
+    The part must draw no random numbers.
     """
     out: Tensor = checkpoint(
         part,
         x,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), _buffers_as_they_are(part)),
+        context_fn=lambda: (nullcontext(), _buffers_unchanged(part)),
     )
     return out

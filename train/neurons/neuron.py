@@ -8,15 +8,13 @@ liaf u[t] = d u[t-1] (1 - s[t-1]) + x[t], s = 1[u > threshold]         act(u), a
 lif  the same                                                          s, binary
 ==== ================================================================= =======================
 
-u[0] = x[0], the reset is hard, and s in it is detached from the graph. (LIF: Wu et al. 2018; LIAF:
-Wu et al. 2021, LIAF-Net.) Legend: T steps, N samples, d decay.
+u[0] = x[0], the reset is hard, and s in it is detached from the graph. LIF: Wu et al. 2018; LIAF:
+Wu et al. 2021, LIAF-Net. Legend: T steps, N samples, M neurons, d decay.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from types import ModuleType
 from typing import Any, Literal, get_args
 
 import torch
@@ -24,14 +22,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eventdata.errors import OptionError
-from train.neurons import cpu as neuron_kernels
+from train.neurons.kernels import kernels_for
 from train.neurons.memory import mark_spikes
-from train.neurons.surrogate import SLOPES, SharpenedReLU, spike
+from train.neurons.surrogate import OUTPUTS, SLOPES, Dynamics, SharpenedReLU, spike
 
 Kind = Literal["ann", "liaf", "lif"]
 Backend = Literal["auto", "loop", "compile"]
 Activation = Callable[[Tensor], Tensor]
-HALF = (torch.half, torch.bfloat16)
 
 ACTIVATIONS: dict[str, Callable[["NeuronSettings"], Activation]] = {
     "identity": lambda _: nn.Identity(),
@@ -44,26 +41,26 @@ ACTIVATIONS: dict[str, Callable[["NeuronSettings"], Activation]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronSettings:
-    """What a network's neurons are. The defaults are those of published pipe-D."""
+    """Settings of a network's neurons. The defaults are those of published pipe-D."""
 
     kind: Kind = "lif"
     """ann, liaf or lif."""
     decay: float = 0.5
-    """d, in (0, 1): what is left of the membrane after a step; where learned, at the start."""
+    """Share of the membrane that is left after a step, in (0, 1); its first value if it learns."""
     learn_decay: bool = True
-    """A decay of each layer's own, the sigmoid of a learned scalar; else the same fixed one."""
+    """Learn one decay per layer, the sigmoid of a scalar; else all layers keep `decay`."""
     threshold: float = 0.5
-    """The membrane above which a neuron fires and is reset."""
+    """Membrane above which a neuron fires and is reset."""
     surrogate: str = "rectangular"
-    """The slope of the spike backward: rectangular, triangular, arctangent."""
+    """Slope of the spike in the backward pass: rectangular, triangular or arctangent."""
     activation: str | Activation = "leaky_relu"
-    """The output of ann and liaf: a name in ACTIVATIONS or any function of a tensor."""
+    """Output of ann and liaf: a name in ACTIVATIONS or any function of a tensor."""
     carry_activated: bool = False
-    """The membrane carried on is the activated one (published LIAF-18: its activation worked in
-    place). The spike is that of the membrane before the activation."""
+    """Carry the activated membrane to the next step, as published LIAF-18 does, whose activation
+    works in place. The spike is taken from the membrane before the activation."""
     backend: Backend = "auto"
-    """auto: the fused kernels where there are any (Numba on the CPU; Triton on GPUs, where it is
-    installed), else the loop; loop: plain torch; compile: the loop through torch.compile."""
+    """auto: fused kernels (Numba on the CPU, Triton on GPUs) where they run, else the loop; loop:
+    plain torch; compile: the loop through torch.compile."""
 
     def __post_init__(self) -> None:
         named = self.activation if isinstance(self.activation, str) else "identity"
@@ -86,12 +83,19 @@ def loop(
     surrogate: str | None = "rectangular",
     carry: Activation | None = None,
 ) -> Tensor:
-    """The definition, step by step, left to autograd: the reference, and what runs elsewhere.
+    """Run neurons step by step under autograd: the reference, and the fallback for `Fused`.
 
-    x (T, ...) input current -> spikes (T, ...), or the membrane where `surrogate` is None. Half
-    precision is computed in float32. `carry` is applied to the membrane after the spike is taken.
+    Args:
+        x: input current (T, ...); half precision is computed in float32.
+        decay: d, one number or one that broadcasts over a step.
+        threshold: the membrane above which a neuron fires and is reset.
+        surrogate: a name in `train.neurons.surrogate.SLOPES`; None: return the membrane.
+        carry: a function applied to the membrane after the spike is taken.
+
+    Returns:
+        Spikes, or the membrane: shape and dtype of x.
     """
-    currents = x.float() if x.dtype in HALF else x
+    currents = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
     steps: list[Tensor] = []
     u = before_carry = currents[0]
     for t, current in enumerate(currents):
@@ -108,63 +112,45 @@ def _compiled_loop() -> Callable[..., Tensor]:
     return torch.compile(loop)
 
 
-def _by_memory(x: Tensor) -> Tensor:
-    """x (T, ...) with the axes after the first in the order in which they lie in memory."""
-    return x.permute(_axes(x))
-
-
 def _axes(x: Tensor) -> list[int]:
+    """Return the axes of x (T, ...), those after the first in their order in memory."""
     return [0, *sorted(range(1, x.ndim), key=x.stride, reverse=True)]
 
 
 def step_by_step(x: Tensor) -> Tensor:
-    """x (T, ...) whose steps lie one by one, each in the order in which it lies in memory."""
+    """Return x (T, ...) with its steps one after the other, each in its own order in memory."""
     axes = _axes(x)
-    places = sorted(range(x.ndim), key=axes.__getitem__)  # where each axis has gone
-    return x.permute(axes).contiguous().permute(places)
+    back = sorted(range(x.ndim), key=axes.__getitem__)
+    return x.permute(axes).contiguous().permute(back)
 
 
 def _rows(x: Tensor) -> Tensor:
-    """A view (T, M) of x (T, ...), whose steps lie one by one, in the order of memory."""
-    return _by_memory(x).reshape(len(x), math.prod(x.shape[1:]))
-
-
-def _kernels(x: Tensor) -> ModuleType | None:
-    """The module whose kernels run on x (T, ...); None where there are none."""
-    device = x.device.type
-    cpu, cuda = device == "cpu", device == "cuda"
-    module = neuron_kernels if cpu else neuron_kernels.triton_kernels() if cuda else None
-    known = module is not None and x.dtype in (torch.float, *HALF) and len(x) <= module.MOST_STEPS
-    return module if known else None
+    """View x (T, ...), whose steps lie one after the other, as (T, M) in the order of memory."""
+    return x.permute(_axes(x)).reshape(len(x), x[0].numel())
 
 
 class Fused(torch.autograd.Function):
-    """`loop` without `carry` as one pass each way: Numba on the CPU, Triton on GPUs.
+    """`loop` without `carry` in one pass forward and one backward: Numba or Triton.
 
-    Keeps one tensor for the backward pass, the input (in liaf the membrane, which is the output),
-    where the loop keeps several. The same numbers as the loop, for any number of threads. Any
-    memory layout whose steps lie one by one (contiguous, channels last) is worked on as it is.
+    It saves one tensor for the backward pass where the loop saves several: the input, or in liaf
+    the membrane, which is the output. Its numbers are those of the loop for any number of threads.
+    A memory layout whose steps lie one after the other (contiguous, channels last) is kept.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, decay: Tensor | float, threshold: float, surrogate: str | None
     ) -> Tensor:
-        if not _by_memory(x).is_contiguous():  # as the current of an image, there but once
+        if not x.permute(_axes(x)).is_contiguous():  # e.g. an image's current, expanded over time
             # On the CPU torch sums in another order where gradients are channels last.
             x = x.contiguous() if x.is_cpu else step_by_step(x)
         out = torch.empty_like(x)
-        ctx.kernels = _kernels(x)
-        if isinstance(decay, Tensor):
-            ctx.decay = decay.detach().float()
-        else:
-            ctx.decay = torch.full((), decay, device=x.device)
-        ctx.settings = (
-            threshold,
-            neuron_kernels.MEMBRANE if surrogate is None else neuron_kernels.SURROGATES[surrogate],
-        )
-        ctx.kernels.run_forward(_rows(x), ctx.decay, *ctx.settings, _rows(out))
-        # A membrane in half precision is rounded: another might have been above the threshold.
+        if not isinstance(decay, Tensor):
+            decay = torch.full((), decay, device=x.device)
+        ctx.kernels = kernels_for(x.device, x.dtype, len(x))
+        ctx.neurons = Dynamics(decay.detach().float(), threshold, OUTPUTS[surrogate])
+        ctx.kernels.run_forward(_rows(x), ctx.neurons, _rows(out))
+        # A membrane rounded to half precision may fall on the other side of the threshold.
         ctx.is_membrane = surrogate is None and x.dtype == torch.float
         ctx.save_for_backward(out if ctx.is_membrane else x)
         return out
@@ -176,16 +162,9 @@ class Fused(torch.autograd.Function):
         if gradient.stride() != saved.stride():
             gradient = torch.empty_like(saved).copy_(gradient)
         gx = torch.empty_like(saved)
-        gdecay = ctx.kernels.run_backward(
-            _rows(gradient),
-            _rows(saved),
-            ctx.decay,
-            *ctx.settings,
-            _rows(gx),
-            is_membrane=ctx.is_membrane,
-            learn_decay=ctx.needs_input_grad[1],
-        )
-        return gx, None if gdecay is None else gdecay.expand_as(ctx.decay), None, None
+        arrays = _rows(gradient), _rows(saved), ctx.neurons, _rows(gx)
+        gdecay = ctx.kernels.run_backward(*arrays, ctx.is_membrane, ctx.needs_input_grad[1])
+        return gx, None if gdecay is None else gdecay.expand_as(ctx.neurons.decay), None, None
 
 
 def integrate(
@@ -198,33 +177,37 @@ def integrate(
     carry: Activation | None = None,
     recompute: bool = False,
 ) -> Tensor:
-    """x (T, ...) through the membrane: arguments and result of `loop`, by the fastest way.
+    """Run neurons by the fastest method available; arguments and result are those of `loop`.
 
-    `recompute`: of all steps only x is kept for the pass backward, which runs them again. The fused
-    kernels (all but `carry` is) always do so.
+    Args:
+        x, decay, threshold, surrogate, carry: see `loop`.
+        backend: see `NeuronSettings`.
+        recompute: save only x for the backward pass, which runs the steps again. The fused kernels
+            always do so; they run where `carry` is None.
 
     Raises:
         OptionError: x has no steps.
     """
     if not len(x):
-        raise OptionError(f"input of shape {tuple(x.shape)}: (T, ...) with at least one step")
-    alike = not isinstance(decay, Tensor) or decay.numel() == 1  # of all neurons
-    free = carry is None and alike and backend == "auto" and not torch.compiler.is_compiling()
-    if free and _kernels(x) is not None:
+        raise OptionError(
+            f"the input has shape {tuple(x.shape)}; pass (T, ...) with at least one step"
+        )
+    shared = not isinstance(decay, Tensor) or decay.numel() == 1  # by all neurons
+    fits = carry is None and shared and backend == "auto" and not torch.compiler.is_compiling()
+    if fits and kernels_for(x.device, x.dtype, len(x)) is not None:
         out: Tensor = Fused.apply(x, decay, threshold, surrogate)  # type: ignore[no-untyped-call]
         return out
     run = _compiled_loop() if backend == "compile" and carry is None else loop
-    arguments = x, decay, threshold, surrogate, carry
     if recompute:
         run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
-    return run(*arguments)
+    return run(x, decay, threshold, surrogate, carry)
 
 
 class Neuron(nn.Module):
-    """Neurons over time: input current (T, N, ...) -> output (T, N, ...), of one of three kinds.
+    """Neurons of one of three kinds over time: current (T, N, ...) -> output (T, N, ...).
 
-    Has the same parameters whatever the kind (`decay` (1,), where learned: its sigmoid is d), so
-    that one state dict fits all. No state is kept from call to call: every call starts at u = x[0].
+    The parameters do not depend on the kind, so one state dict fits all three: `decay` (1,), where
+    it is learned, whose sigmoid is d. Calls share no state: each starts at u = x[0].
     """
 
     recompute = False
@@ -238,11 +221,11 @@ class Neuron(nn.Module):
         self.decay: nn.Parameter | None = None
         if settings.learn_decay:
             start = torch.tensor([settings.decay]).logit()
-            # An ann has it for the sake of the others: no optimiser or DDP should wait for it.
+            # An ann has it only for the others' sake: no optimiser or DDP should wait for it.
             self.decay = nn.Parameter(start, requires_grad=settings.kind != "ann")
 
     def respond(self, u: Tensor) -> Tensor:
-        """What neurons with membrane u put out: a spike, or the activation. Any shape."""
+        """Return the output of neurons with membrane u, of any shape: spikes or activations."""
         s = self.settings
         return spike(u, s.threshold, s.surrogate) if s.kind == "lif" else self.activation(u)
 

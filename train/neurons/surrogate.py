@@ -1,12 +1,12 @@
 """The spike and the sharpened ReLU: steep functions with a surrogate gradient.
 
 Both are one ramp, ``clip((u - lo) / (hi - lo), 0, 1)``. The sharpened ReLU narrows it from epoch to
-epoch; where ``lo`` meets ``hi`` it is the spike, ``1[u > lo]``. Backward, both have the slope of a
-surrogate around the threshold, whatever the width of the ramp.
+epoch; where ``lo == hi`` it is the spike, ``1[u > lo]``. In the backward pass both have the slope
+of a surrogate around the threshold, whatever the width of the ramp.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,26 @@ SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
     "triangular": lambda d: (1 - d.abs()).clamp(min=0),
     "arctangent": lambda d: 1 / (1 + (torch.pi * d) ** 2),
 }
-"""Surrogate slope at distance d = u - threshold. Each has an area of one: rectangular as in Wu et
+"""Surrogate slopes at distance d = u - threshold. Each has an area of one: rectangular as in Wu et
 al. 2018 (STBP), triangular as in Bellec et al. 2018, arctangent as in Fang et al. 2021."""
+
+OUTPUTS = {None: 0, "rectangular": 1, "triangular": 2, "arctangent": 3}
+"""Codes by which kernels know what a neuron puts out: its membrane, or spikes by surrogate."""
+MEMBRANE, RECTANGULAR, TRIANGULAR, ARCTANGENT = OUTPUTS.values()
+
+
+class Dynamics(NamedTuple):
+    """The constants of a layer of neurons, for the kernels."""
+
+    decay: Tensor
+    """(), float32, on the neurons' device."""
+    threshold: float
+    output: int
+    """One of OUTPUTS."""
 
 
 class Ramp(torch.autograd.Function):
-    """``Ramp.apply(u, lo, hi, threshold, surrogate)``: the ramp of u, same shape and dtype."""
+    """The ramp of u, ``Ramp.apply(u, lo, hi, threshold, surrogate)``: same shape and dtype."""
 
     @staticmethod
     def forward(
@@ -40,34 +54,34 @@ class Ramp(torch.autograd.Function):
 
 
 def spike(u: Tensor, threshold: float = 0.5, surrogate: str = "rectangular") -> Tensor:
-    """``1[u > threshold]`` with the surrogate's gradient; same shape and dtype as u."""
+    """Return ``1[u > threshold]`` with the surrogate's gradient; same shape and dtype as u."""
     return Ramp.apply(u, threshold, threshold, threshold, surrogate)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def ramp_bounds(epoch: int, epochs: int = 100) -> tuple[float, float]:
-    """Where the sharpened ReLU of an epoch (counted from 0) starts to rise and where it ends.
+    """Return the bounds (lo, hi) of the sharpened ReLU's ramp in an epoch, counted from 0.
 
-    Published for 100 epochs: ``lo = min(epoch/200, 0.49)``, ``hi = 1 - epoch/200``; other lengths
-    run through the same bounds. Past the last epoch the ramp stays as narrow as it got.
+    Published for 100 epochs: ``lo = min(epoch/200, 0.49)``, ``hi = 1 - epoch/200``. Other lengths
+    run through the same bounds. After the last epoch the bounds stay.
     """
     done = epoch / (2 * epochs)
     return min(done, 0.49), max(1 - done, 0.5)
 
 
 class SharpenedReLU(nn.Module):
-    """A ReLU clipped at 1 that closes in on the spike as training goes on (published pipe-S).
+    """A ReLU clipped at 1 that narrows to the spike during training (published pipe-S).
 
-    The bounds are a function of the epoch and no part of the state: call `sharpen` when an epoch
-    starts, also after a resume.
+    The bounds are a function of the epoch and not part of the state: call `sharpen` at the start of
+    every epoch, and after a resume.
     """
 
     def __init__(self, threshold: float = 0.5, surrogate: str = "rectangular") -> None:
         super().__init__()
         self.threshold, self.surrogate = threshold, surrogate
-        self.close_in(*ramp_bounds(0))
+        self.set_bounds(*ramp_bounds(0))
 
-    def close_in(self, lo: float, hi: float) -> None:
-        """Set the bounds; published for a threshold of 0.5, they grow in proportion to it."""
+    def set_bounds(self, lo: float, hi: float) -> None:
+        """Set the bounds, as published for a threshold of 0.5; they scale with the threshold."""
         self.lo, self.hi = 2 * self.threshold * lo, 2 * self.threshold * hi
 
     def forward(self, u: Tensor) -> Tensor:
@@ -78,7 +92,7 @@ class SharpenedReLU(nn.Module):
 
 
 def sharpen(network: nn.Module, epoch: int, epochs: int = 100) -> None:
-    """Set every sharpened ReLU of a network to an epoch's bounds (`ramp_bounds`)."""
+    """Set every sharpened ReLU of a network to the bounds of an epoch (`ramp_bounds`)."""
     for module in network.modules():
         if isinstance(module, SharpenedReLU):
-            module.close_in(*ramp_bounds(epoch, epochs))
+            module.set_bounds(*ramp_bounds(epoch, epochs))

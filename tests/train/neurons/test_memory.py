@@ -1,4 +1,4 @@
-"""What is kept for the pass backward: spikes as bits, or only the inputs of what is run again."""
+"""Memory saved for the backward pass: spikes as bits, and parts that are run again."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 @pytest.fixture(scope="module", params=[1, 3])
 def threads(request):
-    """Of the kernels."""
+    """Run the kernels on one thread, then on three."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield
@@ -31,7 +31,7 @@ def threads(request):
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=60, deadline=None)
-def test_bits_come_back_as_the_spikes_they_were(size, dtype, seed):
+def test_packing_and_unpacking_returns_the_spikes(size, dtype, seed):
     spikes = (torch.rand(size, generator=torch.Generator().manual_seed(seed)) < 0.3).to(dtype)
     packed = pack(spikes)
     assert packed.nbytes == (size if dtype == torch.float64 else -(-size // 8))
@@ -41,13 +41,13 @@ def test_bits_come_back_as_the_spikes_they_were(size, dtype, seed):
 
 
 def some_spikes(*shape):
-    """A spike tensor as a neuron puts it out, that wants a gradient."""
+    """Return a random spike tensor that requires a gradient."""
     rng = torch.Generator().manual_seed(0)
     return (torch.rand(shape, generator=rng) < 0.3).float().requires_grad_() * 1
 
 
 def kept(layers, x):
-    """Bytes that layers keep, each of them fed with x, besides their parameters; and gradients."""
+    """Return the bytes that layers save for x, without parameters, and the gradient of x."""
     own = {tensor.data_ptr() for layer in layers for tensor in layer.state_dict().values()}
     with counted() as counts, packed_spikes():
         outs = [layer(x) for layer in layers]
@@ -55,10 +55,10 @@ def kept(layers, x):
     return size, torch.autograd.grad(sum(out.square().sum() for out in outs), x)[0]
 
 
-def test_spikes_are_kept_once_as_bits_whoever_reads_them():
+def test_spikes_that_several_layers_read_are_saved_once_as_bits():
     x = some_spikes(4, 8, 16, 16)
     layers = [nn.Conv2d(8, 3, 3), nn.Conv2d(8, 5, 1), nn.Flatten()]
-    outs = sum(layer(x).nbytes for layer in layers[:2]) + x.nbytes  # that square keeps
+    outs = sum(layer(x).nbytes for layer in layers[:2]) + x.nbytes  # which square saves
     plain, want = kept(layers, x)
     bits, have = kept(layers, mark_spikes(x))
     assert plain - bits == x.nbytes - x.numel() // 8
@@ -69,7 +69,7 @@ def test_spikes_are_kept_once_as_bits_whoever_reads_them():
 @pytest.mark.parametrize(
     "view", [lambda x: x[1:], lambda x: x.transpose(0, 2), lambda x: x[..., 2]]
 )
-def test_views_of_spikes_come_back_as_they_were(view):
+def test_views_of_spikes_are_restored(view):
     x, weight = some_spikes(3, 4, 5), torch.randn(1)
     mark_spikes(x)
     weight.requires_grad_()
@@ -79,7 +79,7 @@ def test_views_of_spikes_come_back_as_they_were(view):
     assert gradient.item() == view(x).sum().item()
 
 
-def test_what_is_no_longer_spikes_is_not_packed():
+def test_spikes_that_were_overwritten_are_not_packed():
     x, weight = some_spikes(3, 4, 5), torch.randn(1, requires_grad=True)
     mark_spikes(x)
     with torch.no_grad():
@@ -97,7 +97,7 @@ def part():
 
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("marked", [True, False])
-def test_a_part_that_runs_again_has_the_same_gradients_and_statistics(marked, momentum):
+def test_a_recomputed_part_has_the_same_gradients_and_statistics(marked, momentum):
     x = some_spikes(4, 8, 16, 16)
     results = {}
     for again in (True, False):
@@ -115,22 +115,22 @@ def test_a_part_that_runs_again_has_the_same_gradients_and_statistics(marked, mo
         assert torch.equal(have, want)
 
 
-def test_a_part_that_fails_when_it_runs_again_gets_its_statistics_back():
+def test_statistics_are_restored_when_recomputation_fails():
     class Fails(nn.BatchNorm2d):
         def forward(self, x):
             if self.num_batches_tracked:
-                raise RuntimeError("as told")
+                raise RuntimeError("on purpose")
             return super().forward(x)
 
     module = Fails(8)
     buffers = dict(module.named_buffers())
     out = recomputed(module, some_spikes(2, 8, 4, 4))
-    with pytest.raises(RuntimeError, match="as told"):
+    with pytest.raises(RuntimeError, match="on purpose"):
         out.sum().backward()
     assert all(buffers[name] is buffer for name, buffer in module.named_buffers())
 
 
-def test_what_is_written_to_before_the_pass_backward_is_told_as_torch_does():
+def test_a_saved_tensor_modified_in_place_is_an_error_as_in_torch():
     x = torch.ones(4, requires_grad=True)
     with packed_spikes():
         y = x * 2
@@ -141,6 +141,6 @@ def test_what_is_written_to_before_the_pass_backward_is_told_as_torch_does():
         out.backward()
 
 
-def test_spikes_under_inference_mode():
+def test_spikes_can_be_marked_under_inference_mode():
     with torch.inference_mode():
         assert mark_spikes(torch.ones(3)).sum() == 3

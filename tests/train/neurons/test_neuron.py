@@ -1,4 +1,4 @@
-"""Neurons against a step-by-step NumPy statement of them, gradients too."""
+"""Neurons and their gradients against a step-by-step NumPy reference."""
 
 import multiprocessing
 import warnings
@@ -14,6 +14,7 @@ from eventdata.errors import OptionError
 from train.neurons import cpu as kernels
 from train.neurons.memory import counted
 from train.neurons.neuron import Neuron, NeuronSettings, integrate, loop, step_by_step
+from train.neurons.surrogate import ARCTANGENT, RECTANGULAR
 
 f32 = np.float32
 SLOPES = {
@@ -24,8 +25,8 @@ SLOPES = {
 }
 
 
-def stated(x, decay, threshold, surrogate, gradient):
-    """Membrane, spikes, the input's and the decay's gradient, as the definition says them."""
+def reference(x, decay, threshold, surrogate, gradient):
+    """Return membrane, spikes, and the gradients of the input and the decay, by definition."""
     decay, threshold = f32(decay), f32(threshold)
     u, s = np.zeros_like(x), np.zeros_like(x)
     for t in range(len(x)):
@@ -41,7 +42,7 @@ def stated(x, decay, threshold, surrogate, gradient):
 
 
 def computed(x, decay, threshold, surrogate, gradient, backend):
-    """The same through `integrate`."""
+    """Return the output and both gradients of `integrate`."""
     x = torch.from_numpy(x).requires_grad_()
     decay = torch.tensor([decay], requires_grad=True)
     out = integrate(x, decay, threshold, surrogate, backend)
@@ -66,14 +67,12 @@ SHAPES = st.one_of(
     surrogate=st.sampled_from(list(SLOPES)),
 )
 @settings(max_examples=60, deadline=None)
-def test_integrate_is_what_the_definition_says(
-    backend, shape, seed, grid, decay, threshold, surrogate
-):
+def test_integrate_matches_the_reference(backend, shape, seed, grid, decay, threshold, surrogate):
     rng = np.random.default_rng(seed)
     x, gradient = rng.normal(size=(2, *shape)).astype(f32)
     if grid:  # membranes exactly at the threshold and at the edges of the surrogates
         x, decay = np.round(x * 2) / 2, 0.5
-    u, s, gx, gdecay = stated(x, decay, threshold, surrogate, gradient)
+    u, s, gx, gdecay = reference(x, decay, threshold, surrogate, gradient)
     out, gx_here, gdecay_here = computed(x, decay, threshold, surrogate, gradient, backend)
     np.testing.assert_array_equal(out, u if surrogate is None else s)
     np.testing.assert_allclose(gx_here, gx, rtol=1e-6, atol=1e-6)
@@ -81,13 +80,13 @@ def test_integrate_is_what_the_definition_says(
         assert gdecay_here == pytest.approx(gdecay, rel=1e-4, abs=1e-4 * max(1, x.size**0.5))
 
 
-def test_the_membranes_gradient_is_its_derivative():
+def test_the_membrane_passes_gradcheck():
     x = torch.tensor([[0.2, 0.9, -0.3], [0.3, 0.1, 0.7], [0.1, 0.2, 0.3], [0.9, -1, 0.8]])
     x, decay = x.double().requires_grad_(), torch.tensor([0.4], dtype=torch.double).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, d: integrate(x, d, surrogate=None), (x, decay))
 
 
-def test_a_membrane_by_hand():
+def test_a_membrane_computed_by_hand():
     x = torch.tensor([0.4, 0.4, 0.3, 0.3, 0.6, 0.1]).reshape(6, 1)
     u = [0.4, 0.6, 0.3, 0.45, 0.825, 0.1]  # decay 0.5; reset after 0.6 and 0.825
     torch.testing.assert_close(integrate(x, 0.5, surrogate=None).flatten(), torch.tensor(u))
@@ -102,7 +101,7 @@ def test_the_number_of_threads_changes_no_bit(threads):
 
     def run(threads):
         out, gx, terms = np.empty_like(x), np.empty_like(x), np.zeros(kernels.blocks(M))
-        constants = f32(0.3), f32(0.5), kernels.ARCTANGENT
+        constants = f32(0.3), f32(0.5), ARCTANGENT
         kernels.over_blocks(kernels.forward, M, threads, x, *constants, out)
         arguments = gradient, x, *constants, False, gx, terms
         kernels.over_blocks(kernels.backward, M, threads, *arguments)
@@ -115,25 +114,25 @@ def test_the_number_of_threads_changes_no_bit(threads):
 def kernel_in_child(results):
     x = np.ones((2, 64 * kernels.BLOCK), f32)
     out = np.zeros_like(x)
-    args = x, f32(0.5), f32(0.5), kernels.RECTANGULAR, out
+    args = x, f32(0.5), f32(0.5), RECTANGULAR, out
     kernels.over_blocks(kernels.forward, x.shape[1], 4, *args)
     results.put(float(out.mean()))
 
 
-def test_a_child_forked_after_use_can_use_the_kernels():
+def test_kernels_work_in_a_child_forked_after_use():
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     kernel_in_child(results)
     child = context.Process(target=kernel_in_child, args=(results,))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads, as is the point
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is the point
         child.start()
     child.join(60)
     assert child.exitcode == 0
     assert [results.get(), results.get()] == [1.0, 1.0]
 
 
-def test_memory_layouts_are_worked_on_as_they_are():
+def test_memory_layouts_give_the_same_numbers():
     rng = torch.Generator().manual_seed(0)
     dense = torch.randn(3, 2, 4, 5, 6, generator=rng)
     gradient = torch.randn(3, 2, 4, 5, 6, generator=rng)
@@ -155,7 +154,7 @@ def test_memory_layouts_are_worked_on_as_they_are():
             assert out.stride() == x.stride()
 
 
-def test_an_expanded_current_keeps_its_order_in_memory():
+def test_an_expanded_current_keeps_its_memory_order():
     image = torch.randn(2, 4, 5, 6).contiguous(memory_format=torch.channels_last)
     current = step_by_step(image.expand(3, 2, 4, 5, 6))
     assert torch.equal(current, image.expand(3, 2, 4, 5, 6))
@@ -165,7 +164,7 @@ def test_an_expanded_current_keeps_its_order_in_memory():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("backend", ["auto", "loop"])
 @pytest.mark.parametrize("surrogate", ["rectangular", "arctangent", None])
-def test_half_precision_is_computed_in_single(dtype, backend, surrogate):
+def test_half_precision_is_computed_in_float32(dtype, backend, surrogate):
     rng = torch.Generator().manual_seed(0)
     x, gradient = torch.randn(2, 5, 3, 7, generator=rng).to(dtype)
     single = x.float().requires_grad_()
@@ -178,7 +177,7 @@ def test_half_precision_is_computed_in_single(dtype, backend, surrogate):
     assert torch.equal(x.grad, single.grad.to(dtype))
 
 
-def test_autocast_leaves_neurons_in_single_precision():
+def test_autocast_leaves_neurons_in_float32():
     neuron = Neuron(NeuronSettings(kind="lif"))
     x = torch.randn(4, 2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
@@ -186,7 +185,7 @@ def test_autocast_leaves_neurons_in_single_precision():
 
 
 @pytest.mark.parametrize("carry", [None, torch.tanh])
-def test_a_loop_that_runs_again_keeps_its_input_alone(carry):
+def test_a_recomputed_loop_saves_only_its_input(carry):
     x = torch.randn(6, 2, 50, generator=torch.Generator().manual_seed(0))
     kept, grads = {}, {}
     for recompute in (False, True):
@@ -219,7 +218,7 @@ KINDS = ("ann", "liaf", "lif")
 
 
 class TestNeuron:
-    """One list for all three kinds."""
+    """The contract of all three kinds."""
 
     x = torch.randn(4, 2, 3, 5, 5, generator=torch.Generator().manual_seed(1))
 
@@ -246,13 +245,13 @@ class TestNeuron:
         assert torch.equal(ann(self.x[:1]), liaf(self.x[:1]))
 
     @pytest.mark.parametrize("kind", ["liaf", "lif"])
-    def test_a_learned_decay_starts_where_told_and_learns(self, kind):
+    def test_a_learned_decay_starts_at_its_setting_and_learns(self, kind):
         neuron = Neuron(NeuronSettings(kind=kind, decay=0.2))
         assert torch.sigmoid(neuron.decay).item() == pytest.approx(0.2)
         neuron(self.x).sum().backward()
         assert neuron.decay.grad.abs().item() > 0
 
-    def test_an_ann_asks_no_gradient_for_its_decay(self):
+    def test_an_anns_decay_requires_no_gradient(self):
         assert not Neuron(NeuronSettings(kind="ann")).decay.requires_grad
 
     def test_any_function_is_an_activation(self):
@@ -285,24 +284,24 @@ class TestNeuron:
         ({"decay": 1.0}, "decay 1.0 is not between"),
     ],
 )
-def test_settings_that_make_no_sense_are_named(wrong, says):
+def test_invalid_settings_are_named(wrong, says):
     with pytest.raises(OptionError, match=says):
         NeuronSettings(**wrong)
 
 
-def test_input_without_a_step():
+def test_input_without_steps_is_an_error():
     with pytest.raises(OptionError, match="with at least one step"):
         integrate(torch.zeros(0, 3), 0.5)
 
 
 @pytest.mark.parametrize("decay", [torch.tensor([0.5]), torch.tensor([0.2, 0.5, 0.9])])
-def test_a_decay_for_all_neurons_or_one_for_each(decay):
+def test_one_decay_for_all_neurons_or_one_for_each(decay):
     x = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(integrate(x, decay), loop(x, decay))
 
 
 @pytest.mark.parametrize("kind", ["ann", "liaf", "lif"])
-def test_under_inference_mode(kind):
+def test_neurons_run_under_inference_mode(kind):
     neuron = Neuron(NeuronSettings(kind=kind))
     x = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -1,13 +1,15 @@
-"""What `test_neuron_triton` runs, no test by its name alone: in Triton's interpreter on the CPU
-(TRITON_INTERPRET=1), else on a GPU."""
+"""The contract of the GPU kernels, which `test_gpu` runs in a process of its own.
+
+With TRITON_INTERPRET=1 it runs in Triton's interpreter on the CPU, else on a GPU.
+"""
 
 import os
 
 import pytest
 import torch
 
-from train import neuron_triton, neurons
 from train.networks import build
+from train.neurons import gpu
 from train.neurons.neuron import NeuronSettings, integrate, loop
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -17,18 +19,18 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 @pytest.fixture(autouse=True)
 def _kernels_for_the_cpu(monkeypatch):
     if INTERPRETED:
-        monkeypatch.setattr(neurons, "_kernels", lambda x: neuron_triton)
+        monkeypatch.setattr("train.neurons.neuron.kernels_for", lambda *_: gpu)
 
 
 def channels_last(x):
-    """x (T, N, C, H, W) as a convolution puts it out."""
+    """Return x (T, N, C, H, W) in the memory layout of a convolution's output."""
     return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
 
 
 @pytest.mark.parametrize("surrogate", ["rectangular", "triangular", "arctangent", None])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(1, 5), (8, 2, 3, 4, 5), (15, 1030), (32, 1), (4, 2, 16, 8, 8)])
-def test_the_kernels_have_the_numbers_of_the_loop(surrogate, dtype, shape):
+def test_kernels_give_the_same_numbers_as_the_loop(surrogate, dtype, shape):
     rng = torch.Generator().manual_seed(0)
     x, gradient = torch.randn(2, *shape, generator=rng).to(DEVICE, dtype)
     x = channels_last(x) if x.ndim == 5 else x
@@ -45,23 +47,23 @@ def test_the_kernels_have_the_numbers_of_the_loop(surrogate, dtype, shape):
     if surrogate is not None:
         assert torch.equal(have, want)
     assert have.stride() == have_gx.stride() == x.stride()
-    torch.testing.assert_close(have, want)  # the interpreter cuts bfloat16 off, GPUs round
+    torch.testing.assert_close(have, want)  # the interpreter truncates bfloat16, GPUs round
     torch.testing.assert_close(have_gx, want_gx)
     torch.testing.assert_close(have_gdecay, want_gdecay, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", [1, 8, 1001, 8 * 1024 + 3])
-def test_bits_come_back_as_the_spikes_they_were(dtype, size):
+def test_packing_and_unpacking_returns_the_spikes(dtype, size):
     spikes = torch.rand(size, generator=torch.Generator().manual_seed(0)) < 0.3
     spikes = spikes.to(DEVICE, dtype)
-    packed = neuron_triton.pack(spikes)
+    packed = gpu.pack(spikes)
     assert packed.numel() == -(-size // 8)
-    assert torch.equal(neuron_triton.unpack(packed, size, dtype), spikes)
+    assert torch.equal(gpu.unpack(packed, size, dtype), spikes)
 
 
 @pytest.mark.parametrize("pack_spikes", ["never", "always"])
-def test_a_training_step_is_that_of_the_loop(pack_spikes):
+def test_a_training_step_gives_the_same_numbers_as_the_loop(pack_spikes):
     draw = torch.Generator().manual_seed(0)
     frames = (torch.rand(2, 4, 2, 32, 32, generator=draw) < 0.2).float().to(DEVICE)
     losses, gradients = [], []
