@@ -5,12 +5,13 @@ and ``p`` (polarity, true = brighter = "on"), so that Tonic's transforms work on
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eventdata.errors import InputError
+from eventdata.errors import InputError, OptionError
 
 Events = NDArray[np.void]
 SensorSize = tuple[int, int]  # (W, H), columns first, as Tonic writes it
@@ -19,6 +20,7 @@ EVENT_DTYPE = np.dtype([("x", np.int16), ("y", np.int16), ("t", np.int64), ("p",
 LARGEST_SIDE = np.iinfo(np.int16).max
 LONGEST = 86_400.0  # seconds of a recording: what spans more is of another unit
 LATEST = 2**61  # microseconds, or nanoseconds until 2043; sums of two times still fit int64
+MAX_PIECES = 1 << 20  # of one recording: more is a damaged time stamp or a wrong unit
 
 
 def check_events(
@@ -70,6 +72,33 @@ def sensor_of(events: Events) -> SensorSize:
     if not len(events):
         return 0, 0
     return int(events["x"].max()) + 1, int(events["y"].max()) + 1
+
+
+def cut(events: Events, every: int) -> list[slice]:
+    """Cut a recording into samples of ``every`` microseconds, beginning with its first event.
+
+    Returns:
+        A slice of ``events`` for each sample, empty where there are no events. The rest that does
+        not fill a sample is skipped, but a recording shorter than ``every`` is one sample.
+
+    Raises:
+        OptionError: ``every`` is not positive.
+        InputError: there would be more than ``MAX_PIECES`` samples.
+    """
+    if every < 1:
+        raise OptionError(f"every is {every}; choose 1 microsecond or more")
+    if not len(events):
+        return [slice(0, 0)]
+    t = np.ascontiguousarray(events["t"])
+    span = int(t[-1]) - int(t[0]) + 1
+    pieces = max(span // every, 1)
+    if pieces > MAX_PIECES:
+        raise InputError(
+            f"a recording of {span:,} us makes {pieces:,} samples of {every:,} us, more than "
+            f"{MAX_PIECES:,}; check its times and their unit, or choose longer samples"
+        )
+    edges = t[0] + np.arange(pieces + 1) * min(every, span)
+    return [slice(start, stop) for start, stop in pairwise(np.searchsorted(t, edges).tolist())]
 
 
 def _ordered(t: NDArray[Any]) -> bool:

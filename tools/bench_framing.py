@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError
 from eventdata.events import Events, SensorSize, check_events
-from eventdata.formats.recording import READERS, read_events
+from eventdata.formats.recording import DECODERS, read_events
 from eventdata.kernels.framing import Framing, frame_edges, frame_events
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def main(
     }
     bandwidth = copy_bandwidth()
     rows: list[Row] = []
-    for path in sorted(path for path in recordings.iterdir() if path.suffix in READERS):
+    for path in sorted(path for path in recordings.iterdir() if path.suffix in DECODERS):
         events, size = read_events(path)
         for way, (ours, tonics) in ways.items():
             row = measure(events, size, ours, tonics, repeats, bandwidth)

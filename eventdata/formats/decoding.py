@@ -1,54 +1,100 @@
-"""What the readers of event files share: what they return, and the habits of binary formats."""
+"""The contract of a decoder of recordings, and the helpers that decoders share.
 
-from typing import Any, NamedTuple
+Legend: N events, W columns and H rows of the sensor.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.events import SensorSize
+from eventdata.events import Events, SensorSize, make_events
 
 
-class Columns(NamedTuple):
-    """Events (N,) as a file has them, and the sensor size where it says one."""
+@dataclass(frozen=True)
+class Recording:
+    """The events of one file as columns (N,), unchecked, and what its header states."""
 
     x: NDArray[Any]
     y: NDArray[Any]
     t: NDArray[Any]
     p: NDArray[Any]
-    sensor_size: SensorSize | None
+    sensor_size: SensorSize | None = None
+    """(W, H); None where the file does not state it."""
+
+    def events(self, sensor_size: SensorSize | None, *, name: str) -> Events:
+        """Return the events checked for a sensor of that size; see ``events.make_events``."""
+        return make_events(self.x, self.y, self.t, self.p, sensor_size, name=name)
+
+
+class Decoder(Protocol):
+    """The function ``read`` of a module that is listed in ``recording.DECODERS``.
+
+    It returns all events of a file in the terms of this package, whatever the format's own:
+    rows count from the top, p is 1 for brighter, t is in microseconds or, as floats, in seconds.
+    It leaves coordinates, polarities and the order of times to the checks of ``Recording.events``.
+    Its memory is bounded by the size of the file, see ``most_events``.
+
+    Raises:
+        InputError: the file ends inside an event, or holds something that its format does not
+            have. The message does not repeat the path. A file that was cut between two events, in
+            a format that does not state their number, is a shorter recording.
+        OptionError: a package for the format is missing.
+        OSError: the file cannot be read.
+    """
+
+    def __call__(self, path: Path, /) -> Recording: ...
 
 
 def header_lines(data: bytes, mark: bytes) -> tuple[list[str], int]:
-    """The text lines at the head of a file that begin with ``mark``, and where they end."""
+    """Return the text lines at the start of a file that begin with ``mark``, and their length."""
     lines: list[str] = []
     start = 0
     while data.startswith(mark, start) and "% end" not in lines[-1:]:
         stop = data.find(b"\n", start)
         if stop < 0:
-            raise InputError("a truncated file: it ends inside its header")
+            raise InputError("truncated: the file ends inside its header; get it again")
         lines.append(data[start:stop].decode("latin-1").strip())
         start = stop + 1
     return lines, start
 
 
+def prophesee_header(data: bytes) -> tuple[dict[str, str], int]:
+    """Return a header of ``% key value`` lines as a dict, keys in lower case, and its length."""
+    lines, start = header_lines(data, b"% ")
+    if not lines:
+        raise InputError("not a Prophesee file: it does not begin with '% '")
+    pairs = (line[2:].partition(" ") for line in lines)
+    return {key.lower(): value for key, _, value in pairs}, start
+
+
+def header_size(width: str | None, height: str | None) -> SensorSize | None:
+    """Return (W, H) from two header values where both are numbers, else None."""
+    numbers = [int(side) for side in (width, height) if side and re.fullmatch("[0-9]{1,5}", side)]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else None
+
+
 def check_size(size: int, event: int) -> None:
-    """Whether so many bytes are whole events, one at least."""
+    """Raise ``InputError`` unless ``size`` bytes are one or more whole events."""
     if size <= 0:
-        raise InputError("a truncated file: it has no events")
+        raise InputError("truncated: the file has no events")
     if size % event:
-        raise InputError(f"a truncated file: {size:,} bytes are no whole number of {event}")
+        raise InputError(f"truncated: {size:,} bytes of events are not a multiple of {event}")
 
 
 def most_events(size: int) -> int:
-    """How many events a compressed file of so many bytes may hold: a recording has fewer, by far.
+    """Return the most events to accept from a compressed file of ``size`` bytes.
 
-    So that its memory is bounded by what lies on the disk.
+    Recordings have far fewer, and the size on disk thereby bounds the memory.
     """
     return max(1 << 21, 4 * size)
 
 
 def unwrap(t: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
-    """Times of a clock that starts again at 2**bits: a fall by more than half of that is a turn."""
+    """Return the times of a clock that restarts at 2**bits: it did at a fall by over half of it."""
     turns = np.cumsum(np.diff(t, prepend=t[:1]) < -(1 << bits - 1))
     return t + (turns << bits)

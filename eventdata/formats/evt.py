@@ -1,4 +1,7 @@
-"""Prophesee's files: DAT, and RAW in the encodings EVT 2.0 and 3.0 (docs.prophesee.ai)."""
+"""Read Prophesee's RAW files in the encodings EVT 2.0 and 3.0 (docs.prophesee.ai).
+
+Legend: N words of the file.
+"""
 
 import re
 from pathlib import Path
@@ -8,10 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.events import SensorSize
-from eventdata.formats.decoding import Columns, check_size, header_lines, unwrap
+from eventdata.formats.decoding import (
+    Recording,
+    check_size,
+    header_size,
+    prophesee_header,
+    unwrap,
+)
 
-_SENSORS = {  # by what a header without geometry says of the camera
+_SENSORS = {  # by the camera that a header without geometry names
     "genx320": (320, 320),
     "gen3": (640, 480),
     "gen4": (1280, 720),
@@ -19,46 +27,32 @@ _SENSORS = {  # by what a header without geometry says of the camera
 }
 
 
-def read_dat(path: Path) -> Columns:
-    """Microseconds (32 bits), then x (14 bits), y (14 bits), p (4 bits), little-endian."""
+def read(path: Path) -> Recording:
+    """Read a RAW file; its header states the encoding, one of ``_ENCODINGS``."""
     data = path.read_bytes()
-    fields, start = _header(data)
-    kind = data[start : start + 2]
-    if kind not in (b"\x00\x08", b"\x0c\x08"):
-        raise InputError(f"not a DAT file of CD events of 8 bytes (its type and size are {kind!r})")
-    check_size(len(data) - start - 2, 8)
-    t, word = np.frombuffer(data, "<u4", offset=start + 2).reshape(-1, 2).T
-    size = _size(fields.get("width"), fields.get("height"))
-    return Columns(
-        word & 0x3FFF, word >> 14 & 0x3FFF, unwrap(t.astype(np.int64), 32), word >> 28, size
-    )
-
-
-def read_raw(path: Path) -> Columns:
-    """EVT 2.0 or 3.0, by the header."""
-    data = path.read_bytes()
-    fields, start = _header(data)
+    fields, start = prophesee_header(data)
     encoding, _, details = fields.get("format", "EVT" + fields.get("evt", "?")).partition(";")
-    if encoding in ("EVT2", "EVT2.0"):
-        x, y, t, p = _decode_evt2(data, start)
-    elif encoding in ("EVT3", "EVT3.0"):
-        x, y, t, p = _decode_evt3(data, start)
-    else:
-        raise InputError(f"the encoding is {encoding!r}; only EVT2 and EVT3 are read")
+    decode = _ENCODINGS.get(encoding.removesuffix(".0"))
+    if decode is None:
+        raise InputError(
+            f"the encoding {encoding!r} is not supported, only {' and '.join(_ENCODINGS)}; "
+            "convert the file"
+        )
+    x, y, t, p = decode(data, start)
     named = dict(re.findall(r"(width|height)=(\d+)", details))
     width, _, height = fields.get("geometry", "").partition("x")
-    size = _size(named.get("width"), named.get("height")) or _size(width, height)
+    size = header_size(named.get("width"), named.get("height")) or header_size(width, height)
     if size is None:
         camera = " ".join(fields.values()).lower()
         size = next((size for name, size in _SENSORS.items() if name in camera), None)
-    return Columns(x, y, t, p, size)
+    return Recording(x, y, t, p, size)
 
 
 def _decode_evt2(data: bytes, start: int) -> tuple[NDArray[Any], ...]:
-    """x, y, t, p of EVT 2.0, little-endian words of 32 bits, the highest 4 the type.
+    """Decode little-endian words of 32 bits, the highest 4 the type, into x, y, t, p.
 
     Types 0 and 1 are CD events off and on: the low 6 bits of the time, 11 of x, 11 of y.
-    Type 8 has the 28 bits above of the time of the events that follow.
+    Type 8 has the higher 28 bits of the time of the events that follow.
     """
     check_size(len(data) - start, 4)
     words = np.frombuffer(data, "<u4", offset=start)
@@ -74,11 +68,11 @@ def _decode_evt2(data: bytes, start: int) -> tuple[NDArray[Any], ...]:
 
 
 def _decode_evt3(data: bytes, start: int) -> tuple[NDArray[Any], ...]:
-    """x, y, t, p of EVT 3.0, little-endian words of 16 bits, the highest 4 the type.
+    """Decode little-endian words of 16 bits, the highest 4 the type, into x, y, t, p.
 
-    A word says what changes: 0 y; 6 and 8 the low and the high 12 bits of the time; 3 the x and p
-    of the vectors that follow. Events are 2, a pixel at x with p, and 4 and 5, vectors of 12 and
-    of 8 pixels, one bit each, which move x on.
+    Types 0, 6 and 8 set y and the low and the high 12 bits of the time; type 3 sets x and p of the
+    vectors that follow. Type 2 is an event at x with p; types 4 and 5 are vectors of 12 and of 8
+    pixels, one bit each, which advance x.
     """
     check_size(len(data) - start, 2)
     words = np.frombuffer(data, "<u2", offset=start)
@@ -89,9 +83,9 @@ def _decode_evt3(data: bytes, start: int) -> tuple[NDArray[Any], ...]:
     clock = clock[np.cumsum(kind[clock] == 8) > 0]  # before the first high bits there is no time
     is_high, ticks = kind[clock] == 8, value[clock].astype(np.int64)
     high = unwrap(ticks[is_high], 12)[np.cumsum(is_high) - 1]
-    turned = np.diff(high, prepend=-1) != 0  # low bits from before that are of another turn
+    turned = np.diff(high, prepend=-1) != 0  # earlier low bits belong to another turn
     low = np.where(_latest(~is_high) > _latest(turned), ticks[_latest(~is_high)], 0)
-    # Some writers (expelliarmus) leave out high bits, so that the low ones turn on their own.
+    # Some writers (expelliarmus) omit high bits, so that the low ones turn on their own.
     carries = np.cumsum(np.diff(low, prepend=low[:1]) < -2048, dtype=np.int64)
     carries -= carries[_latest(turned)]
     t = (high + carries << 12) + low
@@ -110,32 +104,21 @@ def _decode_evt3(data: bytes, start: int) -> tuple[NDArray[Any], ...]:
     return x, value[row[at]] & 0x7FF, t[time[at]], value[base] >> 11
 
 
-def _header(data: bytes) -> tuple[dict[str, str], int]:
-    """The header's lines of ``% key value``, keys in lower case, and where the data begin."""
-    lines, start = header_lines(data, b"% ")
-    if not lines:
-        raise InputError("not a Prophesee file; it doesn't begin with '% '")
-    pairs = (line[2:].partition(" ") for line in lines)
-    return {key.lower(): value for key, _, value in pairs}, start
-
-
-def _size(width: str | None, height: str | None) -> SensorSize | None:
-    """A sensor size from two header values, where both are numbers."""
-    numbers = [int(side) for side in (width, height) if side and re.fullmatch("[0-9]{1,5}", side)]
-    return (numbers[0], numbers[1]) if len(numbers) == 2 else None
-
-
 def _check_kinds(kind: NDArray[Any], known: tuple[int, ...]) -> None:
-    """Whether all words are of types that the format has."""
-    strange = np.bincount(kind, minlength=16)
-    strange[list(known)] = 0
-    if strange.any():
-        types = ", ".join(str(i) for i in np.flatnonzero(strange))
+    """Raise ``InputError`` unless all words are of types that the format has."""
+    unknown = np.bincount(kind, minlength=16)
+    unknown[list(known)] = 0
+    if unknown.any():
+        types = ", ".join(str(i) for i in np.flatnonzero(unknown))
         raise InputError(
-            f"a damaged file: {strange.sum():,} words of types that the format hasn't ({types})"
+            f"damaged: {unknown.sum():,} words are of types that the format does not have "
+            f"({types}); get the file again"
         )
 
 
 def _latest(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Index of the last true value up to each place; -1 before the first."""
+    """Return the index (N,) of the last true value up to each place; -1 before the first."""
     return np.maximum.accumulate(np.where(mask, np.arange(len(mask)), -1))
+
+
+_ENCODINGS = {"EVT2": _decode_evt2, "EVT3": _decode_evt3}

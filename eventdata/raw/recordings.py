@@ -4,7 +4,7 @@
     INPUT/SPLIT/CLASS/.../FILE      where all folders in INPUT are called train, val, test
 
 A sample is called by its path in its split, and by its number in the recording where this is cut:
-``CLASS/FILE#3``. Formats: `raw.event_files`.
+``CLASS/FILE#3``. Formats: `formats.recording`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
-from eventdata.events import LATEST, Events, SensorSize, make_events
+from eventdata.events import LATEST, Events, SensorSize, cut
 from eventdata.files.fetch import files_below
-from eventdata.formats.recording import READERS, cut, read_columns
+from eventdata.formats.recording import DECODERS, read_recording
 from eventdata.jobs.worker import out_of_memory
 from eventdata.raw.framed import FrameSettings
 from eventdata.raw.source import Sample, Samples, SettingsOnly, file_numbers, stored_name
@@ -74,7 +74,7 @@ class Recordings(SettingsOnly):
         failed: list[InputError] = []
         for path in _each(self._files):
             try:
-                size = read_columns(path).sensor_size
+                size = read_recording(path).sensor_size
             except InputError as error:
                 failed.append(error)
                 continue
@@ -189,7 +189,7 @@ def find_recordings(root: Path) -> Files:
             found[split] = _classes(folder)
     if not any(found.values()):
         raise InputError(
-            f"{root}: no class folders with event files in it ({' '.join(READERS)}); put those of "
+            f"{root}: no class folders with event files in it ({' '.join(DECODERS)}); put those of "
             "each class into a folder of its own"
         )
     return {split: classes for split, classes in found.items() if classes}
@@ -197,13 +197,14 @@ def find_recordings(root: Path) -> Files:
 
 def read_sized(path: Path, size: SensorSize) -> Events:
     """Checked events of a recording that must be of that sensor size (W, H), or not say its own."""
-    x, y, t, p, stated = read_columns(path)
+    recording = read_recording(path)
+    stated = recording.sensor_size
     if stated is not None and stated != size:
         raise InputError(
             f"{path}: a sensor of {stated[0]}x{stated[1]} pixels, but the first recording (or "
             f"--sensor-size) says {size[0]}x{size[1]}; make one store for each"
         )
-    events = make_events(x, y, t, p, size, name=str(path))
+    events = recording.events(size, name=str(path))
     if not len(events):
         raise InputError(f"{path}: no events in it; record it again, or leave it out")
     return events
@@ -248,7 +249,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _is_event_file(path: Path) -> bool:
-    return path.suffix.lower() in READERS and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in DECODERS and not path.name.startswith(".") and path.is_file()
 
 
 def _each(files: Files) -> Iterator[Path]:

@@ -5,6 +5,7 @@ import io
 import struct
 import sys
 import tracemalloc
+import types
 import zipfile
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventdata.errors import InputError, OptionError
-from eventdata.events import EVENT_DTYPE, make_events
-from eventdata.formats.recording import cut, read_events
+from eventdata.events import EVENT_DTYPE, cut, make_events
+from eventdata.formats.decoding import Recording
+from eventdata.formats.recording import DECODERS, read_events
 
 # name: bytes before the events, bytes an event, (W, H), microseconds, whether the file says (W, H)
 RECORDINGS = {
@@ -77,7 +79,25 @@ def test_reading_takes_memory_in_proportion(recording):
     assert peak < 12 * events.nbytes + 100_000
 
 
-# The decoders, beside the libraries.
+def test_a_new_format_is_one_module_and_one_line(tmp_path, monkeypatch):
+    def read(path):
+        if path.read_bytes() != b"toy":
+            raise InputError("not a toy file")
+        return Recording(np.array([3]), np.array([2]), np.array([1]), np.array([1]), (8, 6))
+
+    module = types.ModuleType("eventdata.formats.toy")
+    module.read = read
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(DECODERS, ".toy", "toy")
+    path = write(tmp_path, "a.TOY", b"toy")
+    events, size = read_events(path)
+    assert (events.tolist(), size) == ([(3, 2, 1, True)], (8, 6))
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"a.TOY: not a toy file$"):
+        read_events(path)
+
+
+# Each decoder compared with a library.
 
 
 @pytest.mark.parametrize("name", ["faces_easy_0001.bin", "sample_nmnist.bin"])
@@ -138,7 +158,7 @@ def test_nmnist_archive(shared, tmp_path):
         np.testing.assert_array_equal(events, tonic.io.read_mnist_file(str(path), EVENT_DTYPE))
 
 
-# The decoders, beside plain statements.
+# Each decoder compared with a plain statement of its format.
 
 words16 = st.builds(
     lambda kind, value: kind << 12 | value,
@@ -305,7 +325,7 @@ def test_aedat4_headers_that_make_the_decoder_abort(shared, tmp_path):
         damaged = bytearray(content)
         damaged[place] = byte
         path = write(tmp_path, "damaged.aedat4", damaged)
-        with pytest.raises(InputError, match="truncated or damaged AEDAT 4 file$"):
+        with pytest.raises(InputError, match="truncated or damaged AEDAT 4 file; get it again$"):
             read_events(path)  # not a word from the decoder: it was not asked
 
 
@@ -322,7 +342,7 @@ def test_a_panic_of_the_decoder_is_an_input_error(shared, monkeypatch):
         raise panic("end byte index 903 is not a char boundary")
 
     monkeypatch.setattr(aedat, "Decoder", decoder)
-    with pytest.raises(InputError, match=r"damaged AEDAT 4 file .*char boundary"):
+    with pytest.raises(InputError, match=r"damaged AEDAT 4 file.*char boundary"):
         read_events(shared / "recordings" / "sample.aedat4")
 
 
@@ -382,30 +402,38 @@ HEADERS = {"aedat": b"#!AER-DAT2.0\r\n", "evt2": b"% evt 2.0\n", "es": b"Event S
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"1 2 3 4", "not an event file; these end in .aedat4, .aedat, .raw"),
-        ("a", b"", "not an event file"),
-        ("a.bin", b"", "truncated file: it has no events"),
-        ("a.bin", bytes(6), "6 bytes are no whole number of 5"),
-        ("a.bin", bytes([0, 240, 0, 0, 0]), "no events, by which to tell the sensor size"),
-        ("a.aedat", b"PK\x03\x04" * 9, "doesn't begin with #!AER-DAT"),
-        ("a.aedat", b"#!AER-DAT3.1\r\n" + bytes(99), "AEDAT 3.1; only 2.0 and 4.0"),
+        ("a.txt", b"1 2 3 4", "not a recording; supported suffixes are .aedat4, .aedat, .raw"),
+        ("a", b"", "not a recording"),
+        ("a.bin", b"", "truncated: the file has no events"),
+        ("a.bin", bytes(6), "6 bytes of events are not a multiple of 5"),
+        ("a.bin", bytes([0, 240, 0, 0, 0]), "no events to derive the sensor size from"),
+        ("a.aedat", b"PK\x03\x04" * 9, "does not begin with #!AER-DAT"),
+        (
+            "a.aedat",
+            b"#!AER-DAT3.1\r\n" + bytes(99),
+            "AEDAT 3.1 is not supported",
+        ),
         ("a.aedat", HEADERS["aedat"] + b"# no end", "ends inside its header"),
         ("a.aedat", HEADERS["aedat"], "no events"),
-        ("a.aedat", HEADERS["aedat"] + b"# AEChip: DAVIS240C\r\n" + bytes(8), "another chip"),
+        (
+            "a.aedat",
+            HEADERS["aedat"] + b"# AEChip: DAVIS240C\r\n" + bytes(8),
+            "chip DAVIS240C is not",
+        ),
         ("a.aedat4", b"#!AER-DAT4.0\r\n", "truncated or damaged AEDAT 4"),
         ("a.raw", bytes(64), "not a Prophesee file"),
-        ("a.raw", b"% Date today\n" + bytes(64), "encoding is 'EVT[?]'"),
-        ("a.raw", b"% format EVT21;height=1\n" + bytes(64), "encoding is 'EVT21'"),
-        ("a.raw", HEADERS["evt2"] + bytes(7), "no whole number of 4"),
-        ("a.raw", HEADERS["evt2"] + b"\0\0\0\x30", "1 words of types .* [(]3[)]"),
-        ("a.raw", b"% evt 3.0\n\0\x10\0\x90", "2 words of types .* [(]1, 9[)]"),
+        ("a.raw", b"% Date today\n" + bytes(64), "encoding 'EVT[?]' is not supported"),
+        ("a.raw", b"% format EVT21;height=1\n" + bytes(64), "encoding 'EVT21' is not supported"),
+        ("a.raw", HEADERS["evt2"] + bytes(7), "not a multiple of 4"),
+        ("a.raw", HEADERS["evt2"] + b"\0\0\0\x30", "1 words are of types .* [(]3[)]"),
+        ("a.raw", b"% evt 3.0\n\0\x10\0\x90", "2 words are of types .* [(]1, 9[)]"),
         ("a.dat", bytes(64), "not a Prophesee file"),
         ("a.dat", b"% Version 2\n\x0e\x08" + bytes(8), "not a DAT file of CD events"),
         ("a.dat", b"% Version 2\n\x0c", "not a DAT file of CD events"),
-        ("a.dat", b"% Version 2\n\x0c\x08" + bytes(9), "no whole number of 8"),
+        ("a.dat", b"% Version 2\n\x0c\x08" + bytes(9), "not a multiple of 8"),
         ("a.dat", b"% Version 2\n\x0c\x08" + b"\xff" * 8, "p has the values"),
         ("a.es", b"Even", "not an Event Stream file"),
-        ("a.es", HEADERS["es"] + bytes(3), "without its whole header"),
+        ("a.es", HEADERS["es"] + bytes(3), "truncated inside its header"),
         ("a.es", HEADERS["es"] + b"\x01\0\0\x01" + bytes(4), "version 1, type 1"),
         ("a.es", HEADERS["es"] + b"\x02\0\0\x02" + bytes(4), "version 2, type 2"),
         ("a.es", HEADERS["es"] + b"\x02\0\0\x01\x08\0\x08\0" + bytes(4), "inside an event"),
@@ -413,16 +441,16 @@ HEADERS = {"aedat": b"#!AER-DAT2.0\r\n", "evt2": b"% evt 2.0\n", "es": b"Event S
         ("a.npz", b"nonsense", "not a whole zip"),
         ("a.npz", npz(**BYTES)[:-30], "not a whole zip"),
         ("a.npz", npz(), "no arrays x, y, t, p"),
-        ("a.npz", npz(x=BYTES["x"], y=BYTES["y"]), r"it has: x, y\)"),
-        ("a.npz", npz(**{f"{name}s": BYTES[name] for name in "yxtp"}), r"it has: ys, xs, ts, ps\)"),
+        ("a.npz", npz(x=BYTES["x"], y=BYTES["y"]), r"found: x, y\)"),
+        ("a.npz", npz(**{f"{name}s": BYTES[name] for name in "yxtp"}), r"found: ys, xs, ts, ps\)"),
         ("a.npz", npz(**BYTES | {"p": npy(np.zeros(2))}), "four columns of one length"),
         ("a.npz", npz(**BYTES | {"t": npy(np.array([1, "a", None]))}), "never unpickled"),
-        ("a.npz", npz(**BYTES | {"t": npy(np.zeros((3, 1)))}), "must be [(]N,[)]"),
+        ("a.npz", npz(**BYTES | {"t": npy(np.zeros((3, 1)))}), "is not [(]N,[)]"),
         ("a.npz", npz(**BYTES | {"t": b"\x93NUMPY\x01\0\x04\0{'a("}), "damaged header"),
-        ("a.npz", npz(**BYTES | {"x": with_shape(b"(4000000000000,)")}), "that its data don't fit"),
+        ("a.npz", npz(**BYTES | {"x": with_shape(b"(4000000000000,)")}), "its data don't fit"),
         ("a.npz", bomb(b"t"), "declare 2,147,4.* bytes, too many"),
         ("a.npy", npy(np.zeros(4)), "the array: not an event array"),
-        ("a.npy", npy(EVENTS)[:-1], "that its data don't fit"),
+        ("a.npy", npy(EVENTS)[:-1], "its data don't fit"),
         ("a.npy", npy(np.empty(0, EVENT_DTYPE)), "no events"),
     ],
 )

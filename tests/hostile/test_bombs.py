@@ -456,9 +456,9 @@ def test_memory_that_runs_out_while_input_is_listed(tmp_path, monkeypatch):
         write_npz(tmp_path / "raw" / name / "1.npz", **{key: np.arange(9) % 2 for key in "xytp"})
     given = {"frames": 2, "sensor_size": "2x2"}
     for target, options in (
-        ("eventdata.formats.recording.list_members", {"frames": 2}),
-        ("eventdata.formats.recording.list_members", given),
-        ("eventdata.formats.recording.list_members", {**given, "every": 4}),
+        ("eventdata.formats.columns.list_members", {"frames": 2}),
+        ("eventdata.formats.columns.list_members", given),
+        ("eventdata.formats.columns.list_members", {**given, "every": 4}),
         ("eventdata.raw.recordings.cut", {**given, "every": 4}),
     ):
         with monkeypatch.context() as patch:

@@ -194,8 +194,8 @@ def test_pieces_are_windows_of_the_recording(tmp_path):
 def test_a_recording_is_read_once_for_all_its_pieces(tmp_path, monkeypatch):
     raw = make_recordings(tmp_path / "raw", lengths=(2000, 1500))
     read = []
-    real = recordings.read_columns
-    monkeypatch.setattr(recordings, "read_columns", lambda path: read.append(path) or real(path))
+    real = recordings.read_recording
+    monkeypatch.setattr(recordings, "read_recording", lambda path: read.append(path) or real(path))
     result = convert(
         "recordings", raw, tmp_path / "out.zarr", every=100, frames=4, sensor_size="16x12"
     )

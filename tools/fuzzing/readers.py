@@ -18,8 +18,9 @@ from archives import Limits, unpack
 import eventdata
 from eventdata.conversion import plan_job, read_sample
 from eventdata.errors import EventDataError
+from eventdata.events import cut
 from eventdata.formats.image import read_picture
-from eventdata.formats.recording import cut, read_events
+from eventdata.formats.recording import read_events
 from eventdata.formats.video import read_clip
 from eventdata.generation import generate
 from eventdata.kernels.video import VideoSettings
