@@ -10,6 +10,10 @@ import pytest
 # take the cores from each other. Programs that tests start get this with the environment.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Programs that tests start import `tests` and `tools` as the tests do.
+ROOT = str(Path(__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
+
 # What a shell's script starts in the background ignores Ctrl-C, and so would all that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

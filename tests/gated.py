@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from drawn import Drawn
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
 from eventdata.raw.source import Sample
+from tests.drawn import Drawn
 
 PATIENCE = 120  # seconds, after which a test has gone wrong
 

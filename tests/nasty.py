@@ -3,7 +3,6 @@
 import contextlib
 import json
 import struct
-import sys
 import zlib
 from pathlib import Path
 
@@ -14,16 +13,13 @@ from eventdata.formats.video import read_clip
 from eventdata.kernels.video import VideoSettings
 from eventdata.raw.source import read_lines
 from eventdata.store.shard import crc32c
+from tests.fuzz.cases import reset_peak
+from tests.fuzz.seeds import raw, recordings, stores, training, trees
+from tools.archives import Limits, unpack
+from tools.bench.report import resident
 from train.recipe import load
 from train.runs.folder import read_json, read_rows
 from train.transfer import load_state
-
-TOOLS = Path(__file__).parents[1] / "tools"
-sys.path.insert(0, str(TOOLS))
-from archives import Limits, unpack  # noqa: E402
-from fuzzing.cases import reset_peak  # noqa: E402
-from fuzzing.seeds import raw, recordings, stores, training, trees  # noqa: E402
-from measuring import resident  # noqa: E402
 
 __all__ = [
     "raw",

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from makers import tree_digest
 
 import eventdata
 from eventdata.conversion import convert
 from eventdata.errors import IncompleteStoreError, InputError, MismatchError, OptionError
 from eventdata.raw.registry import build_source
 from eventdata.store import write
+from tests.makers import tree_digest
 
 
 class SourceContract:

@@ -1,34 +1,25 @@
 """The benchmark programs run on little data and say what they measured."""
 
 import json
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from makers import make_es_imagenet, make_images, write_npz
 
-TOOLS = Path(__file__).parents[1] / "tools"
-
-
-@pytest.fixture
-def run(monkeypatch):
-    """Runs a program in this process, which has imported what most of them need."""
-    monkeypatch.syspath_prepend(TOOLS)
-
-    def run(program, *options):
-        main = runpy.run_path(str(TOOLS / program))["main"]
-        done = CliRunner().invoke(main, list(map(str, options)), catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-
-    return run
+from tests.makers import make_es_imagenet, make_images, write_npz
+from tools.bench import convert, framing, generate, growth, loader
 
 
-def test_loader(run, tmp_path):
+def run(bench, *options):
+    """Run a bench in this process, which has imported most of what it needs."""
+    done = CliRunner().invoke(bench.main, list(map(str, options)), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+
+
+def test_loader(tmp_path):
     raw = make_es_imagenet(tmp_path / "raw", train=4, val=1)
     output = tmp_path / "result.json"
-    run("bench_loader.py", raw, "--runs", 1, "--repeats", 1, "--batch-size", 2, "--output", output)
+    run(loader, raw, "--runs", 1, "--repeats", 1, "--batch-size", 2, "--output", output)
     result = json.loads(output.read_text())
     ways = result["ms_per_sample"]
     ours = "FrameLoader, uint8"
@@ -47,10 +38,10 @@ def test_loader(run, tmp_path):
         assert peer in ways or peer in not_measured
 
 
-def test_growth(run, tmp_path):
+def test_growth(tmp_path):
     output = tmp_path / "result.json"
     options = ["--sizes", "20,40", "--runs", 1, "--only", "plan", "--only", "convert"]
-    run("bench_growth.py", *options, "--output", output)
+    run(growth, *options, "--output", output)
     result = json.loads(output.read_text())
     assert result["samples"] == [20, 40]
     assert list(result["us_per_sample"]) == ["plan", "convert"]
@@ -58,10 +49,10 @@ def test_growth(run, tmp_path):
         assert [len(found) for found in runs] == [1, 1]
 
 
-def test_generate(run, tmp_path):
+def test_generate(tmp_path):
     images = make_images(tmp_path / "images", train=2, val=0)
     output = tmp_path / "result.json"
-    run("bench_generate.py", "--images", images, "--runs", 1, "--output", output)
+    run(generate, "--images", images, "--runs", 1, "--output", output)
     result = json.loads((tmp_path / "result-image.json").read_text())
     ways = result["ms_per_image"]
     assert ways["file to frames"]["floor"] == ways["JPEG decoding"]["median"]
@@ -71,12 +62,12 @@ def test_generate(run, tmp_path):
     assert told == pytest.approx(ratio, abs=0.01)
 
 
-def test_framing(run, tmp_path):
+def test_framing(tmp_path):
     rng = np.random.default_rng(0)
     columns = {name: rng.integers(0, side, 9000) for name, side in (("x", 16), ("y", 12), ("p", 2))}
     write_npz(tmp_path / "recordings/a.npz", t=np.sort(rng.integers(0, 10**5, 9000)), **columns)
     output = tmp_path / "result.json"
-    run("bench_framing.py", tmp_path / "recordings", "--repeats", 3, "--output", output)
+    run(framing, tmp_path / "recordings", "--repeats", 3, "--output", output)
     result = json.loads(output.read_text())
     assert [row["way"] for row in result["rows"]] == list(result["geometric_mean"])
     for row in result["rows"]:
@@ -85,11 +76,11 @@ def test_framing(run, tmp_path):
     assert "| a.npz | time window | 9,000 |" in output.with_suffix(".md").read_text()
 
 
-def test_convert(run, tmp_path):
+def test_convert(tmp_path):
     raw = make_es_imagenet(tmp_path / "raw", train=2, val=1)
     output = tmp_path / "result.json"
     few = ["--copies", 2, "--runs", 1, "--output", output]
-    run("bench_convert.py", raw, *few)
+    run(convert, raw, *few)
     result = json.loads(output.read_text())
     ways = result["ms_per_sample"]
     floor = ways["floor: read, inflate, zstd"]["median"]
@@ -97,11 +88,11 @@ def test_convert(run, tmp_path):
     for peer in ("published script (dense int8, npz)", "Tonic DiskCachedDataset"):
         assert ways[peer]["over_ours"] > 0
     assert result["facts"]["samples"] == "6; of the others 6"
-    run("bench_convert.py", raw, *few, "--growth", "events")
+    run(convert, raw, *few, "--growth", "events")
     result = json.loads(output.read_text())
     events = result["facts"]["events a sample"].replace(",", "").split()
     quarter, half, one, two, four = map(int, events)
     assert (4 * quarter, 2 * half, two, four) == (one, one, 2 * one, 4 * one)
     assert list(result["ms_per_1000 events"]) == [f"events x {f}" for f in (0.25, 0.5, 1, 2, 4)]
-    run("bench_convert.py", raw, *few, "--growth", "workers")
+    run(convert, raw, *few, "--growth", "workers")
     assert {"1 workers", "2 workers"} <= set(json.loads(output.read_text())["ms_per_sample"])

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from makers import make_es_imagenet
 from PIL import Image
 
 from eventdata.cli import main
 from eventdata.errors import OptionError
 from eventdata.show import _columns, parse_index
 from eventdata.store.columns import encode_column
+from tests.makers import make_es_imagenet
 
 
 @pytest.fixture(scope="module")

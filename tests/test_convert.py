@@ -9,16 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from drawn import Drawn
-from gated import Laggard
-from makers import (
-    make_es_imagenet,
-    make_es_ucf101,
-    make_images,
-    published_es_imagenet_frames,
-    tree_digest,
-    write_npz,
-)
 
 import eventdata
 from eventdata.conversion import convert
@@ -30,6 +20,16 @@ from eventdata.errors import (
     StoreError,
 )
 from eventdata.store import write
+from tests.drawn import Drawn
+from tests.gated import Laggard
+from tests.makers import (
+    make_es_imagenet,
+    make_es_ucf101,
+    make_images,
+    published_es_imagenet_frames,
+    tree_digest,
+    write_npz,
+)
 
 
 @pytest.fixture

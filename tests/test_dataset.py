@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from makers import make_es_imagenet, make_es_ucf101
 from torch.utils.data import DataLoader
 
 import eventdata
 from eventdata.errors import OptionError, StoreError
 from eventdata.store.layout import SampleFormat
+from tests.makers import make_es_imagenet, make_es_ucf101
 
 
 @pytest.fixture(scope="module")

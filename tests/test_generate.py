@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from makers import make_clips, make_images, tree_digest
 from PIL import Image
 
 import eventdata
@@ -19,6 +18,7 @@ from eventdata.conversion import convert
 from eventdata.errors import InputError, MismatchError, OptionError, StoreError
 from eventdata.files.local import LocalFiles
 from eventdata.generation import generate
+from tests.makers import make_clips, make_images, tree_digest
 
 SMALL = {"min_events": 20}
 

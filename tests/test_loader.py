@@ -15,10 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from drawn import Drawn, make_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import make_es_imagenet, make_es_ucf101
 from torch.utils.data import random_split
 
 import eventdata
@@ -26,6 +24,8 @@ from eventdata.batches import BufferPool, Decoding
 from eventdata.errors import OptionError, StoreError
 from eventdata.loader import FrameLoader, make_dense, unpack_frames
 from eventdata.order import batch_count, epoch_order, rank_batches
+from tests.drawn import Drawn, make_store
+from tests.makers import make_es_imagenet, make_es_ucf101
 
 
 @pytest.fixture(scope="module")

@@ -1,37 +1,31 @@
 """What the benchmarks share: times in turn, ratios, and the files they write."""
 
 import json
-import runpy
 import sys
-from pathlib import Path
 
+import click
 import pytest
 
-TOOLS = Path(__file__).parents[1] / "tools"
+from tools.bench import report as measuring
 
 
-@pytest.fixture(scope="module")
-def measuring():
-    return runpy.run_path(str(TOOLS / "measuring.py"))
-
-
-def test_ways_take_turns_and_the_first_round_does_not_count(measuring):
+def test_ways_take_turns_and_the_first_round_does_not_count():
     calls = []
     ways = {name: lambda name=name: calls.append(name) or 2 for name in "ab"}
-    timings = measuring["measure"](ways, 3)
+    timings = measuring.measure(ways, 3)
     assert calls == ["a", "b"] * 4
     assert [len(timings[name].runs) for name in "ab"] == [3, 3]
 
 
-def report(measuring, output, **options):
-    timing = measuring["Timing"]
+def report(output, **options):
+    timing = measuring.Timing
     timings = {"ours": timing((1.0, 2.0, 4.0)), "theirs": timing((8.0, 8.0, 8.0))}
-    measuring["report"]("A title", timings, "ours", {"samples": 3}, output, **options)
+    measuring.report("A title", timings, "ours", {"samples": 3}, output, **options)
 
 
-def test_report_writes_json_markdown_and_a_plot(measuring, tmp_path, capsys):
+def test_report_writes_json_markdown_and_a_plot(tmp_path, capsys):
     output = tmp_path / "result.json"
-    report(measuring, output, floors={"ours": 0.5}, missing=["x (not installed)"])
+    report(output, floors={"ours": 0.5}, missing=["x (not installed)"])
     result = json.loads(output.read_text())
     ours, theirs = result["ms_per_sample"]["ours"], result["ms_per_sample"]["theirs"]
     assert (ours["median"], ours["spread"], ours["over_floor"]) == (2, 0.75, 4)
@@ -48,9 +42,9 @@ def test_report_writes_json_markdown_and_a_plot(measuring, tmp_path, capsys):
     assert "A title" in capsys.readouterr().out
 
 
-def test_without_matplotlib_there_is_no_plot(measuring, tmp_path, monkeypatch, capsys):
+def test_without_matplotlib_there_is_no_plot(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    report(measuring, tmp_path / "result.json", unit="ms/step")
+    report(tmp_path / "result.json", unit="ms/step")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json", "result.md"]
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["ms_per_step"]["theirs"]["over_ours"] == 4
@@ -58,14 +52,12 @@ def test_without_matplotlib_there_is_no_plot(measuring, tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_copy_bandwidth_is_a_speed(measuring, threads):
-    assert measuring["copy_bandwidth"](threads) > 1e8
+def test_copy_bandwidth_is_a_speed(threads):
+    assert measuring.copy_bandwidth(threads) > 1e8
 
 
-def test_a_place_for_the_result_is_told_before_anything_is_measured(measuring, tmp_path):
-    import click
-
-    place = measuring["ResultFile"]()
+def test_a_place_for_the_result_is_told_before_anything_is_measured(tmp_path):
+    place = measuring.ResultFile()
     assert place(str(tmp_path / "result.json")) == tmp_path / "result.json"
     for name, told in (("result.md", "the ending .json"), ("no/result.json", "no such folder")):
         with pytest.raises(click.BadParameter, match=told):

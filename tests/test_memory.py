@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from makers import make_es_imagenet, make_es_ucf101
+
+from tests.makers import make_es_imagenet, make_es_ucf101
 
 # VmHWM and not ru_maxrss, which a child has from its parent: that of a long test run is large.
 PEAK = """

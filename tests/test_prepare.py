@@ -12,22 +12,18 @@ import zlib
 from pathlib import Path
 
 import pytest
-from makers import make_clips, make_es_imagenet, make_images, tree_digest
 
 import eventdata
-
-TOOLS = Path(__file__).parents[1] / "tools"
-sys.path.insert(0, str(TOOLS))
-from archives import Limits, group_parts, rar_program, unpack  # noqa: E402
-
-from eventdata.errors import InputError  # noqa: E402
+from eventdata.errors import InputError
+from tests.makers import make_clips, make_es_imagenet, make_images, tree_digest
+from tools.archives import Limits, group_parts, rar_program, unpack
 
 LIMITS = Limits(file_bytes=2**24, total_bytes=2**28)
 
 
 def prepare(name: str, *words: object, env: dict[str, str] | None = None) -> str:
     """What a program prints; AssertionError with it where it fails."""
-    command = [sys.executable, str(TOOLS / f"prepare_{name}.py"), *map(str, words)]
+    command = [sys.executable, "-m", f"tools.prepare_{name}", *map(str, words)]
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert run.returncode == 0, run.stderr + run.stdout
     return run.stderr

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sharing
 import torch
 import zarr
-from drawn import make_store
-from gated import wait_for
-from programs import run_program
+
+from tests import sharing
+from tests.drawn import make_store
+from tests.gated import wait_for
+from tests.programs import run_program
 
 PROGRAM = Path(__file__).parent / "sharing.py"
 

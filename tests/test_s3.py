@@ -16,9 +16,6 @@ import fsspec
 import pytest
 import torch
 from click.testing import CliRunner
-from drawn import Drawn
-from makers import make_clips, make_es_imagenet, make_es_ucf101, make_images, tree_digest
-from s3 import download, serve, upload
 from torch.utils.data import DataLoader
 
 import eventdata
@@ -37,6 +34,9 @@ from eventdata.files.local import RemoteFiles
 from eventdata.generation import generate
 from eventdata.loader import FrameLoader
 from eventdata.store import read_remote as store_remote
+from tests.drawn import Drawn
+from tests.makers import make_clips, make_es_imagenet, make_es_ucf101, make_images, tree_digest
+from tests.s3 import download, serve, upload
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from makers import make_clips, make_es_imagenet, make_es_ucf101, make_images
-from source_contract import SettingsContract, SourceContract
 
 import eventdata
 from eventdata.cli import main
 from eventdata.conversion import convert
 from eventdata.errors import OptionError
 from eventdata.raw.registry import read_options
+from tests.makers import make_clips, make_es_imagenet, make_es_ucf101, make_images
+from tests.source_contract import SettingsContract, SourceContract
 
 
 class TestEsImageNet(SourceContract):

@@ -1,21 +1,18 @@
 """`verify` finds every kind of damage and says where it is."""
 
 import json
-import runpy
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from makers import make_es_imagenet, make_es_ucf101, make_images, write_npz
 
 import eventdata
 from eventdata.errors import InputError, OptionError, StoreError
 from eventdata.store.columns import encode_column
-
-TOOLS = Path(__file__).parents[1] / "tools"
+from tests import flips
+from tests.makers import make_es_imagenet, make_es_ucf101, make_images, write_npz
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +44,14 @@ def test_sound_store(sound):
 
 
 @pytest.fixture
-def flip_bits(store, tmp_path, monkeypatch):
-    """Runs tools/flips.py on the store: its exit code and what it wrote."""
-    monkeypatch.syspath_prepend(TOOLS)
-    main = runpy.run_path(str(TOOLS / "flips.py"))["main"]
+def flip_bits(store, tmp_path):
+    """Run `python -m tests.flips` on the store: its exit code and what it wrote."""
 
-    def run(flips):
+    def run(count):
         output = tmp_path / "flips.json"
-        done = CliRunner().invoke(main, [str(store), f"--flips={flips}", f"--output={output}"])
+        done = CliRunner().invoke(
+            flips.main, [str(store), f"--flips={count}", f"--output={output}"]
+        )
         return done.exit_code, json.loads(output.read_text())
 
     return run

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -13,11 +12,10 @@ import eventdata
 from eventdata.cli import main
 from eventdata.errors import StoreError
 from eventdata.store.layout import FORMAT_VERSION
+from tests.stores.make import CONVERSIONS, digests, set_times
 
 STORES = Path(__file__).parent / "stores"
 KEPT = sorted(path.stem for path in STORES.glob("*.zip"))
-sys.path.insert(0, str(STORES))
-from make import CONVERSIONS, digests, set_times  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=KEPT)
@@ -31,7 +29,7 @@ def kept(request, tmp_path_factory):
 
 
 def test_the_stores_of_this_version_are_kept():
-    assert eventdata.__version__ in KEPT, "run tests/stores/make.py"
+    assert eventdata.__version__ in KEPT, "run python -m tests.stores.make"
     assert all((STORES / f"{version}.zip").stat().st_size < 100_000 for version in KEPT)
 
 

@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-from archives import Limits
-from preparing import convert_and_verify, find_folder, link_folder, say, told_plainly, unpack_all
 
 from eventdata.raw.es_imagenet import MANIFESTS
+from tools.archives import Limits
+from tools.preparing import (
+    convert_and_verify,
+    find_folder,
+    link_folder,
+    say,
+    told_plainly,
+    unpack_all,
+)
 
 # The published archive holds 108 GB in files of at most half a megabyte; ImageNet 150 GB in images
 # of at most 16 MB.

@@ -10,12 +10,12 @@ import os
 from pathlib import Path
 
 import click
-from archives import Limits
-from preparing import convert_and_verify, find_folder, told_plainly, unpack_all
 
 from eventdata.errors import InputError
 from eventdata.raw.ucf101 import KINDS
 from eventdata.raw.ucf101_lists import find_clips
+from tools.archives import Limits
+from tools.preparing import convert_and_verify, find_folder, told_plainly, unpack_all
 
 # UCF101 is 7 GB of clips of at most 20 MB; its frames as JPEG are 30 GB.
 LIMITS = Limits(file_bytes=2**30, total_bytes=100 * 2**30)

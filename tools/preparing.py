@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from archives import Limits, group_parts, unpack
 
 import eventdata
 from eventdata.errors import EventDataError, InputError, OptionError
 from eventdata.info import human_bytes
 from eventdata.progress import progress_bar
+from tools.archives import Limits, group_parts, unpack
 
 UNPACKED = ".unpacked.json"  # archives that this folder holds whole, by name, size and time
 

@@ -5,7 +5,7 @@
 
 A chunk that is not there has offset = length = 2**64 - 1. Chunks lie in order of sample, then
 plane, without gaps; the bytes are put together here once, without zarr-python's general codec
-pipeline (tools/bench_convert.py measures a conversion by way of that beside ours).
+pipeline (tools/bench/convert.py measures a conversion by way of that beside ours).
 """
 
 import threading

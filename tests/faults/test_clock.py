@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from makers import make_es_imagenet, tree_digest
 
 import eventdata
+from tests.makers import make_es_imagenet, tree_digest
 
 JUMPING = """
 import sys, time

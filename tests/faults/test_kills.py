@@ -8,14 +8,14 @@ import uuid
 from pathlib import Path
 
 import pytest
-from faulting.jobs import convert_job, generate_job, leftovers
-from faulting.kills import MARK, Moment, Place, kill_at_random, outliving
 from filelock import FileLock
-from makers import make_es_imagenet, tree_digest
-from programs import run_program
 
 import eventdata
 from eventdata.errors import StoreError
+from tests.faults.jobs import convert_job, generate_job, leftovers
+from tests.faults.kills import MARK, Moment, Place, kill_at_random, outliving
+from tests.makers import make_es_imagenet, tree_digest
+from tests.programs import run_program
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="processes are found in Linux's /proc"

@@ -5,20 +5,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import run_program
 
-TESTS = Path(__file__).parents[1]
+from tests.programs import run_program
 
 SCRIPT = """
 import json, os, resource, signal, sys
 from dataclasses import dataclass
 from pathlib import Path
-sys.path.append(sys.argv[1])
 import numpy as np
 import eventdata
-from drawn import Drawn
+from tests.drawn import Drawn
 from eventdata.errors import EventDataError
-from makers import tree_digest
+from tests.makers import tree_digest
 
 def by_the_limit():
     here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -46,10 +44,10 @@ def convert(end, out):
     eventdata.convert(Hungry(end=end), "", out, workers=2, shard_size=4)
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[2])
+    folder = Path(sys.argv[1])
     convert("none", folder / "whole.zarr")
     told = {}
-    for end in sys.argv[3:]:
+    for end in sys.argv[2:]:
         try:
             convert(end, folder / "out.zarr")
         except EventDataError as error:
@@ -70,7 +68,7 @@ def test_what_a_worker_died_of(tmp_path):
         "crash": "died while it read train/s030 (killed by SIGSEGV)",
         "exit": "died while it read train/s030 (exit code 3)",
     }
-    done = run_program([sys.executable, script, TESTS, tmp_path, *ends])
+    done = run_program([sys.executable, script, tmp_path, *ends])
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     for end, words in ends.items():

@@ -8,10 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from makers import make_clips, make_es_imagenet, make_es_ucf101, make_images, tree_digest, write_npz
 
 import eventdata
 from eventdata.errors import EventDataError, InputError, StoreError
+from tests.makers import (
+    make_clips,
+    make_es_imagenet,
+    make_es_ucf101,
+    make_images,
+    tree_digest,
+    write_npz,
+)
 
 
 def make_recordings(root):

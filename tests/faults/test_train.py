@@ -2,18 +2,14 @@
 
 import json
 import sys
-from pathlib import Path
 
-from programs import run_program
-
-TOOLS = Path(__file__).parents[2] / "tools"
+from tests.programs import run_program
 
 SCRIPT = """
 import json, os, signal, sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from faulting.forks import Forks
-from faulting.jobs import train_job
+from tests.faults.forks import Forks
+from tests.faults.jobs import train_job
 
 def at(owner, name, number, signal_number):
     '''Signal this process in call ``number`` of a function.'''
@@ -34,7 +30,7 @@ def jumping_clock():
         return real() + (-1) ** len(calls) * 1e9
     time.time = now
 
-folder = Path(sys.argv[2])
+folder = Path(sys.argv[1])
 job = train_job(folder)
 forks = Forks(job, folder / "forks")
 forks.get_ready()
@@ -74,7 +70,7 @@ print(json.dumps([ended, second, faults]))
 
 
 def test_stopped_at_any_moment(tmp_path):
-    done = run_program([sys.executable, "-c", SCRIPT, TOOLS, tmp_path])
+    done = run_program([sys.executable, "-c", SCRIPT, tmp_path])
     assert done.returncode == 0, done.stderr
     ended, second, faults = json.loads(done.stdout.splitlines()[-1])
     assert {moment: code for moment, (code, _) in ended.items()} == {

@@ -9,15 +9,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from drawn import Drawn
-from makers import make_es_imagenet, tree_digest
-from programs import run_program
 
 import eventdata
 from eventdata.errors import StoreError
 from eventdata.files import local as files
-
-TOOL = Path(__file__).parents[2] / "tools" / "faults.py"
+from tests.drawn import Drawn
+from tests.makers import make_es_imagenet, tree_digest
+from tests.programs import run_program
 
 
 @pytest.mark.parametrize(
@@ -31,8 +29,9 @@ TOOL = Path(__file__).parents[2] / "tools" / "faults.py"
 def test_faults_in_turn(tmp_path, job, turns, faults):
     output = tmp_path / "faults.json"
     words = ["--kills", "0", "--turns", str(turns), "--job", job, "--output", str(output)]
+    words += ["--folder", str(tmp_path / "work")]
     words += [word for fault in faults for word in ("--fault", fault)]
-    done = run_program([sys.executable, TOOL, *words, "--folder", tmp_path / "work"])
+    done = run_program([sys.executable, "-m", "tests.faults", *words])
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(output.read_text())["rows"]
     assert [row["fault"] for row in rows] == faults
@@ -83,7 +82,7 @@ import shutil, subprocess, sys
 from pathlib import Path
 import eventdata
 from eventdata.errors import StoreError
-from makers import tree_digest
+from tests.makers import tree_digest
 
 disk, raw, whole = Path(sys.argv[1]), sys.argv[2], tree_digest(Path(sys.argv[3]))
 faults = 0
@@ -120,7 +119,7 @@ def test_a_small_disk(tmp_path):
     words = ["import eventdata, sys; eventdata.convert('es-imagenet', *sys.argv[1:], shard_size=2)"]
     subprocess.run([sys.executable, "-c", *words, raw, whole], check=True)
     script = tmp_path / "fill.py"
-    script.write_text(f"import sys\nsys.path.append({str(TOOL.parents[1] / 'tests')!r})\n{FILL}")
+    script.write_text(FILL)
     done = subprocess.run(
         [*private, sys.executable, script, disk, raw, whole], capture_output=True, text=True
     )

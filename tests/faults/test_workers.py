@@ -10,14 +10,12 @@ import uuid
 from pathlib import Path
 
 import pytest
-from faulting.kills import MARK, outliving
-from makers import make_es_imagenet, tree_digest
-from programs import run_program
 
 import eventdata
 from eventdata.jobs.pool import ctrl_c_noted
-
-TESTS = Path(__file__).parents[1]
+from tests.faults.kills import MARK, outliving
+from tests.makers import make_es_imagenet, tree_digest
+from tests.programs import run_program
 
 
 def run_text(folder, text, *words):
@@ -311,7 +309,7 @@ GATED = """
 from pathlib import Path
 from eventdata.cli import main
 from eventdata.raw.registry import SOURCES, SourceEntry
-from gated import Gated
+from tests.gated import Gated
 if __name__ == "__main__":
     SOURCES["gated"] = SourceEntry("", frozenset(), lambda gate, _: Gated(gate=str(gate)), False)
     main()
@@ -322,7 +320,7 @@ if __name__ == "__main__":
 def test_ctrl_c_again_while_workers_start(tmp_path):
     """By somebody who can't wait. The conversion does not end before, however slow this process."""
     script, gate = tmp_path / "gated_cli.py", tmp_path / "gate"
-    script.write_text(f"import sys\nsys.path.append({str(TESTS)!r})\n{GATED}")
+    script.write_text(GATED)
     gate.mkdir()
     for number, wait in enumerate((0.0, 0.05, 0.1)):
         out, mark = tmp_path / f"{number}.zarr", uuid.uuid4().hex

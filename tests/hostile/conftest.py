@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from nasty import stores, trees
 
 import eventdata
+from tests.nasty import stores, trees
 
 
 @pytest.fixture(scope="module")

@@ -21,21 +21,6 @@ import numpy as np
 import pytest
 import torch
 import zstandard
-from makers import make_es_imagenet, make_es_ucf101, make_images, write_npz
-from nasty import (
-    LIMITS,
-    MIB,
-    array,
-    at_most,
-    chunk_file,
-    header,
-    npy_head,
-    png,
-    recordings,
-    unpack,
-    zip_bomb,
-    zlib_zeros,
-)
 from PIL import Image
 
 import eventdata
@@ -50,6 +35,21 @@ from eventdata.generation import generate
 from eventdata.info import describe
 from eventdata.kernels.video import VideoSettings
 from eventdata.raw.source import read_lines
+from tests.makers import make_es_imagenet, make_es_ucf101, make_images, write_npz
+from tests.nasty import (
+    LIMITS,
+    MIB,
+    array,
+    at_most,
+    chunk_file,
+    header,
+    npy_head,
+    png,
+    recordings,
+    unpack,
+    zip_bomb,
+    zlib_zeros,
+)
 from train.recipe import load
 from train.runs.folder import read_json, read_rows
 from train.transfer import load_state

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from makers import make_es_imagenet, make_images, write_npz
-from nasty import READ_ONE, at_most, header
 from safetensors.torch import save_file
 
 import eventdata
@@ -19,6 +17,8 @@ from eventdata.errors import EventDataError, InputError, OptionError, StoreError
 from eventdata.formats.npz import read_npz
 from eventdata.formats.recording import read_events
 from eventdata.info import describe
+from tests.makers import make_es_imagenet, make_images, write_npz
+from tests.nasty import READ_ONE, at_most, header
 from train.recipe import load
 from train.runs.folder import read_json, weight_facts
 from train.runs.record import WholeCheckpoints

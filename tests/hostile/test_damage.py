@@ -1,4 +1,4 @@
-"""Every reader on damaged and made-up files: what `tools/fuzz.py` runs for hours, for seconds."""
+"""Every reader on damaged and made-up files: a short form of `python -m tests.fuzz`."""
 
 import itertools
 import json
@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from fuzzing.cases import make_cases
-from fuzzing.children import Job, run_jobs
-from fuzzing.readers import READERS
-from nasty import CAN_MEASURE, TOOLS
+
+from tests.fuzz.cases import make_cases
+from tests.fuzz.children import Job, run_jobs
+from tests.fuzz.readers import READERS
+from tests.nasty import CAN_MEASURE
 
 pytestmark = pytest.mark.skipif(not CAN_MEASURE, reason="memory is measured by Linux's /proc")
 
@@ -42,11 +43,10 @@ def test_damaged_and_made_up_files(short_run, name):
 BAD_READERS = """
 import os, socket, sys, time
 import numpy as np
-sys.path.insert(0, {tools!r})
 from pathlib import Path
 from eventdata.errors import InputError
-from fuzzing import cases, children
-from fuzzing.readers import Reader
+from tests.fuzz import cases, children
+from tests.fuzz.readers import Reader
 
 SOUND = bytes(range(256))
 
@@ -54,13 +54,13 @@ def only_when_damaged(what):
     def read(folder, out):
         if (folder / "input").read_bytes() != SOUND:
             what(out)
-    return Reader(lambda real: [{{"input": SOUND}}], read, times=0)
+    return Reader(lambda real: [{"input": SOUND}], read, times=0)
 
 def message(out):
     raise InputError("")
 
-BAD = {{
-    "error": lambda out: {{}}["key"],
+BAD = {
+    "error": lambda out: {}["key"],
     "message": message,
     "memory": lambda out: np.ones(1 << 28, np.uint8),
     "address space": lambda out: np.empty(1 << 40, np.uint8),
@@ -70,9 +70,9 @@ BAD = {{
     "connection": lambda out: socket.create_connection(("localhost", 9), 1),
     "deadline": lambda out: time.sleep(60),
     "died": lambda out: os.abort(),
-}}
+}
 cases.DEADLINE = 10.0
-cases.READERS = children.READERS = {{name: only_when_damaged(BAD[name]) for name in BAD}}
+cases.READERS = children.READERS = {name: only_when_damaged(BAD[name]) for name in BAD}
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
@@ -85,7 +85,7 @@ if __name__ == "__main__":
 def test_what_is_to_be_found_is_found(tmp_path):
     """Readers that do what none may, in a child that dies of some: kept, and gone on after."""
     script = tmp_path / "bad.py"
-    script.write_text(BAD_READERS.format(tools=str(TOOLS)))
+    script.write_text(BAD_READERS)
     run = subprocess.run(
         [sys.executable, script, tmp_path], check=True, capture_output=True, text=True
     )
@@ -102,19 +102,18 @@ def test_what_is_to_be_found_is_found(tmp_path):
 
 ALL_FILES_GONE = """
 import sys
-sys.path.insert(0, {tools!r})
 from pathlib import Path
-from fuzzing.cases import Watch
+from tests.fuzz.cases import Watch
 
 if __name__ == "__main__":
-    print(Watch(Path(sys.argv[1])).run("manifests", {{}}))
+    print(Watch(Path(sys.argv[1])).run("manifests", {}))
 """
 
 
 def test_a_case_without_files(tmp_path):
     """Damage may take the last file away."""
     script = tmp_path / "empty.py"
-    script.write_text(ALL_FILES_GONE.format(tools=str(TOOLS)))
+    script.write_text(ALL_FILES_GONE)
     (tmp_path / "work").mkdir()
     command = [sys.executable, script, tmp_path / "work"]
     run = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -12,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from makers import make_es_imagenet, make_images
-from nasty import LIMITS, READ_ONE, at_most, edit, header, recordings, training, trees, unpack
-from nasty import raw as raw_seeds
 
 import eventdata
 from eventdata.errors import EventDataError, InputError, StoreError
 from eventdata.info import describe
+from tests.makers import make_es_imagenet, make_images
+from tests.nasty import LIMITS, READ_ONE, at_most, edit, header, recordings, training, trees, unpack
+from tests.nasty import raw as raw_seeds
 from train.report import read_run
 from train.runs.folder import read_rows
 

@@ -14,10 +14,6 @@ from unittest import mock
 import fsspec
 import pytest
 from click.testing import CliRunner
-from drawn import Drawn
-from gated import PATIENCE, Deadly, Faulty, Gated, Laggard, wait_for
-from makers import make_es_imagenet, make_images, tree_digest
-from s3 import serve
 
 import eventdata
 from eventdata.cli import main
@@ -26,8 +22,11 @@ from eventdata.errors import EventDataError, InputError, OptionError, StoreError
 from eventdata.files.local import open_files
 from eventdata.generation import generate
 from eventdata.jobs import dask as cluster
+from tests.drawn import Drawn
+from tests.gated import PATIENCE, Deadly, Faulty, Gated, Laggard, wait_for
+from tests.makers import make_es_imagenet, make_images, tree_digest
+from tests.s3 import serve
 
-HERE = str(Path(__file__).parents[1])
 START = """
 import sys
 from distributed import LocalCluster
@@ -39,7 +38,7 @@ if __name__ == "__main__":
 CONVERT = """
 import sys
 import eventdata
-from gated import Gated
+from tests.gated import Gated
 if __name__ == "__main__":
     gate, out, scheduler = sys.argv[1:]
     try:
@@ -89,7 +88,6 @@ def outside(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"PYTHONPATH": HERE},
     ) as process:
         yield process, process.stdout.readline().strip()
         process.stdin.close()
@@ -248,7 +246,6 @@ class TestDeaths:
         out = tmp_path / "out.zarr"
         with subprocess.Popen(
             [sys.executable, "-c", CONVERT, str(gate), str(out), address],
-            env=os.environ | {"PYTHONPATH": HERE},
             stderr=subprocess.DEVNULL,
         ) as process:
             wait_for(gate / "pid")

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from makers import events_between, make_es_imagenet, published_es_imagenet_frames, write_npz
 
 from eventdata.errors import InputError, OptionError
 from eventdata.raw.es_imagenet import EsImageNet
+from tests.makers import events_between, make_es_imagenet, published_es_imagenet_frames, write_npz
 
 
 def read(source, split="train", index=0):

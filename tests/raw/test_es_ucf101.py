@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from makers import make_es_ucf101, write_npz
 
 from eventdata.errors import InputError, OptionError
 from eventdata.raw.es_ucf101 import EsUcf101
+from tests.makers import make_es_ucf101, write_npz
 
 
 @pytest.fixture

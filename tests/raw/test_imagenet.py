@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from makers import make_images, picture
 from PIL import Image
 
 from eventdata.errors import InputError, LeftOutError, OptionError
@@ -10,6 +9,7 @@ from eventdata.formats.image import read_picture
 from eventdata.kernels.odg import PUBLISHED_TRACE, OdgSettings, image_frames
 from eventdata.raw.image_lists import list_images
 from eventdata.raw.imagenet import ImageNet, format_trace, parse_trace
+from tests.makers import make_images, picture
 
 SMALL = OdgSettings(long_side=62, crop=48, min_events=20)
 

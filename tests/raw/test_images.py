@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from makers import make_es_imagenet, make_images
 from PIL import Image
 
 import eventdata
@@ -11,6 +10,7 @@ from eventdata.errors import InputError, OptionError, StoreError
 from eventdata.formats.image import read_picture
 from eventdata.kernels.odg import OdgSettings, edge_integral
 from eventdata.raw.images import GreyFromEvents, Images, scale_and_crop
+from tests.makers import make_es_imagenet, make_images
 
 
 def noise(height, width, channels=(3,)):

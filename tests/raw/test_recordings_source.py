@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from makers import write_npz
-from source_contract import SourceContract
 from tonic.transforms import ToFrame
 
 import eventdata
@@ -18,6 +16,8 @@ from eventdata.errors import InputError, OptionError
 from eventdata.events import LATEST
 from eventdata.formats.recording import read_events
 from eventdata.raw import recordings
+from tests.makers import write_npz
+from tests.source_contract import SourceContract
 
 W, H = 16, 12
 SIZES = {  # of those real recordings whose files do not say

@@ -11,8 +11,6 @@ import h5py
 import numpy as np
 import pytest
 import tonic.datasets
-from makers import tree_digest
-from source_contract import SourceContract
 from tonic.io import make_structured_array, read_mnist_file
 from tonic.transforms import Compose, Denoise, Downsample, ToFrame
 
@@ -20,6 +18,8 @@ import eventdata
 from eventdata.conversion import convert
 from eventdata.errors import InputError, MismatchError, OptionError
 from eventdata.raw.tonic_sets import split_arguments
+from tests.makers import tree_digest
+from tests.source_contract import SourceContract
 
 SIZE = (34, 34, 2)
 

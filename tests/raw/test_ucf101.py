@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from makers import make_clips
 from PIL import Image
 
 import eventdata
@@ -14,6 +13,7 @@ from eventdata.formats.video import read_clip
 from eventdata.kernels.video import VideoSettings, clip_events, clip_frames
 from eventdata.raw.ucf101 import KINDS, Ucf101, parse_size
 from eventdata.raw.ucf101_lists import find_clips
+from tests.makers import make_clips
 
 SMALL = VideoSettings(frames=5, size=(32, 40))
 

@@ -6,12 +6,12 @@ import os
 import numpy as np
 import pytest
 import zstandard
-from drawn import make_store
 
 import eventdata
 from eventdata.errors import StoreError
 from eventdata.store import read_local as local
 from eventdata.store.shard import crc32c
+from tests.drawn import make_store
 
 SHARD = "train/frames/c/0/0/0/0/0"
 

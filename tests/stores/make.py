@@ -1,6 +1,6 @@
 """Keep small stores as this version of eventdata writes them: run once for each release.
 
-    python tests/stores/make.py        writes tests/stores/VERSION.zip
+    python -m tests.stores.make       writes tests/stores/VERSION.zip
 
 The zip holds the raw data too, drawn at random, so that a later version can convert it again, and
 digests of the frames as this version read them.

@@ -1,7 +1,8 @@
 """Stores that tests of training share."""
 
 import pytest
-from drawn import make_store
+
+from tests.drawn import make_store
 
 
 @pytest.fixture(scope="session")

@@ -1,39 +1,27 @@
 """The benchmarks of neurons and of a training step run and say what they measured."""
 
-import importlib
 import json
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch._C._autograd import DeviceType
 
+from tools.bench import neuron, step
 from train.neurons.neuron import integrate
-
-TOOLS = Path(__file__).parents[2] / "tools"
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """The modules of both programs."""
-    monkeypatch.syspath_prepend(TOOLS)
-    return SimpleNamespace(
-        neuron=importlib.import_module("bench_neuron"), step=importlib.import_module("bench_step")
-    )
 
 
 def run(program, output, *options):
-    command = [sys.executable, TOOLS / program, "--runs=1", f"--output={output}", *options]
+    command = [sys.executable, "-m", program, "--runs=1", f"--output={output}", *options]
     subprocess.run(command, check=True, timeout=280)
     return json.loads(output.read_text())
 
 
 def test_neurons_beside_relu(tmp_path):
     shape = ["--shape", "4", "2", "8", "16", "16"]
-    result = run("bench_neuron.py", tmp_path / "result.json", *shape)
+    result = run("tools.bench.neuron", tmp_path / "result.json", *shape)
     ways = result["ms_per_pass"]
     assert {"relu", "lif", "liaf membrane", "lif, torch loop"} <= set(ways)
     assert ("SpikingJelly LIFNode" in ways) != bool(result["not_measured"])
@@ -52,7 +40,7 @@ SMALL = ["--width=4", "--side=32", "--batch=2", "--steps=4", "--threads=1"]
 
 
 def test_a_step_beside_the_same_network_with_relu(tmp_path):
-    result = run("bench_step.py", tmp_path / "result.json", *SMALL, "--way=lif")
+    result = run("tools.bench.step", tmp_path / "result.json", *SMALL, "--way=lif")
     ways, facts = result["ms_per_step"], result["facts"]
     relu = ways["ann, ReLU"]["median"]
     assert list(ways) == ["ann, ReLU", "lif"]
@@ -64,14 +52,14 @@ def test_a_step_beside_the_same_network_with_relu(tmp_path):
     assert 0 < kept["lif"] < 1.1 * kept["ann, ReLU"]
 
 
-def test_blocks_that_are_run_again_keep_less(bench):
+def test_blocks_that_are_run_again_keep_less():
     size = {"width": 4, "side": 32, "batch": 2, "steps": 4, "device": "cpu", "dtype": "float32"}
-    again, usual = (bench.step.Trainer(way, **size) for way in ("lif, blocks run again", "lif"))
+    again, usual = (step.Trainer(way, **size) for way in ("lif, blocks run again", "lif"))
     assert 0 < again.kept() < usual.kept()
 
 
 def test_growth_over_steps_and_samples(tmp_path):
-    result = run("bench_step.py", tmp_path / "result.json", "--growth", *SMALL)
+    result = run("tools.bench.step", tmp_path / "result.json", "--growth", *SMALL)
     assert set(result["ms_per_frame"]) == {
         f"{name}, T = {steps}, N = {batch}"
         for name in ("lif", "ann, ReLU")
@@ -79,12 +67,12 @@ def test_growth_over_steps_and_samples(tmp_path):
     }
 
 
-def test_on_gpus_spikingjellys_kernels_have_our_surrogate(bench):
+def test_on_gpus_spikingjellys_kernels_have_our_surrogate():
     pytest.importorskip("spikingjelly")
     x, gradient = torch.randn(2, 8, 3, 50, generator=torch.Generator().manual_seed(0))
     runs = []
     for way in (
-        bench.neuron.spikingjelly_kernels(),
+        neuron.spikingjelly_kernels(),
         lambda x: integrate(x, 0.25, surrogate="arctangent"),
     ):
         leaf = x.clone().requires_grad_()
@@ -102,21 +90,21 @@ def test_on_gpus_spikingjellys_kernels_have_our_surrogate(bench):
         (("not built", "broken", "none"), "cuda does not run (not built); triton does not"),
     ],
 )
-def test_spikingjellys_fastest_implementation_is_taken_and_told(bench, monkeypatch, found, says):
-    for_each = dict(zip(bench.neuron.PEERS, found, strict=True))
-    monkeypatch.setattr(bench.neuron, "peer_milliseconds", lambda name, *_: for_each[name])
-    monkeypatch.setattr(bench.neuron.os, "environ", {})
-    assert bench.neuron.choose_peer("cuda", "bfloat16").startswith(says)
-    chosen = bench.neuron.os.environ.get(bench.neuron.PEERS_SETTING)
+def test_spikingjellys_fastest_implementation_is_taken_and_told(monkeypatch, found, says):
+    for_each = dict(zip(neuron.PEERS, found, strict=True))
+    monkeypatch.setattr(neuron, "peer_milliseconds", lambda name, *_: for_each[name])
+    monkeypatch.setattr(neuron.os, "environ", {})
+    assert neuron.choose_peer("cuda", "bfloat16").startswith(says)
+    chosen = neuron.os.environ.get(neuron.PEERS_SETTING)
     assert chosen == (says.partition(",")[0] if "," in says else None)
 
 
-def test_an_implementation_is_tried_in_a_process_of_its_own(bench):
+def test_an_implementation_is_tried_in_a_process_of_its_own():
     pytest.importorskip("spikingjelly")
-    assert "Error" in bench.neuron.peer_milliseconds("torch", "cpu", "no such dtype")
+    assert "Error" in neuron.peer_milliseconds("torch", "cpu", "no such dtype")
 
 
-def test_a_gpus_time_is_counted_once(bench):
+def test_a_gpus_time_is_counted_once():
     def event(key, device, own, total, annotation=False):
         return SimpleNamespace(
             key=key,
@@ -132,4 +120,4 @@ def test_a_gpus_time_is_counted_once(bench):
         event("conv", DeviceType.CUDA, 70, 70),
         event("Optimizer.step", DeviceType.CUDA, 100, 100, annotation=True),
     ]
-    assert bench.step.share_of(events, ("Fused",), cuda=True) == 0.3
+    assert step.share_of(events, ("Fused",), cuda=True) == 0.3

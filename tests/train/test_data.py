@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from drawn import CLASSES, make_store
 
 from eventdata import FrameDataset
 from eventdata.errors import InputError, OptionError
+from tests.drawn import CLASSES, make_store
 from train.data import Epoch, keys_of, open_data
 from train.splits import hold_out, sample_keys
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from drawn import TINY_RECIPE, make_store
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.drawn import TINY_RECIPE, make_store
 from train.networks.sync_norm import SyncBatchNorm2d, synchronise_norms
 from train.recipe import load
 from train.runs.folder import read_rows

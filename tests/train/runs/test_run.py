@@ -13,9 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from click.testing import CliRunner
-from drawn import TINY_RECIPE, make_store
 from filelock import FileLock
-from makers import tree_digest
 from safetensors.torch import load_file, save_file
 
 import train.runs.folder
@@ -23,6 +21,8 @@ import train.runs.record
 import train.runs.run
 from eventdata.cli import main
 from eventdata.errors import InputError, MismatchError, OptionError
+from tests.drawn import TINY_RECIPE, make_store
+from tests.makers import tree_digest
 from train.data import open_data
 from train.recipe import Stage, load, recipe_names
 from train.runs.folder import RunFolder, read_rows, weight_facts

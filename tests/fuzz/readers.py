@@ -1,0 +1,273 @@
+"""Every reader of files that a stranger may have made, as a function of a folder.
+
+``read(folder, out)`` gives what is in ``folder`` to the reader, and may write below ``out`` alone.
+It returns, or raises an EventDataError: all else is a finding.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import eventdata
+from eventdata.conversion import plan_job, read_sample
+from eventdata.errors import EventDataError
+from eventdata.events import cut
+from eventdata.formats.image import read_picture
+from eventdata.formats.recording import read_events
+from eventdata.formats.video import read_clip
+from eventdata.generation import generate
+from eventdata.kernels.video import VideoSettings
+from eventdata.raw.es_imagenet import EsImageNet
+from eventdata.raw.es_ucf101 import EsUcf101
+from eventdata.raw.framed import FrameSettings
+from eventdata.raw.registry import build_source
+from eventdata.raw.source import Samples
+from eventdata.show import show
+from tests.fuzz.seeds import pictures, raw, recordings, stores, training, trees
+from tests.fuzz.seeds.trees import Real, Tree
+from tools.archives import Limits, unpack
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader, what it reads when all is well, and what memory it may take."""
+
+    seeds: Callable[[Real], list[Tree]]
+    read: Callable[[Path, Path], object]
+    mib: int = 64
+    """A case may take this much memory, and `times` the bytes of its files."""
+    times: int = 100
+    damage: str = ""
+    """Only files whose path begins so are damaged."""
+
+
+def _the_file(folder: Path) -> Path:
+    """The only one, or a name that is not there: damage may have taken it away."""
+    (path,) = list(folder.iterdir()) or [folder / "gone"]
+    return path
+
+
+def _read_all(source: Any) -> None:
+    """List a source's samples, and read each of them."""
+    job = plan_job(source, shard_size=8, limit=8, on_error="skip")
+    packed = np.zeros(job.plan.sample.packed_shape, job.plan.sample.dtype)
+    for samples in job.listing.values():
+        _read_samples(source, samples, packed)
+
+
+def _read_samples(source: Any, samples: Samples, packed: Any) -> None:
+    for index in range(len(samples)):
+        with suppress(EventDataError):
+            read_sample(source, samples, index, packed)
+
+
+def _coordinates(folder: Path, _: Path) -> None:
+    source = EsImageNet(folder)
+    height, width = np.int64(190), np.int64(254)
+    details = np.array([[height, width]])
+    sample = Samples(["a"], np.zeros(1, np.int32), [str(_the_file(folder))], details).row(0)
+    source.read(sample, np.zeros(source.sample_format.packed_shape, np.uint8))
+
+
+def _dense(folder: Path, _: Path) -> None:
+    steps, height, width = raw.DENSE_SHAPE[1:]
+    source = EsUcf101(root=folder, steps=steps, height=height, width=width)
+    details = np.empty((1, 0), np.int64)
+    sample = Samples(["a"], np.zeros(1, np.int32), [str(_the_file(folder))], details).row(0)
+    source.read(sample, np.zeros(source.sample_format.packed_shape, np.uint8))
+
+
+def _list(source: str, input: str = "", **options: str) -> Callable[[Path, Path], object]:  # noqa: A002
+    """List the samples below ``input``; ``options`` that are files or folders lie in the folder."""
+
+    def read(folder: Path, _: Path) -> None:
+        paths = {key: folder / name for key, name in options.items() if (folder / name).exists()}
+        fold = {"fold": 1} if "splits" in paths else {}
+        listed = build_source(source, folder / input, {**paths, **fold})
+        for samples in listed.splits().values():
+            samples.columns()
+        list(listed.classes)
+
+    return read
+
+
+def _picture(folder: Path, _: Path) -> None:
+    with suppress(EventDataError):
+        read_picture(_the_file(folder), grey=True)
+    read_picture(_the_file(folder))
+
+
+def _clip(folder: Path, _: Path) -> None:
+    read_clip(_the_file(folder), VideoSettings(frames=4, size=(48, 64)))
+
+
+def _recording(folder: Path, _: Path) -> None:
+    events, size = read_events(_the_file(folder))
+    with suppress(EventDataError):
+        cut(events, 1000)
+    frames = FrameSettings.from_options({"frames": 4})
+    sample = frames.sample_format(size)
+    if np.prod(sample.packed_shape) < 16 * MIB:
+        frames.fill(events, size, np.zeros(sample.packed_shape, np.uint8))
+
+
+def _recordings(folder: Path, _: Path) -> None:
+    options = {"window": 1000, "sensor_size": "32x32"}
+    with suppress(EventDataError):
+        _read_all(build_source("recordings", folder, {**options, "steps": 4}))
+    _read_all(build_source("recordings", folder, {**options, "every": 2000}))
+
+
+def _tonic(folder: Path, _: Path) -> None:
+    name = _the_file(folder).name
+    sensor = {"sensor_size": "40x40"} if name == "CIFAR10DVS" else {}
+    _read_all(build_source(f"tonic:{name}", folder, {"frames": 2, **sensor}))
+
+
+def _archive(folder: Path, out: Path) -> None:
+    limits = Limits(file_bytes=8 * MIB, total_bytes=16 * MIB)
+    unpack([_the_file(folder)], out / "unpacked", limits)
+
+
+def _call(*words: str | Path) -> None:
+    """The command, on an output that takes UTF-8 alone and lines of nothing but text."""
+    from eventdata.cli import main
+
+    content = io.BytesIO()
+    output = io.TextIOWrapper(content, "utf-8", errors="strict")
+    with redirect_stdout(output), redirect_stderr(output), suppress(SystemExit):
+        main.main([str(word) for word in words], prog_name="eventdata")
+    output.flush()
+    for line in content.getvalue().decode().split("\n"):
+        if not line.isprintable():
+            raise AssertionError(f"printed as it was found: {line!r}")
+
+
+def _store(folder: Path, out: Path) -> None:
+    store = eventdata.open_store(folder)
+    _call("info", folder)
+    _call("verify", folder, "--workers", "1")
+    for name, split in store.splits.items():
+        with suppress(EventDataError):
+            dataset = eventdata.FrameDataset(folder, name)
+            repr(dataset), dataset.names, dataset.event_counts, dataset.shards
+            dataset.__getitems__(range(min(3, len(dataset))))
+        with suppress(EventDataError):
+            show(store, name, f"0:{min(3, len(split))}", out / "sheet.png")
+
+
+def _grey(folder: Path, _: Path) -> None:
+    _read_all(build_source("images", folder, {"grey_from_events": True}))
+
+
+def _against(folder: Path, _: Path) -> None:
+    eventdata.verify(folder / "store", against=folder / "raw")
+
+
+def _resumed(folder: Path, _: Path) -> None:
+    made = stores.store_inputs()[int((folder / "number").read_text())]
+    raw, out = folder / "raw", folder / "out"
+    eventdata.convert(made.source, raw, out, shard_size=2, **made.options)
+
+
+def _generated(folder: Path, _: Path) -> None:
+    generate("es-imagenet", folder / "raw", folder / "out", min_events=0, on_error="skip")
+
+
+def _recipe(folder: Path, out: Path) -> None:
+    from train.recipe import load
+
+    with suppress(EventDataError):
+        load(str(_the_file(folder)), scratch=True)
+    recipe = load(str(_the_file(folder)))
+    (again := out / "again.toml").write_text(recipe.document(), encoding="utf-8")
+    load(str(again))
+
+
+def _checkpoint(folder: Path, _: Path) -> None:
+    import torch
+    from torch import nn
+
+    from train.runs.folder import weight_facts
+    from train.transfer import load_state, transfer
+
+    path = _the_file(folder)
+    weight_facts(path)
+    network = nn.Module()
+    network.stem = nn.Module()
+    network.stem.conv = nn.Conv2d(2, 2, 3)
+    network.fc = nn.Linear(2, 4)
+    with torch.no_grad():
+        transfer(network, load_state(path))
+
+
+def _run(folder: Path, out: Path) -> None:
+    from train.recipe import load
+    from train.report import read_run, summarise, table
+    from train.runs.folder import RunFolder
+    from train.runs.run import check_folder
+    from train.settings import parse_toml
+
+    with suppress(EventDataError):
+        check_folder(RunFolder(folder), parse_toml(load("digits").document()))
+    with suppress(EventDataError):
+        load(str(folder / "config.toml"))
+    _call("report", folder, "-o", out / "report")
+    table(summarise([read_run(folder)]))
+
+
+def _format(
+    suffix: str, *makes: Callable[[], bytes], pattern: str = "none", times: int = 100
+) -> Reader:
+    """Recordings of one format; a million pieces of one take a hundred MiB."""
+    trees = recordings.recordings(suffix, *makes, pattern=f"recordings/{pattern}")
+    return Reader(trees, _recording, mib=160, times=times)
+
+
+READERS: Mapping[str, Reader] = {
+    "npz-coordinates": Reader(raw.coordinate_files, _coordinates, mib=16),
+    "npz-dense": Reader(raw.dense_files, _dense, mib=64),
+    "es-imagenet": Reader(raw.es_imagenet, lambda folder, _: _read_all(EsImageNet(folder))),
+    "manifests": Reader(raw.manifests, _list("es-imagenet"), times=500),
+    "split-lists": Reader(raw.split_lists, _list("ucf101", "clips", splits="lists"), times=500),
+    "image-lists": Reader(
+        raw.image_lists,
+        _list("images", "images", list="list.txt", classes="classes.txt"),
+        times=500,
+        mib=512,  # a list may name a million classes by its highest number
+    ),
+    "pictures": Reader(pictures.pictures, _picture, mib=1024),
+    "clips": Reader(pictures.clips, _clip, mib=1024),
+    "aedat2": _format(".aedat", recordings.aedat2_file, pattern="*.aedat"),
+    "aedat4": _format(
+        ".aedat4",
+        *(partial(recordings.aedat4_file, packer) for packer in recordings.AEDAT4_PACKERS),
+        pattern="*.aedat4",
+    ),
+    "evt2": _format(".raw", recordings.evt2_file, pattern="evt2*.raw"),
+    "evt3": _format(".raw", recordings.evt3_file, pattern="evt3*.raw", times=500),
+    "dat": _format(".dat", recordings.dat_file, pattern="*.dat"),
+    "bin": _format(".bin", recordings.bin_file, pattern="*.bin"),
+    "es": _format(".es", recordings.es_file, pattern="*.es"),
+    "npz-events": _format(".npz", recordings.npz_events),
+    "npy-events": _format(".npy", lambda: trees.npy(recordings.events())),
+    "recordings": Reader(recordings.class_folders, _recordings, mib=160),
+    "tonic": Reader(recordings.tonic_sets, _tonic),
+    "archives": Reader(raw.archives, _archive),
+    "stores": Reader(stores.stores, _store),
+    "grey-stores": Reader(stores.odg_stores, _grey),
+    "stores-against-raw": Reader(stores.stores_and_inputs, _against, damage="store/"),
+    "unfinished-stores": Reader(stores.unfinished_stores, _resumed, damage="out/"),
+    "unfinished-raw": Reader(stores.unfinished_raw, _generated, damage="out/"),
+    "recipes": Reader(training.recipes, _recipe),
+    "checkpoints": Reader(training.checkpoints, _checkpoint),
+    "runs": Reader(training.runs, _run),
+}

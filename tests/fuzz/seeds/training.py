@@ -1,0 +1,116 @@
+"""Recipes, checkpoints of each kind, the folder of a finished run."""
+
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.fuzz.seeds.trees import Real, Tree, write_tree
+
+RECIPE = b"""
+pipeline = "pipe-d"
+name = "small"
+[network]
+name = "event-resnet18"
+width = 8
+[run]
+seed = 1
+held_out = 0.2
+precision = "32-true"
+[machine]
+devices = 1
+threads = 2
+[defaults]
+batch_size = 8
+augment = { crop = 0.1, flip = 0.5 }
+neuron = { decay = 0.6 }
+[stages.pretrain]
+data = "images"
+neuron = { kind = "ann" }
+epochs = 2
+learning_rate = 0.05
+[stages.lif]
+weights = "pretrain"
+neuron = { kind = "lif", threshold = 1.3 }
+schedule = "step"
+milestones = [1, 2]
+freeze = ["stem"]
+freeze_epochs = 1
+steps = 4
+[scratch]
+epochs = 8
+"""
+
+
+def recipes(_: Real) -> list[Tree]:
+    """A recipe of every kind of setting, and those that come with the package."""
+    from train.recipe import RECIPES
+
+    return [{"recipe.toml": RECIPE}] + [
+        {"recipe.toml": path.read_bytes()} for path in sorted(RECIPES.glob("*.toml"))
+    ]
+
+
+def small_state() -> dict[str, Any]:
+    """Tensors of several types and shapes."""
+    import torch
+
+    return {
+        "stem.conv.weight": torch.arange(54.0).reshape(2, 3, 3, 3),
+        "stages.0.0.first.norm.num_batches_tracked": torch.tensor(3),
+        "fc.weight": torch.ones(4, 2, dtype=torch.float16),
+        "fc.bias": torch.zeros(4),
+    }
+
+
+def checkpoints(_: Real) -> list[Tree]:
+    """Safetensors with facts, torch files of both kinds, and one as Lightning writes it."""
+    import torch
+    from safetensors.torch import save
+
+    state = small_state()
+    facts = {"classes": ["a", "b", "c", "d"], "seconds": 1.5, "epoch": 2, "kind": "ann"}
+
+    def torch_file(content: Any, **settings: Any) -> bytes:
+        stream = io.BytesIO()
+        torch.save(content, stream, **settings)
+        return stream.getvalue()
+
+    return [
+        {"a.safetensors": save(state, {"train": json.dumps(facts)})},
+        {"a.pt": torch_file(state)},
+        {"a.pth": torch_file(state, _use_new_zipfile_serialization=False)},
+        {"a.ckpt": torch_file({"state_dict": state, "epoch": 3, "callbacks": {"Record": {}}})},
+    ]
+
+
+def runs(_: Real) -> list[Tree]:
+    """The folder of a finished run, without its weights."""
+    from train.recipe import load
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_tree(Path(folder), {"small.toml": RECIPE})
+        recipe = load(f"{folder}/small.toml")
+    stage = {"name": "lif", "train_seconds": 4.0, "best_epoch": 1, "best_top1": 0.5, "epochs": 2}
+    result = {
+        "recipe": "small",
+        "label": "small",
+        "store": "0" * 64,
+        "seed": 1,
+        "protocol": "correct",
+        "machine": {"system": "Linux", "torch": "2.4", "threads": 2, "gpus": []},
+        "stages": [{**stage, "name": "pretrain"}, stage],
+        "train_seconds": 8.0,
+        "test": {"top1": 0.4, "top5": 0.9, "loss": 1.0, "samples": 4},
+    }
+    rows = "epoch,step,train_seconds,evaluation_seconds,top1,top5,loss\n"
+    rows += "0,0,0.0,0.1,0.25,1.0,1.4\n1,3,2.0,0.2,0.5,1.0,1.2\n2,6,4.0,0.3,0.5,,1.1\n"
+    return [
+        {
+            "config.toml": recipe.document().encode(),
+            "result.json": json.dumps(result).encode(),
+            "lif/epochs.csv": rows.encode(),
+            "lif/operations.json": json.dumps({"synaptic": 1e6}).encode(),
+        }
+    ]

@@ -1,0 +1,254 @@
+"""How planning, converting, opening and reading grow with the number of samples.
+
+    python tools/bench/growth.py [--sizes 1000,10000,100000,1000000] [--output result.json]
+
+Planned is a synthetic raw ES-ImageNet of hard links to a few tiny files: every file is looked up.
+Converted, opened and read are small frames of no file at all, so that what is measured is the work
+around a sample, which might grow, and not its bytes, which do not. All is told per sample, so
+linear growth is a ratio of one; each step runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+import eventdata
+from eventdata.conversion import plan_job
+from eventdata.raw.es_imagenet import EsImageNet
+from eventdata.raw.source import Sample, Samples
+from eventdata.store.layout import SampleFormat
+from tools.bench.report import (
+    Timing,
+    machine,
+    markdown,
+    new_figure,
+    output_option,
+    resident,
+    runs_option,
+    show,
+    write,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CLASSES = 1000
+READS = 4096  # samples read at random, once each shard has been looked at
+
+Seconds = float
+
+
+@dataclass(frozen=True)
+class Dots:
+    """A source of small frames of a few events, made of the sample's number."""
+
+    count: int
+    dataset = "dots"
+    classes = tuple(f"class{label}" for label in range(CLASSES))
+    sample_format = SampleFormat(representation="binary", steps=8, channels=2, height=32, width=32)
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """Settings."""
+        return {"source": "dots", "count": self.count}
+
+    def splits(self) -> dict[str, Samples]:
+        """One split."""
+        numbers = np.arange(self.count)
+        return {
+            "train": Samples(
+                names=[f"class{number % CLASSES}/{number}" for number in range(self.count)],
+                labels=(numbers % CLASSES).astype(np.int32),
+                paths=[""] * self.count,
+                details=numbers[:, None],
+            )
+        }
+
+    def read(self, sample: Sample, out: NDArray[np.uint8]) -> int:
+        """32 events."""
+        out[:] = 0
+        out[0, :, sample.details[0] % 32, 0] = 128
+        return 32
+
+
+def make_raw(root: Path, count: int) -> Path:
+    """Raw ES-ImageNet with ``count`` names of a few files."""
+    event = np.array([[100, 100, 1]], np.uint8)
+    lines = []
+    for label in range(CLASSES):
+        folder = root / "train" / f"class{label}"
+        folder.mkdir(parents=True)
+        original = folder / "original"
+        with original.open("wb") as file:
+            np.savez(file, pos=event, neg=event)
+        for number in range(label, count, CLASSES):
+            name = f"class{label}/class{label}_{number}.npz"
+            (root / "train" / name).hardlink_to(original)
+            lines.append(f"{name} {label} 190 254\n")
+    (root / "trainlabel.txt").write_text("".join(lines))
+    return root
+
+
+def plan(folder: Path, count: int) -> tuple[Seconds, int]:
+    """Plan a conversion of raw files."""
+    root = folder / "raw"
+    if not root.exists():
+        make_raw(root, count)
+    start = time.perf_counter()
+    job = plan_job(EsImageNet(root), shard_size=512, limit=None, on_error="fail")
+    return time.perf_counter() - start, job.total
+
+
+def convert(folder: Path, count: int) -> tuple[Seconds, int]:
+    """Convert samples that cost little themselves."""
+    start = time.perf_counter()
+    eventdata.convert(Dots(count), "", folder / "store.zarr", overwrite=True)
+    return time.perf_counter() - start, count
+
+
+def convert_again(folder: Path, count: int) -> tuple[Seconds, int]:
+    """Find that nothing has changed."""
+    start = time.perf_counter()
+    done = eventdata.convert(Dots(count), "", folder / "store.zarr")
+    seconds = time.perf_counter() - start
+    assert done.state == "already complete", done
+    return seconds, count
+
+
+def open_store(folder: Path, count: int) -> tuple[Seconds, int]:
+    """Open the store, all its names read."""
+    dataset = eventdata.FrameDataset  # imports torch before the clock starts
+    start = time.perf_counter()
+    names = dataset(folder / "store.zarr").names
+    return time.perf_counter() - start, len(names)
+
+
+def read_one(folder: Path, count: int) -> tuple[Seconds, int]:
+    """Read random samples, one at a time."""
+    dataset = eventdata.FrameDataset(folder / "store.zarr")
+    for index in range(0, count, 512):
+        dataset[index]
+    order = np.random.default_rng(0).integers(0, count, READS).tolist()
+    start = time.perf_counter()
+    for index in order:
+        dataset[index]
+    return time.perf_counter() - start, READS
+
+
+def first_batch(folder: Path, count: int) -> tuple[Seconds, int]:
+    """From a loader to its first batch: shuffle all."""
+    dataset = eventdata.FrameDataset(folder / "store.zarr")
+    next(iter(eventdata.FrameLoader(dataset, 64)))  # kernels are loaded
+    start = time.perf_counter()
+    next(iter(eventdata.FrameLoader(dataset, 64, shuffle=True)))
+    return time.perf_counter() - start, count
+
+
+STEPS: dict[str, Callable[[Path, int], tuple[Seconds, int]]] = {
+    "plan": plan,
+    "convert": convert,
+    "convert_again": convert_again,
+    "open": open_store,
+    "read": read_one,
+    "first_batch": first_batch,
+}
+
+
+def do_step(step: str, folder: str, count: str) -> dict[str, float]:
+    """Do a step in this process; what it took."""
+    seconds, samples = STEPS[step](Path(folder), int(count))
+    return {"us_per_sample": 1e6 * seconds / samples, "peak_bytes": resident("VmHWM")}
+
+
+def run_step(step: str, folder: Path, count: int) -> tuple[float, float]:
+    """Microseconds a sample and peak megabytes of a step, in a process of its own."""
+    words = [sys.executable, "-m", "tools.bench.growth", "--step", step, str(folder), str(count)]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    told = json.loads(done.stdout)
+    return told["us_per_sample"], told["peak_bytes"] / 1e6
+
+
+@click.command()
+@click.option("--sizes", default="1000,10000,100000,1000000", show_default=True)
+@runs_option(3)
+@click.option("--only", multiple=True, type=click.Choice(list(STEPS)), help="Only this step.")
+@output_option
+@click.option("--step", nargs=3, hidden=True, help="Do one step and print what it took.")
+def main(
+    sizes: str,
+    runs: int,
+    only: tuple[str, ...],
+    output: Path | None,
+    step: tuple[str, str, str] | None,
+) -> None:
+    """Measure every step for each number of samples; a step may need those before it."""
+    if step is not None:
+        print(json.dumps(do_step(*step)))
+        return
+    counts = [int(size) for size in sizes.split(",")]
+    steps = {name: todo for name, todo in STEPS.items() if not only or name in only}
+    times: dict[str, list[Timing]] = {name: [] for name in steps}
+    peaks: dict[str, list[float]] = {name: [] for name in steps}
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder_name:
+            for name in steps:
+                done = [run_step(name, Path(folder_name), count) for _ in range(runs)]
+                times[name].append(Timing(tuple(us for us, _ in done)))
+                peaks[name].append(max(peak for _, peak in done))
+    title = "Microseconds a sample (and peak memory, MB) by number of samples"
+    head = ("step", *(f"{count:,}" for count in counts), "last over first", "what")
+    rows = [
+        (
+            name,
+            *(
+                f"{t.median:.4g} ({mb:,.0f})"
+                for t, mb in zip(times[name], peaks[name], strict=True)
+            ),
+            f"{times[name][-1].median / times[name][0].median:.2f}",
+            (todo.__doc__ or "").removesuffix("."),
+        )
+        for name, todo in steps.items()
+    ]
+    here = machine()
+    show(title, head, rows, here)
+    if output is not None:
+        result = {
+            "title": title,
+            "machine": here,
+            "samples": counts,
+            "us_per_sample": {name: [t.runs for t in found] for name, found in times.items()},
+            "peak_mb": peaks,
+        }
+        write(output, result, markdown(title, head, rows, here), plot(counts, times))
+
+
+def plot(counts: list[int], times: dict[str, list[Timing]]) -> Figure | None:
+    """A line a step: level where it grows in proportion to the samples."""
+    figure = new_figure(4.5)
+    if figure is None:
+        return None
+    axes = figure.subplots()
+    for name, found in times.items():
+        axes.plot(counts, [timing.median for timing in found], "o-", label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("samples")
+    axes.set_ylabel("microseconds a sample")
+    axes.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""What `tools/fuzz.py` and the tests of hostile input share: seeds, damage, readers, cases."""
