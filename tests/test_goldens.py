@@ -27,11 +27,11 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from makers import events_between, picture
 from PIL import Image
 
 import eventdata
 from eventdata.cli import main
+from tests.makers import events_between, picture
 
 GOLDENS = Path(__file__).with_name("goldens.json")
 RECORD = os.environ.get("EVENTDATA_RECORD_GOLDENS", "") not in ("", "0")
