@@ -1,8 +1,8 @@
-"""Augmentation of batches, on the device they are on, the same for all steps of a sample.
+"""Augmentation of batches on their own device, the same for all steps of a sample.
 
-A batch is frames (N, T, P, H, W), uint8 or floating, or images (N, C, H, W), or packed binary
-frames (N, K, H, W, P) as FrameLoader gives them with layout="packed". Geometry is by whole pixels
-and nearest neighbours, so that events stay events. What moves in from outside is 0.
+A batch is frames (N, T, P, H, W) or images (N, C, H, W), uint8 or floating, or packed binary frames
+(N, K, H, W, P) from a FrameLoader with layout="packed". Geometry moves whole pixels by nearest
+neighbour, so events stay events; what moves in from outside is 0.
 
 Legend: N samples, T steps, P polarities, C channels, H rows, W columns; K bytes of eight steps.
 """
@@ -15,45 +15,57 @@ from torch import Tensor
 from torch.nn import functional
 
 from eventdata.loader import unpack_frames
-from train.settings import check_ranges
-
-MOST: dict[str, float] = {
-    **{"crop": 1, "flip": 1, "scale": 4, "cutout": 1, "mixup": 100},
-    **{"time_shift": 10_000, "event_drop": 1, "strength": 100},
-}
+from eventdata.settings import Settings, fields_of, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """How much; 0 is none of it. No more than MOST."""
+class Augmentation(Settings):
+    """Settings of augmentation; 0 switches one off."""
 
-    crop: float = 0.0
-    """Shift by up to this share of the side, in rows and in columns (a crop of a padded frame)."""
-    flip: float = 0.0
-    """Probability of a flip from left to right."""
-    scale: float = 0.0
-    """Size between 1 / (1 + scale) and 1 + scale."""
-    cutout: float = 0.0
-    """Side of a square that is emptied, as a share of the frame's (DeVries and Taylor 2017)."""
-    mixup: float = 0.0
-    """Alpha of the beta distribution by which pairs are mixed (Zhang et al. 2018)."""
-    time_shift: int = 0
-    """Frames: shift by up to so many steps."""
-    event_drop: float = 0.0
-    """Frames: each event is lost with a probability drawn up to this, a sample at a time (Gu et
-    al. 2021)."""
-    strength: float = 1.0
-    """Factor on all of the above but flip."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, **{name: (0, most) for name, most in MOST.items()})
+    crop: float = setting(
+        0.0,
+        "Largest shift in rows and in columns, as a share of the side (a crop of a padded frame).",
+        least=0,
+        most=1,
+    )
+    flip: float = setting(0.0, "Probability of a flip from left to right.", least=0, most=1)
+    scale: float = setting(
+        0.0, "Scale frames by a factor between 1 / (1 + scale) and 1 + scale.", least=0, most=4
+    )
+    cutout: float = setting(
+        0.0,
+        "Side of a square that is set to 0, as a share of the frame's (DeVries and Taylor 2017).",
+        least=0,
+        most=1,
+    )
+    mixup: float = setting(
+        0.0,
+        "Alpha of the beta distribution that mixes pairs of samples (Zhang et al. 2018).",
+        least=0,
+        most=100,
+    )
+    time_shift: int = setting(
+        0, "Event frames: largest shift in time.", unit="steps", least=0, most=10_000
+    )
+    event_drop: float = setting(
+        0.0,
+        "Event frames: highest probability of losing an event, drawn for each sample (Gu et al. "
+        "2021).",
+        least=0,
+        most=1,
+    )
+    strength: float = setting(
+        1.0, "Factor on all settings of augmentation except `flip`.", least=0, most=100
+    )
 
     def scaled(self) -> "Augmentation":
-        """The same with the strength multiplied into the rest, none of which exceeds MOST."""
-        names = MOST.keys() - {"flip", "strength"}
-        values = {name: min(getattr(self, name) * self.strength, MOST[name]) for name in names}
-        steps = round(values.pop("time_shift"))
-        return Augmentation(flip=self.flip, time_shift=steps, **values)
+        """Return the settings with the strength multiplied into them, within their bounds."""
+        values = {}
+        for field in fields_of(Augmentation):
+            if field.key not in ("flip", "strength"):
+                value = getattr(self, field.key) * self.strength
+                values[field.key] = min(value, field.facts.most or value)
+        return Augmentation(flip=self.flip, **values | {"time_shift": round(values["time_shift"])})
 
 
 def augment(
@@ -64,17 +76,21 @@ def augment(
     steps: int | None = None,
     binary: bool = False,
 ) -> Tensor:
-    """The batch augmented by all but mixup: of the same shape and dtype; x stays as it is.
+    """Return a batch augmented by everything except mixup; x is not changed.
 
-    The same seed on the same kind of device gives the same; packed frames come out as the same
-    frames dense would, packed.
+    The result depends on the seed and the kind of device. Packed frames give the packed result of
+    the same frames dense.
 
     Args:
         x: a batch.
-        settings: how much.
-        seed: of all that is drawn.
+        settings: strengths of the augmentation.
+        seed: seed of all random draws.
         steps: T of packed frames; None: the batch is dense.
-        binary: dense frames are known to be of 0 and 1. To look would be to wait for the device.
+        binary: whether dense frames are known to be 0 and 1; finding out means waiting for the
+            device.
+
+    Returns:
+        A batch of the shape and dtype of x.
     """
     s = settings.scaled()
     draw = torch.Generator(x.device).manual_seed(seed)
@@ -88,7 +104,7 @@ def augment(
 
 
 def pack_frames(frames: Tensor) -> Tensor:
-    """Binary frames (N, T, P, H, W) as uint8 (N, K, H, W, P), the first step in the highest bit."""
+    """Pack frames (N, T, P, H, W) into uint8 (N, K, H, W, P), the first step in the highest bit."""
     whole = functional.pad(frames, (0, 0, 0, 0, 0, 0, 0, -frames.shape[1] % 8))
     eights = whole.reshape(len(frames), -1, 8, *frames.shape[2:])  # (N, K, 8, P, H, W)
     bits = 1 << torch.arange(7, -1, -1, dtype=torch.uint8, device=frames.device)
@@ -97,7 +113,7 @@ def pack_frames(frames: Tensor) -> Tensor:
 
 
 def _in_time(frames: Tensor, s: Augmentation, draw: torch.Generator, *, binary: bool) -> Tensor:
-    """What is done to steps and events of frames (N, T, P, H, W)."""
+    """Shift steps and drop events of frames (N, T, P, H, W)."""
     if s.time_shift:
         frames = _shift_in_time(frames, s.time_shift, draw)
     if s.event_drop:
@@ -105,7 +121,7 @@ def _in_time(frames: Tensor, s: Augmentation, draw: torch.Generator, *, binary: 
         loss = torch.rand(len(frames), 1, 1, 1, 1, generator=draw, device=frames.device)
         loss = loss * s.event_drop
         if not binary and (frames > 1).any():
-            # Counts: each event of a pixel and step has its own fate.
+            # Counts: each event of a pixel and step is kept or lost by itself.
             counts, share = frames.float(), (1 - loss).expand(frames.shape)
             frames = torch.binomial(counts, share, generator=draw).to(frames.dtype)
         else:
@@ -124,7 +140,7 @@ def _shift_in_time(frames: Tensor, most: int, draw: torch.Generator) -> Tensor:
 
 
 def _move(frames: Tensor, s: Augmentation, draw: torch.Generator) -> Tensor:
-    """Shift, scale, flip and cut out (N, ., ., H, W): all are a choice of rows and of columns."""
+    """Shift, scale, flip and cut out (N, ., ., H, W) by choosing rows and columns."""
     if not (s.crop or s.flip or s.scale or s.cutout):
         return frames
     samples, height, width = len(frames), *frames.shape[-2:]
@@ -158,17 +174,17 @@ def _move(frames: Tensor, s: Augmentation, draw: torch.Generator) -> Tensor:
 def mixup(
     x: Tensor, targets: Tensor, alpha: float, seed: int, *, steps: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Pairs of samples mixed: x a l + x b (1 - l), and their targets likewise.
+    """Mix pairs of samples, ``l * x[a] + (1 - l) * x[b]``, and their targets likewise.
 
     Args:
-        x: a batch as `augment` takes it.
+        x: a batch as in `augment`.
         targets: (N, classes), one-hot or shares.
-        alpha: of the beta distribution that l is of; 0: nothing is mixed.
-        seed: of all that is drawn.
-        steps: T of packed frames, which come out dense; None: the batch is dense.
+        alpha: parameter of the beta distribution of l; 0: nothing is mixed.
+        seed: seed of all random draws.
+        steps: T of packed frames, which are returned dense; None: the batch is dense.
 
     Returns:
-        Both floating.
+        The batch and the targets, both floating.
     """
     if steps is not None:
         x = unpack_frames(x, steps)
@@ -178,6 +194,6 @@ def mixup(
     share = np.random.default_rng(seed).beta(alpha, alpha)
     draw = torch.Generator().manual_seed(seed)
     other = torch.randperm(len(x), generator=draw)
-    if x.is_cuda:  # from pinned memory it is copied without a wait for the device
+    if x.is_cuda:  # a copy from pinned memory does not wait for the device
         other = other.pin_memory().to(x.device, non_blocking=True)
     return torch.lerp(x[other], x, share), torch.lerp(targets[other], targets, share)

@@ -1,7 +1,7 @@
-"""Parts of a store: what is trained on, selected by, tested on; and the batches of an epoch.
+"""The parts of a store for training, selection and testing, and the batches of an epoch.
 
-Legend: N samples, T steps, P polarities, C channels, H rows, W columns; K bytes of eight steps each
-(of counts: steps, of images: one).
+Legend: N samples, T steps, P polarities, C channels, H rows, W columns; K bytes of eight steps
+(counts: K = T, images: K = 1).
 """
 
 import time
@@ -26,12 +26,12 @@ KeyRule = Callable[[Sequence[str], Sequence[str]], list[str]]
 
 
 def keys_of(part: FrameDataset, rule: KeyRule = sample_keys) -> list[str]:
-    """By sample, what is kept together (`train.splits.sample_keys`)."""
+    """Return a key for each sample (`train.splits.sample_keys`)."""
     return rule(part.names, _classes_of(part))
 
 
 def _classes_of(part: FrameDataset) -> list[str]:
-    """By sample, the name of its class."""
+    """Return the class name of each sample."""
     return [part.classes[label] for label in part.labels]
 
 
@@ -43,12 +43,12 @@ JOIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def downscale(packed: Tensor, factor: int, sample: SampleFormat) -> Tensor:
-    """A batch as stored (N, K, H, W, P) with rows and columns divided by a factor.
+    """Divide the rows and columns of a batch as stored, (N, K, H, W, P), by a factor.
 
-    Frames by their maximum (of packed bits, all eight steps at once), images by their mean,
-    rounded. What is left over at the ends is dropped.
+    A pixel of frames becomes the maximum of those it replaces (for packed bits, all eight steps at
+    once), a pixel of images their rounded mean. Rows and columns that remain are dropped.
     """
-    x = packed if sample.representation == "binary" else packed.int()  # has all that uint16 lacks
+    x = packed if sample.representation == "binary" else packed.int()  # uint16 has few operations
     for axis in (2, 3):
         length = x.shape[axis] // factor
         whole = x.narrow(axis, 0, length * factor)
@@ -59,31 +59,34 @@ def downscale(packed: Tensor, factor: int, sample: SampleFormat) -> Tensor:
 
 @dataclass(kw_only=True)
 class Epoch:
-    """The batches of one epoch on one device: frames (N, T, P, H, W) or images (N, C, H, W), labels
-    int64 (N,). Frames and images are uint8, counts that need more float32.
+    """The batches of one epoch on one device: frames (N, T, P, H, W) or images (N, C, H, W), and
+    labels int64 (N,).
 
-    Training batches are all whole; what is left over at the end is left out, another part each
-    epoch. Evaluation has every sample once, in order. (A loader that keeps no state: the Trainer
-    would save and load that of a FrameLoader in places of its own.)
+    Frames and images are uint8, counts that do not fit are float32. All training batches are whole:
+    the samples that remain at the end are skipped, others in each epoch. Evaluation has every
+    sample once, in order.
+
+    This is a loader without state: Lightning would save and load the state of a FrameLoader at
+    times of its own.
     """
 
     part: FrameDataset
     batch_size: int
-    """On this device."""
+    """Samples per batch on this device."""
     steps: int | None = None
-    """Frames: only the first so many steps; None: all."""
+    """Frames: the number of first steps to use; None: all."""
     downscale: int = 1
-    """Rows and columns are divided by it."""
+    """Divisor of rows and columns."""
     shuffle_by: tuple[int, int] | None = None
     """Seed and epoch; None for evaluation."""
     multiple: int = 1
-    """Training: the number of batches is one of this (gradients of so many make a step)."""
+    """Training: the number of batches per optimiser step; an epoch has whole steps."""
     rank: int = 0
     devices: int = 1
     threads: int = 1
     device: torch.device | str = "cpu"
     waited: float = field(default=0.0, init=False)
-    """Seconds that whoever took the batches has waited for them."""
+    """Seconds spent waiting for batches."""
 
     def _loader(self) -> FrameLoader:
         training = self.shuffle_by is not None
@@ -110,7 +113,7 @@ class Epoch:
         return batch[:, : self.steps] if batch.ndim == 5 else batch
 
     def _shrink(self, packed: Tensor) -> Tensor:
-        """Where pixels are joined, before they are unpacked: that is an eighth of the work."""
+        """Downscale packed frames, which is an eighth of the work, then unpack them."""
         sample = self.part.sample_format
         steps = sample.steps if self.steps is None else self.steps
         if sample.steps is not None and steps is not None:
@@ -131,30 +134,30 @@ class Epoch:
             if batch is None:
                 return
             yield batch
-            del batch  # or its buffer would wait for the next one
+            del batch  # frees its buffer for the next one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What a stage trains on, selects by and is tested on."""
+    """The samples that a stage trains on, selects models by and is tested on."""
 
     train: FrameDataset
     select: FrameDataset
-    """Held out of the training set; in the published protocol the test set."""
+    """Samples held out of the training set; in the published protocol the test set."""
     test: FrameDataset | None
     held: frozenset[str]
-    """Keys of the samples held out of the training set (`train.splits.sample_keys`)."""
+    """Keys of the held-out samples (`train.splits.sample_keys`)."""
     others: dict[str, frozenset[str]]
-    """Keys of the splits val and test, where the store has them."""
+    """Keys of the splits val and test, if the store has them."""
 
     @property
     def classes(self) -> list[str]:
-        """Their names, by label."""
+        """Class names by label."""
         return self.train.classes
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a sample: (T, P, H, W) or (C, H, W)."""
+        """Shape of a sample: (T, P, H, W) or (C, H, W)."""
         sample = self.train.sample_format
         last = (sample.channels, sample.height, sample.width)
         return last if sample.steps is None else (sample.steps, *last)
@@ -168,23 +171,28 @@ def open_data(
     later: Data | None = None,
     published: bool = False,
 ) -> Data:
-    """The parts of a store.
+    """Open a store and divide its samples.
 
-    Trained on is the split `train`; the test set is the split `test`, else `val`. Models are
-    selected on the split `val` where both are there, else on a share of each class held out of the
-    training set (`train.splits.hold_out`). later: the data that the network goes on to, of whose
-    samples none that select or test it there is trained on here: those held out, and those of a
-    split that this store does not have (it may have put them into its split train). `published`:
-    nothing is held out and the test set selects.
+    The split `train` is for training, and the split `test`, or without it `val`, for testing. With
+    both `val` and `test`, models are selected on `val`; else on a share of each class held out of
+    the training set (`train.splits.hold_out`).
+
+    Args:
+        store: path or URL.
+        share, seed: those of `hold_out`.
+        later: the data of a later stage. Samples that select or test the network there are not
+            trained on here: those held out, and those of splits that this store does not have,
+            which it may have put into its split train.
+        published: follow the published protocol: hold nothing out, select on the test set.
 
     Raises:
-        InputError: fewer than two classes, or nothing to train on or select by.
-        OptionError: no split train; in the published protocol, no test set.
+        InputError: the store has fewer than two classes or too few samples.
+        OptionError: there is no split train or, in the published protocol, no test set.
     """
     splits = open_store(store).splits
     if "train" not in splits:
         raise OptionError(
-            f"{store}: has no split train (there are: {', '.join(splits) or 'none'}); for clips "
+            f"{store} has no split train, only {', '.join(splits) or 'an empty group'}. For clips, "
             "convert with --splits and --fold"
         )
     tests: list[str] = [name for name in ("test", "val") if name in splits]
@@ -193,14 +201,14 @@ def open_data(
     keys = keys_of(samples)
     if published:
         if test is None:
-            raise OptionError(f"{store}: has no test set, by which the published protocol selects")
+            raise OptionError(f"{store} has no test set, which the published protocol needs")
         held, select = frozenset[str](), test
     elif len(tests) == 2:
         held, select = frozenset[str](), _checked(store, "val")
     else:
         classes = _classes_of(samples)
         held = hold_out(keys, classes, share, seed)
-        if not held:  # one key a class
+        if not held:  # every class has one key
             keys = keys_of(samples, whole_keys)
             held = hold_out(keys, classes, share, seed)
         select = samples.subset(_among(keys, held))
@@ -209,7 +217,7 @@ def open_data(
         also = later.held.union(*(keys for name, keys in later.others.items() if name not in tests))
     train = samples.subset(~_among(keys, held | also))
     if not len(train) or not len(select):
-        raise InputError(f"{store}: too few samples to train on some and select by others")
+        raise InputError(f"{store} has too few samples to train on some and select by others")
     others = {name: frozenset(keys_of(_checked(store, name))) for name in tests}
     return Data(train=train, select=select, test=test, held=held, others=others)
 
@@ -219,14 +227,14 @@ def _among(keys: list[str], chosen: frozenset[str]) -> NDArray[np.bool_]:
 
 
 def _checked(store: str, split: str) -> FrameDataset:
-    """All of a split, its labels checked."""
+    """Return a split after checking its labels."""
     part = FrameDataset(store, split)
     classes = len(part.classes)
     if classes < 2:
-        raise InputError(f"{store}: has {classes} classes; a classifier needs at least two")
+        raise InputError(f"{store} has {classes} classes; a classifier needs at least two")
     if len(part) and not 0 <= part.labels.min() <= part.labels.max() < classes:
         raise InputError(
-            f"{store}: split {split} has labels from {part.labels.min()} to {part.labels.max()}, "
-            f"the store names {classes} classes; convert it again"
+            f"{store}: split {split} has labels from {part.labels.min()} to {part.labels.max()} "
+            f"but {classes} classes. Convert it again"
         )
     return part

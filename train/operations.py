@@ -1,13 +1,15 @@
-"""What a network's answer costs: firing rates and operations a sample, measured on data.
+"""The cost of a network's answer: firing rates and operations per sample, measured on data.
 
-A *synaptic operation* is one input value that is not zero going through one synapse: a spike that
-does not fire costs nothing. It is an addition onto a sum that starts from the bias, and a
-multiplication too unless all the layer's inputs are 0 or 1. *Dense* counts are the same with every
-input not zero, padding included: output size times fan-in. Each is counted at every step in which
-the layer runs. A membrane costs an addition and a multiplication a neuron and step after the first.
+A *synaptic operation* is one nonzero input value passing through one synapse; a spike that does not
+fire costs nothing. It is an addition onto a sum that starts from the bias, and also a
+multiplication unless all the layer's inputs are 0 or 1. *Dense* counts take every input as nonzero,
+padding included: output size times fan-in. A layer counts at every step in which it runs. A
+membrane costs one addition and one multiplication per neuron and step after the first.
 
 Not counted: norms (at inference they fold into the weights before them), residual sums, pooling,
-means and activations, all together a small share. Legend: T steps, N samples.
+means and activations, which are a small share together.
+
+Legend: T steps, N samples, C channels, H rows, W columns.
 """
 
 from collections import Counter
@@ -26,76 +28,41 @@ from train.neurons.neuron import Neuron
 
 @dataclass(kw_only=True)
 class Layer:
-    """Counts of one layer, or of one call of it where it is called several times a sample."""
+    """Counts of one layer, or of one of its calls if it is called several times per sample."""
 
     synaptic: float = 0.0
-    """Synaptic operations a sample, measured."""
+    """Synaptic operations per sample, measured."""
     dense: float = 0.0
-    """Synaptic operations a sample if no input were zero."""
+    """Synaptic operations per sample if all inputs were nonzero."""
     binary: bool = True
-    """All inputs seen were 0 or 1: no multiplications."""
+    """All inputs were 0 or 1, so there were no multiplications."""
     membrane: float = 0.0
-    """Membrane updates a sample: an addition and a multiplication each."""
+    """Membrane updates per sample: an addition and a multiplication each."""
     rate: float | None = None
-    """Neurons only: the share of outputs that are not zero; in lif, spikes a neuron and step."""
+    """Neurons only: share of nonzero outputs; in lif, spikes per neuron and step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operations:
-    """Counts of a network a sample (means over the data)."""
+    """Counts of a network per sample, as means over the data."""
 
     samples: int
     parameters: int
+    synaptic: float
+    additions: float
+    """Measured, of synapses and membranes, as are multiplications."""
+    multiplications: float
+    dense_additions: float
+    """As if all inputs were nonzero."""
+    dense_multiplications: float
+    rates: dict[str, float]
+    """Share of nonzero outputs of each layer of neurons."""
     layers: dict[str, Layer] = field(repr=False)
-    """By name; a second call of the same layer within a sample is NAME#2."""
-
-    @property
-    def synaptic(self) -> float:
-        """Synaptic operations, measured."""
-        return sum(layer.synaptic for layer in self.layers.values())
-
-    @property
-    def additions(self) -> float:
-        """Measured: those of the synapses and of the membranes."""
-        return sum(layer.synaptic + layer.membrane for layer in self.layers.values())
-
-    @property
-    def multiplications(self) -> float:
-        """Measured."""
-        return sum(
-            layer.membrane + (0 if layer.binary else layer.synaptic)
-            for layer in self.layers.values()
-        )
-
-    @property
-    def dense_additions(self) -> float:
-        """As if no input were zero."""
-        return sum(layer.dense + layer.membrane for layer in self.layers.values())
-
-    @property
-    def dense_multiplications(self) -> float:
-        """As if no input were zero."""
-        return sum(
-            layer.membrane + (0 if layer.binary else layer.dense) for layer in self.layers.values()
-        )
-
-    @property
-    def rates(self) -> dict[str, float]:
-        """Of each layer of neurons: the share of outputs that are not zero."""
-        return {name: layer.rate for name, layer in self.layers.items() if layer.rate is not None}
+    """Counts by name; a second call of the same layer within a sample is NAME#2."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Totals and firing rates, for JSON."""
-        return {
-            "samples": self.samples,
-            "parameters": self.parameters,
-            "synaptic": self.synaptic,
-            "additions": self.additions,
-            "multiplications": self.multiplications,
-            "dense_additions": self.dense_additions,
-            "dense_multiplications": self.dense_multiplications,
-            "rates": self.rates,
-        }
+        """Return totals and firing rates, for JSON."""
+        return {key: value for key, value in vars(self).items() if key != "layers"}
 
     def __str__(self) -> str:
         width = max(map(len, self.layers), default=5)
@@ -105,22 +72,20 @@ class Operations:
                 seen = "binary" if layer.binary else "analogue"
                 line = f"{name:{width}} {layer.synaptic:12.4g} {layer.dense:12.4g} {seen:>8}"
             else:
-                line = f"{name:{width}} {'':12} {'':12} {'':8} {layer.rate:7.4f}"
+                line = f"{name:{width}} {layer.rate:42.4f}"
             lines.append(line)
-        lines += [
-            f"additions a sample        {self.additions:.4g}, dense {self.dense_additions:.4g}",
-            f"multiplications a sample  {self.multiplications:.4g}, "
-            f"dense {self.dense_multiplications:.4g}",
-            f"parameters                {self.parameters:,}; {self.samples} samples measured",
-        ]
+        for what in ("additions", "multiplications"):
+            measured, dense = getattr(self, what), getattr(self, f"dense_{what}")
+            lines.append(f"{what + ' per sample':26} {measured:.4g}, dense {dense:.4g}")
+        lines.append(f"{'parameters':26} {self.parameters:,}; {self.samples} samples measured")
         return "\n".join(lines)
 
 
 def _conv(conv: nn.Conv2d, x: Tensor, out: Tensor) -> tuple[float, float]:
-    """Synaptic and dense operations of a convolution, x (rows, C, H, W)."""
+    """Return the synaptic and dense operations of a convolution, x (T*N, C, H, W)."""
     kernel = torch.ones(1, 1, *conv.kernel_size, dtype=torch.double, device=x.device)
     everywhere = kernel.new_ones(1, 1, *out.shape[2:])
-    # (1, 1, H, W): how many places of the output read a pixel
+    # (1, 1, H, W): the number of output places that read a pixel
     readers = conv2d_input(  # type: ignore[no-untyped-call]
         (1, 1, *x.shape[2:]), kernel, everywhere, conv.stride, conv.padding, conv.dilation
     )
@@ -134,7 +99,7 @@ def _linear(linear: nn.Linear, x: Tensor, out: Tensor) -> tuple[float, float]:
 
 
 def _lstm(lstm: nn.LSTM, x: Tensor, out: tuple[Tensor, Any]) -> tuple[float, float]:
-    """Of one layer, x (T, N, C): four gates see the input and the hidden state, at first zero."""
+    """Count one layer, x (T, N, C): four gates read the input and the hidden state, first zero."""
     gates, steps = 4 * lstm.hidden_size, out[0][..., 0].numel()
     hidden = float((out[0][:-1] != 0).sum()) * gates
     return (
@@ -148,11 +113,11 @@ COUNTERS: dict[type[nn.Module], Callable[..., tuple[float, float]]] = {
     nn.Linear: _linear,
     nn.LSTM: _lstm,
 }
-"""By class of layer: (module, input, output) -> synaptic and dense operations of a batch."""
+"""For each class of layers, (module, input, output) -> synaptic and dense operations."""
 
 
 def _neuron(layer: Layer, neuron: Neuron, out: Tensor) -> None:
-    """Add a batch's membrane updates, and its outputs that are not zero."""
+    """Add the membrane updates of a batch and its share of nonzero outputs."""
     if neuron.settings.kind != "ann":
         layer.membrane += out[1:].numel()
     layer.rate = (layer.rate or 0.0) + float((out != 0).double().mean()) * out.shape[1]
@@ -160,10 +125,10 @@ def _neuron(layer: Layer, neuron: Neuron, out: Tensor) -> None:
 
 @torch.no_grad()
 def measure(network: nn.Module, batches: Iterable[Tensor]) -> Operations:
-    """Run batches (N, ...) through a network in eval mode and count.
+    """Count the operations of a network in eval mode on batches (N, ...).
 
     Raises:
-        InputError: there was no batch.
+        InputError: there are no batches.
     """
     layers: dict[str, Layer] = {}
     calls: Counter[str] = Counter()
@@ -202,12 +167,21 @@ def measure(network: nn.Module, batches: Iterable[Tensor]) -> Operations:
         for module, mode in modes.items():
             module.training = mode
     if not samples:
-        raise InputError("operations cannot be measured without data: no batch was given")
+        raise InputError("operations can't be measured: there is no batch; pass at least one")
     for layer in layers.values():
         layer.synaptic /= samples
         layer.dense /= samples
         layer.membrane /= samples
         layer.rate = None if layer.rate is None else layer.rate / samples
+    every = layers.values()
     return Operations(
-        samples=samples, parameters=sum(p.numel() for p in network.parameters()), layers=layers
+        samples=samples,
+        parameters=sum(p.numel() for p in network.parameters()),
+        synaptic=sum(x.synaptic for x in every),
+        additions=sum(x.synaptic + x.membrane for x in every),
+        multiplications=sum(x.synaptic * (not x.binary) + x.membrane for x in every),
+        dense_additions=sum(x.dense + x.membrane for x in every),
+        dense_multiplications=sum(x.dense * (not x.binary) + x.membrane for x in every),
+        rates={name: layer.rate for name, layer in layers.items() if layer.rate is not None},
+        layers=layers,
     )

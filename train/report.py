@@ -1,8 +1,9 @@
-"""The time-accuracy benchmark: runs beside each other, pretraining counted.
+"""The time-accuracy benchmark: runs compared by accuracy over training time, with pretraining.
 
-Accuracy is that of the last stage on the samples that select models; its clock starts where the
-training of all stages before it ends. A run's target is the best accuracy of the run from scratch
-with its seed (of several the highest; where none has it, of all on average).
+Accuracy is that of the last stage on the samples that select models. Its clock starts at the
+training time of all stages before it. A run's target is the best accuracy of its baseline: the run
+from scratch with the same seed, the best one if there are several, or without one the mean over the
+seeds of all runs from scratch.
 """
 
 import io
@@ -29,7 +30,7 @@ from train.runs.folder import (
 )
 
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito 2008: told apart by colour-blind readers; black is training from scratch."""
+"""Colours for colour-blind readers (Okabe and Ito 2008); black is training from scratch."""
 MARKERS = "osD^vPX"
 
 Point = tuple[float, float]
@@ -40,60 +41,63 @@ class RunResult:
     """One finished run."""
 
     folder: str
-    way: str
-    """What it is called: runs that differ in the seed alone share it."""
+    label: str
+    """Name of the training method; runs that differ only in the seed share it."""
     scratch: bool
     seed: int
     store: str
-    """Digest of the store that it was trained on in the end."""
+    """Digest of the store of the last stage."""
     protocol: str
-    """By which its models were selected."""
+    """Protocol by which models were selected."""
     held_out: tuple[float, ...]
-    """The share held out, and the seed of its draw; nothing of runs that did not say."""
+    """Share held out and seed of its draw; empty for runs that did not record them."""
     machine: Mapping[str, Any]
-    """What it was trained on."""
     seconds_before: float
-    """Of training before the last stage."""
+    """Training time before the last stage."""
     seconds: float
-    """Of training in all."""
+    """Training time of all stages."""
     curve: tuple[Point, ...]
-    """Seconds and accuracy after each epoch of the last stage, the start too."""
+    """Seconds and accuracy before the last stage and after each of its epochs."""
     test: float | None
     """Accuracy on the test set."""
     synaptic: float | None
-    """Operations a sample (train.operations)."""
+    """Operations per sample (`train.operations`)."""
 
     @property
     def best(self) -> float:
-        """Best accuracy of the curve."""
+        """The best accuracy of the curve."""
         return max(accuracy for _, accuracy in self.curve)
 
     def seconds_to(self, target: float) -> float | None:
-        """When the accuracy is first at the target; None where it never is."""
+        """Return the time at which the accuracy first reaches a target, or None."""
         return next((seconds for seconds, accuracy in self.curve if accuracy >= target), None)
 
 
 def read_run(path: str | Path) -> RunResult:
-    """Read a run's folder; InputError where it is none or has not finished."""
+    """Read a run's folder.
+
+    Raises:
+        InputError: the folder is not that of a run, or the run is unfinished or damaged.
+    """
     folder = RunFolder(Path(path))
     # By os.path, because Path raises for a name that is too long.
     finished, begun = (os.path.exists(file) for file in (folder.result, folder.config))  # noqa: PTH110
     if not finished:
-        what = "has not finished: call the same `eventdata train` again"
+        what = "has not finished; run the same `eventdata train` again"
         raise InputError(f"{path}: {what if begun else 'is not the folder of a run'}")
     result = read_json(folder.result)
     try:
         last = result["stages"][-1]
         before = number_in(result, "train_seconds") - number_in(last, "train_seconds")
         if before < 0:
-            raise ValueError("its last stage took longer than all")
+            raise ValueError("its last stage took longer than all stages together")
         if not safe_relative(last["name"]):
-            raise ValueError("no stage of a sound name")
+            raise ValueError("the name of its last stage is not valid")
         rows = read_rows(folder.stage(last["name"]).epochs)
         operations = folder.stage(last["name"]).root / "operations.json"
         run = RunResult(
             folder=str(path),
-            way=result["label"],
+            label=result["label"],
             scratch=last["name"] == SCRATCH,
             seed=result["seed"],
             store=result["store"],
@@ -109,56 +113,57 @@ def read_run(path: str | Path) -> RunResult:
             test=number_in(result["test"], "top1", most=1) if result["test"] else None,
             synaptic=number_in(read_json(operations), "synaptic") if operations.exists() else None,
         )
-        texts = all(isinstance(text, str) for text in (run.way, run.store, run.protocol))
+        texts = all(isinstance(text, str) for text in (run.label, run.store, run.protocol))
         if not (texts and isinstance(run.seed, int) and run.curve):
-            raise ValueError("no label, no seed or no rows in epochs.csv")
+            raise ValueError("it has no label, no seed or no rows in epochs.csv")
     except EventDataError:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{folder.result}: is damaged ({reason})") from None
-    return replace(run, way=printable(run.way))
+    return replace(run, label=printable(run.label))
 
 
 def targets(runs: Sequence[RunResult]) -> list[float | None]:
-    """By run, the accuracy it is measured by; None where no run is from scratch."""
-    own: dict[int, float] = {}
+    """Return the target accuracy of each run; None if no run is from scratch."""
+    best: dict[int, float] = {}
     for run in runs:
         if run.scratch:
-            own[run.seed] = max(run.best, own.get(run.seed, 0.0))
-    return [own.get(run.seed, mean(own.values())) if own else None for run in runs]
+            best[run.seed] = max(run.best, best.get(run.seed, 0.0))
+    return [best.get(run.seed, mean(best.values())) if best else None for run in runs]
 
 
-def told_apart(runs: Sequence[RunResult]) -> list[RunResult]:
-    """The runs, those that no label and no seed tells apart as ways of their own, by folder."""
-    counts = Counter((run.way, run.seed) for run in runs)
+def distinguish(runs: Sequence[RunResult]) -> list[RunResult]:
+    """Return the runs, with the folder in the label of those that share label and seed."""
+    counts = Counter((run.label, run.seed) for run in runs)
     return [
-        replace(run, way=f"{run.way} ({printable(run.folder)})")
-        if counts[run.way, run.seed] > 1
+        replace(run, label=f"{run.label} ({printable(run.folder)})")
+        if counts[run.label, run.seed] > 1
         else run
         for run in runs
     ]
 
 
 def summarise(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
-    """A row a way, in the order of the runs: means over its seeds, spread (sample deviation)."""
+    """Return a row per label, in the order of the runs: mean and sample deviation over seeds."""
     times = [
-        run.seconds_to(target) if target is not None else None
+        None if target is None else run.seconds_to(target)
         for run, target in zip(runs, targets(runs), strict=True)
     ]
-    scratch = {
-        run.seed: time for run, time in zip(runs, times, strict=True) if run.scratch and time
-    }
+    baseline = {run.seed: t for run, t in zip(runs, times, strict=True) if run.scratch and t}
     rows = []
-    for way in dict.fromkeys(run.way for run in runs):
-        members = [(run, time) for run, time in zip(runs, times, strict=True) if run.way == way]
-        reached = [time for _, time in members if time is not None]
-        quick = mean(reached) if len(reached) == len(members) else None
-        own = [run for run, _ in members]
-        rivals = [scratch.get(run.seed, mean(scratch.values())) for run in own] if scratch else []
+    for label in dict.fromkeys(run.label for run in runs):
+        own = [run for run in runs if run.label == label]
+        reached = [
+            t for run, t in zip(runs, times, strict=True) if run.label == label and t is not None
+        ]
+        speed_up = None
+        if baseline and len(reached) == len(own) and mean(reached):
+            slow = mean(baseline.get(run.seed, mean(baseline.values())) for run in own)
+            speed_up = slow / mean(reached)
         rows.append(
             {
-                "way": way,
+                "way": label,  # the key in report.json
                 "seeds": len(own),
                 "test": _statistics(run.test for run in own),
                 "best": _statistics(run.best for run in own),
@@ -166,7 +171,7 @@ def summarise(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
                 "seconds_before": _statistics(run.seconds_before for run in own),
                 "reached": len(reached),
                 "seconds_to_target": _statistics(reached),
-                "speed_up": mean(rivals) / quick if rivals and quick else None,
+                "speed_up": speed_up,
                 "synaptic": _statistics(run.synaptic for run in own),
             }
         )
@@ -180,14 +185,18 @@ def _statistics(values: Iterable[float | None]) -> dict[str, float] | None:
     return {"mean": mean(known), "spread": stdev(known) if len(known) > 1 else 0.0}
 
 
+HEAD = (
+    "method | seeds | test accuracy (%) | best held-out accuracy (%) | training time (s) | before "
+    "the last stage (s) | time to the baseline's best (s) | speed-up | operations per sample (M)"
+)
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a Markdown table."""
+    """Return the rows of `summarise` as a Markdown table."""
 
     def cell(value: Mapping[str, float] | None, show: Callable[[float], str], many: bool) -> str:
-        if value is None:
-            return "-"
-        spread = f" ± {show(value['spread'])}" if many else ""
-        return f"{show(value['mean'])}{spread}"
+        spread = f" ± {show(value['spread'])}" if value and many else ""
+        return show(value["mean"]) + spread if value else "-"
 
     def percent(value: float) -> str:
         return f"{100 * value:.1f}"
@@ -195,17 +204,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     def whole(value: float) -> str:
         return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
-    lines = [
-        "| way | seeds | test top-1 % | best held-out top-1 % | training s | of it before the last "
-        "stage s | s to scratch's best | speed-up | synaptic operations a sample, M |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = [HEAD, " | ".join(["---", *["---:"] * HEAD.count("|")])]
     for row in rows:
         many = row["seeds"] > 1
         time = cell(row["seconds_to_target"], whole, row["reached"] > 1)
         if row["reached"] < row["seeds"]:
             time = f"{time} ({row['reached']} of {row['seeds']} reach it)"
-        cells = [
+        cells = (
             row["way"].replace("|", "\\|"),
             str(row["seeds"]),
             cell(row["test"], percent, many),
@@ -215,50 +220,42 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             time,
             "-" if row["speed_up"] is None else f"{row['speed_up']:.2f}",
             cell(row["synaptic"], lambda value: f"{value / 1e6:.3g}", False),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        )
+        lines.append(" | ".join(cells))
+    return "".join(f"| {line} |\n" for line in lines)
 
 
 def note(runs: Sequence[RunResult]) -> str:
-    """What has to be said of the table of these runs; mostly nothing."""
+    """Return the note below the table: a warning if the machines differ, else nothing."""
     if all(run.machine == runs[0].machine for run in runs):
         return ""
-    return "\nThe runs are of different machines: their seconds can't be compared.\n"
+    return "\nThe runs used different machines, so their times can't be compared.\n"
 
 
 def plot(runs: Sequence[RunResult], out: Path) -> None:
-    """Accuracy against seconds, a line a run, as report.png and report.svg."""
+    """Write report.png and report.svg: accuracy over training time, a line per run."""
     import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     runs = sorted(runs, key=lambda run: not run.scratch)
-    ways = dict.fromkeys(run.way for run in runs)
-    for number, way in enumerate(ways, start=0 if runs[0].scratch else 1):
-        members = [run for run in runs if run.way == way]
+    labels = list(dict.fromkeys(run.label for run in runs))
+    drawn: set[str] = set()
+    for run in runs:
+        number = labels.index(run.label) + (not runs[0].scratch)
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        for index, run in enumerate(members):
-            seconds, accuracy = zip(*run.curve, strict=True)
-            best = list(accumulate(accuracy, max))
-            percent = [100 * value for value in best]
-            label = way.replace("$", r"\$") if index == 0 else None  # else it begins a formula
-            axes.step(seconds, percent, where="post", color=colour, alpha=0.35)
-            axes.plot(seconds, percent, marker, color=colour, markersize=4, label=label)
-    aims = [target for target in targets(runs) if target is not None]
-    if aims:
-        axes.axhline(100 * mean(aims), color="#777777", linestyle=":", linewidth=1)
-        axes.annotate(
-            "best from scratch",
-            (1, 100 * mean(aims)),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            color="#777777",
-            fontsize=8,
-        )
-    axes.set_xlabel("training time, pretraining counted (s)")
+        seconds, accuracy = zip(*run.curve, strict=True)
+        percent = [100 * value for value in accumulate(accuracy, max)]
+        # A dollar would start a formula. Of several seeds one is in the legend.
+        label = None if run.label in drawn else run.label.replace("$", r"\$")
+        drawn.add(run.label)
+        axes.step(seconds, percent, where="post", color=colour, alpha=0.35)
+        axes.plot(seconds, percent, marker, color=colour, markersize=4, label=label)
+    goals = [target for target in targets(runs) if target is not None]
+    if goals:
+        axes.axhline(100 * mean(goals), color="#777777", linestyle=":", label="best from scratch")
+    axes.set_xlabel("training time with pretraining (s)")
     axes.set_ylabel("best held-out accuracy so far (%)")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.2)
@@ -272,42 +269,44 @@ def plot(runs: Sequence[RunResult], out: Path) -> None:
 
 
 def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any]]:
-    """Report on finished runs into a folder: report.md, .json, .png, .svg; the table's rows.
+    """Compare finished runs in report.md, report.json, report.png and report.svg.
 
     Args:
-        folders: the runs' own; one that is named twice, in whatever way, counts once.
-        out: made if need be.
+        folders: the runs' folders; a folder that is given twice, under any path, counts once.
+        out: the folder to write to, created if missing.
+
+    Returns:
+        The rows of the table (`summarise`).
 
     Raises:
-        OptionError: no runs.
-        InputError: a run that has not finished, or runs on different stores or by different
-            protocols; or the folder can't be written.
+        OptionError: there are no runs.
+        InputError: a run has not finished; runs differ in store, protocol or held-out samples; or
+            the folder can't be written.
     """
     if not folders:
-        raise OptionError("there is nothing to report on: give the folder of at least one run")
+        raise OptionError("there are no runs to report on; pass the folder of at least one run")
     once: dict[str, str | Path] = {}
     for folder in folders:
         once.setdefault(os.path.realpath(folder), folder)
-    runs = told_apart([read_run(folder) for folder in once.values()])
+    runs = distinguish([read_run(folder) for folder in once.values()])
+    first = runs[0]
     for run in runs:
+        held_out_known = bool(run.held_out and first.held_out)
         for what, same in (
-            ("on another store", run.store == runs[0].store),
-            ("by another protocol", run.protocol == runs[0].protocol),
-            (
-                "with other samples held out",
-                not (run.held_out and runs[0].held_out) or run.held_out == runs[0].held_out,
-            ),
+            ("on another store", run.store == first.store),
+            ("by another protocol", run.protocol == first.protocol),
+            ("with other samples held out", not held_out_known or run.held_out == first.held_out),
         ):
             if not same:
                 raise InputError(
-                    f"{run.folder} was trained {what} than {runs[0].folder}; their times and "
-                    "accuracies can't be compared: report on them apart"
+                    f"{run.folder} was trained {what} than {first.folder}, so their times and "
+                    "accuracies can't be compared. Report on them separately"
                 )
     rows = summarise(runs)
     out = Path(out)
     with telling_write_errors(out):
         write(out / "report.md", table(rows) + note(runs))
-        details = [{**vars(run), "best": run.best} for run in runs]
+        details = [{"way": run.label, **vars(run), "best": run.best} for run in runs]
         write_json(out / "report.json", {"ways": rows, "runs": details})
         plot(runs, out)
     return rows

@@ -1,4 +1,4 @@
-"""Which training samples are held out for the choice of models."""
+"""Hold out training samples for the selection of models."""
 
 import hashlib
 import re
@@ -10,13 +10,14 @@ UCF101_CLIP = re.compile(r"(v_\w+_g\d+)_c\d+")
 
 
 def sample_keys(names: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """By sample, what is kept together: its class and its name without folder and suffix.
+    """Return a key for each sample; samples with the same key are held out together.
 
-    Of UCF101's clips (v_Archery_g01_c02) that is the group: its clips are cut from one video.
+    The key is the class and the name without folder and suffix. For a clip of UCF101 such as
+    v_Archery_g01_c02 it is the class and the group, because a group is cut from one video.
 
     Args:
-        names: of the samples, as the store has them.
-        classes: the name of each sample's class.
+        names: names of the samples in the store.
+        classes: class name of each sample.
     """
     stems = (PurePosixPath(name).stem for name in names)
     return [
@@ -26,23 +27,23 @@ def sample_keys(names: Sequence[str], classes: Sequence[str]) -> list[str]:
 
 
 def whole_keys(names: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """`sample_keys` that folders tell apart: for names such as DVSGesture's, user01_led/3.npy."""
+    """Return keys with the folder, for names such as DVSGesture's, user01_led/3.npy."""
     return [f"{label}/{name}" for name, label in zip(names, classes, strict=True)]
 
 
 def hold_out(
     keys: Sequence[str], classes: Sequence[str], share: float, seed: int
 ) -> frozenset[str]:
-    """The keys (`sample_keys`) of a share of each class's samples, at least one key of them.
+    """Return the keys of a share of each class's samples: at least one key, and never all.
 
-    The choice hangs on the keys and the seed, not on the order, so that two stores of the same
-    samples agree. A class's last key is never taken.
+    The choice depends on the keys and the seed but not on their order, so two stores of the same
+    samples agree.
 
     Args:
-        keys: by sample.
-        classes: the name of each sample's class; it may have slashes, so that no key tells it.
-        share: to be held out.
-        seed: of the choice.
+        keys: key of each sample (`sample_keys`).
+        classes: class name of each sample; with slashes in it, a key does not give the class.
+        share: share of the samples to hold out.
+        seed: seed of the choice.
     """
     sizes = Counter(keys)
     by_class: dict[str, set[str]] = defaultdict(set)
@@ -61,5 +62,5 @@ def hold_out(
 
 
 def _rank(key: str, seed: int) -> bytes:
-    """A random number that belongs to a key."""
+    """Return the random number of a key."""
     return hashlib.sha256(f"{seed}/{key}".encode()).digest()

@@ -185,7 +185,7 @@ def test_what_a_store_says_of_its_input_opens_no_file(store, sound, tmp_path):
 def test_run_whose_stage_lies_outside(tmp_path):
     tree = training.runs(None)[0]
     trees.write_tree(tmp_path, tree)
-    assert read_run(tmp_path).way == "small"
+    assert read_run(tmp_path).label == "small"
     edit(tmp_path / "result.json", lambda d: d["stages"][-1].update(name="../../outside"))
     with pytest.raises(InputError, match="result.json: is damaged"):
         read_run(tmp_path)

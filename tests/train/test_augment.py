@@ -1,4 +1,4 @@
-"""Augmentation: the same for all steps, nothing invented, seeded."""
+"""Augmentation: the same for all steps, no new values, decided by the seed."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ N, T, P, SIDE = 6, 4, 2, 12
 
 
 def still_frames(seed=0):
-    """The same random plane at every step and polarity, another of each sample: uint8."""
+    """Return uint8 frames with one random plane per sample at every step and polarity."""
     rng = np.random.default_rng(seed)
     plane = rng.integers(1, 200, (N, 1, 1, SIDE, SIDE), dtype=np.uint8)
     return torch.from_numpy(np.broadcast_to(plane, (N, T, P, SIDE, SIDE)).copy())
@@ -22,7 +22,7 @@ def still_frames(seed=0):
     "chosen",
     [{"crop": 0.3}, {"flip": 0.5}, {"scale": 0.5}, {"cutout": 0.4}, {"crop": 0.2, "flip": 1.0}],
 )
-def test_geometry_is_the_same_for_all_steps_of_a_sample_and_another_for_each(chosen):
+def test_geometry_differs_between_samples_but_not_between_steps(chosen):
     x = still_frames()
     moved = augment(x, Augmentation(**chosen), seed=1)
     assert (moved.shape, moved.dtype) == (x.shape, x.dtype)
@@ -32,7 +32,7 @@ def test_geometry_is_the_same_for_all_steps_of_a_sample_and_another_for_each(cho
     assert set(moved.unique().tolist()) <= {0, *x.unique().tolist()}
 
 
-def test_flips_turn_columns_round():
+def test_flips_reverse_columns():
     x = still_frames()
     assert torch.equal(augment(x, Augmentation(flip=1.0), seed=0), x.flip(-1))
     some = augment(x, Augmentation(flip=0.5), seed=0)
@@ -43,7 +43,7 @@ def test_flips_turn_columns_round():
     assert any(kept)
 
 
-def test_a_crop_shifts_by_whole_pixels_and_fills_with_nothing():
+def test_a_crop_shifts_by_whole_pixels_and_fills_with_zeros():
     x = still_frames()
     for before, after in zip(x, augment(x, Augmentation(crop=0.25), seed=3), strict=True):
         shifts = [(dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)]
@@ -82,7 +82,7 @@ def test_time_shifts_move_whole_steps():
     assert len({tuple(row) for row in moved}) == 5
 
 
-def test_event_drop_loses_a_share_of_its_own_of_each_sample():
+def test_event_drop_draws_a_share_for_each_sample():
     x = torch.ones(200, T, P, 16, 16, dtype=torch.uint8)
     kept = augment(x, Augmentation(event_drop=0.5), seed=0).float().mean(dim=(1, 2, 3, 4))
     assert 0.47 < kept.min() < 0.55
@@ -90,18 +90,18 @@ def test_event_drop_loses_a_share_of_its_own_of_each_sample():
     assert abs(kept.mean() - 0.75) < 0.03
 
 
-def test_images_have_no_time_and_no_events_to_lose():
+def test_images_are_not_shifted_in_time_and_lose_no_events():
     x = torch.rand(N, 3, SIDE, SIDE)
     assert torch.equal(augment(x, Augmentation(time_shift=2, event_drop=0.5), seed=0), x)
     assert torch.equal(augment(x, Augmentation(flip=1.0), seed=0), x.flip(-1))
 
 
-def test_seeds_decide():
+def test_the_seed_decides():
     x = still_frames()
     wild = Augmentation(crop=0.3, flip=0.5, scale=0.3, cutout=0.3, time_shift=1, event_drop=0.3)
     assert torch.equal(augment(x, wild, seed=5), augment(x, wild, seed=5))
     assert not torch.equal(augment(x, wild, seed=5), augment(x, wild, seed=6))
-    assert torch.equal(x, still_frames())  # the caller's batch is left alone
+    assert torch.equal(x, still_frames())  # the caller's batch is unchanged
 
 
 def test_no_augmentation_changes_nothing():
@@ -117,7 +117,7 @@ def test_strength_multiplies():
     assert Augmentation(cutout=0.5, strength=9).scaled().cutout == 1
 
 
-def test_wrong_strengths_are_told():
+def test_strengths_out_of_bounds_are_named():
     with pytest.raises(OptionError, match=r"cutout is 1\.5: choose 0 to 1"):
         Augmentation(cutout=1.5)
 
@@ -131,7 +131,7 @@ def test_mixup_mixes_inputs_and_targets_alike():
     assert ((soft > 0).sum(1) == 2).any()
 
 
-def test_mixup_takes_what_the_loader_gives():
+def test_mixup_takes_batches_of_the_loader():
     targets = torch.eye(N, dtype=torch.int64)
     frames = (torch.rand(N, 8, 2, 4, 4) < 0.5).to(torch.uint8)
     mixed, soft = mixup(frames, targets, 1.0, seed=0)
@@ -144,7 +144,7 @@ def test_mixup_takes_what_the_loader_gives():
     assert torch.equal(ones, targets.float())
 
 
-def test_events_of_a_count_are_lost_one_by_one():
+def test_event_drop_loses_events_of_a_count_one_by_one():
     counts = torch.full((4, 8, 2, 8, 8), 10, dtype=torch.uint8)
     left = augment(counts, Augmentation(event_drop=1.0), seed=0)
     assert left.dtype == torch.uint8
@@ -154,7 +154,7 @@ def test_events_of_a_count_are_lost_one_by_one():
     assert shares.max() - shares.min() > 0.1  # drawn a sample at a time
 
 
-def test_frames_known_to_be_binary_come_out_the_same():
+def test_frames_known_to_be_binary_give_the_same_result():
     frames = (torch.rand(N, T, P, SIDE, SIDE) < 0.5).to(torch.uint8)
     wild = Augmentation(crop=0.3, time_shift=1, event_drop=0.5)
     assert torch.equal(augment(frames, wild, 3, binary=True), augment(frames, wild, 3))
@@ -174,7 +174,7 @@ def test_frames_known_to_be_binary_come_out_the_same():
         {"crop": 0.2, "flip": 0.5, "scale": 0.2, "time_shift": 2, "event_drop": 0.3},
     ],
 )
-def test_packed_batches_come_out_as_dense_ones_do(steps, chosen):
+def test_packed_batches_give_the_same_result_as_dense_ones(steps, chosen):
     draw = torch.Generator().manual_seed(0)
     frames = (torch.rand(N, steps, P, SIDE, SIDE + 3, generator=draw) < 0.3).to(torch.uint8)
     packed = pack_frames(frames)

@@ -1,4 +1,4 @@
-"""Parts of stores and the batches of an epoch."""
+"""The parts of a store and the batches of an epoch."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from train.data import Epoch, keys_of, open_data
 from train.splits import hold_out, sample_keys
 
 
-def test_keys_of_samples():
+def test_keys_drop_folders_suffixes_and_clips():
     names = [
         "train/a/n01_12.JPEG",
         "a/n01_12.npz",
@@ -22,17 +22,17 @@ def test_keys_of_samples():
     assert keys == ["a/n01_12", "a/n01_12", "Archery/v_Archery_g07", "Archery/v_Archery_g07"]
 
 
-def test_each_class_gives_its_share():
+def test_each_class_holds_out_its_share():
     keys = [f"c{label}/s{number}" for label in range(4) for number in range(50)]
     classes = [key[:2] for key in keys]
     chosen = hold_out(keys, classes, 0.1, seed=0)
     assert [sum(key.startswith(f"c{label}/") for key in chosen) for label in range(4)] == [5] * 4
-    assert {"c0/s10", "c1/s14"} < chosen  # for good, so that runs can be repeated
+    assert {"c0/s10", "c1/s14"} < chosen  # fixed, so that runs can be repeated
     assert chosen == hold_out(keys[::-1], classes[::-1], 0.1, seed=0)
     assert chosen != hold_out(keys, classes, 0.1, seed=1)
 
 
-def test_classes_whose_names_have_slashes():
+def test_class_names_may_have_slashes():
     keys = ["x/cat/0", *(f"x/dog/{number}" for number in range(9))]
     for seed in range(9):
         chosen = hold_out(keys, [key[:5] for key in keys], 0.5, seed)
@@ -40,7 +40,7 @@ def test_classes_whose_names_have_slashes():
         assert len(chosen) == 4
 
 
-def test_groups_stay_together_and_no_class_goes_whole():
+def test_groups_stay_together_and_no_class_is_held_out_whole():
     names = [f"v_Bowling_g{g:02}_c{c:02}.npz" for g in range(1, 9) for c in range(1, 6)]
     keys = sample_keys(names, ["Bowling"] * len(names))
     chosen = hold_out(keys, ["Bowling"] * len(names), 0.2, seed=0)
@@ -49,7 +49,7 @@ def test_groups_stay_together_and_no_class_goes_whole():
     assert len(hold_out(["a/x", "a/y"], ["a", "a"], 0.01, seed=0)) == 1
 
 
-def test_held_out_samples_are_no_longer_trained_on(events):
+def test_held_out_samples_are_not_trained_on(events):
     data = open_data(events, share=0.2, seed=0)
     train, select = set(data.train.names), set(data.select.names)
     assert not train & select
@@ -69,15 +69,15 @@ def test_pictures_of_held_out_samples_are_not_pretrained_on(events, images):
     held = later.held
     pictures = open_data(images, share=0.2, seed=1, later=later)
     assert not set(keys_of(pictures.train)) & (held | pictures.held)
-    assert len(pictures.train) < 48  # another seed holds others out, and both are left out
+    assert len(pictures.train) < 48  # another seed holds out others; both are skipped
 
 
 def test_pictures_of_a_test_set_are_not_pretrained_on(tmp_path):
-    """Where the store of pictures has them among those to train on."""
+    """Check a store of pictures whose split train contains the test samples."""
     events = make_store(tmp_path / "events", counts=(("train", 12), ("val", 6), ("test", 6)))
     later = open_data(events, share=0.2, seed=0)
     tests = later.others["val"] | later.others["test"]
-    assert len(tests) == 6  # drawn samples are called alike in every split
+    assert len(tests) == 6  # drawn samples have the same names in every split
     together = make_store(tmp_path / "a", kind="image", channels=3, counts=(("train", 30),))
     kept = keys_of(open_data(together, share=0.2, seed=0, later=later).train)
     assert not set(kept) & tests
@@ -87,11 +87,11 @@ def test_pictures_of_a_test_set_are_not_pretrained_on(tmp_path):
         tmp_path / "b", kind="image", channels=3, counts=(("train", 30), ("val", 6), ("test", 6))
     )
     kept = keys_of(open_data(apart, share=0.2, seed=0, later=later).train)
-    assert set(kept) & tests  # pictures of their own that are called alike
+    assert set(kept) & tests  # other pictures with the same names
 
 
-def test_names_that_only_folders_tell_apart(tmp_path):
-    """DVSGesture's: user01_led/3.npy."""
+def test_names_that_differ_only_in_folders(tmp_path):
+    """Check names such as DVSGesture's, user01_led/3.npy."""
     store = make_store(tmp_path / "s", counts=(("train", 30),), names="user{:02}/0.npy")
     data = open_data(store, share=0.2, seed=0)
     assert len(data.select) == 6
@@ -105,7 +105,7 @@ def test_the_published_protocol_selects_on_the_test_set(events):
     assert data.held == frozenset()
 
 
-def test_a_split_of_its_own_selects(tmp_path):
+def test_the_split_val_selects(tmp_path):
     store = make_store(tmp_path / "s", counts=(("train", 12), ("val", 6), ("test", 6)))
     data = open_data(store, share=0.2, seed=0)
     assert [len(part) for part in (data.train, data.select, data.test)] == [12, 6, 6]
@@ -115,9 +115,9 @@ def test_a_split_of_its_own_selects(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
-        ({"counts": (("all", 6),)}, OptionError, "has no split train .there are: all."),
+        ({"counts": (("all", 6),)}, OptionError, "has no split train, only all"),
         ({"n_classes": 1}, InputError, "has 1 classes"),
-        ({"first_label": 2}, InputError, "labels from 2 to 4, the store names 3 classes"),
+        ({"first_label": 2}, InputError, "labels from 2 to 4 but 3 classes"),
         ({"first_label": -1}, InputError, "labels from -1 to 1"),
         ({"counts": (("train", 3), ("test", 3))}, InputError, "too few samples"),
     ],
@@ -141,7 +141,7 @@ def test_epochs_are_shuffled_by_seed_and_epoch(events):
     assert torch.equal(orders[1], again)
 
 
-def test_gradients_of_several_batches_make_a_step(events):
+def test_an_epoch_has_whole_optimiser_steps(events):
     part = FrameDataset(events, "train")
     epoch = Epoch(part=part, batch_size=8, shuffle_by=(0, 0), multiple=3)
     assert len(epoch) == len(list(epoch)) == 6
@@ -161,7 +161,7 @@ def test_devices_share_every_sample(events):
 
 @pytest.mark.parametrize("kind", ["binary", "count", "wide", "image"])
 @pytest.mark.parametrize(("factor", "steps"), [(1, None), (1, 3), (3, None), (3, 3)])
-def test_the_first_steps_and_fewer_pixels(tmp_path, kind, factor, steps):
+def test_epochs_cut_steps_and_downscale(tmp_path, kind, factor, steps):
     store = make_store(tmp_path / "s", kind=kind, counts=(("train", 8),))
     part = FrameDataset(store, "train")
     (batch, _) = next(iter(Epoch(part=part, batch_size=8, downscale=factor, steps=steps)))

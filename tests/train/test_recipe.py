@@ -117,7 +117,7 @@ def test_a_stage_is_set_apart_from_those_that_share_its_defaults(stage):
         ("first.data=images all.augment.time_shift=2", "first.augment.time_shift is 2, but"),
         ("first.data=images all.augment.event_drop=0.1", "first.augment.event_drop is 0.1, but"),
         ("second.neuron.kind=snn", "kind is 'snn'"),
-        ("second.neuron.decay=2", "decay 2.0 is not between 0 and 1"),
+        ("second.neuron.decay=2", "decay is 2.0: choose more than 0 and less than 1"),
         ("second.weights=third", "second.weights is 'third', neither fresh, first nor a file"),
         ("first.weights=second", "first.weights is 'second', neither fresh nor a file"),
         ("second.weights=checkpoint", "--set second.weights=FILE"),

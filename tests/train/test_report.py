@@ -1,4 +1,4 @@
-"""The time-accuracy report, on runs whose figures are set."""
+"""The time-accuracy report on runs with made-up figures."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def make_run(
     protocol="correct",
     machine="here",
 ):
-    """A finished run: accuracy of the last stage by its own seconds."""
+    """Write a finished run; curve: seconds and accuracy of its last stage."""
     folder = RunFolder(root / (name or f"{way}-{seed}"))
     name = "scratch" if scratch else "lif"
     write(folder.config, "")
@@ -55,7 +55,7 @@ def make_run(
 
 @pytest.fixture
 def runs(tmp_path):
-    """Two seeds from scratch (best 0.5 after 100 s, 0.6 after 200 s) and two of a pipeline."""
+    """Two seeds from scratch and two of a pipeline; baselines: 0.5 at 100 s and 0.6 at 200 s."""
     return [
         make_run(tmp_path, "scratch", [(0, 0.1), (100, 0.5), (200, 0.4)], scratch=True, test=0.48),
         make_run(
@@ -66,7 +66,7 @@ def runs(tmp_path):
     ]
 
 
-def test_a_run_is_read_with_pretraining_on_its_clock(runs):
+def test_the_clock_of_a_run_includes_pretraining(runs):
     run = read_run(runs[2])
     assert run.curve == ((30, 0.2), (40, 0.5), (50, 0.7))
     assert (run.seconds_before, run.seconds, run.best, run.test) == (30, 50, 0.7, 0.6)
@@ -74,7 +74,7 @@ def test_a_run_is_read_with_pretraining_on_its_clock(runs):
     assert run.seconds_to(0.71) is None
 
 
-def test_each_seed_is_measured_by_its_own_rival(runs):
+def test_each_seed_is_measured_by_its_own_baseline(runs):
     scratch, fast = summarise([read_run(run) for run in runs])
     assert scratch["seconds_to_target"]["mean"] == 150
     assert scratch["speed_up"] == 1
@@ -86,13 +86,13 @@ def test_each_seed_is_measured_by_its_own_rival(runs):
     assert fast["synaptic"] == {"mean": 2e6, "spread": 0}
 
 
-def test_a_seed_without_a_rival_is_measured_by_the_mean_of_them(tmp_path, runs):
+def test_a_seed_without_a_baseline_is_measured_by_the_mean_of_all(tmp_path, runs):
     other = make_run(tmp_path, "fast", [(0, 0.5), (10, 0.54), (20, 0.56)], seed=7)
     rows = summarise([read_run(run) for run in (*runs[:2], other)])
     assert rows[1]["seconds_to_target"]["mean"] == 20
 
 
-def test_a_target_that_is_not_reached_is_told(tmp_path, runs):
+def test_a_target_that_is_not_reached_is_reported(tmp_path, runs):
     slow = [
         make_run(tmp_path, "slow", [(0, 0.1), (10, 0.55)], seed=seed, test=None) for seed in (0, 1)
     ]
@@ -102,25 +102,25 @@ def test_a_target_that_is_not_reached_is_told(tmp_path, runs):
     assert "| 10 (1 of 2 reach it) | - |" in table(rows)
 
 
-def test_no_rival_no_target(runs):
+def test_without_a_baseline_there_is_no_target(runs):
     (row,) = summarise([read_run(run) for run in runs[2:]])
     assert row["speed_up"] is row["seconds_to_target"] is None
 
 
-def test_the_speed_up_is_over_the_rivals_of_the_same_seeds(runs):
+def test_the_speed_up_is_over_the_baselines_of_the_same_seeds(runs):
     scratch, fast = summarise([read_run(run) for run in runs[:3]])
     assert scratch["seeds"] == 2
-    assert fast["speed_up"] == 100 / 40  # the rival of seed 0 took 100 s, that of seed 1 200 s
+    assert fast["speed_up"] == 100 / 40  # the baseline of seed 0 took 100 s, that of seed 1 200 s
 
 
-def test_of_two_rivals_of_a_seed_the_better_one_is_the_target(tmp_path, runs):
+def test_the_better_of_two_baselines_is_the_target(tmp_path, runs):
     best = make_run(tmp_path, "scratch deep", [(0, 0.1), (400, 0.65)], scratch=True)
     rows = {row["way"]: row for row in summarise([read_run(run) for run in (best, *runs)])}
-    assert rows["scratch"]["reached"] == 1  # of seed 1, which has no other rival
+    assert rows["scratch"]["reached"] == 1  # seed 1, which has no other baseline
     assert rows["fast"]["seconds_to_target"]["mean"] == (50 + 40) / 2
 
 
-def test_runs_that_no_seed_tells_apart_are_ways_of_their_own(tmp_path, runs):
+def test_runs_with_the_same_label_and_seed_get_rows_of_their_own(tmp_path, runs):
     again = make_run(tmp_path, "fast", [(0, 0.1), (10, 0.9)], name="again")
     rows = report([*runs, runs[3], again], tmp_path / "out")
     assert [(row["way"], row["seeds"]) for row in rows] == [
@@ -131,7 +131,7 @@ def test_runs_that_no_seed_tells_apart_are_ways_of_their_own(tmp_path, runs):
     ]
 
 
-def test_a_run_that_is_named_in_two_ways_is_one(tmp_path, monkeypatch, runs):
+def test_a_run_given_by_two_paths_counts_once(tmp_path, monkeypatch, runs):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(runs[2])
     rows = report(["fast-0", runs[0], "./fast-0/", runs[2], "link"], tmp_path / "out")
@@ -140,15 +140,15 @@ def test_a_run_that_is_named_in_two_ways_is_one(tmp_path, monkeypatch, runs):
     assert [run["folder"] for run in details["runs"]] == ["fast-0", str(runs[0])]
 
 
-def test_no_runs_and_no_place_for_a_report(tmp_path, runs):
-    with pytest.raises(OptionError, match="give the folder of at least one run"):
+def test_a_report_needs_runs_and_a_folder(tmp_path, runs):
+    with pytest.raises(OptionError, match="pass the folder of at least one run"):
         report([], tmp_path / "out")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="can't be written .* call the same again$"):
         report(runs, tmp_path / "file")
 
 
-def test_labels_of_strangers_make_no_lines_and_no_columns(tmp_path, runs):
+def test_untrusted_labels_add_no_lines_and_no_columns(tmp_path, runs):
     evil = make_run(tmp_path, "a\ud800|b\n| best |\x1b[2J", [(0, 0.1), (9, 0.9)], name="evil")
     report([runs[0], evil], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text("utf-8")
@@ -160,7 +160,7 @@ def test_labels_of_strangers_make_no_lines_and_no_columns(tmp_path, runs):
         read_run(evil)
 
 
-def test_times_of_different_machines(tmp_path, runs):
+def test_different_machines_are_noted(tmp_path, runs):
     report(runs, tmp_path / "out")
     assert "different machines" not in (tmp_path / "out/report.md").read_text()
     other = make_run(tmp_path, "other", [(0, 0.1), (10, 0.9)], machine="there")
@@ -168,7 +168,7 @@ def test_times_of_different_machines(tmp_path, runs):
     assert "different machines" in (tmp_path / "out/report.md").read_text()
 
 
-def test_the_files(tmp_path, runs):
+def test_the_report_writes_four_files(tmp_path, runs):
     report(runs, tmp_path / "report")
     lines = (tmp_path / "report/report.md").read_text().splitlines()
     assert lines[2].split("|")[1:5] == [" scratch ", " 2 ", " 50.0 ± 2.8 ", " 55.0 ± 7.1 "]
@@ -200,7 +200,7 @@ def test_runs_that_cannot_be_compared(tmp_path, runs):
     with pytest.raises(InputError, match="is damaged"):
         report([other], tmp_path / "out")
     RunFolder(other).result.unlink()
-    with pytest.raises(InputError, match="has not finished: call the same"):
+    with pytest.raises(InputError, match="has not finished; run the same"):
         report([other], tmp_path / "out")
 
 
@@ -219,7 +219,7 @@ def test_runs_that_cannot_be_compared(tmp_path, runs):
         {"synaptic": "x"},
     ],
 )
-def test_figures_that_no_run_has(tmp_path, values):
+def test_impossible_figures_are_damage(tmp_path, values):
     sound = {"way": "a", "curve": [(0, 0.1), (10, 0.5)]}
     runs = [make_run(tmp_path, **sound), make_run(tmp_path, **sound | values, seed=1)]
     with pytest.raises(InputError, match=r"a-1/result.json: is damaged \(.* (from|longer)"):
@@ -239,7 +239,7 @@ def test_nothing_is_written_through_links(tmp_path, runs):
     assert not any(path.is_symlink() for path in out.iterdir())
 
 
-def test_the_command(tmp_path, monkeypatch, runs):
+def test_the_command_prints_the_table(tmp_path, monkeypatch, runs):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["report", *map(str, runs)])
     suffixes = sorted(path.suffix for path in Path("report").iterdir())

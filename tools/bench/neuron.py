@@ -29,6 +29,7 @@ from torch import Tensor
 from tools.bench.report import by_clock, measure, output_option, report, runs_option
 from train.neurons.memory import counted, keep_pages
 from train.neurons.neuron import integrate
+from train.neurons.surrogate import Surrogate
 
 Way = Callable[[Tensor], Tensor]
 
@@ -42,7 +43,7 @@ PACKAGES = ("torch", "numba", "numpy")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def surrogate_on(device: str) -> str:
+def surrogate_on(device: str) -> Surrogate:
     """The slope that all neurons have."""
     return "rectangular" if device == "cpu" else "arctangent"
 

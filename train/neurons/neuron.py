@@ -15,16 +15,17 @@ Wu et al. 2021, LIAF-Net. Legend: T steps, N samples, M neurons, d decay.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eventdata.errors import OptionError
+from eventdata.settings import Settings, setting
 from train.neurons.kernels import kernels_for
 from train.neurons.memory import mark_spikes
-from train.neurons.surrogate import OUTPUTS, SLOPES, Dynamics, SharpenedReLU, spike
+from train.neurons.surrogate import OUTPUTS, Dynamics, SharpenedReLU, Surrogate, spike
 
 Kind = Literal["ann", "liaf", "lif"]
 Backend = Literal["auto", "loop", "compile"]
@@ -40,40 +41,39 @@ ACTIVATIONS: dict[str, Callable[["NeuronSettings"], Activation]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeuronSettings:
+class NeuronSettings(Settings):
     """Settings of a network's neurons. The defaults are those of published pipe-D."""
 
-    kind: Kind = "lif"
-    """ann, liaf or lif."""
-    decay: float = 0.5
-    """Share of the membrane that is left after a step, in (0, 1); its first value if it learns."""
-    learn_decay: bool = True
-    """Learn one decay per layer, the sigmoid of a scalar; else all layers keep `decay`."""
-    threshold: float = 0.5
-    """Membrane above which a neuron fires and is reset."""
-    surrogate: str = "rectangular"
-    """Slope of the spike in the backward pass: rectangular, triangular or arctangent."""
-    activation: str | Activation = "leaky_relu"
-    """Output of ann and liaf: a name in ACTIVATIONS or any function of a tensor."""
-    carry_activated: bool = False
-    """Carry the activated membrane to the next step, as published LIAF-18 does, whose activation
-    works in place. The spike is taken from the membrane before the activation."""
-    backend: Backend = "auto"
-    """auto: fused kernels (Numba on the CPU, Triton on GPUs) where they run, else the loop; loop:
-    plain torch; compile: the loop through torch.compile."""
+    kind: Kind = setting("lif", "Kind of neuron.")
+    decay: float = setting(
+        0.5,
+        "Share of the membrane that is left after a step; its first value if it is learned.",
+        above=0,
+        below=1,
+    )
+    learn_decay: bool = setting(
+        True, "Learn one decay per layer, the sigmoid of a scalar, instead of keeping `decay`."
+    )
+    threshold: float = setting(0.5, "Membrane above which a neuron fires and is reset.")
+    surrogate: Surrogate = setting("rectangular", "Slope of the spike in the backward pass.")
+    activation: str | Activation = setting(
+        "leaky_relu", "Output of ann and liaf: a name in ACTIVATIONS or any function of a tensor."
+    )
+    carry_activated: bool = setting(
+        False,
+        "Carry the activated membrane to the next step, as published LIAF-18, whose activation "
+        "works in place. The spike is taken from the membrane before the activation.",
+    )
+    backend: Backend = setting(
+        "auto",
+        "auto: fused kernels (Numba on the CPU, Triton on GPUs) where they run, else the loop; "
+        "loop: plain torch; compile: the loop through torch.compile.",
+    )
 
     def __post_init__(self) -> None:
-        named = self.activation if isinstance(self.activation, str) else "identity"
-        for name, value, allowed in (
-            ("kind", self.kind, get_args(Kind)),
-            ("surrogate", self.surrogate, tuple(SLOPES)),
-            ("activation", named, tuple(ACTIVATIONS)),
-            ("backend", self.backend, get_args(Backend)),
-        ):
-            if value not in allowed:
-                raise OptionError(f"neuron {name} {value!r} is not one of {', '.join(allowed)}")
-        if not 0 < self.decay < 1:
-            raise OptionError(f"neuron decay {self.decay} is not between 0 and 1")
+        super().__post_init__()
+        if isinstance(self.activation, str) and self.activation not in ACTIVATIONS:
+            raise OptionError(f"activation is {self.activation!r}: choose {', '.join(ACTIVATIONS)}")
 
 
 def loop(

@@ -6,11 +6,12 @@ of a surrogate around the threshold, whatever the width of the ramp.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+Surrogate = Literal["rectangular", "triangular", "arctangent"]
 SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
     "rectangular": lambda d: (d.abs() < 0.5).to(d.dtype),
     "triangular": lambda d: (1 - d.abs()).clamp(min=0),

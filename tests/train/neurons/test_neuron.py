@@ -277,11 +277,11 @@ class TestNeuron:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"kind": "snn"}, "kind 'snn' is not one of ann, liaf, lif"),
-        ({"surrogate": "square"}, "surrogate 'square'"),
-        ({"activation": "swish"}, "activation 'swish'"),
-        ({"backend": "cuda"}, "backend 'cuda'"),
-        ({"decay": 1.0}, "decay 1.0 is not between"),
+        ({"kind": "snn"}, "kind is 'snn': choose ann, liaf, lif"),
+        ({"surrogate": "square"}, "surrogate is 'square': choose rectangular"),
+        ({"activation": "swish"}, "activation is 'swish': choose identity, relu"),
+        ({"backend": "cuda"}, "backend is 'cuda': choose auto"),
+        ({"decay": 1.0}, "decay is 1.0: choose more than 0 and less than 1"),
     ],
 )
 def test_invalid_settings_are_named(wrong, says):
