@@ -20,10 +20,12 @@ from eventdata.errors import (
     OptionError,
     StoreError,
     check_whole,
+    reading,
 )
+from eventdata.files import WORK, Files, Output, is_url, open_files, path_or_url, write_behind
 from eventdata.files.fetch import fetch_ahead, local_copy, open_input
-from eventdata.files.local import Files, LocalFiles, Output, open_files, write_behind
-from eventdata.files.remote import check_reach, is_url, path_or_url
+from eventdata.files.local import LocalFiles
+from eventdata.files.remote import check_reach
 from eventdata.jobs.pool import (
     SerialExecutor,
     check_pool,
@@ -34,11 +36,10 @@ from eventdata.jobs.pool import (
 )
 from eventdata.jobs.worker import out_of_memory, working_on
 from eventdata.raw.registry import build_source, source_entry
-from eventdata.raw.source import Samples, Source, file_numbers, listen, told_of_reading
+from eventdata.raw.source import Samples, Source, file_numbers, listen
 from eventdata.store.layout import (
     MAX_SAMPLE_BYTES,
     MAX_SHARD_SIZE,
-    WORK,
     Header,
     SampleFormat,
     largest_shard,
@@ -155,7 +156,7 @@ def convert(
     files = open_files(out)
     if input is not None:
         check_apart(files, input, walked=walks)
-    with told_of_reading(input or source.dataset):
+    with reading(input or source.dataset):
         job = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error)
     found = existing_header(files)  # StoreError before anything is touched
     if dry_run:
@@ -357,7 +358,7 @@ def read_sample(source: Source, samples: Samples, index: int, out: NDArray[Any])
     row = samples.row(index)
     what = row.path or row.name
     working_on(what)
-    with told_of_reading(what), local_copy(row.path) as path:
+    with reading(what), local_copy(row.path) as path:
         try:
             return source.read(row._replace(path=path), out)
         except MemoryError:

@@ -1,23 +1,37 @@
-"""Errors of this package: one sentence each that says what is wrong, in which file, what to do."""
+"""The errors that eventdata raises on purpose, each one sentence: what failed, why, what to do.
 
+ValueError
+  EventDataError            the environment: a lost connection, a full disk, a dead worker
+    OptionError             an option or argument that makes no sense (exit code 2)
+    InputError              a raw file, manifest or recording that cannot be used
+      LeftOutError          a sound sample that the dataset's own rules exclude
+    StoreError              a store that is missing, damaged, newer or not a store
+      IncompleteStoreError  a store whose conversion has not finished
+      MismatchError         a store made with other parameters or from other input
+"""
+
+import contextlib
+import errno
+from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
 
 MAX_LENGTH = 2000
+RESUME = "finished work is kept: run the same command again to resume"
 
 
 def printable(text: str) -> str:
-    """The text on one line, with what a terminal would act on, or UTF-8 has not, escaped."""
+    """Return the text on one line; characters that a terminal or UTF-8 cannot take are escaped."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 class EventDataError(ValueError):
-    """Base of all errors that eventdata raises on purpose.
+    """The base of all errors that eventdata raises on purpose.
 
-    Names and values from files of strangers go into their texts, so these are one printable line
-    of at most MAX_LENGTH characters, whatever was found.
+    Its text may quote names and values from untrusted files. It is one printable line of at most
+    MAX_LENGTH characters, whatever those hold.
     """
 
     def __str__(self) -> str:
@@ -29,15 +43,15 @@ class EventDataError(ValueError):
 
 
 class OptionError(EventDataError):
-    """An option or argument that does not make sense (exit code 2 on the command line)."""
+    """An option or argument that makes no sense (exit code 2 on the command line)."""
 
 
 class InputError(EventDataError):
-    """A raw file, manifest, image, video or recording that cannot be used as it is."""
+    """A raw file, manifest, image, video or recording that cannot be used."""
 
 
 class LeftOutError(InputError):
-    """A sound sample that the data set's own rules leave out, such as an image with few events."""
+    """A sound sample that the dataset's own rules exclude, such as an image with few events."""
 
 
 class StoreError(EventDataError):
@@ -49,13 +63,58 @@ class IncompleteStoreError(StoreError):
 
 
 class MismatchError(StoreError):
-    """A store made with other parameters or from other input than this call asks for."""
+    """A store made with other parameters or from other input than this call has."""
+
+
+@contextlib.contextmanager
+def reading(
+    path: object,
+    kind: type[EventDataError] = InputError,
+    remedy: str = "check that it exists and that you may read it",
+) -> Iterator[None]:
+    """Raise an OSError of reading as one sentence.
+
+    Args:
+        path: the file or folder, for the message where the OSError names none.
+        kind: the class of the error raised.
+        remedy: what to do, as an imperative.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise kind(f"{error.filename or path}: can't be read ({reason}); {remedy}") from error
+
+
+@contextlib.contextmanager
+def writing(
+    path: object, kind: type[EventDataError] = StoreError, then: str = RESUME
+) -> Iterator[None]:
+    """Raise an OSError of writing as one sentence that says what to do.
+
+    Args:
+        path: the file or folder, for the message.
+        kind: the class of the error raised.
+        then: what to do once the disk is in order, as an imperative.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = f"free some space; {then}"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "choose a folder that you may write to"
+        else:
+            remedy = f"check the disk and the path; {then}"
+        reason = error.strerror or error
+        raise kind(f"{path}: can't be written ({reason}); {remedy}") from error
 
 
 def check_whole(least: int = 1, **values: Any) -> list[int]:
-    """The arguments as plain ints, which JSON takes where it does not take NumPy's.
+    """Return the arguments as plain ints, which JSON accepts and NumPy's integers are not.
 
-    OptionError for one that is no whole number (True is none), or less than ``least``.
+    Raises:
+        OptionError: a value is not a whole number, or is less than ``least``. True is not one.
     """
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:

@@ -29,21 +29,23 @@ from eventdata.errors import (
     OptionError,
     StoreError,
     check_whole,
+    reading,
 )
-from eventdata.files.bounded import (
+from eventdata.files import WORK, Files, is_url, path_or_url
+from eventdata.files.fetch import fetch_ahead, local_copy, open_input
+from eventdata.files.local import (
     MAX_SKIPPED,
+    LocalFiles,
     is_larger,
     most_record_bytes,
     read_bounded,
 )
-from eventdata.files.fetch import fetch_ahead, local_copy, open_input
-from eventdata.files.local import Files, LocalFiles
-from eventdata.files.remote import check_reach, is_url, path_or_url
+from eventdata.files.remote import check_reach
 from eventdata.jobs.pool import Pool, check_pool, check_workers, open_pool, run_tasks
 from eventdata.jobs.worker import out_of_memory, working_on
 from eventdata.raw.published import Maker, manifests, raw_file, raw_keys, source_of
-from eventdata.raw.source import Samples, file_numbers, told_of_reading
-from eventdata.store.layout import WORK, parse_json
+from eventdata.raw.source import Samples, file_numbers
+from eventdata.store.layout import parse_json
 from eventdata.store.write import clear, input_digest, writer_lock
 
 ABOUT = "generated.json"
@@ -135,7 +137,7 @@ def generate(
         raise OptionError(f"{out}: raw files are made in a folder; copy it there afterwards")
     files = LocalFiles(Path(folder).absolute())
     check_apart(files, input, walked=True)
-    with told_of_reading(input):
+    with reading(input):
         source = source_of(kind, open_input(input), options)
         job = plan_job(source, shard_size=BATCH, limit=limit, on_error=on_error)
     keys = {split: raw_keys(kind, split, part) for split, part in job.listing.items()}

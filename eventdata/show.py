@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from eventdata.errors import OptionError
-from eventdata.files.local import told_plainly
+from eventdata.errors import OptionError, writing
 from eventdata.store.layout import SampleFormat
 from eventdata.store.read import Store
 
@@ -67,7 +66,7 @@ def show(
     else:
         tiles = [draw(frames[busiest_step(frames)]) for frames in dense]
         pictures = [_sheet(tiles, titles, scale, legend)]
-    with told_plainly(str(path)):
+    with writing(path):
         if suffix == ".gif":
             pictures[0].save(
                 path,

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from eventdata.conversion import read_sample, unseen
-from eventdata.errors import EventDataError, OptionError, StoreError, check_whole
+from eventdata.errors import EventDataError, OptionError, StoreError, check_whole, reading
 from eventdata.files.fetch import fetch_ahead, open_input
 from eventdata.files.remote import check_reach
 from eventdata.jobs.pool import check_workers, open_pool, run_tasks
 from eventdata.raw.registry import build_source, read_options, source_entry
-from eventdata.raw.source import Samples, Source, told_of_reading
+from eventdata.raw.source import Samples, Source
 from eventdata.store.layout import HEADER_KEY, SampleFormat
 from eventdata.store.read import SampleReader, SplitReader, Store, open_store
 from eventdata.store.verify import (
@@ -202,7 +202,7 @@ def comparisons(
     """
     known = source_entry(str(store.header.parameters.get("source"))).options
     needed = " and ".join(f"--{option}" for option in sorted(PLACES & known))
-    with told_of_reading(store.files.where):
+    with reading(store.files.where):
         listing = source.splits()
     for split_name, split in store.splits.items():
         if split.sample != source.sample_format:

@@ -29,8 +29,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from eventdata.errors import EventDataError, InputError
-from eventdata.files.local import LocalFiles
-from eventdata.files.plain import check_plain
+from eventdata.files.local import LocalFiles, check_plain
 from eventdata.raw.source import safe_relative
 
 _PART = re.compile(r"(?P<name>.+?)(?P<mark>\.|[.-]part-?)(?P<number>\d{2,3}|[a-z]{2})")

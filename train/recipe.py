@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eventdata.errors import InputError, OptionError
-from eventdata.files.plain import read_plain
+from eventdata.files.local import read_plain
 from train.augment import Augmentation
 from train.networks.layers import Packing, Recompute
 from train.neurons.neuron import NeuronSettings

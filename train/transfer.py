@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eventdata.errors import InputError, OptionError
-from eventdata.files.plain import check_plain
+from eventdata.files.local import check_plain
 from train.networks.published_names import rename_published
 from train.runs.checkpoint import check_torch_file
 

@@ -21,8 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, cast
 
 from eventdata.errors import EventDataError, InputError, MismatchError
-from eventdata.files.plain import told_if_too_deep
-from eventdata.files.remote import Remote, is_url, path_or_url
+from eventdata.files.base import is_url, path_or_url
+from eventdata.files.local import walking
+from eventdata.files.remote import Remote
 
 REQUESTS = 16  # at once; each waits for the network
 AHEAD = 48  # files fetched before they are asked for
@@ -117,7 +118,7 @@ def files_below(folder: Path) -> list[str]:
     if isinstance(folder, RemotePath):
         return folder.files_below()
     found = []
-    with told_if_too_deep(folder, InputError):
+    with walking(folder, InputError):
         for place, _, names in os.walk(folder, onerror=_raise):  # or it would leave them out
             within = Path(place).relative_to(folder).as_posix()
             found += names if within == "." else [f"{within}/{name}" for name in names]

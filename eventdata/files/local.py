@@ -1,127 +1,75 @@
-"""Where a store's files lie: a folder, or anything fsspec reaches (``s3://...``, ``memory://...``).
-
-Keys are paths inside the store with forward slashes. A write appears whole or not at all: in a
-folder by a temporary file in ``.work``, synced and renamed; an object store does it by itself.
-"""
+"""Files in folders of this machine: atomic durable writes, locks, limits on untrusted files."""
 
 import contextlib
 import errno
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from eventdata.errors import EventDataError, StoreError
-from eventdata.files.plain import read_plain, told_if_too_deep
-from eventdata.files.remote import Remote, is_url, path_or_url
-from eventdata.store.layout import WORK
+from eventdata.errors import EventDataError, StoreError, reading, writing
+from eventdata.files.base import WORK, Files
+
+MAX_ARRAY_DOCUMENT = 1 << 20  # a zarr.json of an array or a split
+MAX_HEADER = 1 << 28  # the store's zarr.json, which has the names of all classes
+MAX_SKIPPED = 1 << 30  # all samples of ES-ImageNet with one reason each
 
 
-class Output(Protocol):
-    """Bytes under keys, for who makes a part of a store."""
+def write_whole(documents: Mapping[Path, bytes | bytearray], temporary: Path | None = None) -> None:
+    """Write files in their order, each whole or not at all, and durably.
 
-    @property
-    def where(self) -> str:
-        """The store's place, for messages."""
+    Each is written to a temporary file and synced, then all are renamed in their order. Folders
+    are made where needed.
 
-    def read(self, key: str) -> bytes | None:
-        """The bytes under a key, None where there is none."""
-
-    def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
-        """Put bytes under keys, in their order, each whole or not at all, and durably.
-
-        Several at once, because waiting for the disk once costs less than once a file.
-        """
-
-
-class Files(Output, Protocol):
-    """Bytes under keys."""
-
-    def size(self, key: str) -> int | None:
-        """Bytes under a key, None where there is none."""
-
-    def names(self) -> list[str]:
-        """What lies at the top of the store, sorted; empty where there is no store."""
-
-    def list(self, prefix: str) -> list[str]:
-        """All keys below a folder, sorted."""
-
-    def total_bytes(self) -> int:
-        """Bytes of all files."""
-
-    def remove(self, prefix: str) -> None:
-        """Remove a key or all below it; nothing happens where there is none."""
-
-    def prepare(self) -> None:
-        """Make ready for writing: the folder and its ``.work``."""
-
-
-def open_files(place: str | os.PathLike[str]) -> Files:
-    """The files of a store at a path or URL."""
-    text = path_or_url(place)
-    # Absolute, because the program may change its folder while the store is open.
-    return RemoteFiles(text) if is_url(text) else LocalFiles(Path(text).absolute())
-
-
-class _Behind:
-    def __init__(self, files: Files, thread: Executor) -> None:
-        self.where = files.where
-        self._files, self._thread = files, thread
-        self._last: Future[None] | None = None
-
-    def read(self, key: str) -> bytes | None:
-        self.settle()  # who looks before writing means what he then writes upon
-        return self._files.read(key)
-
-    def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
-        self.settle()
-        self._last = self._thread.submit(self._files.write, documents)
-
-    def settle(self) -> None:
-        if self._last is not None:
-            self._last.result()
-
-
-@contextlib.contextmanager
-def write_behind(files: Files) -> Iterator[Output]:
-    """Where a thread writes what was given last while the next is made; all is written at the end.
-
-    What is given is not to be changed afterwards. An error of writing is raised by the write after
-    it, or at the end.
+    Args:
+        documents: the bytes of each file.
+        temporary: an existing folder on the same disk for the temporary files; by default they
+            lie in the folder of each file, as `part_of` names them.
     """
-    with ThreadPoolExecutor(1, "eventdata-write") as thread:
-        output = _Behind(files, thread)
-        yield output
-        output.settle()
-
-
-@contextlib.contextmanager
-def told_plainly(where: str) -> Iterator[None]:
-    """Turn an OSError of writing into one sentence."""
+    if temporary is None:
+        parts = {path: part_of(path) for path in documents}
+        for part in parts.values():
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.unlink(missing_ok=True)  # left by a kill, or a link that somebody else made
+    else:
+        parts = {path: temporary / f"{uuid.uuid4().hex}.tmp" for path in documents}
     try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "free some space and call again: what is done is kept"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            remedy = "choose a folder that you may write to"
-        else:
-            remedy = "see to that and call again: what is done is kept"
-        reason = error.strerror or str(error)
-        raise StoreError(f"{where}: can't be written ({reason}); {remedy}") from error
+        with ThreadPoolExecutor(min(16, len(documents) or 1)) as threads:
+            list(threads.map(_write_durably, parts.values(), documents.values()))
+        for path, part in parts.items():
+            if path.parent != part.parent:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(path)
+    except BaseException:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        raise
+
+
+def part_of(path: Path) -> Path:
+    """Return where `write_whole` writes a file before renaming it."""
+    return path.with_name(f"{path.name}.part")
+
+
+def _write_durably(path: Path, data: bytes | bytearray) -> None:
+    with path.open("xb", buffering=0) as file:
+        written = 0
+        while written < len(data):
+            written += file.write(memoryview(data)[written:]) or 0
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
 def held(lock: Path, busy: EventDataError) -> Iterator[None]:
-    """Hold a lock file; raises ``busy`` where another process does.
+    """Hold a lock file, which the system releases however the process ends.
 
-    The system lets go of it whatever way the process ends.
+    Raises ``busy`` where another process holds it.
     """
     lock_file = FileLock(lock)
     try:
@@ -134,17 +82,45 @@ def held(lock: Path, busy: EventDataError) -> Iterator[None]:
         lock_file.release()
 
 
-def _write_durably(path: Path, data: bytes | bytearray) -> None:
-    with path.open("xb", buffering=0) as file:
-        written = 0
-        while written < len(data):
-            written += file.write(memoryview(data)[written:]) or 0
-        os.fsync(file.fileno())
+def check_plain(path: Path | str) -> os.stat_result:
+    """Return the status of a file, links followed; refuse a pipe, whose opening could wait forever.
+
+    Folders pass: opening one is an OSError already.
+
+    Raises:
+        OSError: the file is missing, a pipe or a device.
+    """
+    status = os.stat(path)  # noqa: PTH116 str or Path
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise OSError(errno.EINVAL, "a pipe or device, not a plain file", str(path))
+    return status
+
+
+def read_plain(path: Path, most: int | None = None) -> bytes:
+    """Return the bytes of a plain file.
+
+    Raises:
+        OSError: `check_plain` refuses the file, or it has more than ``most`` bytes.
+    """
+    status = check_plain(path)
+    if most is not None and status.st_size > most:
+        reason = f"{status.st_size:,} bytes, at most {most:,} are valid"
+        raise OSError(errno.EFBIG, reason, str(path))
+    return path.read_bytes()
+
+
+@contextlib.contextmanager
+def walking(folder: Path, kind: type[EventDataError]) -> Iterator[None]:
+    """Raise ``kind`` where folders are nested more deeply than Python can walk."""
+    try:
+        yield
+    except RecursionError:
+        raise kind(f"{folder}: folders in it are nested too deeply; move or remove them") from None
 
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """A store in a folder."""
+    """The files of one folder. See `eventdata.files.Files` for the methods."""
 
     root: Path
 
@@ -155,32 +131,18 @@ class LocalFiles:
 
     def read(self, key: str) -> bytes | None:
         """See `Files.read`."""
-        try:
-            return read_plain(self.root / key)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
-        except OSError as error:
-            raise StoreError(
-                f"{self.root / key}: can't be read ({error.strerror}); see to its permissions"
-            ) from error
+        with reading(self.root / key, StoreError):
+            try:
+                return read_plain(self.root / key)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
 
     def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
         """See `Files.write`."""
-        # .work is not made here: a worker that outlives its conversion must find no place to write.
-        temporary = {key: self.own(f"{WORK}/{uuid.uuid4().hex}.tmp") for key in documents}
-        targets = {key: self.own(key) for key in documents}
-        with told_plainly(self.where):
-            try:
-                with ThreadPoolExecutor(min(16, len(documents) or 1)) as threads:
-                    list(threads.map(_write_durably, temporary.values(), documents.values()))
-                for key, path in temporary.items():
-                    if not key.startswith(f"{WORK}/"):
-                        targets[key].parent.mkdir(parents=True, exist_ok=True)
-                    path.replace(targets[key])
-            except BaseException:
-                for path in temporary.values():
-                    path.unlink(missing_ok=True)
-                raise
+        # .work is not created here: a task that outlives its job must find no place to write.
+        with writing(self.where):
+            targets = {self.own(key): data for key, data in documents.items()}
+            write_whole(targets, self.own(WORK))
 
     def size(self, key: str) -> int | None:
         """See `Files.size`."""
@@ -191,23 +153,20 @@ class LocalFiles:
 
     def names(self) -> list[str]:
         """See `Files.names`."""
-        try:
-            return sorted(path.name for path in self.root.iterdir())
-        except FileNotFoundError:
-            return []
-        except NotADirectoryError:
-            raise StoreError(
-                f"{self.root}: is a file or lies below one, so no store; choose another place"
-            ) from None
-        except OSError as error:
-            raise StoreError(
-                f"{self.root}: can't be read ({error.strerror}); choose a folder that you may use"
-            ) from None
+        with reading(self.root, StoreError, "choose a folder that you may read"):
+            try:
+                return sorted(path.name for path in self.root.iterdir())
+            except FileNotFoundError:
+                return []
+            except NotADirectoryError:
+                raise StoreError(
+                    f"{self.root}: is a file or lies below one; choose a folder"
+                ) from None
 
     def list(self, prefix: str) -> list[str]:
         """See `Files.list`."""
         below = self.root / prefix
-        with told_if_too_deep(below, StoreError):
+        with walking(below, StoreError):
             found = [Path(folder, name) for folder, _, names in os.walk(below) for name in names]
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
@@ -218,7 +177,7 @@ class LocalFiles:
     def remove(self, prefix: str) -> None:
         """See `Files.remove`."""
         target = self.own(prefix)
-        with told_plainly(str(target)), told_if_too_deep(target, StoreError):
+        with writing(target), walking(target, StoreError):
             if target.is_dir():
                 shutil.rmtree(target)
             else:
@@ -226,119 +185,51 @@ class LocalFiles:
 
     def prepare(self) -> None:
         """See `Files.prepare`."""
-        with told_plainly(self.where):
+        with writing(self.where):
             self.own(WORK).mkdir(parents=True, exist_ok=True)
 
     def own(self, key: str) -> Path:
-        """Where a key lies, for writing.
+        """Return the path of a key for writing.
 
-        StoreError where a link would lead out of the store. (Reading follows links: there are
-        tools that keep large files elsewhere.)
+        Reading follows links, because some tools keep large files elsewhere. Writing does not.
+
+        Raises:
+            StoreError: a link on the path could lead out of the folder.
         """
         path = self.root / key
         for part in (path, *path.parents):
             if part == self.root:
                 break
             if part.is_symlink():
-                raise StoreError(f"{part}: is a link, through which nothing is written; remove it")
+                raise StoreError(f"{part}: is a link; remove it, nothing is written through links")
         return path
 
 
-class RemoteFiles:
-    """A store that fsspec reaches by a URL."""
+def most_record_bytes(samples: int) -> int:
+    """Return the largest valid size of a record of samples with one reason each."""
+    return samples * (1 << 15) + (1 << 20)
 
-    def __init__(self, url: str) -> None:
-        self._remote = Remote(url, StoreError)
-        self.where = self._remote.url
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteFiles, (self.where,)
+def is_larger(files: Files, key: str, most: int) -> bool:
+    """Return whether a local file has more than ``most`` bytes.
 
-    def read(self, key: str) -> bytes | None:
-        """See `Files.read`."""
-        try:
-            return self._remote.ask("read", key, lambda system, path: bytes(system.cat_file(path)))
-        except FileNotFoundError:
-            return None
+    Only local: a sparse file of any length takes no space, unlike an object behind a URL.
+    """
+    return isinstance(files, LocalFiles) and (files.size(key) or 0) > most
 
-    def read_parts(self, parts: Sequence[tuple[str, int, int | None]]) -> list[bytes]:
-        """The bytes of several (key, start, stop), all asked for at once.
 
-        A negative start counts from the end, where stop is None. StoreError where a key is missing
-        or its part lies outside of it.
-        """
-        found: dict[int, bytes] = {}
-        keys = [key for key, _, _ in parts]
+def read_bounded(files: Files, key: str, most: int) -> bytes | None:
+    """Return the bytes of a file, None where it is missing.
 
-        def read_missing(system: Any, _: str) -> None:
-            missing = [number for number in range(len(parts)) if number not in found]
-            answers = system.cat_ranges(
-                [self._remote.path(keys[number]) for number in missing],
-                [parts[number][1] for number in missing],
-                [parts[number][2] for number in missing],
-                on_error="return",
-            )
-            found.update(
-                (number, answer)
-                for number, answer in zip(missing, answers, strict=True)
-                if not isinstance(answer, BaseException)
-            )
-            for answer in answers:
-                if isinstance(answer, BaseException):
-                    raise answer  # asked for again, what came is kept
-
-        common = keys[0] if len(set(keys)) == 1 else ""
-        try:
-            self._remote.ask("read", common, read_missing)
-        except FileNotFoundError:
-            lost = next(key for number, key in enumerate(keys) if number not in found)
-            raise StoreError(
-                f"{self.where}/{lost}: can't be read (it is gone); see `eventdata verify`"
-            ) from None
-        return [found[number] for number in range(len(parts))]
-
-    def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
-        """See `Files.write`."""
-        for key, data in documents.items():
-            self._write_one(key, bytes(data))
-
-    def _write_one(self, key: str, data: bytes) -> None:
-        self._remote.ask("written", key, lambda system, path: system.pipe_file(path, data))
-
-    def size(self, key: str) -> int | None:
-        """See `Files.size`."""
-        try:
-            return self._remote.ask("read", key, lambda system, path: int(system.size(path)))
-        except FileNotFoundError:
-            return None
-
-    def names(self) -> list[str]:
-        """See `Files.names`."""
-        try:
-            paths = self._remote.ask(
-                "read", "", lambda system, path: list(system.ls(path, detail=False))
-            )
-        except FileNotFoundError:
-            return []
-        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
-
-    def list(self, prefix: str) -> list[str]:
-        """See `Files.list`."""
-        start = len(self._remote.path()) + 1
-        paths = self._remote.ask("read", prefix, lambda system, path: [*system.find(path)])
-        return sorted(path[start:] for path in paths)
-
-    def total_bytes(self) -> int:
-        """See `Files.total_bytes`."""
-        found = self._remote.ask("read", "", lambda system, path: system.find(path, detail=True))
-        return sum(int(entry["size"]) for entry in found.values())
-
-    def remove(self, prefix: str) -> None:
-        """See `Files.remove`."""
-        with contextlib.suppress(FileNotFoundError):
-            self._remote.ask(
-                "removed", prefix, lambda system, path: system.rm(path, recursive=True)
-            )
-
-    def prepare(self) -> None:
-        """See `Files.prepare`; objects need no folder."""
+    Raises:
+        StoreError: `is_larger` finds more than ``most`` bytes.
+    """
+    if is_larger(files, key, most):
+        raise StoreError(
+            f"{files.where}/{key}: damaged ({files.size(key):,} bytes, at most {most:,} are "
+            "valid); convert again with --overwrite"
+        )
+    # A file of length 0 may be a link into /proc, whose reading waits or never ends.
+    if isinstance(files, LocalFiles) and files.size(key) == 0 and (files.root / key).is_file():
+        return b""
+    return files.read(key)

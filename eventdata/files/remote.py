@@ -1,23 +1,23 @@
-"""A place that fsspec reaches by a URL (``s3://...``, ``memory://...``): asked again where a fault
-passes, told in one sentence where it does not.
+"""Files behind URLs that fsspec opens (``s3://...``, ``memory://...``).
+
+Requests that fail by a passing fault are repeated; other errors are raised as one sentence.
 """
 
+import contextlib
 import errno
 import os
 import random
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from eventdata.errors import EventDataError, OptionError
+from eventdata.errors import RESUME, EventDataError, OptionError, StoreError
 
 Result = TypeVar("Result")
 
-# Seconds to wait before the same is asked again; libraries below (botocore) have tried by then.
+# Seconds between repeated requests. The libraries below (botocore) have repeated theirs by then.
 WAITS = (0.5, 1.0, 2.0, 4.0)
-PATIENCE = 30.0
-"""Seconds after which nothing is asked again, however often it was tried."""
+PATIENCE = 30.0  # seconds after which no request is repeated
 
 _KEEP_FAILING = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
@@ -29,35 +29,7 @@ _PASSING = {
     *("HTTPClientError", "ConnectionError", "IncompleteRead", "ResponseParserError"),  # botocore
     *("ClientConnectionError", "ClientPayloadError"),  # aiohttp
 }
-_OF_THIS_MACHINE = {"file", "local"}  # fsspec's names
-_WITH_HOST = {"s3", "s3a", "gs", "gcs", "az", "abfs", "http", "https"}
-_jitter = random.Random()  # its own: a program's seeded draws must not depend on faults
-
-
-def is_url(place: str) -> bool:
-    """Whether a place is a URL and no path."""
-    return "://" in place
-
-
-def path_or_url(place: str | os.PathLike[str]) -> str:
-    """A place that a user has given: a path for all on this machine (``file://`` too), or a URL.
-
-    OptionError for a URL that leads nowhere.
-    """
-    text = os.fspath(place)
-    if "\0" in text:
-        raise OptionError(f"{text}: no path can have such a character")
-    scheme, mark, rest = text.partition("://")
-    if not mark:
-        return text
-    if scheme.lower() in _OF_THIS_MACHINE:
-        path = rest.lstrip("/") if os.name == "nt" else rest
-        if not Path(path).is_absolute():
-            raise OptionError(f"{text}: a file URL says its whole path; give that, or a path alone")
-        return path
-    if not (scheme and rest.strip("/")) or (scheme.lower() in _WITH_HOST and rest[0] == "/"):
-        raise OptionError(f"{text}: no whole URL; write it as s3://bucket/folder")
-    return text
+_jitter = random.Random()  # its own, so that a program's seeded draws do not depend on faults
 
 
 def check_reach(
@@ -73,10 +45,14 @@ def check_reach(
 
 
 class Remote:
-    """A place behind a URL. It pickles and forks: each process has connections of its own."""
+    """A place behind a URL. It can be pickled and forked: each process opens its own connections.
+
+    Args:
+        url: the place.
+        kind: the class of the errors raised, at once where nothing can open such a URL.
+    """
 
     def __init__(self, url: str, kind: type[EventDataError]) -> None:
-        """``kind``: of the errors raised. Raises one where there is no way to such a URL."""
         self.url = url.rstrip("/")
         self.kind = kind
         self._is_s3 = self.url.startswith(("s3://", "s3a://"))
@@ -87,34 +63,40 @@ class Remote:
         return Remote, (self.url, self.kind)
 
     def _open(self) -> tuple[Any, str]:
-        """The file system and the path in it, of this process.
+        """Return this process's file system and the path in it.
 
-        A fork inherits its parent's, which it must neither use nor close.
+        A fork inherits those of its parent, which it must neither use nor close.
         """
         process = os.getpid()
         if process not in self._opened:
-            from fsspec.core import url_to_fs  # here, because it takes a while to import
+            from fsspec.core import url_to_fs  # here, because the import is slow
 
             try:
-                # What another process writes must be seen at once.
+                # Files that another process writes must be visible at once.
                 options: dict[str, Any] = {"use_listings_cache": False}
-                if self._is_s3:  # a whole file by one request, as it is at one moment
+                if self._is_s3:  # one request for a file: its state at one moment
                     options["max_concurrency"] = 1
                 self._opened[process] = url_to_fs(self.url, **options)
             except Exception as error:
-                raise self._told("reached", self.url, error) from error
+                raise self._error("reached", self.url, error) from error
         return self._opened[process]
 
     def path(self, key: str = "") -> str:
-        """Where a key lies, as fsspec's methods take and return it."""
+        """Return the path of a key, as fsspec's methods take and return it."""
         root = str(self._open()[1])
         return f"{root}/{key}" if key else root
 
     def ask(self, action: str, key: str, request: Callable[[Any, str], Result]) -> Result:
-        """``request(file system, path of the key)``, again where it fails by a passing fault.
+        """Return ``request(file system, path of the key)``, repeated after passing faults.
 
-        ``action`` for the message ("read", "written"). FileNotFoundError where there is no such
-        key; an error of ``kind`` for all else, a missing bucket included.
+        Args:
+            action: a participle for the message, such as "read" or "written".
+            key: the file, "" for the place itself.
+            request: called with the file system and the path.
+
+        Raises:
+            FileNotFoundError: the key is missing.
+            kind: any other error, a missing bucket included.
         """
         where = f"{self.url}/{key}" if key else self.url
         deadline = time.monotonic() + PATIENCE
@@ -126,38 +108,35 @@ class Remote:
                 raise
             except FileNotFoundError as error:
                 if _code(error) == "NoSuchBucket":
-                    raise self._told(action, where, error) from error
+                    raise self._error(action, where, error) from error
                 raise
             except Exception as error:
                 wait = next(waits, None)
                 if wait is None or not _passes(error) or time.monotonic() > deadline:
-                    raise self._told(action, where, error) from error
-            time.sleep(wait * _jitter.uniform(0.5, 1))  # many workers, not all at one moment
+                    raise self._error(action, where, error) from error
+            time.sleep(wait * _jitter.uniform(0.5, 1))  # spread the requests of many workers
 
-    def _told(self, action: str, where: str, error: Exception) -> EventDataError:
+    def _error(self, action: str, where: str, error: Exception) -> EventDataError:
         said = error.strerror if isinstance(error, OSError) else None
         reason = " ".join(str(said or error).split()) or type(error).__name__
         names = _names(error)
         if isinstance(error, ImportError) and self._is_s3:
-            return self.kind(f"{where}: s3fs is not installed: pip install 'eventdata[s3]'")
+            return self.kind(f"{where}: s3fs is missing; run pip install 'eventdata[s3]'")
         if _code(error) == "NoSuchBucket":
-            remedy = "make the bucket, or correct the URL"
+            remedy = "create the bucket or correct the URL"
         elif any("Credential" in name for name in names):
-            remedy = (
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, wherever this "
-                "runs"
-            )
+            remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         elif isinstance(error, PermissionError):
-            remedy = "see to the credentials and to what they allow"
+            remedy = "check the credentials and their permissions"
         elif _passes(error):
-            remedy = "see to address and network and call again: what is done is kept"
+            remedy = f"check the address and the network; {RESUME}"
         else:
-            remedy = "see to the address"
+            remedy = "check the address"
         return self.kind(f"{where}: can't be {action} ({reason}); {remedy}")
 
 
 def _passes(error: Exception) -> bool:
-    """Whether the same may succeed a moment later: throttling, a lost connection, a timeout."""
+    """Return whether the fault may pass: throttling, a lost connection, a timeout."""
     if isinstance(error, OSError):
         return error.errno not in _KEEP_FAILING and not isinstance(error, PermissionError)
     return bool(_names(error) & _PASSING)
@@ -168,6 +147,110 @@ def _names(error: Exception) -> set[str]:
 
 
 def _code(error: Exception) -> str:
-    """The service's own word for what is wrong, "" where there is none."""
+    """Return the service's own error code, "" where it gave none."""
     response = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+class RemoteFiles:
+    """The files behind a URL. See `eventdata.files.Files` for the methods."""
+
+    def __init__(self, url: str) -> None:
+        self._remote = Remote(url, StoreError)
+        self.where = self._remote.url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteFiles, (self.where,)
+
+    def read(self, key: str) -> bytes | None:
+        """See `Files.read`."""
+        try:
+            return self._remote.ask("read", key, lambda system, path: bytes(system.cat_file(path)))
+        except FileNotFoundError:
+            return None
+
+    def read_parts(self, parts: Sequence[tuple[str, int, int | None]]) -> list[bytes]:
+        """Return the bytes of several parts, requested at once.
+
+        Args:
+            parts: key, start and stop of each; a negative start, with stop None, counts from the
+                end.
+
+        Raises:
+            StoreError: a key is missing, or a part lies outside its file.
+        """
+        found: dict[int, bytes] = {}
+        keys = [key for key, _, _ in parts]
+
+        def read_missing(system: Any, _: str) -> None:
+            missing = [number for number in range(len(parts)) if number not in found]
+            answers = system.cat_ranges(
+                [self._remote.path(keys[number]) for number in missing],
+                [parts[number][1] for number in missing],
+                [parts[number][2] for number in missing],
+                on_error="return",
+            )
+            found.update(
+                (number, answer)
+                for number, answer in zip(missing, answers, strict=True)
+                if not isinstance(answer, BaseException)
+            )
+            for answer in answers:
+                if isinstance(answer, BaseException):
+                    raise answer  # `ask` repeats the request for those still missing
+
+        common = keys[0] if len(set(keys)) == 1 else ""
+        try:
+            self._remote.ask("read", common, read_missing)
+        except FileNotFoundError:
+            lost = next(key for number, key in enumerate(keys) if number not in found)
+            raise StoreError(
+                f"{self.where}/{lost}: can't be read (it is gone); run `eventdata verify`"
+            ) from None
+        return [found[number] for number in range(len(parts))]
+
+    def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
+        """See `Files.write`."""
+        for key, data in documents.items():
+            self._write_one(key, bytes(data))
+
+    def _write_one(self, key: str, data: bytes) -> None:
+        self._remote.ask("written", key, lambda system, path: system.pipe_file(path, data))
+
+    def size(self, key: str) -> int | None:
+        """See `Files.size`."""
+        try:
+            return self._remote.ask("read", key, lambda system, path: int(system.size(path)))
+        except FileNotFoundError:
+            return None
+
+    def names(self) -> list[str]:
+        """See `Files.names`."""
+        try:
+            paths = self._remote.ask(
+                "read", "", lambda system, path: list(system.ls(path, detail=False))
+            )
+        except FileNotFoundError:
+            return []
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
+
+    def list(self, prefix: str) -> list[str]:
+        """See `Files.list`."""
+        start = len(self._remote.path()) + 1
+        paths = self._remote.ask("read", prefix, lambda system, path: [*system.find(path)])
+        return sorted(path[start:] for path in paths)
+
+    def total_bytes(self) -> int:
+        """See `Files.total_bytes`."""
+        found = self._remote.ask("read", "", lambda system, path: system.find(path, detail=True))
+        return sum(int(entry["size"]) for entry in found.values())
+
+    def remove(self, prefix: str) -> None:
+        """See `Files.remove`."""
+        with contextlib.suppress(FileNotFoundError):
+            self._remote.ask(
+                "removed", prefix, lambda system, path: system.rm(path, recursive=True)
+            )
+
+    def prepare(self) -> None:
+        """Do nothing: objects need no folder."""

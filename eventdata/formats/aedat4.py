@@ -9,7 +9,7 @@ import numpy as np
 import zstandard
 
 from eventdata.errors import InputError, OptionError
-from eventdata.files.plain import read_plain
+from eventdata.files.local import read_plain
 from eventdata.formats.decoding import Recording, most_events
 
 LZ4, ZSTD = (1, 2), (3, 4)  # each fast and thorough

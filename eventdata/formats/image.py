@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from eventdata.errors import InputError
-from eventdata.files.plain import check_plain
+from eventdata.files.local import check_plain
 
 # Formats that Pillow decodes by itself, without help from another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")

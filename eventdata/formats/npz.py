@@ -22,7 +22,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.files.plain import check_plain
+from eventdata.files.local import check_plain
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _DIRECTORY_END = struct.Struct("<4sHHHHIIH")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eventdata.errors import InputError
 from eventdata.events import Events, SensorSize, sensor_of
-from eventdata.files.plain import check_plain
+from eventdata.files.local import check_plain
 from eventdata.formats.decoding import Decoder, Recording
 from eventdata.jobs.worker import out_of_memory
 

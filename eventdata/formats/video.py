@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eventdata.errors import InputError, OptionError
-from eventdata.files.plain import check_plain
+from eventdata.files.local import check_plain
 from eventdata.formats.image import read_picture
 from eventdata.kernels.video import VideoSettings, frame_indices
 

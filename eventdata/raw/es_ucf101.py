@@ -14,11 +14,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
+from eventdata.files import WORK
 from eventdata.formats.npz import read_npz
 from eventdata.kernels.packing import OK, pack_dense
 from eventdata.raw.source import Sample, Samples, SettingsOnly
 from eventdata.raw.ucf101_lists import class_names, find_clips, list_clips
-from eventdata.store.layout import WORK, Parameters, SampleFormat
+from eventdata.store.layout import Parameters, SampleFormat
 
 
 @dataclass(frozen=True, kw_only=True)

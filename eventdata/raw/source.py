@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
+from eventdata.files import is_url
 from eventdata.files.fetch import RemotePath, numbers_of, numbers_of_all
-from eventdata.files.plain import check_plain
-from eventdata.files.remote import is_url
+from eventdata.files.local import check_plain
 from eventdata.jobs.worker import out_of_memory
 from eventdata.store.layout import Parameters, SampleFormat
 
@@ -212,18 +212,6 @@ def listen() -> Iterator[Counter[str]]:
         yield notes
     finally:
         _told.reset(token)
-
-
-@contextlib.contextmanager
-def told_of_reading(what: object) -> Iterator[None]:
-    """Turn the system's errors of listing and reading input into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or what}: can't be read ({error.strerror or error}); see to that and "
-            "call again"
-        ) from error
 
 
 def safe_relative(name: str) -> bool:

@@ -14,8 +14,8 @@ from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
-from eventdata.files.bounded import MAX_ARRAY_DOCUMENT, read_bounded
-from eventdata.files.local import Files
+from eventdata.files import Files
+from eventdata.files.local import MAX_ARRAY_DOCUMENT, read_bounded
 from eventdata.store.layout import METADATA_CHUNK, ZSTD_LEVEL, parse_json, whole_number
 from eventdata.store.shard import CRC_BYTES, crc32c
 

@@ -28,7 +28,6 @@ ZSTD_LEVEL = 1
 HEADER_KEY = "zarr.json"
 SKIPPED_KEY = "skipped.json"
 HEADER_DIGEST = "eventdata_sha256"  # beside the header, which older versions read key by key
-WORK = ".work"
 METADATA_CHUNK = 65_536  # samples a chunk of the one-value-a-sample arrays
 MAX_SHARD_SIZE = 65_536  # samples; a worker holds a shard in memory, or two
 MAX_SHARD_CHUNKS = 1 << 22  # their index is read before any of them, 16 bytes each

@@ -17,18 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import IncompleteStoreError, OptionError, StoreError
-from eventdata.files.bounded import (
+from eventdata.files import WORK, Files, open_files
+from eventdata.files.local import (
     MAX_ARRAY_DOCUMENT,
     MAX_HEADER,
     MAX_SKIPPED,
+    LocalFiles,
     read_bounded,
 )
-from eventdata.files.local import Files, LocalFiles, RemoteFiles, open_files
+from eventdata.files.remote import RemoteFiles
 from eventdata.store.columns import read_column
 from eventdata.store.layout import (
     HEADER_KEY,
     SKIPPED_KEY,
-    WORK,
     Header,
     parse_header,
     parse_sample_array,

@@ -22,8 +22,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
-from eventdata.files.local import LocalFiles
-from eventdata.files.plain import check_plain
+from eventdata.files.local import LocalFiles, check_plain
 from eventdata.store.layout import SampleFormat, shard_key
 from eventdata.store.shard import CRC_BYTES, MISSING, SOUND, decompress, index_bytes, read_index
 

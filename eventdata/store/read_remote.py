@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
-from eventdata.files.local import RemoteFiles
+from eventdata.files.remote import RemoteFiles
 from eventdata.store.layout import SampleFormat, shard_key
 from eventdata.store.shard import MISSING, index_bytes, index_of, parse_index, read_chunk
 

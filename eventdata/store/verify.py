@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
-from eventdata.files.bounded import MAX_ARRAY_DOCUMENT, MAX_HEADER, read_bounded
-from eventdata.files.local import Files
+from eventdata.files import WORK, Files
+from eventdata.files.local import MAX_ARRAY_DOCUMENT, MAX_HEADER, read_bounded
 from eventdata.kernels.packing import count_ones, pad_bits_set
 from eventdata.store.columns import TYPES, encode_column
 from eventdata.store.layout import (
@@ -20,7 +20,6 @@ from eventdata.store.layout import (
     HEADER_KEY,
     METADATA_CHUNK,
     SKIPPED_KEY,
-    WORK,
     SampleFormat,
     group_document,
     parameters_digest,

@@ -20,18 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import MismatchError, StoreError
-from eventdata.files.bounded import (
+from eventdata.files import WORK, Files, Output
+from eventdata.files.local import (
     MAX_HEADER,
+    LocalFiles,
+    held,
     is_larger,
     most_record_bytes,
     read_bounded,
 )
-from eventdata.files.local import Files, LocalFiles, Output, held
 from eventdata.store.columns import encode_column, read_column
 from eventdata.store.layout import (
     HEADER_KEY,
     SKIPPED_KEY,
-    WORK,
     Header,
     SampleFormat,
     group_document,

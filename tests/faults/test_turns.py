@@ -68,7 +68,7 @@ def test_a_full_disk_at_every_write(tmp_path, monkeypatch, step):
     whole = tree_digest(tmp_path / "whole")
     for number in range(total):
         out = tmp_path / str(number)
-        with pytest.raises(StoreError, match="No space left on device.*call again"):
+        with pytest.raises(StoreError, match="No space left on device.*run the same command again"):
             attempt(out, number)
         with pytest.raises(StoreError):
             eventdata.open_store(out)

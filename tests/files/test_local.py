@@ -9,7 +9,8 @@ import pytest
 
 from eventdata.errors import StoreError
 from eventdata.files import local as module
-from eventdata.files.local import LocalFiles, open_files, write_behind
+from eventdata.files import open_files, write_behind
+from eventdata.files.local import LocalFiles
 
 
 class FilesContract:

@@ -13,8 +13,9 @@ from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 
 import eventdata
 from eventdata.errors import InputError, OptionError, StoreError
+from eventdata.files import path_or_url
 from eventdata.files import remote as module
-from eventdata.files.remote import Remote, path_or_url
+from eventdata.files.remote import Remote
 
 PASSING = [
     OSError(errno.EBUSY, "Please reduce your request rate"),
@@ -71,7 +72,7 @@ def test_what_does_not_pass_after_all_is_told(place, waits, error):
         place.ask("written", "a/b", Fails(error, 99))
     text = str(told.value)
     assert text.startswith("memory://retries/store/a/b: can't be written (")
-    assert "call again: what is done is kept" in text
+    assert "finished work is kept: run the same command again to resume" in text
     assert "\n" not in text
     assert len(waits) == len(module.WAITS)
 
@@ -130,7 +131,7 @@ def test_protocols_that_are_not_there(monkeypatch):
         Remote("nope://bucket/x", StoreError)
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    with pytest.raises(StoreError, match=r"^s3://bucket/x: s3fs is not installed: pip install 'ev"):
+    with pytest.raises(StoreError, match=r"^s3://bucket/x: s3fs is missing; run pip install 'ev"):
         Remote("s3://bucket/x", StoreError)
 
 

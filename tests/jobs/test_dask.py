@@ -19,7 +19,7 @@ import eventdata
 from eventdata.cli import main
 from eventdata.conversion import unseen
 from eventdata.errors import EventDataError, InputError, OptionError, StoreError
-from eventdata.files.local import open_files
+from eventdata.files import open_files
 from eventdata.generation import generate
 from eventdata.jobs import dask as cluster
 from tests.drawn import Drawn

@@ -18,7 +18,7 @@ from typing import IO, Any, ClassVar
 import torch
 
 from eventdata.errors import InputError
-from eventdata.files.plain import check_plain
+from eventdata.files.local import check_plain
 
 MAX_TEXT = 4096
 """Characters of a name in the file. torch seeks in its messages, names among them, by patterns that

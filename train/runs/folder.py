@@ -31,8 +31,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from eventdata.errors import EventDataError, InputError, StoreError
-from eventdata.files.local import LocalFiles, held
-from eventdata.files.plain import check_plain, read_plain
+from eventdata.files.local import LocalFiles, check_plain, held, read_plain
 from eventdata.store.layout import parse_json
 
 Row = Mapping[str, float]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from eventdata.errors import InputError, MismatchError, OptionError
-from eventdata.files.plain import read_plain
+from eventdata.files.local import read_plain
 from eventdata.store.read import Store, open_store
 from train.data import Data, open_data
 from train.neurons.memory import keep_pages

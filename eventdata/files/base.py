@@ -1,0 +1,112 @@
+"""The protocols of a place for files, and the paths and URLs by which users name one."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from eventdata.errors import OptionError
+
+WORK = ".work"  # temporary files, records and the lock of a job that has not finished
+_THIS_MACHINE = {"file", "local"}  # fsspec's names
+_WITH_HOST = {"s3", "s3a", "gs", "gcs", "az", "abfs", "http", "https"}
+
+
+def is_url(place: str) -> bool:
+    """Return whether a place is a URL rather than a path."""
+    return "://" in place
+
+
+def path_or_url(place: str | os.PathLike[str]) -> str:
+    """Return a path for a place on this machine (``file://`` included), or a URL.
+
+    Raises:
+        OptionError: the URL names no place.
+    """
+    text = os.fspath(place)
+    if "\0" in text:
+        raise OptionError(f"{text}: holds a null character, which no path can; correct it")
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        return text
+    if scheme.lower() in _THIS_MACHINE:
+        path = rest.lstrip("/") if os.name == "nt" else rest
+        if not Path(path).is_absolute():
+            raise OptionError(f"{text}: a file URL needs an absolute path; give that, or a path")
+        return path
+    if not (scheme and rest.strip("/")) or (scheme.lower() in _WITH_HOST and rest[0] == "/"):
+        raise OptionError(f"{text}: not a complete URL; write it as s3://bucket/folder")
+    return text
+
+
+class Output(Protocol):
+    """A place where a task writes its part of a job."""
+
+    @property
+    def where(self) -> str:
+        """The place, for messages."""
+
+    def read(self, key: str) -> bytes | None:
+        """Return the bytes of a file, None where it is missing."""
+
+    def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
+        """Write files in their order, each whole or not at all, and durably.
+
+        Waiting for the disk once for several files is faster than once for each.
+        """
+
+
+class Files(Output, Protocol):
+    """Files in one place. Keys are paths in it, with forward slashes."""
+
+    def size(self, key: str) -> int | None:
+        """Return the bytes of a file, None where it is missing."""
+
+    def names(self) -> list[str]:
+        """Return the sorted names at the top; empty where the place is missing."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the sorted keys of all files below a folder."""
+
+    def total_bytes(self) -> int:
+        """Return the bytes of all files."""
+
+    def remove(self, prefix: str) -> None:
+        """Remove a file, or a folder with all files below it; do nothing where it is missing."""
+
+    def prepare(self) -> None:
+        """Create the folder and its ``.work``, where the place has folders."""
+
+
+class _Behind:
+    def __init__(self, files: Files, thread: Executor) -> None:
+        self.where = files.where
+        self._files, self._thread = files, thread
+        self._last: Future[None] | None = None
+
+    def read(self, key: str) -> bytes | None:
+        self.settle()  # a check before a write must see the writes before it
+        return self._files.read(key)
+
+    def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
+        self.settle()
+        self._last = self._thread.submit(self._files.write, documents)
+
+    def settle(self) -> None:
+        if self._last is not None:
+            self._last.result()
+
+
+@contextlib.contextmanager
+def write_behind(files: Files) -> Iterator[Output]:
+    """Yield a place whose last write runs in a thread while the caller makes the next.
+
+    The caller must not change what it has given. The next write, or the exit, raises the error of
+    the last one; after the exit everything is written.
+    """
+    with ThreadPoolExecutor(1, "eventdata-write") as thread:
+        output = _Behind(files, thread)
+        yield output
+        output.settle()
