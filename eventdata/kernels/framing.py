@@ -1,8 +1,8 @@
-"""Events -> frames: by number of frames, window of time or number of events.
+"""Convert events into frames, by number of frames, window of time or number of events.
 
-N events, T frames (steps), K planes (ceil(T/8) time bytes, or T counts), P polarities, H rows,
-W columns. Channel 0 is positive (p true), channel 1 negative, as in the published data sets;
-Tonic's channel is p itself, the other way round.
+Legend: N events, T frames (steps), K planes (ceil(T/8) time bytes, or T counts), P polarities,
+H rows, W columns. Channel 0 is positive (p true) and channel 1 negative, as in the published data
+sets; Tonic has them the other way round, since its channel is p itself.
 
     axis    first ........................................ end      times, or numbers of events
     bins    [------ 0 ------)[------ 1 ------)[------ 2 ------)     frames, n_event_bins
@@ -13,9 +13,9 @@ Tonic's channel is p itself, the other way round.
 All windows and bins are half-open and counted in whole ticks. The time axis ends one tick after
 the last event, which takes up a tick like any other: steps 1..8 are 8 windows of 1, not 7.
 
-Frames are those of Tonic's ToFrame, but for what that leaves out or gets wrong: the end of the
-sample by window (where the last event begins one) and by bins (which it makes too narrow), bins of
-short samples, overlapping bins, empty samples, large counts, polarities of -1. The tests name each.
+Frames equal those of Tonic's ToFrame, except where that is wrong: the end of the sample by window
+(if the last event begins one) and by bins, bins of short samples, overlapping bins, empty samples,
+large counts, polarities of -1. The tests name each case.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError, OptionError
 from eventdata.events import Events
 
-MAX_FRAMES = 1 << 16  # of one sample: more is a damaged time stamp or a window of the wrong unit
+MAX_FRAMES = 1 << 16  # per sample: more means a damaged time stamp or a window in the wrong unit
 
 _OK, _BAD_COORDINATE, _TOO_MANY, _BAD_EDGE = 0, 1, 2, 3
 
@@ -108,21 +108,21 @@ class Framing:
 
     @property
     def size(self) -> int | None:
-        """Ticks or events of a window; None for bins."""
+        """Return the ticks or events of a window; None for bins."""
         return self.window if self.window is not None else self.events_per_frame
 
     @property
     def fixed_steps(self) -> int | None:
-        """T where it is the same for all samples, else None."""
+        """Return T where it is the same for all samples, else None."""
         return self.frames or self.n_event_bins or self.steps
 
     @property
     def polarities(self) -> int:
-        """P."""
+        """Return P."""
         return 1 if self.merge_polarities else 2
 
     def steps_in(self, ticks: int) -> int | None:
-        """T of samples of so many ticks; None where each has its own."""
+        """Return T of samples of a length in ticks; None where it depends on the sample."""
         if self.fixed_steps is not None or self.window is None:
             return self.fixed_steps
         stride = self.window - int(self.overlap)
@@ -130,25 +130,23 @@ class Framing:
 
 
 class FrameEdges(NamedTuple):
-    """Frame i of a sample holds its events start[i]:stop[i]."""
+    """The events of each frame: frame i of a sample holds events start[i]:stop[i]."""
 
-    start: NDArray[np.int64]  # (T,)
-    stop: NDArray[np.int64]  # (T,)
+    start: Index  # (T,)
+    stop: Index  # (T,)
     frames_cut: int
-    """Frames left out because the sample is longer than ``Framing.steps``."""
-    events_left_out: int
-    """Events after the last frame: of frames cut, or of an incomplete window."""
+    """Frames cut because the sample is longer than ``Framing.steps``."""
+    events_skipped: int
+    """Events after the last frame, of frames cut or of an incomplete window."""
 
 
-def frame_edges(
-    t: NDArray[np.int64], framing: Framing, span: tuple[int, int] | None = None
-) -> FrameEdges:
-    """Which events belong to which frame.
+def frame_edges(t: Index, framing: Framing, span: tuple[int, int] | None = None) -> FrameEdges:
+    """Return the range of events of each frame.
 
     Args:
-        t: ordered times (N,), of which N may be 0 (all frames are then empty, one if T is open).
+        t: ordered times (N,). Without events all frames are empty, and an open T is 1.
         framing: how to cut.
-        span: first tick and end of the sample where it is a piece of known length; without it, it
+        span: first tick and end of a sample that is a piece of known length. Without it, the sample
             begins with its first event and ends one tick after its last.
 
     Raises:
@@ -170,71 +168,79 @@ def frame_edges(
         start, stop = _windows(first, end, size, stride, kept)
     if by_time:
         start, stop = _first_at(t, start), _first_at(t, stop)
-    left_out = len(t) - int(stop[-1])
+    skipped = len(t) - int(stop[-1])
     if framing.steps is not None and kept < framing.steps:
         padding = np.full(framing.steps - kept, len(t), np.int64)
         start, stop = np.concatenate([start, padding]), np.concatenate([stop, padding])
-    return FrameEdges(start, stop, found - kept, left_out)
-
-
-def scatter_packed(
-    x: NDArray[Any], y: NDArray[Any], p: NDArray[Any], edges: FrameEdges, out: NDArray[np.uint8]
-) -> int:
-    """Binary frames of a sample, packed, without a dense frame in between.
-
-    Args:
-        x, y, p: columns of checked events (N,); p true is positive.
-        edges: of ``frame_edges``.
-        out: uint8 (ceil(T/8), H, W, P), overwritten; P = 1 merges the polarities.
-
-    Returns:
-        How many cells of all frames are set.
-
-    Raises:
-        InputError: an event outside of (H, W).
-    """
-    return _run(_scatter_packed, x, y, p, edges, out, -(-len(edges.start) // 8), 1)
-
-
-def scatter_counts(
-    x: NDArray[Any], y: NDArray[Any], p: NDArray[Any], edges: FrameEdges, out: NDArray[Any]
-) -> int:
-    """Frames that count the events of each cell.
-
-    Args:
-        x, y, p, edges: as for ``scatter_packed``.
-        out: any integer type, (T, H, W, P), overwritten; P = 1 merges the polarities.
-
-    Returns:
-        The sum of all counts.
-
-    Raises:
-        InputError: an event outside of (H, W), or more events in a cell than the type holds.
-    """
-    return _run(_scatter_counts, x, y, p, edges, out, len(edges.start), _largest(out.dtype))
+    return FrameEdges(start, stop, found - kept, skipped)
 
 
 def frame_events(
     events: Events, framing: Framing, out: NDArray[Any], span: tuple[int, int] | None = None
 ) -> tuple[int, FrameEdges]:
-    """Fill ``out`` with the frames of checked events, by the framing's representation.
-
-    ``out`` is (ceil(T/8), H, W, P) uint8 for binary frames, (T, H, W, P) for counts; ``span`` as
-    for ``frame_edges``. Returns how many cells are set or the sum of the counts, and the edges.
-    """
+    """Fill ``out`` with the frames of checked events; see ``frame_edges`` and ``scatter``."""
     edges = frame_edges(events["t"], framing, span)
-    scatter = scatter_packed if framing.representation == "binary" else scatter_counts
-    return scatter(events["x"], events["y"], events["p"], edges, out), edges
+    x, y, p = events["x"], events["y"], events["p"]
+    return scatter(x, y, p, edges, out, framing.representation), edges
+
+
+def scatter(
+    x: NDArray[Any],
+    y: NDArray[Any],
+    p: NDArray[Any],
+    edges: FrameEdges,
+    out: NDArray[Any],
+    representation: str = "binary",
+) -> int:
+    """Fill ``out`` with the frames of checked events.
+
+    Args:
+        x, y, p: columns of the events (N,); p true is positive.
+        edges: the events of each frame.
+        out: (K, H, W, P), overwritten; P = 1 merges the polarities. Binary frames are packed bits
+            in uint8, counts are of any integer type.
+        representation: ``binary`` or ``count``.
+
+    Returns:
+        The number of cells set in all frames, or the sum of all counts.
+
+    Raises:
+        InputError: an event outside of (H, W), or more events in a cell than the type holds.
+        ValueError: ``out`` or ``edges`` do not fit.
+    """
+    steps = len(edges.start)
+    binary = representation == "binary"
+    planes = -(-steps // 8) if binary else steps
+    if out.ndim != 4 or out.shape[0] != planes or out.shape[3] not in (1, 2):
+        raise ValueError(f"out is {out.shape}: it must be ({planes}, H, W, 1 or 2)")
+    if not len(x) == len(y) == len(p):
+        raise ValueError(f"the columns x, y, p have {len(x)}, {len(y)} and {len(p)} events")
+    kernel: Callable[..., tuple[int, int, int]] = _scatter_packed if binary else _scatter_counts
+    limit = 1 if binary else _largest(out.dtype)
+    total, fault, i = kernel(x, y, p, edges.start, edges.stop, out, limit)
+    if fault == _BAD_COORDINATE:
+        raise InputError(
+            f"event {i} lies at x={x[i]}, y={y[i]}, outside of a sensor of "
+            f"{out.shape[2]} x {out.shape[1]} pixels; pass the right sensor size"
+        )
+    if fault == _TOO_MANY:
+        raise InputError(
+            f"the pixel x={x[i]}, y={y[i]} has more events in one frame than {out.dtype} holds "
+            f"({limit}); choose shorter frames or a wider type"
+        )
+    if fault == _BAD_EDGE:
+        raise ValueError(f"frame {i} has other events than the {len(x)} given")
+    return total
 
 
 @cache
 def _largest(dtype: np.dtype[Any]) -> int:
-    """The largest value of an integer type; to ask each time costs a tenth of a small sample."""
+    """Return the largest value of a type; uncached, iinfo takes a tenth of a small sample."""
     return int(np.iinfo(dtype).max)
 
 
 def _bins(first: int, end: int, bins: int, overlap: float) -> tuple[Index, Index]:
-    """Cut [first, end) into equal bins, to a tick; a bin has at least one, be it after the end."""
+    """Cut [first, end) into bins that are equal to a tick, and of a tick at least."""
     span = max(end - first, bins)
     whole, rest = divmod(span, bins)
     i = np.arange(bins + 1)
@@ -246,57 +252,26 @@ def _bins(first: int, end: int, bins: int, overlap: float) -> tuple[Index, Index
 
 
 def _count_windows(span: int, size: int, stride: int, include_incomplete: bool) -> int:
-    """How many windows ``span`` ticks or events have; one at least."""
-    rest = span - size  # beyond the first window; less than 0 where that is incomplete
+    """Return the number of windows, one at least, in a number of ticks or events."""
+    rest = span - size  # beyond the first window; negative where that is incomplete
     return max((-(-rest // stride) if include_incomplete else rest // stride) + 1, 1)
 
 
 def _windows(first: int, end: int, size: int, stride: int, count: int) -> tuple[Index, Index]:
-    """The first ``count`` windows of [first, end)."""
+    """Return the first ``count`` windows of [first, end)."""
     if count > MAX_FRAMES:
         raise InputError(
-            f"{count:,} frames of {size:,} in {end - first:,}: more than {MAX_FRAMES:,}; check the "
-            "times and the unit of the window, or set steps"
+            f"{count:,} frames of {size:,} in {end - first:,} are more than {MAX_FRAMES:,}; check "
+            "the times and the unit of the window, or set steps"
         )
-    # A window may be longer than int64 goes; inside of the sample all sums are safe.
+    # A window may exceed int64; inside the sample all sums are safe.
     start = first + np.arange(count) * min(stride, end - first)
     return start, np.minimum(start + min(size, end - first), end)
 
 
-def _run(
-    kernel: Callable[..., tuple[int, int, int]],
-    x: NDArray[Any],
-    y: NDArray[Any],
-    p: NDArray[Any],
-    edges: FrameEdges,
-    out: NDArray[Any],
-    planes: int,
-    limit: int,
-) -> int:
-    """Run a kernel on what it can't harm, and say what it found wrong."""
-    if out.ndim != 4 or out.shape[0] != planes or out.shape[3] not in (1, 2):
-        raise ValueError(f"out is {out.shape}: it must be ({planes}, H, W, 1 or 2)")
-    if not len(x) == len(y) == len(p):
-        raise ValueError(f"the columns x, y, p have {len(x)}, {len(y)} and {len(p)} events")
-    total, fault, i = kernel(x, y, p, edges.start, edges.stop, out, limit)
-    if fault == _BAD_COORDINATE:
-        raise InputError(
-            f"event {i} lies at x={x[i]}, y={y[i]}, outside of a sensor of "
-            f"{out.shape[2]} x {out.shape[1]} pixels; give the right sensor size"
-        )
-    if fault == _TOO_MANY:
-        raise InputError(
-            f"the pixel x={x[i]}, y={y[i]} has more events in one frame than {out.dtype} holds "
-            f"({limit}); take shorter frames or a wider type"
-        )
-    if fault == _BAD_EDGE:
-        raise ValueError(f"frame {i} has other events than the {len(x)} given")
-    return total
-
-
 @njit(cache=True, nogil=True)
 def _first_at(t: Any, times: Any) -> Any:
-    """Index of the first event at or after each time."""
+    """Return the index of the first event at or after each time."""
     return np.searchsorted(t, times)
 
 
@@ -304,12 +279,12 @@ def _first_at(t: Any, times: Any) -> Any:
 def _scatter_packed(
     x: Any, y: Any, p: Any, start: Any, stop: Any, out: Any, _limit: int
 ) -> tuple[int, int, int]:
-    # Unsigned indices: one comparison finds negative ones too, and none has to be wrapped.
+    # With unsigned indices one comparison also finds negative ones, and Numba need not wrap.
     height, width = np.uint64(out.shape[1]), np.uint64(out.shape[2])
     negative = np.uint64(out.shape[3] - 1)
     total = 0
     for k in range(out.shape[0]):
-        out[k] = 0  # not all planes at once: this one is still in the cache when it is filled
+        out[k] = 0  # plane by plane, so that each is still in the cache when it is filled
         plane = out[k]
         for step in range(8 * k, min(8 * k + 8, len(start))):
             if start[step] < 0 or stop[step] > len(x):

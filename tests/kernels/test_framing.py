@@ -23,8 +23,7 @@ from eventdata.kernels.framing import (
     Framing,
     frame_edges,
     frame_events,
-    scatter_counts,
-    scatter_packed,
+    scatter,
 )
 
 W, H = 7, 5
@@ -149,7 +148,7 @@ def test_frames_are_those_of_the_plain_statement(ticks, offset, options):
     inside = np.zeros(len(events), bool)
     for start, stop in zip(edges.start, edges.stop, strict=True):
         inside[start:stop] = True
-    assert edges.events_left_out == np.sum(~inside)
+    assert edges.events_skipped == np.sum(~inside)
 
     packed = np.full((-(-len(expected) // 8), H, W, framing.polarities), 255, np.uint8)
     cells, _ = frame_events(events, framing, packed)
@@ -334,14 +333,14 @@ def test_counts_do_not_wrap():
     edges = frame_edges(events["t"], Framing(events_per_frame=n))
     x, y, p = (events[field] for field in "xyp")
     out = np.empty((1, H, W, 2), np.uint16)
-    assert scatter_counts(x, y, p, edges, out) == n
+    assert scatter(x, y, p, edges, out, "count") == n
     assert out[0, 2, 1].tolist() == [n, 0]
     for kind, limit in (("u1", 255), ("i2", 32_767)):
         with pytest.raises(InputError, match=rf"x=1, y=2 has more events .* \({limit}\)"):
-            scatter_counts(x, y, p, edges, np.empty((1, H, W, 2), kind))
+            scatter(x, y, p, edges, np.empty((1, H, W, 2), kind), "count")
     some = frame_edges(events["t"], Framing(events_per_frame=255, steps=3))
     out = np.empty((3, H, W, 1), np.uint8)
-    assert scatter_counts(x, y, p, some, out) == 765  # to the brim is no overflow
+    assert scatter(x, y, p, some, out, "count") == 765  # to the brim is no overflow
     assert out[:, 2, 1, 0].tolist() == [255] * 3
 
 
@@ -394,10 +393,10 @@ def test_steps_pad_and_cut_and_say_so():
     padded = frame_edges(events["t"], Framing(window=10, steps=4))
     assert padded.start.tolist() == [0, 10, 25, 25]
     assert padded.stop.tolist() == [10, 20, 25, 25]
-    assert (padded.frames_cut, padded.events_left_out) == (0, 5)
+    assert (padded.frames_cut, padded.events_skipped) == (0, 5)
     cut = frame_edges(events["t"], Framing(events_per_frame=4, steps=2))
     assert cut.stop.tolist() == [4, 8]
-    assert (cut.frames_cut, cut.events_left_out) == (4, 17)
+    assert (cut.frames_cut, cut.events_skipped) == (4, 17)
 
 
 def test_a_damaged_time_stamp_does_not_fill_the_memory():
@@ -414,7 +413,7 @@ def test_columns_apart_give_what_a_structured_array_gives():
     edges = frame_edges(np.ascontiguousarray(events["t"]), Framing(frames=9))
     out = np.empty((2, 2, H, W, 2), np.uint8)
     columns = [np.ascontiguousarray(events[field]) for field in "xyp"]
-    scatter_packed(*columns, edges, out[0])
+    scatter(*columns, edges, out[0])
     frame_events(events, Framing(frames=9), out[1])
     np.testing.assert_array_equal(out[0], out[1])
 
@@ -425,15 +424,15 @@ def test_slips_of_the_caller_stop_before_the_kernel():
     edges = frame_edges(events["t"], Framing(frames=9))
     for shape in [(1, H, W, 2), (2, H, W, 3), (2, H, W)]:
         with pytest.raises(ValueError, match="out is"):
-            scatter_packed(x, y, p, edges, np.empty(shape, np.uint8))
+            scatter(x, y, p, edges, np.empty(shape, np.uint8))
     with pytest.raises(ValueError, match="8, 7 and 8 events"):
-        scatter_packed(x, y[1:], p, edges, np.empty((2, H, W, 2), np.uint8))
+        scatter(x, y[1:], p, edges, np.empty((2, H, W, 2), np.uint8))
     bad = [edges._replace(stop=edges.stop + 1), edges._replace(start=edges.start - 1)]
     for wrong in bad:
         assert isinstance(wrong, FrameEdges)
-        for scatter, planes in ((scatter_packed, 2), (scatter_counts, 9)):
+        for representation, planes in (("binary", 2), ("count", 9)):
             with pytest.raises(ValueError, match="has other events than the 8 given"):
-                scatter(x, y, p, wrong, np.empty((planes, H, W, 2), np.uint8))
+                scatter(x, y, p, wrong, np.empty((planes, H, W, 2), np.uint8), representation)
 
 
 @pytest.mark.parametrize(
