@@ -18,35 +18,40 @@ SensorSize = tuple[int, int]  # (W, H), columns first, as Tonic writes it
 
 EVENT_DTYPE = np.dtype([("x", np.int16), ("y", np.int16), ("t", np.int64), ("p", np.bool_)])
 LARGEST_SIDE = np.iinfo(np.int16).max
-LONGEST = 86_400.0  # seconds of a recording: what spans more is of another unit
+LONGEST = 86_400.0  # seconds of a recording: a longer one is in another unit
 LATEST = 2**61  # microseconds, or nanoseconds until 2043; sums of two times still fit int64
-MAX_PIECES = 1 << 20  # of one recording: more is a damaged time stamp or a wrong unit
+MAX_PIECES = 1 << 20  # of one recording: more means a damaged time stamp or a wrong unit
 
 
 def check_events(
     events: NDArray[Any], sensor_size: tuple[int, ...] | None = None, *, name: str = "events"
 ) -> Events:
-    """Check an event array and bring it to the one form that the rest of the package takes.
+    """Check an event array and convert it to the one form that the rest of the package takes.
 
-    ``events`` is a structured array (N,) with fields ``x, y, t, p`` in any order and of any numeric
-    type; other fields are left out. ``sensor_size`` is (W, H) or Tonic's (W, H, P); without it only
-    negative coordinates are refused. Times are integers (steps, microseconds: the unit is kept) or
-    floats, which are seconds, a day at most, and become microseconds. Polarities are {0, 1} or
-    {-1, 1}. Events out of order are sorted by time, those of the same time keeping their order.
+    Args:
+        events: a structured array (N,) with fields ``x, y, t, p`` in any order and of any numeric
+            type; other fields are ignored. Integer times keep their unit (steps, microseconds);
+            floats are seconds, a day at most, and become microseconds. Polarities are {0, 1} or
+            {-1, 1}. Events may be in any order.
+        sensor_size: (W, H) or Tonic's (W, H, P); without it only negative coordinates are refused.
+        name: what error messages begin with.
 
-    Returns a contiguous array of ``EVENT_DTYPE``, which is ``events`` itself where nothing had to
-    change; the caller's array is never written to. Raises ``InputError``, which begins with
-    ``name``, for anything that is not an event of that sensor.
+    Returns:
+        A contiguous array of ``EVENT_DTYPE``, sorted by time, events of the same time in their
+        order. It is ``events`` itself where nothing had to change; that is never written to.
+
+    Raises:
+        InputError: these are not events of that sensor.
     """
     events = np.asarray(events)
     if events.dtype.names is None or events.ndim != 1:
         raise InputError(
             f"{name}: not an event array but {events.dtype} of shape {events.shape}; "
-            "give a structured array (N,) with the fields x, y, t, p"
+            "pass a structured array (N,) with the fields x, y, t, p"
         )
     missing = [field for field in "xytp" if field not in events.dtype.names]
     if missing:
-        raise InputError(f"{name}: no field {', '.join(missing)} (there are {events.dtype.names})")
+        raise InputError(f"{name}: no field {', '.join(missing)} (found: {events.dtype.names})")
     columns = _check_columns([events[field] for field in "xytp"], sensor_size, name)
     if events.dtype == EVENT_DTYPE and events.flags.c_contiguous and _ordered(columns[2]):
         return events
@@ -62,13 +67,13 @@ def make_events(
     *,
     name: str = "events",
 ) -> Events:
-    """Put four columns (N,) together to an event array, with the checks of ``check_events``."""
+    """Return an event array of four columns (N,), with the checks of ``check_events``."""
     columns = [np.asarray(column) for column in (x, y, t, p)]
     return _pack(_check_columns(columns, sensor_size, name))
 
 
 def sensor_of(events: Events) -> SensorSize:
-    """The smallest sensor (W, H) that holds all events; (0, 0) where there is none."""
+    """Return the smallest sensor (W, H) that holds all events; (0, 0) without events."""
     if not len(events):
         return 0, 0
     return int(events["x"].max()) + 1, int(events["y"].max()) + 1
@@ -106,7 +111,7 @@ def _ordered(t: NDArray[Any]) -> bool:
 
 
 def _pack(columns: Sequence[NDArray[Any]]) -> Events:
-    """Checked columns as an event array, ordered by time."""
+    """Return checked columns as an event array, sorted by time."""
     t = columns[2]
     events = np.empty(len(t), EVENT_DTYPE)
     for field, column in zip("xytp", columns, strict=True):
@@ -117,7 +122,7 @@ def _pack(columns: Sequence[NDArray[Any]]) -> Events:
 def _check_columns(
     columns: Sequence[NDArray[Any]], sensor_size: tuple[int, ...] | None, name: str
 ) -> list[NDArray[Any]]:
-    """The columns x, y, t, p as numbers that fit ``EVENT_DTYPE``, or an ``InputError``."""
+    """Return the columns x, y, t, p as numbers that fit ``EVENT_DTYPE``."""
     shapes = sorted({column.shape for column in columns})
     if len(shapes) > 1 or len(shapes[0]) != 1:
         raise InputError(f"{name}: x, y, t and p are not four columns of one length: {shapes}")
@@ -132,13 +137,13 @@ def _check_columns(
         if len(column) and not (column.min() >= 0 and column.max() < side):
             raise InputError(
                 f"{name}: {axis} runs from {column.min()} to {column.max()} "
-                f"on a sensor of {width} x {height} pixels; give the right sensor size"
+                f"on a sensor of {width} x {height} pixels; pass the right sensor size"
             )
     return [x, y, _times(t, name), _polarities(p, name)]
 
 
 def _whole(column: NDArray[Any], field: str, name: str) -> NDArray[Any]:
-    """A column of whole numbers, contiguous (the checks then run on vectors), floats as int64."""
+    """Return a column of whole numbers, contiguous for vectorised checks, floats as int64."""
     if column.dtype.kind in "iub":
         return np.ascontiguousarray(column)
     if column.dtype.kind != "f":
@@ -157,7 +162,7 @@ def _times(t: NDArray[Any], name: str) -> NDArray[np.int64]:
         if len(t) and np.ptp(seconds) > LONGEST:
             raise InputError(
                 f"{name}: t spans {np.ptp(seconds):,.0f} s, more than a day; floats are seconds, "
-                "give microseconds as whole numbers"
+                "pass microseconds as whole numbers"
             )
         t = np.rint(seconds * 1e6)
     t = _whole(t, "t", name)

@@ -1,10 +1,10 @@
-"""Still image -> events, by the Omnidirectional Discrete Gradient (ODG) of ES-ImageNet.
+"""Convert a still image into events by ES-ImageNet's Omnidirectional Discrete Gradient (ODG).
 
-The image is laid on an empty canvas at one placement after another, each a pixel or two beside
-the one before; where the brightness of a canvas pixel changes by more than a threshold between
-two placements there is an event (Lin et al., ES-ImageNet, Frontiers in Neuroscience 15, 2021).
+The image is laid on an empty canvas at one placement after another, each a pixel or two from the
+previous one. Where the brightness of a canvas pixel changes by more than a threshold between two
+placements, there is an event (Lin et al., ES-ImageNet, Frontiers in Neuroscience 15, 2021).
 
-Legend: T steps, P polarities (0 = positive), C channels, H rows, W columns.
+Legend: N events, T steps, P polarities (0 = positive), C channels, H rows, W columns.
 
     image (H, W, C) -> scaled, max over channels (a, b) -> bits on a canvas (ceil(T/8), a+m, b+m, P)
       -> events, or centred and cropped frames (ceil(T/8), H, W, P)
@@ -26,7 +26,7 @@ PUBLISHED_TRACE = ((1, 0), (0, 2), (2, 1), (1, 0), (0, 1), (2, 2), (1, 0), (1, 1
 
 
 class TooFewEventsError(LeftOutError):
-    """An image too plain for ``min_events``; the published generator drops these silently."""
+    """An image with too few events; the published generator drops these silently."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,27 +79,27 @@ class OdgSettings:
 
     @property
     def steps(self) -> int:
-        """T, one less than the placements."""
+        """Return T, one less than the placements."""
         return len(self.trace) - 1
 
     @cached_property
     def reach(self) -> int:
-        """The largest offset of the trace; half of it is where the image rests on average."""
+        """Return the largest offset of the trace; the image rests at about half of it."""
         return max(max(place) for place in self.trace)
 
     @property
     def canvas(self) -> int:
-        """Rows and columns of the square that holds every placement of a square image."""
+        """Return the side of the square that holds every placement of a square image."""
         return self.long_side + self.reach
 
     @property
     def margin(self) -> int:
-        """Rows and columns of the canvas that the crop cuts off at the top and left."""
+        """Return how many rows and columns the crop cuts off at the top and left of the canvas."""
         return (self.canvas - self.crop) // 2
 
     @property
     def levels(self) -> int:
-        """The smallest change that is an event, in grey levels of 1/255.
+        """Return the smallest change that is an event, in grey levels of 1/255.
 
         Differences of levels/255 in floating point, as published, decide the same wherever
         255 * threshold is not within rounding (1e-4) of a whole number; 0.18 gives 45.9.
@@ -108,15 +108,15 @@ class OdgSettings:
 
     @property
     def frames_shape(self) -> tuple[int, int, int, int]:
-        """Shape of one sample's packed frames, (ceil(T/8), H, W, P)."""
+        """Return the shape of one sample's packed frames, (ceil(T/8), H, W, P)."""
         return -(-self.steps // 8), self.crop, self.crop, 2
 
 
 def scaled_size(height: int, width: int, settings: OdgSettings) -> tuple[int, int]:
-    """Rows and columns after scaling (a and b of an ES-ImageNet manifest line).
+    """Return rows and columns after scaling, a and b of an ES-ImageNet manifest line.
 
     Raises:
-        InputError: the image is so narrow that nothing of its short side is left.
+        InputError: the image is too narrow to keep a pixel of its short side.
     """
     long = max(height, width)
     a, b = (side * settings.long_side // max(long, 1) for side in (height, width))
@@ -126,14 +126,14 @@ def scaled_size(height: int, width: int, settings: OdgSettings) -> tuple[int, in
 
 
 def image_events(image: U8, settings: OdgSettings) -> tuple[U8, U8]:
-    """Events of an image as a raw ES-ImageNet file holds them.
+    """Return the events of an image as a raw ES-ImageNet file holds them.
 
     Args:
         image: uint8 (H, W, 3) or grey (H, W).
         settings: long side and reach small enough for uint8 coordinates.
 
     Returns:
-        ``pos`` and ``neg``, uint8 (n, 3): row and column on the canvas before centring, and step
+        ``pos`` and ``neg``, uint8 (N, 3): row and column on the canvas before centring, and step
         from 1; ordered by step, row, column.
 
     Raises:
@@ -141,22 +141,22 @@ def image_events(image: U8, settings: OdgSettings) -> tuple[U8, U8]:
         OptionError: coordinates or steps would not fit in uint8.
     """
     if settings.canvas > 256 or settings.steps > 255:
-        raise OptionError("raw events are bytes: choose a canvas of at most 256 and 255 steps")
+        raise OptionError("raw events are bytes; choose a canvas of at most 256 and 255 steps")
     bits = _canvas_bits(image, settings)
     return list_events(bits, settings.steps, 0), list_events(bits, settings.steps, 1)
 
 
 def image_frames(image: U8, settings: OdgSettings, out: U8) -> int:
-    """Packed frames of an image, without its events in between.
+    """Fill ``out`` with the packed frames of an image, without listing its events.
 
     Args:
         image: uint8 (H, W, 3) or grey (H, W).
         settings: how to make them.
-        out: uint8 of ``settings.frames_shape``, overwritten whole.
+        out: uint8 of ``settings.frames_shape``, overwritten completely.
 
     Returns:
         The number of set cells of ``out``. In mode ``published`` some events lie outside the crop,
-        and ``min_events`` is held against all, as published.
+        and ``min_events`` counts them too, as published.
 
     Raises:
         InputError: as ``image_events``; ``out`` is then all zero.
@@ -173,20 +173,22 @@ def image_frames(image: U8, settings: OdgSettings, out: U8) -> int:
 
 
 def edge_integral(packed: U8, settings: OdgSettings) -> U8:
-    """Grey image from the events of one: each step moved back by its placement, and summed.
+    """Return a grey image from the events of one: each step moved back by its placement, summed.
 
-    Sums of positive minus negative events lie in -T..T; they become uint8 by a fixed scale, so
+    Sums of positive minus negative events lie in -T..T. They become uint8 by a fixed scale, so
     that samples compare: -T is 0, no event (T*255 + T) // 2T = 128, T is 255.
 
     Args:
         packed: packed frames, uint8 (ceil(T/8), H, W, 2).
-        settings: those that the frames were made with, for steps and trace.
+        settings: the settings that the frames were made with, for steps and trace.
 
     Returns:
         uint8 (H, W), centred between the placements; what moves past the border is lost.
     """
     if packed.ndim != 4 or packed.shape[0] != settings.frames_shape[0] or packed.shape[3] != 2:
-        raise InputError(f"frames {packed.shape} don't hold {settings.steps} steps, polarity last")
+        raise InputError(
+            f"frames {packed.shape} do not hold {settings.steps} steps with polarity last"
+        )
     steps, home = settings.steps, settings.reach // 2
     sums = np.zeros(packed.shape[1:3], np.int64)
     add_edges(packed, np.array(settings.trace, np.int64), home, sums)
@@ -194,12 +196,14 @@ def edge_integral(packed: U8, settings: OdgSettings) -> U8:
 
 
 def _canvas_bits(image: U8, settings: OdgSettings) -> U8:
-    """All events in the mode's window, as bits on the canvas: (ceil(T/8), a+m, b+m, P)."""
+    """Return all events in the mode's window, as bits on the canvas: (ceil(T/8), a+m, b+m, P)."""
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
-        raise InputError(f"an image is uint8 (H, W, 3) or (H, W), not {image.dtype} {image.shape}")
+        raise InputError(
+            f"an image must be uint8 (H, W, 3) or (H, W), not {image.dtype} {image.shape}"
+        )
     a, b = scaled_size(image.shape[0], image.shape[1], settings)
     m = settings.reach
-    # With empty rows around it the image is one run of memory, in which a placement is a shift.
+    # With empty rows around it, the image is one run of memory in which a placement is a shift.
     padded = np.zeros((a + 2 * m + 1, b + m), np.uint8)
     scale = scale_nearest if settings.resampling == "nearest" else scale_area
     scale(np.ascontiguousarray(image).reshape(*image.shape[:2], -1), padded[m + 1 : m + 1 + a, :b])
@@ -219,13 +223,13 @@ def _canvas_bits(image: U8, settings: OdgSettings) -> U8:
 
 
 def _shift(size: tuple[int, int], settings: OdgSettings) -> tuple[int, int]:
-    """Rows and columns from a place on the canvas to its place in the frames: centre, then crop."""
+    """Return the shift, in rows and columns, from the canvas to the centred and cropped frames."""
     y, x = ((settings.long_side - side) // 2 - settings.margin for side in size)
     return y, x
 
 
 def _inside(size: tuple[int, int], settings: OdgSettings) -> tuple[tuple[int, int], ...]:
-    """First and end of the canvas rows, and of its columns, that lie inside the frames."""
+    """Return first and end of the canvas rows, and of its columns, inside the frames."""
     return tuple(
         (max(0, -move), min(side + settings.reach, settings.crop - move))
         for side, move in zip(size, _shift(size, settings), strict=True)

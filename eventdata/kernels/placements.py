@@ -1,7 +1,7 @@
-"""Loops of the ODG over all pixels: changes between placements, and what is made of their bits.
+"""Loops of the ODG over all pixels: changes between placements, and uses of their bits.
 
-Legend: T steps, P polarities (0 = positive), H rows, W columns; m is the largest offset of a
-placement; the scaled image has a rows and b columns, its canvas a+m and b+m.
+Legend: N events, T steps, P polarities (0 = positive), H rows, W columns; m is the largest offset
+of a placement; the scaled image has a rows and b columns, its canvas a+m and b+m.
 """
 
 from typing import Any
@@ -14,10 +14,10 @@ from eventdata.kernels.packing import count_ones
 
 @njit(cache=True, nogil=True)
 def _compare(old: Any, new: Any, least: Any, bit: Any, cells: Any) -> None:
-    """Sets ``bit`` in a cell's low byte where the grey rose by ``least``, in the high if it fell.
+    """Set ``bit`` in a cell's low byte where the grey rose by ``least``, in the high if it fell.
 
-    A function of its own, all its arguments unsigned bytes, with no branch in its loop: so the
-    compiler takes as many pixels at a time as a register holds.
+    The loop has no branch, only unsigned bytes and a function of its own, so that the compiler
+    processes a full register of pixels at a time.
     """
     up, down, none = np.uint16(bit), np.uint16(bit << 8), np.uint16(0)
     for i in range(len(cells)):
@@ -29,10 +29,9 @@ def _compare(old: Any, new: Any, least: Any, bit: Any, cells: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def _covered_steps(offsets: Any, reach: int, window: Any, octets: int, size: int) -> Any:
-    """For each row (or column) of the canvas, the steps at which both placements cover it.
+    """Return the steps at which both placements cover each row, or column, of the canvas.
 
-    Returns:
-        uint16 (ceil(T/8), size), a step's bit in both bytes; nothing outside ``window``.
+    The result is uint16 (ceil(T/8), size), a step's bit in both bytes, zero outside ``window``.
     """
     steps = np.zeros((octets, size), np.uint16)
     for step in range(len(offsets) - 1):
@@ -45,13 +44,13 @@ def _covered_steps(offsets: Any, reach: int, window: Any, octets: int, size: int
 
 @njit(cache=True, nogil=True)
 def difference(padded: Any, trace: Any, levels: int, window: Any, cells: Any) -> None:
-    """Sets the bits of all changes of at least ``levels`` where both placements show the image.
+    """Set the bits of all changes of at least ``levels`` where both placements show the image.
 
     Args:
         padded: uint8 (a+2m+1, b+m), the image from row m+1 and column 0 on, zero elsewhere.
         trace: int (T+1, 2).
         levels: 1 to 255.
-        window: int (2, 2), first and end of the rows and of the columns wanted.
+        window: int (2, 2), first and end of the rows, and of the columns, to keep.
         cells: uint16 (ceil(T/8), a+m, b+m), zero; the low byte takes positive bits.
     """
     octets, rows, columns = cells.shape
@@ -76,7 +75,7 @@ def difference(padded: Any, trace: Any, levels: int, window: Any, cells: Any) ->
 
 @njit(cache=True, nogil=True)
 def list_events(bits: Any, steps: int, polarity: int) -> Any:
-    """Row, column and step (from 1) of a polarity's bits, by step, row, column: uint8 (n, 3)."""
+    """Return row, column and step (from 1) of a polarity's bits in order of step: uint8 (N, 3)."""
     _, rows, columns, _ = bits.shape
     events = np.empty((count_ones(bits), 3), np.uint8)
     n = 0
@@ -92,7 +91,7 @@ def list_events(bits: Any, steps: int, polarity: int) -> Any:
 
 @njit(cache=True, nogil=True)
 def add_edges(packed: Any, trace: Any, home: int, sums: Any) -> None:
-    """Adds pos - neg of each step, moved back from its placement to ``home``."""
+    """Add pos - neg of each step to ``sums`` (H, W), moved back from its placement to ``home``."""
     height, width = sums.shape
     for step in range(len(trace) - 1):
         dy, dx = trace[step + 1, 0] - home, trace[step + 1, 1] - home

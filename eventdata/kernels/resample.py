@@ -1,4 +1,4 @@
-"""An image scaled and reduced to its brightest channel, in one pass over its pixels.
+"""Scale an image and reduce it to its brightest channel, in one pass over its pixels.
 
 Legend: C channels, H rows, W columns of the image; a rows, b columns of the plane.
 """
@@ -11,11 +11,11 @@ from numba import njit
 
 @njit(cache=True, nogil=True)
 def scale_nearest(image: Any, plane: Any) -> None:
-    """Nearest source pixel by the rule of torch's ``interpolate``, and the max over channels.
+    """Take the nearest source pixel as torch's ``interpolate`` does, and the max over channels.
 
-    torch floors row * (H / a) after rounding it to float32. Where H * a is under 2**23 that is the
-    floor of the exact quotient, since a product that is no whole number is 1/a or more away from
-    one. (For planes of 128 rows and columns together, or fewer, torch rounds in another way.)
+    torch floors row * (H / a) after rounding it to float32. Where H * a is under 2**23, that is the
+    floor of the exact quotient, since a product that is not whole is at least 1/a away from a whole
+    number. For planes of at most 128 rows and columns together, torch rounds differently.
 
     Args:
         image: uint8 (H, W, C), C of 1 or 3.
@@ -39,10 +39,10 @@ def scale_nearest(image: Any, plane: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def scale_area(image: Any, plane: Any) -> None:
-    """Mean of the source area under each pixel, halves up, and the max over channels.
+    """Take the mean of the source area under each pixel, halves up, and the max over channels.
 
     Row r of the plane covers source rows r*H/a to (r+1)*H/a. In units of 1/a of a source row all
-    overlaps are whole numbers that add up to H; columns likewise. So the mean is exact.
+    overlaps are whole numbers that add up to H; columns likewise. The mean is therefore exact.
 
     Args:
         image: uint8 (H, W, C).

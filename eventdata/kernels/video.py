@@ -1,9 +1,9 @@
-"""Video -> events: differences between frames against thresholds that fit the clip (ES-UCF101).
+"""Convert a video into events by thresholds on frame differences that fit the clip (ES-UCF101).
 
 Legend: F frames, T = F - 1 steps, P polarities (0 = positive), H rows, W columns.
 
-A difference is grey/255 - grey/255 in float64, as published. It depends on the two grey values
-alone: over all 256x256 pairs a histogram gives exact percentiles and a table gives the events,
+A difference is grey/255 - grey/255 in float64, as published. It depends only on the two grey
+values: over all 256x256 pairs, a histogram gives exact percentiles and a table gives the events,
 so no difference is ever stored.
 """
 
@@ -70,17 +70,17 @@ class VideoSettings:
 
     @property
     def steps(self) -> int:
-        """T, one less than the frames."""
+        """Return T, one less than the frames."""
         return self.frames - 1
 
     @property
     def frames_shape(self) -> tuple[int, int, int, int]:
-        """Shape of one clip's packed frames, (ceil(T/8), H, W, P)."""
+        """Return the shape of one clip's packed frames, (ceil(T/8), H, W, P)."""
         return -(-self.steps // 8), *self.size, 2
 
 
 def frame_indices(available: int, wanted: int) -> NDArray[np.int64]:
-    """Which frames of a clip are taken: evenly spread, first and last among them, halves to even.
+    """Return ``wanted`` frame indices, evenly spread from first to last, halves rounded to even.
 
     A clip of fewer frames gives some of them more than once.
     """
@@ -88,20 +88,21 @@ def frame_indices(available: int, wanted: int) -> NDArray[np.int64]:
 
 
 def clip_frames(grey: U8, settings: VideoSettings, out: U8, name: str = "") -> int:
-    """Packed event frames of a clip.
+    """Fill ``out`` with the packed event frames of a clip.
 
     Args:
         grey: uint8 (F, H, W).
         settings: how to make them.
-        out: uint8 of ``settings.frames_shape``, overwritten whole.
-        name: the clip's, for mode 2's draws.
+        out: uint8 of ``settings.frames_shape``, overwritten completely.
+        name: the clip's name, which seeds the draws of mode 2.
 
     Returns:
         The number of set cells.
     """
     if grey.dtype != np.uint8 or grey.shape != (settings.frames, *settings.size):
         raise InputError(
-            f"a clip is uint8 {(settings.frames, *settings.size)}, not {grey.dtype} {grey.shape}"
+            f"a clip must be uint8 {(settings.frames, *settings.size)}, not {grey.dtype} "
+            f"{grey.shape}"
         )
     if out.shape != settings.frames_shape:
         raise ValueError(f"out is {out.shape}, the frames are {settings.frames_shape}")
@@ -117,7 +118,7 @@ def clip_frames(grey: U8, settings: VideoSettings, out: U8, name: str = "") -> i
 
 
 def clip_events(grey: U8, settings: VideoSettings, name: str = "") -> U8:
-    """Dense event frames of a clip as a raw ES-UCF101 file holds them: uint8 (P, T, H, W)."""
+    """Return dense event frames as a raw ES-UCF101 file holds them: uint8 (P, T, H, W)."""
     packed = np.empty(settings.frames_shape, np.uint8)
     clip_frames(grey, settings, packed, name)
     dense = np.empty((settings.steps, 2, *settings.size), np.uint8)
@@ -126,13 +127,13 @@ def clip_events(grey: U8, settings: VideoSettings, name: str = "") -> U8:
 
 
 def thresholds(grey: U8, event_ratio: float) -> tuple[float, float]:
-    """The percentiles between which a clip's differences are no events.
+    """Return the lower and upper percentile beyond which a clip's differences are events.
 
-    Equal to ``numpy.percentile`` (linear) of all differences to the last bit.
+    They equal ``numpy.percentile`` (linear) of all differences to the last bit.
 
     Args:
         grey: contiguous uint8 (F, H, W).
-        event_ratio: the part of the differences outside, half on either side.
+        event_ratio: the fraction of the differences beyond them, half on either side.
     """
     values, order = _pair_differences()
     counts = np.cumsum(_count_pairs(grey).ravel()[order])
@@ -144,7 +145,7 @@ def thresholds(grey: U8, event_ratio: float) -> tuple[float, float]:
         ranks = np.array([rank, min(rank + 1, total - 1)])
         below, above = values.ravel()[order[np.searchsorted(counts, ranks, side="right")]].tolist()
         part = place - rank
-        # numpy's own two branches: they round differently.
+        # NumPy has these two branches, which round differently.
         if part < 0.5:
             return float(below + (above - below) * part)
         return float(above - (above - below) * (1 - part))
@@ -154,20 +155,20 @@ def thresholds(grey: U8, event_ratio: float) -> tuple[float, float]:
 
 @cache
 def _pair_differences() -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """All differences new/255 - old/255, float64 (new, old), and their ascending order."""
+    """Return all differences new/255 - old/255, float64 (new, old), and their ascending order."""
     values = GREY[:, None] - GREY
     return values, np.argsort(values, axis=None)
 
 
 def _event_table(lower: float, upper: float) -> NDArray[np.uint16]:
-    """What a pair (new, old) makes: 1 a positive event, 256 a negative one, uint16 (256, 256)."""
+    """Return a table uint16 (new, old): 1 for a positive event, 256 for a negative one, else 0."""
     values, _ = _pair_differences()
     return np.uint16(1) * (values > upper) | np.uint16(256) * (values < lower)
 
 
 @njit(cache=True, nogil=True)
 def _count_pairs(grey: Any) -> Any:
-    """How often a pixel goes from one grey value to another: int64 (new, old)."""
+    """Count how often a pixel changes from one grey value to another: int64 (new, old)."""
     counts = np.zeros((256, 256), np.int64)
     for step in range(len(grey) - 1):
         old, new = grey[step].reshape(-1), grey[step + 1].reshape(-1)
@@ -178,7 +179,7 @@ def _count_pairs(grey: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _compare_pairs(grey: Any, table: Any, out: Any) -> None:
-    """Looks every pair of neighbours up and packs what it makes."""
+    """Look up every pair of consecutive grey values and pack its event."""
     steps = len(grey) - 1
     octets, height, width, _ = out.shape
     line = np.empty(width, np.uint16)
@@ -207,10 +208,10 @@ def _compare_drawn(
     rng: Any,
     out: Any,
 ) -> None:
-    """Compares each difference with a threshold drawn for it alone.
+    """Compare each difference with a random threshold of its own.
 
-    A threshold is at least ``least`` from zero, so that only differences beyond draw one, and of
-    their own sign, in the order step, row, column: the same chances with a quarter of the draws.
+    A threshold is at least ``least`` from zero. So only differences beyond that draw one, of their
+    own sign, in the order step, row, column: the same probabilities with a quarter of the draws.
     """
     out[:] = 0
     height, width = grey.shape[1:]

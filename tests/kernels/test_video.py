@@ -164,7 +164,7 @@ def test_settings_are_checked(options: dict[str, Any], named: str) -> None:
 def test_other_arrays_are_refused() -> None:
     video = VideoSettings(frames=3, size=(4, 5))
     for grey in (np.zeros((3, 5, 4), np.uint8), np.zeros((3, 4, 5)), np.zeros((2, 4, 5), np.uint8)):
-        with pytest.raises(InputError, match="a clip is uint8"):
+        with pytest.raises(InputError, match="a clip must be uint8"):
             clip_events(grey, video)
     with pytest.raises(ValueError, match="out is"):
         clip_frames(np.zeros((3, 4, 5), np.uint8), video, np.empty((1, 5, 4, 2), np.uint8))
