@@ -1,7 +1,7 @@
-"""Weights from one network into another: any kind of neuron to any, images to events.
+"""Transfer of weights between networks: from any kind of neuron to any, from images to events.
 
-The kinds have the same parameters, so most are taken as they are. Two parts may not fit: the stem,
-where C colour channels become P polarities, and the classifier, where the classes are others.
+The kinds have the same parameters, so most entries are copied. Two parts may not fit: the stem,
+where C colour channels become P polarities, and the classifier, where the classes differ.
 """
 
 import warnings
@@ -21,54 +21,55 @@ from train.runs.checkpoint import check_torch_file
 
 Stem = Literal["mean", "fresh"]
 Part = Literal["encoder", "decoder", "both"]
+Fate = Literal["taken", "adapted", "fresh", "unused"]
 
 DTYPES = {
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
 }
-"""What a checkpoint's numbers may be: what torch makes floats of."""
+"""Dtypes that a checkpoint may have: those that torch converts to floats."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Report:
-    """What became of every entry of a network's state dict. Printable."""
+    """The outcome of a transfer, printable."""
 
-    taken: tuple[str, ...]
-    """Entries that have the source's values."""
-    adapted: dict[str, str]
-    """Entries computed from the source's, and how."""
-    fresh: dict[str, str]
-    """Entries that kept the values they had, and why."""
-    unused: tuple[str, ...]
-    """Entries of the source that have no place in the network."""
+    fates: Mapping[str, tuple[Fate, str]]
+    """For each entry of both state dicts its fate, and how it was adapted or why it is fresh.
+
+    taken: copied from the source; adapted: computed from the source; fresh: not changed; unused:
+    an entry of the source that is not in the network.
+    """
+
+    def of(self, fate: Fate) -> dict[str, str]:
+        """Return the entries with a fate, and the reasons."""
+        return {key: why for key, (this, why) in self.fates.items() if this == fate}
 
     def __str__(self) -> str:
-        return self._lines(dict.fromkeys(self.taken, "taken"))
+        return self._lines("taken", "adapted", "fresh", "unused")
 
     def summary(self) -> str:
-        """The same without the entries that were taken as they are."""
-        return self._lines({})
+        """Return the report without the entries that were copied."""
+        return self._lines("adapted", "fresh", "unused")
 
-    def _lines(self, fate: dict[str, str]) -> str:
-        fate |= {key: f"adapted  {how}" for key, how in self.adapted.items()}
-        fate |= {key: f"fresh    {why}" for key, why in self.fresh.items()}
-        fate |= dict.fromkeys(self.unused, "unused")
-        width = max(map(len, fate), default=0)
-        lines = [f"{key:{width}}  {what}" for key, what in fate.items()]
-        counts = f"{len(self.taken)} taken, {len(self.adapted)} adapted, {len(self.fresh)} fresh"
-        return "\n".join([*lines, f"{counts}, {len(self.unused)} unused"])
+    def _lines(self, *shown: Fate) -> str:
+        rows = [(key, fate, why) for fate in shown for key, why in self.of(fate).items()]
+        width = max((len(key) for key, _, _ in rows), default=0)
+        lines = [f"{key:{width}}  {fate:9}{why}".rstrip() for key, fate, why in rows]
+        counts = (f"{len(self.of(fate))} {fate}" for fate in get_args(Fate))
+        return "\n".join([*lines, ", ".join(counts)])
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a checkpoint: safetensors by its suffix, else a torch file.
+    """Read the state dict of a checkpoint: safetensors by its suffix, else a torch file.
 
-    A torch file is loaded with weights_only=True; it is the state dict or keeps it under
-    "state_dict", as Lightning does. Keys of the published networks and of wrappers (``module.``,
-    ``network.``) come back as ours.
+    A torch file is loaded with weights_only=True. It is a state dict or has one under "state_dict",
+    as Lightning's files do. Keys of the published networks and of wrappers (``module.``,
+    ``network.``) are renamed to this package's.
 
     Raises:
-        InputError: no such file, or not a checkpoint of tensors alone.
+        InputError: the file is missing or is not a checkpoint of tensors.
     """
     path = Path(path)
     loaded: Any
@@ -79,38 +80,38 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         else:
             check_torch_file(path)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of what made the file
+                warnings.simplefilter("ignore")  # they concern the program that wrote it
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds
-        # Of torch's own only the first sentence: the next tell how to load it all the same.
+    except Exception as error:  # torch raises a dozen kinds of errors
+        # Only the first sentence of torch's message: the next explain how to load it anyway.
         reason = str(error).split("\n")[0].partition(". ")[0] or type(error).__name__
-        raise InputError(f"{path} cannot be read as a checkpoint of tensors: {reason}") from error
+        raise InputError(f"{path} can't be read as a checkpoint of tensors: {reason}") from error
     if isinstance(loaded, dict):
         loaded = loaded.get("state_dict", loaded)
     tensors = isinstance(loaded, dict) and all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
     )
     if not tensors or not loaded:
-        raise InputError(f"{path} holds no state dict: save the network's state_dict() instead")
+        raise InputError(f"{path} has no state dict. Save the network's state_dict() instead")
     for key, value in loaded.items():
         problem = _problem(value)
         if not problem and value.numel() * value.element_size() > size:
-            # A tensor of a few bytes may have any shape: its strides can be zero.
-            problem = f"is {tuple(value.shape)}, more numbers than are in the file"
+            # A tensor of a few bytes can have any shape, because its strides can be zero.
+            problem = f"is {tuple(value.shape)}, which is more numbers than the file has"
         if problem:
             raise InputError(
-                f"{path} holds no state dict of plain numbers: {key!r} {problem}; save the "
-                "network's state_dict() instead"
+                f"{path} has no state dict of plain numbers: {key!r} {problem}. Save the network's "
+                "state_dict() instead"
             )
     return rename_published({key.removeprefix("network."): value for key, value in loaded.items()})
 
 
 def _problem(tensor: Tensor) -> str:
-    """Why it is not made of real numbers that torch makes floats of; or ""."""
+    """Return why a tensor's values can't be converted to floats, or ""."""
     if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
         return "is not dense"
     if tensor.is_meta:
-        return "has no values (it is of the device meta)"
+        return "has no values, because it is on the device meta"
     if tensor.dtype not in DTYPES:
         return f"is of {tensor.dtype}"
     return ""
@@ -118,8 +119,8 @@ def _problem(tensor: Tensor) -> str:
 
 def _fate(
     key: str, here: Tensor, there: Tensor | None, stem: Stem, part: Part, same_classes: bool
-) -> tuple[Literal["taken", "adapted", "fresh"], str]:
-    """What is to become of one entry, and how or why. The rules of `transfer`, in their order."""
+) -> tuple[Fate, str]:
+    """Return the fate of one entry, by the rules of `transfer` in their order, and the reason."""
     names = key.split(".")
     if not _is_of(key, part):
         return "fresh", f"not of the {part}"
@@ -130,7 +131,7 @@ def _fate(
     if there is None:
         return "fresh", "not in the source"
     if problem := _problem(there):
-        raise InputError(f"{key} of the checkpoint {problem}; give one of plain numbers")
+        raise InputError(f"{key} of the checkpoint {problem}. Pass a checkpoint of plain numbers")
     if there.shape == here.shape:
         return "taken", ""
     if there.ndim == here.ndim:
@@ -141,12 +142,12 @@ def _fate(
             return "fresh", f"{len(there)} classes in the source, {len(here)} here"
     raise InputError(
         f"the checkpoint is of another network: {key} is {tuple(there.shape)} there and "
-        f"{tuple(here.shape)} here; build both with the same settings"
+        f"{tuple(here.shape)} here. Build both with the same settings"
     )
 
 
 def _check_layers(own: Mapping[str, Tensor], source: Mapping[str, Tensor], part: Part) -> None:
-    """InputError where a network of another kind happens to share some keys and shapes."""
+    """Raise InputError if another kind of network merely shares some keys and shapes."""
     here, there = _layers(own, part), _layers(source, part)
     for lacks, has, missing, layers in (
         ("the checkpoint", "the network", here - there, here),
@@ -155,13 +156,13 @@ def _check_layers(own: Mapping[str, Tensor], source: Mapping[str, Tensor], part:
         if len(missing) > len(layers) / 4:
             raise InputError(
                 f"the checkpoint is of another network: {lacks} lacks {len(missing)} of "
-                f"{len(layers)} layers that {has} has, {min(missing)} for one; build both with the "
-                "same settings"
+                f"{len(layers)} layers that {has} has, for example {min(missing)}. Build both with "
+                "the same settings"
             )
 
 
 def _layers(state: Mapping[str, Tensor], part: Part) -> set[str]:
-    """The kernels and matrices of a part, without stem and classifier, which may differ."""
+    """Return the weights of a part's layers, except stem and classifier, which may differ."""
     return {
         key
         for key, values in state.items()
@@ -181,26 +182,26 @@ def transfer(
     part: Part = "both",
     same_classes: bool = True,
 ) -> Report:
-    """Set a network's state from a source's, in place, and report what became of each entry.
+    """Copy a source's weights into a network, in place, and report the fate of each entry.
 
     Args:
-        network: of any kind of neuron.
-        source: state dict of the same architecture, of any kind of neuron (`load_state`).
-        stem: mean: where the source's kernel has another number of channels, each of ours is the
-            mean over them; fresh: nothing of the stem is taken.
-        part: encoder: all but the decoder and the classifier; decoder: those alone; both.
-        same_classes: whether the classifiers are of the same classes in the same order; else
-            nothing of the source's is taken.
+        network: a network with any kind of neuron.
+        source: state dict of the same architecture with any kind of neuron (`load_state`).
+        stem: mean: if the source's kernel has another number of channels, each channel here becomes
+            their mean; fresh: the stem is not changed.
+        part: encoder: everything except the decoder and the classifier; decoder: only those; both.
+        same_classes: whether both classifiers have the same classes in the same order; if not, the
+            classifier is not changed.
 
     Raises:
-        InputError: nothing matches, or an entry other than the stem's kernel and the classifier has
-            another shape, or one is not of plain numbers, or more than a quarter of the layers
-            between these are in one of the two networks alone. The network is then as it was.
-        OptionError: no such `stem` or `part`.
+        InputError: nothing matches; an entry other than the stem's kernel and the classifier has
+            another shape; an entry is not of plain numbers; or more than a quarter of the other
+            layers are in only one of the two networks. The network is then unchanged.
+        OptionError: `stem` or `part` is unknown.
     """
     for name, value, allowed in (("stem", stem, get_args(Stem)), ("part", part, get_args(Part))):
         if value not in allowed:
-            raise OptionError(f"{name} {value!r} is not one of {', '.join(allowed)}")
+            raise OptionError(f"{name} is {value!r}: choose {', '.join(allowed)}")
     own = network.state_dict()
     fates = {
         key: _fate(key, here, source.get(key), stem, part, same_classes)
@@ -208,8 +209,8 @@ def transfer(
     }
     if all(fate == "fresh" for fate, _ in fates.values()):
         raise InputError(
-            f"nothing of the checkpoint fits the network: it has {next(iter(source), 'nothing')}, "
-            f"the network has {next(iter(own))}; give a checkpoint of the same architecture"
+            f"nothing in the checkpoint fits the network: it has {next(iter(source), 'nothing')}, "
+            f"the network has {next(iter(own))}. Pass a checkpoint of the same architecture"
         )
     _check_layers(own, source, part)
     for key, (fate, _) in fates.items():
@@ -217,43 +218,35 @@ def transfer(
             own[key].copy_(source[key])
         elif fate == "adapted":
             there = source[key]
-            kernel = there if there.dtype == torch.float64 else there.float()  # others have no mean
+            kernel = there if there.dtype == torch.float64 else there.float()  # others lack mean()
             own[key].copy_(kernel.mean(dim=1, keepdim=True).expand_as(own[key]))
-    return Report(
-        taken=tuple(key for key, (fate, _) in fates.items() if fate == "taken"),
-        adapted={key: how for key, (fate, how) in fates.items() if fate == "adapted"},
-        fresh={key: why for key, (fate, why) in fates.items() if fate == "fresh"},
-        unused=tuple(key for key in source if key not in own),
-    )
+    unused: dict[str, tuple[Fate, str]] = {key: ("unused", "") for key in source if key not in own}
+    return Report(fates | unused)
 
 
 def freeze(network: nn.Module, prefixes: Iterable[str]) -> list[str]:
-    """Take parameters out of training by the prefix of their names; `thaw` what this returns.
+    """Exclude the parameters with a prefix from training; return the names, for `thaw`.
 
-    Only the gradients stop: batch norm goes on following its input. Under DDP a stage that thaws
+    Only the gradients stop: batch norms still follow their input. Under DDP a stage that thaws
     later needs find_unused_parameters.
 
     Raises:
-        OptionError: a prefix that no parameter's name has.
+        OptionError: no parameter has the prefix.
     """
-    chosen: dict[str, nn.Parameter] = {}
+    parameters = dict(network.named_parameters())
+    chosen: set[str] = set()
     for prefix in prefixes:
-        inside = prefix.rstrip(".") + "."
-        matches = {
-            name: parameter
-            for name, parameter in network.named_parameters()
-            if f"{name}.".startswith(inside)
-        }
+        matches = {name for name in parameters if f"{name}.".startswith(prefix.rstrip(".") + ".")}
         if not matches:
-            raise OptionError(f"cannot freeze {prefix!r}: no parameter's name starts so")
+            raise OptionError(f"cannot freeze {prefix!r}: no parameter's name starts with it")
         chosen |= matches
-    frozen = [name for name, parameter in chosen.items() if parameter.requires_grad]
+    frozen = [name for name in parameters if name in chosen and parameters[name].requires_grad]
     for name in frozen:
-        chosen[name].requires_grad_(False)
+        parameters[name].requires_grad_(False)
     return frozen
 
 
 def thaw(network: nn.Module, names: Iterable[str]) -> None:
-    """Train the named parameters again."""
+    """Include the named parameters in training again."""
     for name in names:
         network.get_parameter(name).requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Weights from one network into another, and the report of it."""
+"""Transfer of weights between networks, and its report."""
 
 import pytest
 import torch
@@ -21,64 +21,66 @@ def crnn(kind, seed=0, **settings):
     return network(kind, "crnn", seed=seed, **small | settings)
 
 
-def test_the_stem_gets_the_mean_of_the_colours_for_each_polarity():
+def test_each_polarity_of_the_stem_gets_the_mean_of_the_colours():
     ann, lif = network("ann", channels=3), network("lif", seed=1)
     report = transfer(lif, ann.state_dict())
     mean = ann.stem.conv.weight.detach().mean(dim=1)
     assert torch.equal(lif.stem.conv.weight[:, 0], mean)
     assert torch.equal(lif.stem.conv.weight[:, 1], mean)
-    assert report.adapted == {"stem.conv.weight": "mean of 3 channels for each of 2"}
-    assert report.fresh == {}
+    assert report.of("adapted") == {"stem.conv.weight": "mean of 3 channels for each of 2"}
+    assert report.of("fresh") == {}
     assert torch.equal(lif.stem.norm.weight, ann.stem.norm.weight)
 
 
-def test_a_fresh_stem_keeps_all_of_its_own():
+def test_a_fresh_stem_is_not_changed():
     ann, lif = network("ann"), network("lif", seed=1)
     before = {key: value.clone() for key, value in lif.state_dict().items()}
     report = transfer(lif, ann.state_dict(), stem="fresh")
-    assert set(report.fresh) == {key for key in before if key.startswith("stem.")}
+    assert set(report.of("fresh")) == {key for key in before if key.startswith("stem.")}
     for key, value in lif.state_dict().items():
-        want = before if key in report.fresh else ann.state_dict()
+        want = before if key in report.of("fresh") else ann.state_dict()
         assert torch.equal(value, want[key]), key
 
 
-def test_a_classifier_of_other_classes_is_fresh():
+def test_a_classifier_with_another_number_of_classes_is_fresh():
     source, target = network(classes=7), network(seed=1)
     fc = target.fc.weight.detach().clone()
     report = transfer(target, source.state_dict())
-    assert set(report.fresh) == {"fc.weight", "fc.bias"}
-    assert report.fresh["fc.bias"] == "7 classes in the source, 5 here"
+    assert set(report.of("fresh")) == {"fc.weight", "fc.bias"}
+    assert report.of("fresh")["fc.bias"] == "7 classes in the source, 5 here"
     assert torch.equal(target.fc.weight, fc)
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder", "both"])
-def test_parts_of_a_crnn(part):
+def test_a_part_of_a_crnn_is_taken(part):
     source, target = crnn("ann", channels=3), crnn("lif", seed=1)
     report = transfer(target, source.state_dict(), stem="fresh", part=part)
-    taken = {key.split(".")[0] for key in report.taken}
+    taken = {key.split(".")[0] for key in report.of("taken")}
     assert taken == ({"encoder", "decoder"} if part == "both" else {part})
-    assert all("stem" in key or part not in ("both", key.split(".")[0]) for key in report.fresh)
-    for key in report.taken:
+    assert all(
+        "stem" in key or part not in ("both", key.split(".")[0]) for key in report.of("fresh")
+    )
+    for key in report.of("taken"):
         assert torch.equal(target.state_dict()[key], source.state_dict()[key])
 
 
 def test_the_decoder_of_a_network_without_one_is_its_classifier():
     report = transfer(network(), network(seed=1).state_dict(), part="decoder")
-    assert report.taken == ("fc.weight", "fc.bias")
+    assert list(report.of("taken")) == ["fc.weight", "fc.bias"]
 
 
-def test_the_report_tells_the_fate_of_every_entry():
+def test_the_report_has_the_fate_of_every_entry():
     source = network("ann", channels=3, classes=7).state_dict()
     source["extra.weight"] = torch.zeros(1)
     del source["stages.0.0.neuron.decay"]
     target = network("lif")
     report = transfer(target, source)
-    told = [*report.taken, *report.adapted, *report.fresh]
-    assert sorted(told) == sorted(target.state_dict())
-    assert report.fresh["stages.0.0.neuron.decay"] == "not in the source"
-    assert report.unused == ("extra.weight",)
+    entries = [*report.of("taken"), *report.of("adapted"), *report.of("fresh")]
+    assert sorted(entries) == sorted(target.state_dict())
+    assert report.of("fresh")["stages.0.0.neuron.decay"] == "not in the source"
+    assert list(report.of("unused")) == ["extra.weight"]
     lines = str(report).splitlines()
-    assert len(lines) == len(told) + 2
+    assert len(lines) == len(entries) + 2
     assert any(line.split() == ["stem.conv.bias", "taken"] for line in lines)
     assert any(line.startswith("stem.conv.weight") and "adapted" in line for line in lines)
     assert lines[-1].endswith("1 adapted, 3 fresh, 1 unused")
@@ -87,11 +89,11 @@ def test_the_report_tells_the_fate_of_every_entry():
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ({}, "nothing of the checkpoint fits.*it has nothing"),
-        ({"conv.weight": torch.zeros(3)}, "nothing of the checkpoint fits.*it has conv.weight"),
+        ({}, "nothing in the checkpoint fits.*it has nothing"),
+        ({"conv.weight": torch.zeros(3)}, "nothing in the checkpoint fits.*it has conv.weight"),
     ],
 )
-def test_nothing_that_matches_is_an_error(source, says):
+def test_a_source_without_a_match_is_an_error(source, says):
     with pytest.raises(EventDataError, match=says):
         transfer(network(), source)
 
@@ -105,7 +107,7 @@ def test_another_network_is_an_error_and_changes_nothing():
         assert torch.equal(value, before[key])
 
 
-SHAPE = (4, 3, 7, 7)  # of the stem's kernel, of images
+SHAPE = (4, 3, 7, 7)  # of the stem's kernel for images
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES, key=str))
@@ -120,7 +122,7 @@ def test_numbers_of_every_type_are_taken_and_averaged(dtype, channels):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "says"),
     [
         ("stem.conv.weight", torch.zeros(4, 0, 7, 7), r"is \(4, 0, 7, 7\) there"),
         ("stem.conv.weight", torch.zeros(0, 3, 7, 7), r"is \(0, 3, 7, 7\) there"),
@@ -137,11 +139,11 @@ def test_numbers_of_every_type_are_taken_and_averaged(dtype, channels):
         ("fc.bias", torch.zeros(5, device="meta"), "has no values"),
     ],
 )
-def test_an_entry_that_does_not_fit_changes_nothing(key, value, told):
+def test_an_entry_that_does_not_fit_changes_nothing(key, value, says):
     source = network("ann", seed=1, channels=3).state_dict()
     target = network()
     before = {name: values.clone() for name, values in target.state_dict().items()}
-    with pytest.raises(InputError, match=f"{key}.* {told}"):
+    with pytest.raises(InputError, match=f"{key}.* {says}"):
         transfer(target, source | {key: value})
     assert all(torch.equal(values, before[name]) for name, values in target.state_dict().items())
 
@@ -156,11 +158,11 @@ def test_a_network_of_another_depth_is_another_network(ours, theirs):
         transfer(target, build(theirs, **settings).state_dict())
 
 
-def test_a_classifier_of_other_classes_stays_fresh():
+def test_a_classifier_with_other_class_names_is_fresh():
     target = network()
     before = target.state_dict()["fc.weight"].clone()
     report = transfer(target, network(seed=1).state_dict(), same_classes=False)
-    assert report.fresh == dict.fromkeys(
+    assert report.of("fresh") == dict.fromkeys(
         ("fc.weight", "fc.bias"), "classes of other names in the source"
     )
     assert torch.equal(target.state_dict()["fc.weight"], before)
@@ -169,12 +171,12 @@ def test_a_classifier_of_other_classes_stays_fresh():
 
 
 @pytest.mark.parametrize("wrong", [{"stem": "sum"}, {"part": "head"}])
-def test_wrong_options_are_named(wrong):
-    with pytest.raises(OptionError, match="is not one of"):
+def test_unknown_options_are_named(wrong):
+    with pytest.raises(OptionError, match="choose (mean, fresh|encoder, decoder, both)"):
         transfer(network(), network().state_dict(), **wrong)
 
 
-def test_checkpoints_of_either_format_load(tmp_path):
+def test_checkpoints_of_all_formats_load(tmp_path):
     state = network().state_dict()
     save_file(state, tmp_path / "a.safetensors")
     torch.save(state, tmp_path / "b.pt")
@@ -187,13 +189,13 @@ def test_checkpoints_of_either_format_load(tmp_path):
 
 
 class Trap:
-    """What a hostile checkpoint would run when unpickled."""
+    """An object that fails the test when it is unpickled."""
 
     def __reduce__(self):
         return (pytest.fail, ("the checkpoint was unpickled",))
 
 
-def test_bad_checkpoints_are_told_and_never_unpickled(tmp_path):
+def test_bad_checkpoints_are_named_and_never_unpickled(tmp_path):
     torch.save({"state_dict": Trap()}, tmp_path / "trap.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
@@ -225,8 +227,8 @@ def test_tensors_that_are_not_numbers_are_named(tmp_path, tensor, message):
         load_state(tmp_path / "a.pt")
 
 
-def test_checkpoints_as_trainers_keep_them_load(tmp_path):
-    """With an optimiser, a schedule, shared and strided weights, in both formats of torch."""
+def test_checkpoints_of_trainers_load(tmp_path):
+    """Load an optimiser, a schedule, shared and strided weights in both formats of torch."""
     net = network()
     optimizer = torch.optim.AdamW(net.parameters())
     net(torch.rand(2, 3, 2, 64, 64)).sum().backward()
@@ -273,7 +275,7 @@ def test_frozen_parts_keep_their_weights_until_thawed():
     assert "stem.conv.weight" in step()
 
 
-def test_thawing_leaves_an_anns_decay_alone():
+def test_thawing_leaves_an_anns_decay_frozen():
     ann = network("ann")
     thaw(ann, freeze(ann, ["stages"]))
     decays = [p for name, p in ann.named_parameters() if name.endswith("decay")]
@@ -281,7 +283,7 @@ def test_thawing_leaves_an_anns_decay_alone():
     assert not any(decay.requires_grad for decay in decays)
 
 
-def test_freezing_what_is_not_there_is_an_error():
+def test_freezing_an_unknown_prefix_is_an_error():
     net = network()
     with pytest.raises(OptionError, match="cannot freeze 'ste'"):
         freeze(net, ["stem", "ste"])

@@ -565,7 +565,7 @@ def test_checkpoints_of_other_networks(tmp_path, recipe, events, whole):
     save_file({"layer.weight": torch.zeros(3)}, other)
     folder, _ = whole
     changes = [f"scratch.weights={other}"]
-    with pytest.raises(InputError, match="nothing of the checkpoint fits"):
+    with pytest.raises(InputError, match="nothing in the checkpoint fits"):
         run(load(recipe, scratch=True, changes=changes), tmp_path / "a", data=events)
     changes = [f"scratch.weights={folder}/lif/best.safetensors", "network.width=8"]
     with pytest.raises(InputError, match="of another network"):
