@@ -1,32 +1,31 @@
-"""The programs prepare_*.py on archives of the published forms, and archives that mean harm."""
+"""Preparation from archives of the published kinds, and hostile archives."""
 
 import io
 import shutil
 import stat
 import struct
-import subprocess
-import sys
 import tarfile
 import zipfile
 import zlib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import eventdata
 from eventdata.errors import InputError
 from tests.makers import make_clips, make_es_imagenet, make_images, tree_digest
 from tools.archives import Limits, group_parts, rar_program, unpack
+from tools.prepare import main
 
 LIMITS = Limits(file_bytes=2**24, total_bytes=2**28)
 
 
-def prepare(name: str, *words: object, env: dict[str, str] | None = None) -> str:
-    """What a program prints; AssertionError with it where it fails."""
-    command = [sys.executable, "-m", f"tools.prepare_{name}", *map(str, words)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    assert run.returncode == 0, run.stderr + run.stdout
-    return run.stderr
+def prepare(*words: object, env: dict[str, str] | None = None) -> str:
+    """Return what the program prints; raise AssertionError with that if it fails."""
+    done = CliRunner().invoke(main, list(map(str, words)), env=env)
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 def make_zip(path: Path, root: Path, top: str) -> Path:
@@ -235,12 +234,12 @@ def test_published_archive_to_a_verified_store(shared, tmp_path):
     words = ["published", *parts, "--out", tmp_path / "es.zarr", "--work", tmp_path / "work"]
     hidden = parts[2].rename(tmp_path / "hidden")
     with pytest.raises(AssertionError, match="can't be unpacked|damaged"):
-        prepare("es_imagenet", *[word for word in words if word != parts[2]])
+        prepare("es-imagenet", *[word for word in words if word != parts[2]])
     hidden.rename(parts[2])
-    told = prepare("es_imagenet", *words, "--workers", 1)
+    told = prepare("es-imagenet", *words, "--workers", 1)
     assert "unpack: ES.zip.000 and 2 more parts: 131 files" in told
     assert "verify: sound; 128 samples, 128 compared" in told
-    told = prepare("es_imagenet", *words, "--workers", 1)
+    told = prepare("es-imagenet", *words, "--workers", 1)
     assert "unpacked before" in told
     assert "already complete" in told
     eventdata.convert("es-imagenet", shared / "es_imagenet", tmp_path / "direct.zarr")
@@ -267,9 +266,18 @@ def test_imagenet_tars_to_a_verified_store(tmp_path):
         lines.append(f"{name} {int(path.parent.name == 'n02119789')}")
     make_tar(official / "ILSVRC2012_img_val.tar", flat)
     (tmp_path / "val.txt").write_text("\n".join(lines))
-    words = ["images", official, "--out", tmp_path / "es.zarr", "--work", tmp_path / "work"]
+    words = [
+        "images",
+        official,
+        "--out",
+        tmp_path / "es.zarr",
+        "--work",
+        tmp_path / "work",
+        "--workers",
+        1,
+    ]
     told = prepare(
-        "es_imagenet", *words, "--val-labels", tmp_path / "val.txt", "--on-error", "skip"
+        "es-imagenet", *words, "--val-labels", tmp_path / "val.txt", "--on-error", "skip"
     )
     assert "train 6, val 4" in told
     assert "verify: sound; 10 samples" in told
@@ -292,16 +300,25 @@ def test_one_split_as_a_tar_the_other_as_a_folder(tmp_path):
     shutil.rmtree(official / "train")
     (tmp_path / "work" / "train").mkdir(parents=True)
     (tmp_path / "work" / "train" / ".unpacked.json").write_text('{"ILSVRC2012_img_tr')
-    words = ["images", official, "--out", tmp_path / "es.zarr", "--work", tmp_path / "work"]
-    told = prepare("es_imagenet", *words, "--on-error", "skip")
+    words = [
+        "images",
+        official,
+        "--out",
+        tmp_path / "es.zarr",
+        "--work",
+        tmp_path / "work",
+        "--workers",
+        1,
+    ]
+    told = prepare("es-imagenet", *words, "--on-error", "skip")
     assert "train 6, val 4" in told
     assert "verify: sound; 10 samples" in told
 
 
 def test_a_fold_without_lists_is_refused(tmp_path):
     make_clips(tmp_path / "clips", clips=1)
-    with pytest.raises(AssertionError, match="--fold is of the official lists"):
-        prepare("es_ucf101", tmp_path / "clips", "--fold", 2, "--out", tmp_path / "out.zarr")
+    with pytest.raises(AssertionError, match="--fold needs the official lists"):
+        prepare("es-ucf101", tmp_path / "clips", "--fold", 2, "--out", tmp_path / "out.zarr")
 
 
 def test_ucf101_to_a_verified_store(shared, tmp_path):
@@ -311,7 +328,7 @@ def test_ucf101_to_a_verified_store(shared, tmp_path):
         tmp_path / "lists.zip", shared / "ucf101" / "ucfTrainTestlist", "ucfTrainTestlist"
     )
     out = tmp_path / "ucf.zarr"
-    told = prepare("es_ucf101", clips, "--splits", lists, "--out", out, "--work", tmp_path / "work")
+    told = prepare("es-ucf101", clips, "--splits", lists, "--out", out, "--work", tmp_path / "work")
     assert "verify: sound" in told
     store = eventdata.open_store(out)
     assert len(store.header.classes) == 101
