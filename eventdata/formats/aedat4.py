@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from eventdata.errors import InputError, OptionError
+from eventdata.errors import InputError, OptionError, reading
 from eventdata.files.local import read_plain
 from eventdata.formats.decoding import Recording, most_events
 
@@ -48,11 +48,10 @@ def read(path: Path) -> Recording:
 
 def check_aedat4(path: Path) -> None:
     """Raise ``InputError``, with the path, unless any decoder can be trusted with a file."""
-    try:
+    with reading(path):
         data = read_plain(path)
+    try:
         _check_unpacked(_unpacked_sizes(data).total(), data)
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -1,4 +1,4 @@
-"""Reads one still image file: RGB or grey bytes, upright, whatever it holds.
+"""Read one still image file as upright RGB or grey bytes.
 
 Legend: H rows, W columns.
 """
@@ -14,10 +14,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from eventdata.errors import InputError
 from eventdata.files.local import check_plain
 
-# Formats that Pillow decodes by itself, without help from another program.
+# Formats that Pillow decodes without running another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 2**25
-"""A larger image is refused before it is decoded: some take twenty bytes a pixel meanwhile."""
+"""A larger image is refused before it is decoded, which may take twenty bytes per pixel."""
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,38 +33,38 @@ UPRIGHT = {
 def read_picture(path: Path | str, *, grey: bool = False) -> NDArray[np.uint8]:
     """Decode an image file.
 
-    EXIF rotation is applied; transparency is dropped, not blended; of 16 bits the upper eight are
-    kept; of several pictures the first is taken: all as OpenCV's ``imread`` does. A JPEG is
-    decoded in full, since its quick scaled decoding gives other pixels.
+    As in OpenCV's ``imread``, EXIF rotation is applied, transparency is dropped without blending,
+    16 bits are reduced to the upper eight, and only the first of several pictures is read. A JPEG
+    is decoded in full, since quick scaled decoding gives other pixels.
 
     Args:
-        path: a file of one of FORMATS, told by its content, not its name.
-        grey: return brightness; of a JPEG the luma that it stores, not one computed from RGB.
+        path: a file of one of FORMATS, which its content and not its name decides.
+        grey: return brightness; for a JPEG the luma that it stores, not one computed from RGB.
 
     Returns:
-        Contiguous uint8 (H, W, 3), or (H, W) of a grey image; always (H, W) with ``grey``. It may
-        be read-only.
+        Contiguous uint8 (H, W, 3), or (H, W) for a grey image and with ``grey``. It may be
+        read-only.
 
     Raises:
-        InputError: the file is missing, no such image, damaged, truncated, or too large.
+        InputError: the file is missing, not such an image, damaged, truncated or too large.
     """
     try:
         check_plain(path)
         with open(path, "rb") as file, warnings.catch_warnings():  # noqa: PTH123 str or Path
-            # Of odd metadata, which does no harm, and of large sizes, which raise below.
+            # Odd metadata does no harm, and large sizes raise below.
             warnings.simplefilter("ignore")
             with Image.open(file, formats=FORMATS) as image:
                 return _decode(image, grey)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except FileNotFoundError:
-        raise InputError(f"{path}: the file isn't there") from None
+        raise InputError(f"{path}: the file isn't there; check the path") from None
     except UnidentifiedImageError:
         raise InputError(
-            f"{path}: not an image that can be read ({', '.join(FORMATS)}); convert or replace it"
+            f"{path}: not an image of the formats {', '.join(FORMATS)}; convert or replace it"
         ) from None
     except Image.DecompressionBombError:
-        raise InputError(f"{path}: more than {MAX_PIXELS} pixels; scale it down") from None
+        raise InputError(f"{path}: more than {MAX_PIXELS:,} pixels; scale it down") from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds for damaged files
@@ -72,10 +72,10 @@ def read_picture(path: Path | str, *, grey: bool = False) -> NDArray[np.uint8]:
 
 
 def _decode(image: Image.Image, grey: bool) -> NDArray[np.uint8]:
-    """Pixels of an opened image."""
+    """Return the upright pixels of an opened image."""
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise InputError(f"{height}x{width} pixels are more than {MAX_PIXELS}; scale it down")
+        raise InputError(f"{height}x{width} pixels are more than {MAX_PIXELS:,}; scale it down")
     if grey and isinstance(image, JpegImageFile):
         image.draft("L", None)
     image.load()
@@ -89,7 +89,7 @@ def _decode(image: Image.Image, grey: bool) -> NDArray[np.uint8]:
 
 
 def _upper_byte(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits as one of 8."""
+    """Convert a grey image from 16 to 8 bits."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         upper = np.asarray(image) >> 8
         return Image.fromarray(upper.clip(0, 255, out=upper).astype(np.uint8))
@@ -97,11 +97,11 @@ def _upper_byte(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) where there is none or its block is damaged."""
-    if "exif" not in image.info and image.format != "TIFF":  # reading it costs time
+    """Return the EXIF orientation; 1 (upright) without one and where its block is damaged."""
+    if "exif" not in image.info and image.format != "TIFF":  # reading it takes time
         return 1
     try:
         value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # of a damaged block; the pixels are sound all the same
+    except Exception:  # the block is damaged, but the pixels are sound
         return 1
     return value if isinstance(value, int) else 1

@@ -1,13 +1,12 @@
-"""Read arrays from a published ``.npz`` without trusting it.
+"""Read arrays from an untrusted ``.npz``.
 
-A plain zip's directory and a plain array's header are read here, all others by zipfile and NumPy,
-which take ten times as long; the members themselves are inflated by ISA-L in one call each, bounded
-by their declared size. Nothing is ever unpickled.
+A plain zip's directory and a plain array's header are parsed here, all others by zipfile and NumPy,
+which take ten times as long. ISA-L inflates each member in one call, bounded by its declared size.
+Nothing is ever unpickled.
 """
 
 import io
 import math
-import os
 import re
 import struct
 import warnings
@@ -21,7 +20,7 @@ from isal import isal_zlib
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from eventdata.errors import InputError
+from eventdata.errors import InputError, reading
 from eventdata.files.local import check_plain
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -32,13 +31,13 @@ _PLAIN_HEADER = re.compile(
     rb"'shape': \(([0-9]{1,15}(?:, [0-9]{1,15})*)\), \} *\n",
     re.DOTALL,
 )
-_PLAIN_NAME = re.compile(rb"[!-.0-9A-Z_a-z]+")  # ASCII, in which no reader changes anything
-_NPY_HEAD = 1 << 14  # more than NumPy takes for a header
-_REMEDY = "get or generate the file again, or leave it out with --on-error skip"
+_PLAIN_NAME = re.compile(rb"[!-.0-9A-Z_a-z]+")  # ASCII, which every reader takes as it is
+_NPY_HEAD = 1 << 14  # more than NumPy accepts for a header
+_REMEDY = "get or generate the file again, or skip it with --on-error skip"
 
 
 class Member(NamedTuple):
-    """What a zip's directory says of a member; sizes in bytes, inflated and packed."""
+    """A member of a zip as the zip's directory describes it; sizes are in bytes."""
 
     name: str
     header: int
@@ -50,46 +49,37 @@ class Member(NamedTuple):
 
 
 def read_npz(path: Path | str, keys: Sequence[str], max_bytes: int) -> list[NDArray[np.uint8]]:
-    """The uint8 arrays under ``keys``, read-only.
+    """Return the uint8 arrays under ``keys``, read-only.
 
-    ``max_bytes`` bounds the file and each array, so that a damaged header can't ask for more
-    memory than a sound sample needs. InputError names the file and what is wrong with it.
+    Args:
+        path: the file.
+        keys: names of the arrays.
+        max_bytes: the most bytes that an array of a sound sample has. It bounds the file and each
+            array, so that a damaged header cannot ask for more memory.
+
+    Raises:
+        InputError: the file is missing, damaged or has no such arrays.
     """
-    try:
-        size = check_plain(path).st_size
-        data = None if size > 2 * max_bytes else _read(path, size)
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}); {_REMEDY}") from None
-    try:
-        if data is None:
-            raise InputError(
-                f"the file is larger than the {2 * max_bytes:,} bytes a sample can have"
-            )
-        return parse_npz(data, keys, max_bytes)
-    except InputError as error:
-        raise InputError(f"{path}: {error}; {_REMEDY}") from None
-
-
-def _read(path: Path | str, size: int) -> bytes:
-    """All of a file of this size; one byte more where it has grown."""
-    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try:
-        data = os.read(file, size + 1)
-        while len(data) < size and (more := os.read(file, size + 1 - len(data))):
-            data += more
-    finally:
-        os.close(file)
-    return data
+    with reading(path, remedy=_REMEDY):
+        try:
+            size, most = check_plain(path).st_size, 2 * max_bytes
+            if size > most:
+                raise InputError(f"the file is larger than the {most:,} bytes a sample can have")
+            with open(path, "rb") as file:  # noqa: PTH123 str or Path
+                data = file.read(size + 1)  # a file that has grown is then not a whole zip
+            return parse_npz(data, keys, max_bytes)
+        except InputError as error:
+            raise InputError(f"{path}: {error}; {_REMEDY}") from None
 
 
 def parse_npz(data: bytes, keys: Sequence[str], max_bytes: int) -> list[NDArray[np.uint8]]:
-    """`read_npz` on the bytes of the file; errors say what is wrong, not where."""
+    """Return the arrays of an npz given as bytes, like ``read_npz``; errors name no file."""
     members = list_members(data)
     arrays = []
     for key in keys:
         member = members.get(f"{key}.npy")
         if member is None:
-            raise InputError(f"no array {key!r} in it (it has: {', '.join(members) or 'nothing'})")
+            raise InputError(f"no array {key!r} in it (found: {', '.join(members) or 'nothing'})")
         if member.size > max_bytes:
             raise InputError(
                 f"array {key!r} declares {member.size:,} bytes, a sample has at most {max_bytes:,}"
@@ -99,13 +89,13 @@ def parse_npz(data: bytes, keys: Sequence[str], max_bytes: int) -> list[NDArray[
 
 
 def list_members(data: bytes) -> dict[str, Member]:
-    """What a zip file holds, by name."""
+    """Return the members of a zip file by name."""
     members = _list_plain(data)
     if members is None:
         try:
             infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
         except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError):
-            raise InputError("not a whole zip file (truncated, or something else)") from None
+            raise InputError("not a whole zip file: truncated, or of another kind") from None
         members = [
             Member(
                 name=info.filename,
@@ -122,9 +112,9 @@ def list_members(data: bytes) -> dict[str, Member]:
 
 
 def _list_plain(data: bytes) -> list[Member] | None:
-    """The members of a zip that is a file of its own on one disk, without a comment or 64 bits.
+    """Return the members of a zip on one disk, without anything before, a comment or 64 bits.
 
-    None for any other: that is for zipfile to read, or to refuse.
+    Return None for any other, which zipfile then reads or refuses.
     """
     end = len(data) - _DIRECTORY_END.size
     if end < 0:
@@ -149,7 +139,7 @@ def _list_plain(data: bytes) -> list[Member] | None:
 
 
 def inflate(data: bytes, member: Member) -> bytes:
-    """One member of a zip file, of the size that it declares."""
+    """Return the content of a member, which must have the size that it declares."""
     damaged = InputError(f"member {member.name!r} is damaged")
     try:
         magic, name_length, extra_length = _LOCAL_HEADER.unpack_from(data, member.header)
@@ -163,12 +153,12 @@ def inflate(data: bytes, member: Member) -> bytes:
         content = bytes(packed)
     elif member.method == zipfile.ZIP_DEFLATED:
         try:
-            # One byte more than declared shows a member that inflates to more than it says.
+            # One byte more than declared reveals a member that inflates to more.
             content = isal_zlib.decompressobj(-15).decompress(packed, member.size + 1)
-        except isal_zlib.error:  # type: ignore[misc]  # its stub forgets that it is an exception
+        except isal_zlib.error:  # type: ignore[misc]  # an exception, but not in its stub
             raise damaged from None
     else:
-        raise InputError(f"member {member.name!r} is compressed by an unknown method")
+        raise InputError(f"member {member.name!r} is compressed with an unknown method")
     if len(content) != member.size or isal_zlib.crc32(content) != member.crc:
         raise damaged
     return content
@@ -177,12 +167,12 @@ def inflate(data: bytes, member: Member) -> bytes:
 def _parse_npy(content: bytes, key: str) -> NDArray[np.uint8]:
     shape, order, start = _parse_header(content, key)
     if math.prod(shape) != len(content) - start:
-        raise InputError(f"array {key!r} declares shape {shape}, its data do not fit that")
+        raise InputError(f"array {key!r} declares shape {shape}, which its data do not fit")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape, order=order)
 
 
 def _parse_header(content: bytes, key: str) -> tuple[tuple[int, ...], Literal["C", "F"], int]:
-    """Shape, order and start of the data of a ``.npy`` of uint8."""
+    """Return shape, order and start of the data of a ``.npy`` of uint8."""
     plain = _PLAIN_HEADER.match(content)  # as NumPy writes it
     if plain is not None and plain.end() == 10 + int.from_bytes(content[8:10], "little"):
         return tuple(map(int, plain[1].split(b","))), "C", plain.end()
@@ -194,26 +184,26 @@ def _parse_header(content: bytes, key: str) -> tuple[tuple[int, ...], Literal["C
         raise InputError(f"array {key!r} holds {dtype}, not uint8")
     # A header may hold True for a length. Python integers: a declared shape can't overflow.
     if not all(type(length) is int and length >= 0 for length in shape):
-        raise InputError(f"array {key!r} declares shape {shape}, its data do not fit that")
+        raise InputError(f"array {key!r} declares shape {shape}, which its data do not fit")
     return shape, "F" if fortran_order else "C", start
 
 
 def check_npy(path: Path) -> None:
-    """Whether a ``.npy`` file can be given to NumPy, which trusts its header; else InputError."""
-    try:
+    """Raise ``InputError`` unless NumPy, which trusts its header, can safely load a ``.npy``."""
+    with reading(path, remedy=_REMEDY):
         size = check_plain(path).st_size
         with path.open("rb") as file:
-            header = parse_npy_header(file.read(_NPY_HEAD))
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}); {_REMEDY}") from None
+            head = file.read(_NPY_HEAD)
+    try:
+        header = parse_npy_header(head)
     except InputError as error:
         raise InputError(f"{path}: {error}; {_REMEDY}") from None
     if math.prod(header.shape) * header.dtype.itemsize != size - header.start:
-        raise InputError(f"{path}: declares shape {header.shape}, its data do not fit; {_REMEDY}")
+        raise InputError(f"{path}: its data do not fit the shape {header.shape}; {_REMEDY}")
 
 
 class NpyHeader(NamedTuple):
-    """What the header of a ``.npy`` says, not checked against its data, and where these begin."""
+    """The header of a ``.npy``, not checked against its data, and where these start."""
 
     shape: tuple[int, ...]
     fortran_order: bool
@@ -222,7 +212,7 @@ class NpyHeader(NamedTuple):
 
 
 def parse_npy_header(content: bytes) -> NpyHeader:
-    """The header of a ``.npy``; InputError where it is damaged, or of Python objects."""
+    """Return the header of a ``.npy``; raise ``InputError`` if it is damaged or of objects."""
     stream = io.BytesIO(content)
     try:
         read_header = {
@@ -230,9 +220,9 @@ def parse_npy_header(content: bytes) -> NpyHeader:
             (2, 0): npy.read_array_header_2_0,
         }[npy.read_magic(stream)]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of headers as Python 2 wrote them
+            warnings.simplefilter("ignore")  # about headers that Python 2 wrote
             header = NpyHeader(*read_header(stream), stream.tell())
-    except Exception:  # its parser raises a dozen kinds
+    except Exception:  # NumPy's parser raises a dozen kinds
         raise InputError("not a NumPy array, or one with a damaged header") from None
     if header.dtype.hasobject:
         raise InputError("holds Python objects, which are never unpickled")

@@ -8,7 +8,7 @@ from importlib import import_module
 from os import PathLike
 from pathlib import Path
 
-from eventdata.errors import InputError
+from eventdata.errors import InputError, reading
 from eventdata.events import Events, SensorSize, sensor_of
 from eventdata.files.local import check_plain
 from eventdata.formats.decoding import Decoder, Recording
@@ -61,12 +61,11 @@ def read_recording(path: Path) -> Recording:
     if module is None:
         raise InputError(f"{path}: not a recording; supported suffixes are {', '.join(DECODERS)}")
     decode: Decoder = import_module(f"eventdata.formats.{module}").read
-    try:
-        check_plain(path)
-        return decode(path)
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except MemoryError:
-        raise out_of_memory(str(path)) from None
+    with reading(path):
+        try:
+            check_plain(path)
+            return decode(path)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        except MemoryError:
+            raise out_of_memory(str(path)) from None

@@ -1,4 +1,4 @@
-"""Reads a video clip as evenly spread grey frames: a folder of images, or a video file.
+"""Read a video clip as evenly spread grey frames, from a folder of images or a video file.
 
 Legend: F frames, H rows, W columns.
 """
@@ -13,49 +13,42 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from eventdata.errors import InputError, OptionError
+from eventdata.errors import InputError, OptionError, reading
 from eventdata.files.local import check_plain
 from eventdata.formats.image import read_picture
 from eventdata.kernels.video import VideoSettings, frame_indices
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
-# Of a video. Decoders keep up to seventeen frames, of up to six bytes a pixel: less than a GiB.
+# Decoders keep up to seventeen frames of up to six bytes per pixel, which is less than a GiB.
 MAX_FRAME_PIXELS = 4096 * 2304
-CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,flv,asf,ogg"  # as FFmpeg calls them
-RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "area": Image.Resampling.BOX,
-    "nearest": Image.Resampling.NEAREST,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,flv,asf,ogg"  # in the terms of FFmpeg
 
 
 def read_clip(path: Path | str, settings: VideoSettings) -> NDArray[np.uint8]:
-    """The frames of a clip that ``settings`` asks for, and no more of it in memory.
+    """Return the frames of a clip that ``settings`` select, keeping no others in memory.
 
     Args:
-        path: a folder of images, one a frame, taken in natural order (frame 2 before 10); or a
-            video file, which needs PyAV.
+        path: a folder with an image per frame, in natural order (frame 2 before 10); or a video
+            file, which needs PyAV.
         settings: number of frames, size, interpolation.
 
     Returns:
-        uint8 (F, H, W). Frames of another size are scaled; the grey of a JPEG is the luma that it
-        stores, that of a video its luma stretched to 0..255.
+        uint8 (F, H, W). Frames of another size are scaled. The grey of a JPEG is the luma that it
+        stores; that of a video is its luma stretched to 0..255.
 
     Raises:
-        InputError: missing, empty, damaged or cut short.
-        OptionError: a video file, and PyAV isn't installed.
+        InputError: the clip is missing, empty, damaged or cut short.
+        OptionError: it is a video file, and PyAV is not installed.
     """
     path = Path(path)
     return _read_folder(path, settings) if path.is_dir() else _read_video(path, settings)
 
 
 def natural_order(names: Sequence[str]) -> list[str]:
-    """Names sorted with their numbers as numbers: frame2 before frame10."""
+    """Sort names with their numbers compared as numbers: frame2 before frame10."""
 
     def key(name: str) -> tuple[list[str | int], str]:
-        # Split at numbers, text and numbers alternate: like is only compared with like.
+        # Text and numbers alternate, so that text is only compared with text.
         parts = re.split(r"([0-9]+)", name)
         return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
@@ -63,20 +56,20 @@ def natural_order(names: Sequence[str]) -> list[str]:
 
 
 def _read_folder(folder: Path, settings: VideoSettings) -> NDArray[np.uint8]:
-    try:
+    with reading(folder):
         files = [file.name for file in folder.iterdir() if not file.name.startswith(".")]
-    except OSError as error:
-        raise InputError(f"{folder}: can't be read ({error.strerror})") from None
     names = natural_order([name for name in files if name.lower().endswith(FRAME_SUFFIXES)])
     if not names:
-        raise InputError(f"{folder}: no frames ({', '.join(FRAME_SUFFIXES)}) in this folder")
+        raise InputError(
+            f"{folder}: no frames ({', '.join(FRAME_SUFFIXES)}) in it; check the folder"
+        )
     indices = frame_indices(len(names), settings.frames)
     frames = {}
     for index in set(indices.tolist()):
         frame = read_picture(folder / names[index], grey=True)
         if frame.shape != settings.size:
-            size = settings.size[1], settings.size[0]
-            scaled = Image.fromarray(frame).resize(size, RESAMPLING[settings.interpolation])
+            method = {"area": "BOX"}.get(settings.interpolation, settings.interpolation.upper())
+            scaled = Image.fromarray(frame).resize(settings.size[::-1], Image.Resampling[method])
             frame = np.asarray(scaled)
         frames[index] = frame
     return np.stack([frames[index] for index in indices.tolist()])
@@ -84,8 +77,8 @@ def _read_folder(folder: Path, settings: VideoSettings) -> NDArray[np.uint8]:
 
 def _read_video(path: Path, settings: VideoSettings) -> NDArray[np.uint8]:
     _check_whole(path)
-    # A sound file's header tells the number of frames, and one pass does. Where it is wrong or
-    # silent, the first pass has counted them.
+    # If the header states the right number of frames, one pass is enough. Otherwise the first pass
+    # has counted them.
     expected, count, frames = _decode(path, settings, None)
     if expected != count > 0:
         expected, count, frames = _decode(path, settings, count)
@@ -99,21 +92,21 @@ def _read_video(path: Path, settings: VideoSettings) -> NDArray[np.uint8]:
 def _decode(
     path: Path, settings: VideoSettings, expected: int | None
 ) -> tuple[int, int, dict[int, NDArray[np.uint8]]]:
-    """Decode all frames and keep those that a clip of ``expected`` frames is made of.
+    """Decode all frames and keep those that a clip of ``expected`` frames needs.
 
     Returns:
-        The number expected (what the header says, where None was given), the number found, and
-        the frames kept by their index, uint8 (H, W).
+        The number expected (the header's where ``expected`` is None), the number found, and the
+        frames kept by their index, uint8 (H, W).
     """
     try:
         import av
         from av.codec.context import Flags
         from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
     except ImportError:
-        raise OptionError("videos need PyAV: pip install 'eventdata[video]'") from None
+        raise OptionError("videos need PyAV; run: pip install 'eventdata[video]'") from None
 
     name = {"nearest": "POINT"}.get(settings.interpolation, settings.interpolation.upper())
-    # Exact rounding, in the decoder too: the same bytes whatever the processor can do.
+    # Exact rounding, also in the decoder, gives the same bytes on every processor.
     scaling = Interpolation[name] | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
     scaler, count = VideoReformatter(), 0
     kept: dict[int, NDArray[np.uint8]] = {}
@@ -125,10 +118,9 @@ def _decode(
             stream = container.streams.video[0]
             decoder = stream.codec_context
             if decoder is None:
-                raise InputError(f"{path}: of a codec that this FFmpeg hasn't; convert it")
-            decoder.options = {
-                "max_pixels": str(MAX_FRAME_PIXELS)
-            }  # frames may differ from the header
+                raise InputError(f"{path}: this FFmpeg does not have its codec; convert it")
+            # Frames may differ from the header.
+            decoder.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
             if decoder.width * decoder.height > MAX_FRAME_PIXELS:
                 raise InputError(
                     f"{path}: frames of more than {MAX_FRAME_PIXELS} pixels; scale it down"
@@ -161,10 +153,9 @@ def _decode(
 
 
 def _open_video(path: Path) -> Any:
-    """A container of PyAV's.
+    """Open a container, as a file only.
 
-    As a file and nothing else: a name may look like an address, and a file that passes for a video
-    be a list of others.
+    The name may look like an address, and a file that passes for a video may be a list of others.
     """
     import av
 
@@ -172,21 +163,18 @@ def _open_video(path: Path) -> Any:
     try:
         return av.open(f"file:{path}", options=only)
     except av.error.ArgumentError:
-        raise InputError(f"{path}: no video, or in none of the containers {CONTAINERS}") from None
+        raise InputError(f"{path}: not a video in one of the containers {CONTAINERS}") from None
 
 
 def _check_whole(path: Path) -> None:
-    """An AVI says how long it is; cut between two frames it would pass for a shorter clip.
+    """Raise ``InputError`` if the file is missing, or shorter than an AVI's header states.
 
-    Raises:
-        InputError: the file isn't there, or is shorter than its first twelve bytes say.
+    An AVI that was cut between two frames would otherwise pass for a shorter clip.
     """
-    try:
+    with reading(path):
         size = check_plain(path).st_size
         with path.open("rb") as file:
             head = file.read(12)
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from None
     if len(head) == 12 and head[:4] == b"RIFF" and head[8:] == b"AVI ":
         (length,) = struct.unpack("<I", head[4:8])
         if size < length + 8:

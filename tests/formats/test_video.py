@@ -212,7 +212,7 @@ def test_no_video(tmp_path: Path) -> None:
     }
     for name, text in lists.items():
         (tmp_path / name).write_text(text)
-        with pytest.raises(InputError, match=rf"{name}: (no video, or in|can't be decoded)"):
+        with pytest.raises(InputError, match=rf"{name}: (not a video in|can't be decoded)"):
             read_clip(tmp_path / name, SMALL)
     sound = tmp_path / "sound.mkv"
     with av.open(str(sound), "w") as container:
