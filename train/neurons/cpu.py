@@ -229,20 +229,13 @@ def run_forward(x: Tensor, neurons: Dynamics, out: Tensor) -> None:
         out.copy_(filled)
 
 
-def run_backward(
-    gradient: Tensor,
-    saved: Tensor,
-    neurons: Dynamics,
-    gx: Tensor,
-    is_membrane: bool,
-    learn_decay: bool,
-) -> Tensor | None:
+def run_backward(gradient: Tensor, saved: Tensor, neurons: Dynamics, gx: Tensor) -> Tensor | None:
     """Fill the input's gradient gx (T, M); see `train.neurons.kernels.Kernels`."""
     size = saved.shape[1]
     filled = gx if gx.dtype == torch.float else torch.empty(gx.shape)
-    terms = np.zeros(blocks(size)) if learn_decay else None
+    terms = np.zeros(blocks(size)) if neurons.learns_decay else None
     arrays = gradient.float().numpy(), saved.float().numpy(), *_constants(neurons)
-    results = is_membrane, filled.numpy(), terms
+    results = neurons.saves_membrane, filled.numpy(), terms
     over_blocks(backward, size, torch.get_num_threads(), *arrays, *results)
     if filled is not gx:
         gx.copy_(filled)

@@ -172,23 +172,16 @@ def run_forward(x: Tensor, neurons: Dynamics, out: Tensor) -> None:
     _launch(_forward, programs, *arguments, num_warps=WARPS)
 
 
-def run_backward(
-    gradient: Tensor,
-    saved: Tensor,
-    neurons: Dynamics,
-    gx: Tensor,
-    is_membrane: bool,
-    learn_decay: bool,
-) -> Tensor | None:
+def run_backward(gradient: Tensor, saved: Tensor, neurons: Dynamics, gx: Tensor) -> Tensor | None:
     """Fill the input's gradient gx (T, M); see `train.neurons.kernels.Kernels`."""
     steps, size = saved.shape
     programs, block = _shares(steps, size)
     terms = torch.empty(programs, device=saved.device)
     tensors = gradient, saved, neurons.decay, gx, terms
-    constants = steps, neurons.output, is_membrane, learn_decay, block
-    arguments = *tensors, size, neurons.threshold, *constants
+    _, threshold, *choices = neurons  # in the order of the kernel's arguments
+    arguments = *tensors, size, threshold, steps, *choices, block
     _launch(_backward, programs, *arguments, num_warps=WARPS)
-    return terms.sum() if learn_decay else None
+    return terms.sum() if neurons.learns_decay else None
 
 
 def pack(values: Tensor) -> Tensor:

@@ -30,23 +30,11 @@ class Kernels(Protocol):
         """Fill out (T, M), the membrane or spikes, from the input x (T, M)."""
 
     def run_backward(
-        self,
-        gradient: Tensor,
-        saved: Tensor,
-        neurons: Dynamics,
-        gx: Tensor,
-        is_membrane: bool,
-        learn_decay: bool,
+        self, gradient: Tensor, saved: Tensor, neurons: Dynamics, gx: Tensor
     ) -> Tensor | None:
-        """Fill the input's gradient gx (T, M) from the output's; return the decay's, ().
+        """Fill the input's gradient gx (T, M) from the output's; return the decay's, (), or None.
 
-        Args:
-            gradient: of the output, (T, M).
-            saved: the membrane or the input, (T, M).
-            neurons: as in the forward pass.
-            gx: the tensor to fill.
-            is_membrane: whether `saved` is the membrane.
-            learn_decay: whether the decay learns; if not, None is returned.
+        `saved` (T, M) is the membrane or the input.
         """
 
     def pack(self, values: Tensor) -> Tensor:

@@ -148,11 +148,11 @@ class Fused(torch.autograd.Function):
         if not isinstance(decay, Tensor):
             decay = torch.full((), decay, device=x.device)
         ctx.kernels = kernels_for(x.device, x.dtype, len(x))
-        ctx.neurons = Dynamics(decay.detach().float(), threshold, OUTPUTS[surrogate])
-        ctx.kernels.run_forward(_rows(x), ctx.neurons, _rows(out))
         # A membrane rounded to half precision may fall on the other side of the threshold.
-        ctx.is_membrane = surrogate is None and x.dtype == torch.float
-        ctx.save_for_backward(out if ctx.is_membrane else x)
+        membrane = surrogate is None and x.dtype == torch.float
+        ctx.neurons = Dynamics(decay.detach().float(), threshold, OUTPUTS[surrogate], membrane)
+        ctx.kernels.run_forward(_rows(x), ctx.neurons, _rows(out))
+        ctx.save_for_backward(out if membrane else x)
         return out
 
     @staticmethod
@@ -162,8 +162,8 @@ class Fused(torch.autograd.Function):
         if gradient.stride() != saved.stride():
             gradient = torch.empty_like(saved).copy_(gradient)
         gx = torch.empty_like(saved)
-        arrays = _rows(gradient), _rows(saved), ctx.neurons, _rows(gx)
-        gdecay = ctx.kernels.run_backward(*arrays, ctx.is_membrane, ctx.needs_input_grad[1])
+        neurons = ctx.neurons._replace(learns_decay=ctx.needs_input_grad[1])
+        gdecay = ctx.kernels.run_backward(_rows(gradient), _rows(saved), neurons, _rows(gx))
         return gx, None if gdecay is None else gdecay.expand_as(ctx.neurons.decay), None, None
 
 

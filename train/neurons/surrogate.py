@@ -33,6 +33,10 @@ class Dynamics(NamedTuple):
     threshold: float
     output: int
     """One of OUTPUTS."""
+    saves_membrane: bool = False
+    """Whether the membrane is saved for the backward pass; else the input."""
+    learns_decay: bool = False
+    """Whether the backward pass computes the decay's gradient."""
 
 
 class Ramp(torch.autograd.Function):
