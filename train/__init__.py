@@ -1,1 +1,1 @@
-"""Training on event stores: one network, three kinds of neuron, weights that move between them."""
+"""Training on event stores: one network, three kinds of neuron, and transfer between them."""

@@ -1,4 +1,4 @@
-"""``python -m train``: the same as ``eventdata train`` (for torchrun, which starts modules)."""
+"""Run ``eventdata train`` as ``python -m train``, because torchrun starts modules."""
 
 import sys
 

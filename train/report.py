@@ -24,9 +24,9 @@ from train.runs.folder import (
     number_in,
     read_json,
     read_rows,
-    telling_write_errors,
     write,
     write_json,
+    writing_run,
 )
 
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -304,7 +304,7 @@ def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any
                 )
     rows = summarise(runs)
     out = Path(out)
-    with telling_write_errors(out):
+    with writing_run(out):
         write(out / "report.md", table(rows) + note(runs))
         details = [{"way": run.label, **vars(run), "best": run.best} for run in runs]
         write_json(out / "report.json", {"ways": rows, "runs": details})

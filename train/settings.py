@@ -1,199 +1,213 @@
-"""Dataclasses from tables of TOML, checked: unknown keys, types and ranges are told by name."""
+"""The settings of recipes: of a run, of its machine, and of a stage of training."""
 
-import dataclasses
-import difflib
-import json
-import math
-import re
-import sys
-import tomllib
-import types
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Literal
 
 from eventdata.errors import OptionError
+from eventdata.settings import Settings, setting
+from train.augment import Augmentation
+from train.networks.layers import Packing, Recompute
+from train.neurons.neuron import NeuronSettings
 
-T = TypeVar("T")
-Table = dict[str, Any]
-MOST_DEEP = 50  # tables and lists in each other: what works on them calls itself
-BARE_KEY = re.compile("[A-Za-z0-9_-]+")
-
-
-def parse_toml(text: str) -> Table:
-    """A TOML document's table; ValueError for all that is none, or is deeper than MOST_DEEP."""
-    with suppress(RecursionError):
-        table = tomllib.loads(text)
-        level: list[Any] = [table]
-        for _ in range(MOST_DEEP):
-            level = [inner for outer in level for inner in _inside(outer)]
-            if not level:
-                return table
-    raise ValueError("nested too deep")
+FRESH = "fresh"
+MAX_EPOCHS = 100_000
 
 
-def _inside(value: Any) -> Iterable[Any]:
-    """What a table or a list holds."""
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+@dataclass(frozen=True, kw_only=True)
+class Run(Settings):
+    """Settings that decide the result, in addition to the stages."""
 
-
-def unknown_key(where: str, key: str, known: Iterable[str]) -> OptionError:
-    """The error of a key that does not exist, with the closest one that does."""
-    known = sorted(known)
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-    return OptionError(f"{where} has no key {key!r}; {hint}")
-
-
-def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
-    """A frozen settings dataclass of a table's values; what is not given keeps its default.
-
-    Raises:
-        OptionError: a key that the class has not, a value of another type, or what the class
-            itself says of its values; each with its place in the recipe.
-    """
-    if not isinstance(table, Mapping):
-        raise OptionError(f"{where} is {table!r}, not a table of settings")
-    hints = get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for key in table:
-        if key not in names:
-            raise unknown_key(where, key, names)
-    values = {key: _convert(value, hints[key], f"{where}.{key}") for key, value in table.items()}
-    try:
-        return cls(**values)
-    except TypeError:
-        missing = [
-            field.name
-            for field in dataclasses.fields(cls)  # type: ignore[arg-type]
-            if field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING
-            and field.name not in table
-        ]
-        raise OptionError(f"{where} lacks {', '.join(missing)}") from None
-    except OptionError as error:
-        raise OptionError(f"{where}: {error}") from None
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    """A TOML value as the type that a field is annotated with."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return from_table(hint, value, where)  # type: ignore[arg-type]
-    if origin in (Union, types.UnionType):
-        for choice in arguments:
-            try:
-                return _convert(value, choice, where)
-            except OptionError:
-                continue
-    elif origin is Literal:
-        if value in arguments:
-            return value
-        raise OptionError(f"{where} is {value!r}: choose {', '.join(map(str, arguments))}")
-    elif origin is tuple and isinstance(value, (list, tuple)):
-        if arguments[-1] is Ellipsis:
-            return tuple(_convert(item, arguments[0], where) for item in value)
-        if len(value) == len(arguments):
-            pairs = zip(value, arguments, strict=True)
-            return tuple(_convert(item, kind, where) for item, kind in pairs)
-    elif origin is dict and isinstance(value, dict):
-        return dict(value)
-    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if abs(value) <= sys.float_info.max:  # not of whole numbers beyond it, nor of nan
-            return float(value)
-    elif isinstance(hint, type) and type(value) is hint:
-        return value
-    raise OptionError(f"{where} is {value!r}, not {_describe(hint)}")
-
-
-def _describe(hint: Any) -> str:
-    """A type in a user's words."""
-    if get_origin(hint) in (Union, types.UnionType):
-        named = (_describe(choice) for choice in get_args(hint) if choice is not type(None))
-        return " or ".join(named)
-    if get_origin(hint) is tuple:
-        return f"a list of {_describe(get_args(hint)[0])}"
-    if dataclasses.is_dataclass(hint) or get_origin(hint) is dict:
-        return "a table"
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(
-        hint, str(hint)
+    seed: int = setting(0, "Random seed of weights, order and augmentation.", least=0, most=2**31)
+    label: str = setting("", "Name in a report. Default: the training method and the recipe.")
+    protocol: Literal["correct", "published"] = setting(
+        "correct",
+        "`correct`: models are selected on a held-out part of the training set, and the test set "
+        "is read once, at the end. `published`: the test set selects the models; use it only to "
+        "compare with published figures.",
+    )
+    held_out: float = setting(
+        0.1,
+        "Share of each class's training samples that is held out, if the store has no split for "
+        "it and the protocol is `correct`.",
+        least=0.01,
+        most=0.5,
+    )
+    split_seed: int = setting(
+        0,
+        "Random seed of the held-out part. It is independent of `seed`, so that runs with "
+        "different seeds can be compared.",
+        least=0,
+        most=2**31,
+    )
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = setting(
+        "32-true", "Floating-point precision; `16-mixed` needs a GPU."
+    )
+    deterministic: bool = setting(
+        False, "On a GPU, use only kernels that always give the same bits, as a CPU's always do."
+    )
+    sync_norm: bool = setting(
+        False, "With several devices, normalise batches over the samples of all devices."
     )
 
 
-def check_ranges(settings: Any, **ranges: tuple[float, float]) -> None:
-    """OptionError for the first field that lies outside its range (both ends allowed)."""
-    for name, (least, most) in ranges.items():
-        value = getattr(settings, name)
-        if value is not None and not least <= value <= most:
-            bounds = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
-            raise OptionError(f"{name} is {value}: choose {bounds}")
+@dataclass(frozen=True, kw_only=True)
+class Machine(Settings):
+    """Settings of the machine, which may change whenever a run is resumed."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = setting("auto", "Kind of device.")
+    devices: int = setting(1, "Devices in each node; 0: all of them.", least=0)
+    nodes: int = setting(1, "Number of nodes.", least=1)
+    threads: int = setting(2, "Threads that read samples, for each device.", least=1, most=256)
+    log_every: int = setting(
+        10,
+        "Interval between rows of steps.csv. Each row waits for the device.",
+        unit="batches",
+        least=1,
+    )
+    keep_pages: bool = setting(
+        True, "On a CPU, let malloc keep the memory of freed tensors, which saves time."
+    )
+    recompute: Recompute = setting(
+        "nothing",
+        "Use less memory and more time by computing activations again in the backward pass. "
+        "`blocks`: keep only the input of each block of the network. `time`: keep only the input "
+        "of neurons that run as a loop in torch, without a kernel for the device.",
+    )
+    pack_spikes: Packing = setting(
+        "auto",
+        "Keep spikes for the backward pass as bits; `auto`: only on a CPU. On a GPU this saves "
+        "memory and costs time.",
+    )
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
-    """Two tables as one: what `over` has wins, tables within tables are merged. All of them new."""
-    merged: Table = {}
-    for key in {**base, **over}:
-        value, below = over.get(key, base.get(key)), base.get(key)
-        if isinstance(value, Mapping):
-            value = merge(below if isinstance(below, Mapping) else {}, value)
-        merged[key] = value
-    return merged
+@dataclass(frozen=True, kw_only=True)
+class Stage(Settings):
+    """Settings of one stage of training."""
 
+    data: Literal["data", "images"] = setting("data", "Store: that of `--data` or of `--images`.")
+    neuron: NeuronSettings = setting(factory=NeuronSettings)
 
-def table_of(settings: Any) -> Table:
-    """The settings of a dataclass as a table, without those that are None."""
-    table: Table = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            table[field.name] = table_of(value)
-        elif value is not None:
-            table[field.name] = list(value) if isinstance(value, tuple) else value
-    return table
+    weights: str = setting(
+        FRESH,
+        "Origin of the initial weights: `fresh`, the name of an earlier stage, or the path of a "
+        "checkpoint.",
+    )
+    take: Literal["both", "encoder", "decoder"] = setting(
+        "both", "Part of those weights that is taken."
+    )
+    stem: Literal["mean", "fresh"] = setting(
+        "mean",
+        "Stem for an input with other channels: the mean over the channels of the source, or "
+        "fresh weights.",
+    )
+    keep: Literal["best", "last"] = setting(
+        "best", "Epoch whose weights the next stage and the test use."
+    )
+    recalibrate: int = setting(
+        0,
+        "Batches from which batch-norm statistics are computed before the first step.",
+        unit="batches",
+        least=0,
+        most=MAX_EPOCHS,
+    )
+    freeze: tuple[str, ...] = setting(
+        (), "Parts whose weights do not change in the first epochs; their norms still do."
+    )
+    freeze_epochs: int = setting(
+        0, "Duration of `freeze`.", unit="epochs", least=0, most=MAX_EPOCHS
+    )
 
+    epochs: int = setting(1, "Duration of the stage.", unit="epochs", least=1, most=MAX_EPOCHS)
+    batch_size: int = setting(64, "Samples in a step, over all devices.", unit="samples", least=1)
+    accumulate: int = setting(
+        1, "Parts of a batch that are computed one after the other, to fit the memory.", least=1
+    )
+    optimizer: Literal["sgd", "adamw"] = setting("sgd", "Optimiser.")
+    learning_rate: float = setting(0.1, "Highest learning rate.", least=0, most=1000)
+    momentum: float = setting(
+        0.9, "Momentum of `sgd`; first beta of `adamw`, then less than 1.", least=0, most=1
+    )
+    nesterov: bool = setting(False, "Use Nesterov momentum with `sgd`.")
+    weight_decay: float = setting(
+        0.0,
+        "Weight decay of convolutions, linear layers and LSTMs; norms, biases and the decays of "
+        "neurons have none.",
+        least=0,
+        most=1000,
+    )
+    schedule: Literal["constant", "step", "cosine", "one-cycle"] = setting(
+        "constant", "Learning rate over time."
+    )
+    milestones: tuple[int, ...] = setting(
+        (), "Epochs after which `step` multiplies the learning rate by `gamma`.", unit="epochs"
+    )
+    gamma: float = setting(0.1, "Factor at each of the milestones.", least=0, most=1)
+    warmup: float = setting(
+        0.0,
+        "Time in which the learning rate rises to its highest value; for `one-cycle` a share of "
+        "all steps.",
+        unit="epochs",
+        least=0,
+        most=MAX_EPOCHS,
+    )
+    label_smoothing: float = setting(0.0, "Label smoothing of the loss.", least=0, most=0.9)
+    ema: float = setting(
+        0.0,
+        "Decay of the moving average of weights that is evaluated and kept; 0: no average.",
+        least=0,
+        most=0.99999,
+    )
 
-def to_toml(table: Mapping[str, Any], prefix: str = "") -> str:
-    """A table as TOML that `parse_toml` reads back: plain values first, then the tables in it.
+    steps: int | None = setting(
+        None,
+        "Event frames: use only the first steps of each sample. Images: steps T that see the "
+        "image.",
+        unit="steps",
+        least=1,
+        most=10_000,
+    )
+    collapse: int | None = setting(
+        None,
+        "Event frames: sum neighbouring frames, so that this number of steps remains. With 1, an "
+        "ann learns from events at 1/T of the cost.",
+        unit="steps",
+        least=1,
+    )
+    downscale: int = setting(
+        1,
+        "Divisor of rows and columns: event frames by max-pooling, images by the mean.",
+        least=1,
+    )
+    augment: Augmentation = setting(factory=Augmentation)
 
-    Raises:
-        OptionError: a value that is no text, number, truth, list or table (a date, a time), or
-            text that is not Unicode, such as a path of other bytes than UTF-8's.
-    """
-    lines = []
-    inner = []
-    for key, value in table.items():
-        name = f"{prefix}{_toml_key(key)}"
-        if isinstance(value, Mapping):
-            inner.append(f"\n[{name}]\n{to_toml(value, f'{name}.')}")
-        else:
-            lines.append(f"{_toml_key(key)} = {_toml_value(value, name)}\n")
-    return "".join(lines + inner)
-
-
-def _toml_key(key: str) -> str:
-    return key if BARE_KEY.fullmatch(key) else _toml_text(key, "the name of a setting")
-
-
-def _toml_value(value: Any, where: str) -> str:
-    if isinstance(value, str):
-        return _toml_text(value, where)
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, int):  # true and false too
-        return json.dumps(value)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_toml_value(item, where) for item in value)}]"
-    if isinstance(value, Mapping):
-        items = (f"{_toml_key(key)} = {_toml_value(item, where)}" for key, item in value.items())
-        return f"{{{', '.join(items)}}}"
-    raise OptionError(f"{where} is {value}: give text, a number, true, false, a list or a table")
-
-
-def _toml_text(text: str, where: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise OptionError(f"{where} is {text!r}, which is not Unicode; rename it") from None
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size % self.accumulate:
+            raise OptionError(
+                f"batch_size is {self.batch_size}, which accumulate={self.accumulate} does not "
+                "divide"
+            )
+        if self.optimizer == "adamw" and self.momentum == 1:
+            raise OptionError("momentum is 1, but adamw uses it as a beta. Set it below 1")
+        if self.schedule == "step" and not self.milestones:
+            raise OptionError("schedule is step without milestones. Set them, such as [30, 60]")
+        if self.schedule != "step" and (self.milestones or self.gamma != Stage.gamma):
+            raise OptionError(
+                f"milestones and gamma need schedule=step, but schedule is {self.schedule}. "
+                f"Remove them, or set milestones=[] and gamma={Stage.gamma}"
+            )
+        if bool(self.freeze) != bool(self.freeze_epochs):
+            raise OptionError(
+                "freeze and freeze_epochs need each other. Set the parts and the number of epochs, "
+                "or remove both (freeze=[], freeze_epochs=0)"
+            )
+        if self.weights == FRESH and self.take != "both":
+            raise OptionError(
+                f"take is {self.take}, but weights are fresh. Set weights to an earlier stage or a "
+                "file, or set take=both"
+            )
+        if self.schedule == "one-cycle" and self.warmup >= 1:
+            raise OptionError(
+                f"warmup is {self.warmup}, but one-cycle uses it as a share of all steps. Set it "
+                "below 1"
+            )

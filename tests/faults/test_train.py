@@ -1,4 +1,4 @@
-"""Training killed and stopped, within steps, evaluations and the test, and called twice at once."""
+"""Training that is killed or stopped in steps, evaluations and the test, or runs twice at once."""
 
 import json
 import sys
@@ -69,7 +69,7 @@ print(json.dumps([ended, second, faults]))
 """
 
 
-def test_stopped_at_any_moment(tmp_path):
+def test_a_run_stopped_at_any_moment_ends_with_the_same_weights(tmp_path):
     done = run_program([sys.executable, "-c", SCRIPT, tmp_path])
     assert done.returncode == 0, done.stderr
     ended, second, faults = json.loads(done.stdout.splitlines()[-1])
@@ -86,5 +86,5 @@ def test_stopped_at_any_moment(tmp_path):
         assert "Traceback" not in told
         assert ("stopped; call the same again to go on" in told) == (code == 130)
     assert second[0] == 1
-    assert "another call is training in it; wait for that to end" in second[1]
+    assert "another process is training in it. Wait until it ends" in second[1]
     assert not faults

@@ -213,11 +213,9 @@ def _run(folder: Path, out: Path) -> None:
     from train.recipe import load
     from train.report import read_run, summarise, table
     from train.runs.folder import RunFolder
-    from train.runs.run import check_folder
-    from train.settings import parse_toml
 
     with suppress(EventDataError):
-        check_folder(RunFolder(folder), parse_toml(load("digits").document()))
+        RunFolder(folder).check_same(load("digits").document())
     with suppress(EventDataError):
         load(str(folder / "config.toml"))
     _call("report", folder, "-o", out / "report")

@@ -1,4 +1,4 @@
-"""Recipes: what they say, and what is said of wrong ones."""
+"""Recipes: how they are read, and the errors of wrong ones."""
 
 import errno
 import os
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventdata.errors import InputError, OptionError
-from train.recipe import default_recipe, load, load_way, recipe_names, with_absolute_paths
-from train.settings import parse_toml, to_toml
+from train.recipe import default_recipe, load, load_method, recipe_names, with_absolute_paths
+from train.toml import parse_toml, to_toml
 
 SMALL = """
 pipeline = "pipe-d"
@@ -47,12 +47,12 @@ def test_stages_inherit_and_override(tmp_path):
     assert mine.name == "mine"
 
 
-def test_the_rival_is_the_last_stage_with_nothing_from_elsewhere(tmp_path):
-    rival = load(recipe(tmp_path), scratch=True)
+def test_the_baseline_is_the_last_stage_with_fresh_weights(tmp_path):
+    baseline = load(recipe(tmp_path), scratch=True)
     second = load(recipe(tmp_path)).stages["second"]
-    assert list(rival.stages) == ["scratch"]
+    assert list(baseline.stages) == ["scratch"]
     want = replace(second, weights="fresh", freeze=(), freeze_epochs=0, epochs=9)
-    assert rival.stages["scratch"] == want
+    assert baseline.stages["scratch"] == want
 
 
 def test_settings_from_the_command_line(tmp_path):
@@ -75,7 +75,7 @@ def test_settings_from_the_command_line(tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "liaf"])
-def test_a_stage_is_set_apart_from_those_that_share_its_defaults(stage):
+def test_a_change_to_a_stage_leaves_other_stages_as_they_are(stage):
     plain = load("pipe-d-images").stages
     mine = load("pipe-d-images", changes=[f"{stage}.augment.flip=0"]).stages
     assert {key for key in plain if mine[key] != plain[key]} == {stage}
@@ -93,7 +93,7 @@ def test_a_stage_is_set_apart_from_those_that_share_its_defaults(stage):
         ("second.learning_rate=fast", "learning_rate is 'fast', not a number"),
         ("second.learning_rate=nan", "learning_rate is nan, not a number"),
         ("second.optimizer=adam", "optimizer is 'adam': choose sgd, adamw"),
-        ("second.milestones=3", "milestones is 3, not a list of a whole number"),
+        ("second.milestones=3", "milestones is 3, not a list of whole numbers"),
         ("second.augment.flip=2", "flip is 2.0: choose 0 to 1"),
         ("second.augment=3", "augment is 3, not a table"),
         ("second.learning_rate=1e308", r"learning_rate is 1e\+308: choose 0 to 1000"),
@@ -104,14 +104,14 @@ def test_a_stage_is_set_apart_from_those_that_share_its_defaults(stage):
         ("second.augment.mixup=1e308", r"mixup is 1e\+308: choose 0 to 100"),
         (f"second.augment.time_shift={10**20}", "time_shift is 10*: choose 0 to 10000"),
         ("second.augment.strength=1e308", r"strength is 1e\+308: choose 0 to 100"),
-        ("all.optimizer=adamw all.momentum=1", "momentum is 1: of adamw it is a beta, less than"),
+        ("all.optimizer=adamw all.momentum=1", "momentum is 1, but adamw uses it as a beta"),
         ("second.epochs.more=3", "epochs is a value, not a table"),
         ("second.accumulate=7", "batch_size is 64, which accumulate=7 does not divide"),
         ("second.schedule=step", "step without milestones"),
-        ("second.milestones=[2]", "milestones and gamma go with schedule=step, but"),
-        ("second.schedule=cosine second.gamma=0.5", "go with schedule=step, but schedule is cosi"),
-        ("second.freeze_epochs=0", "freeze and freeze_epochs go together"),
-        ("second.freeze=[]", "freeze and freeze_epochs go together"),
+        ("second.milestones=[2]", "milestones and gamma need schedule=step, but"),
+        ("second.schedule=cosine second.gamma=0.5", "need schedule=step, but schedule is cosi"),
+        ("second.freeze_epochs=0", "freeze and freeze_epochs need each other"),
+        ("second.freeze=[]", "freeze and freeze_epochs need each other"),
         ("first.take=encoder", "take is encoder, but weights are fresh"),
         ("first.data=images first.collapse=1", "first.collapse is 1, but the stage learns from"),
         ("first.data=images all.augment.time_shift=2", "first.augment.time_shift is 2, but"),
@@ -128,7 +128,7 @@ def test_a_stage_is_set_apart_from_those_that_share_its_defaults(stage):
         ("second.epochs", "write stage.key=value"),
     ],
 )
-def test_wrong_settings_are_told_in_one_sentence(tmp_path, change, says):
+def test_a_wrong_setting_raises_a_one_line_error(tmp_path, change, says):
     with pytest.raises(OptionError, match=says) as error:
         load(recipe(tmp_path), changes=change.split(" "))
     assert "\n" not in str(error.value)
@@ -145,19 +145,19 @@ def test_wrong_settings_are_told_in_one_sentence(tmp_path, change, says):
         (SMALL.replace("epochs = 9", "epoch = 9"), "scratch has no key 'epoch'"),
         ("pipeline = 'pipe-d'", "needs pipeline, network.name"),
         (SMALL.replace("first]", "'a/b']").replace('"first', '"a/b'), "'a/b' can't be the name"),
-        (SMALL.replace('weights = "first"\n', ""), "nothing comes of first: the last"),
-        ("stages = 3", r"\[stages\] is 3, but has to be a table"),
-        ("stages = { a = 3 }", r"\[stages.a\] is 3, but has to be a table"),
-        ("network = 'vgg'", r"\[network\] is 'vgg', but has to be a table"),
-        (SMALL.replace('"vgg"', "[1]"), r"network.name is \[1\], no name"),
+        (SMALL.replace('weights = "first"\n', ""), "the last stage does not build on first"),
+        ("stages = 3", r"stages is 3, but must be a table"),
+        ("stages = { a = 3 }", r"stages: a is 3, but must be a table"),
+        ("network = 'vgg'", r"network is 'vgg', but must be a table"),
+        (SMALL.replace('"vgg"', "[1]"), r"network.name is \[1\], not a name"),
     ],
 )
-def test_wrong_recipes_are_told(tmp_path, text, says):
+def test_a_wrong_recipe_raises_an_error(tmp_path, text, says):
     with pytest.raises(OptionError, match=says):
         load(recipe(tmp_path, text))
 
 
-def test_a_stage_that_nothing_builds_on_any_more_is_left_out(tmp_path):
+def test_a_stage_that_no_stage_builds_on_after_a_change_is_skipped(tmp_path):
     weights = recipe(tmp_path, "", "weights.safetensors")
     mine = load(recipe(tmp_path), changes=[f"second.weights={weights}"])
     assert list(mine.stages) == ["second"]
@@ -182,33 +182,33 @@ def test_a_recipe_on_a_base(tmp_path):
         ("'pipe-d-grey'", "base is 'pipe-d-grey', which has a base itself"),
     ],
 )
-def test_bases_that_are_none(tmp_path, base, says):
+def test_a_wrong_base_raises_an_error(tmp_path, base, says):
     with pytest.raises(OptionError, match=says):
         load(recipe(tmp_path, f"base = {base}"))
 
 
-def test_a_recipe_is_no_base_of_its_own(tmp_path, monkeypatch):
+def test_a_recipe_cannot_be_its_own_base(tmp_path, monkeypatch):
     recipe(tmp_path, "base = 'mine'\n" + SMALL)
     monkeypatch.setattr("train.recipe.RECIPES", tmp_path)
     with pytest.raises(OptionError, match="base is 'mine', which has a base itself"):
         load("mine")
 
 
-def test_labels_tell_the_way_and_the_recipe(tmp_path):
+def test_labels_name_the_method_and_the_recipe(tmp_path):
     assert load(recipe(tmp_path)).label == "pipe-d mine"
     assert load(recipe(tmp_path), scratch=True).label == "scratch mine"
     assert load("pipe-d-images").label == "pipe-d-images"
     assert load(recipe(tmp_path), changes=["run.label=ours"]).label == "ours"
 
 
-def test_recipes_that_are_not_there(tmp_path):
-    with pytest.raises(OptionError, match="no recipe 'pipe-x'; there are digits"):
+def test_missing_recipes_raise_errors(tmp_path):
+    with pytest.raises(OptionError, match="no recipe is named 'pipe-x': choose digits"):
         load("pipe-x")
     with pytest.raises(InputError, match=r"none.toml can't be read \(No such file"):
         load(str(tmp_path / "none.toml"))
 
 
-def test_a_recipe_that_cannot_be_read(tmp_path, monkeypatch):
+def test_an_unreadable_recipe_raises_an_error(tmp_path, monkeypatch):
     path = recipe(tmp_path)
 
     def fail(*_):
@@ -219,15 +219,15 @@ def test_a_recipe_that_cannot_be_read(tmp_path, monkeypatch):
         load(path)
 
 
-def test_ways():
-    assert load_way("pipe-s", "pipe-s-small").name == "pipe-s-small"
-    assert list(load_way("scratch", "pipe-s").stages) == ["scratch"]
+def test_methods():
+    assert load_method("pipe-s", "pipe-s-small").name == "pipe-s-small"
+    assert list(load_method("scratch", "pipe-s").stages) == ["scratch"]
     with pytest.raises(OptionError, match="pipe-d-images is for pipe-d, not pipe-s"):
-        load_way("pipe-s", "pipe-d-images")
+        load_method("pipe-s", "pipe-d-images")
 
 
 @pytest.mark.parametrize(
-    ("way", "on_images", "with_images", "name"),
+    ("method", "on_images", "with_images", "name"),
     [
         ("pipe-s", True, False, "pipe-s"),
         ("pipe-d", False, True, "pipe-d-images"),
@@ -237,14 +237,14 @@ def test_ways():
         ("scratch", True, False, "pipe-s"),
     ],
 )
-def test_every_way_has_a_recipe_of_its_own(way, on_images, with_images, name):
-    assert default_recipe(way, on_images=on_images, with_images=with_images) == name
-    assert load_way(way, name).pipeline == name[:6]
+def test_every_method_has_a_default_recipe(method, on_images, with_images, name):
+    assert default_recipe(method, on_images=on_images, with_images=with_images) == name
+    assert load_method(method, name).pipeline == name[:6]
 
 
 @pytest.mark.parametrize("scratch", [False, True])
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_is_read_and_reads_back_as_written(tmp_path, name, scratch):
+def test_every_recipe_reads_back_as_written(tmp_path, name, scratch):
     checkpoint = Path(recipe(tmp_path, "", "weights.safetensors"))
     changes = [] if scratch or name != "pipe-d-checkpoint" else [f"liaf.weights={checkpoint}"]
     mine = with_absolute_paths(load(name, scratch=scratch, changes=changes))
@@ -269,19 +269,19 @@ values = st.recursive(
 
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(), values))
-def test_toml_reads_back_as_it_was(table):
+def test_toml_reads_back_as_written(table):
     assert parse_toml(to_toml(table)) == table
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("network.width=1979-05-27", "network.width is 1979-05-27: give text, a number"),
-        ("network.widths=[{a = 07:32:00}]", "network.widths is 07:32:00: give text"),
+        ("network.width=1979-05-27", "network.width is 1979-05-27. Give text, a number"),
+        ("network.widths=[{a = 07:32:00}]", "network.widths.a is 07:32:00. Give text"),
         ("run.label=\udcff", r"run.label is '.udcff', which is not Unicode"),
         ("network.\udcff=1", r"name of a setting is '.udcff', which is not Unicode"),
     ],
 )
-def test_settings_that_toml_cannot_hold(tmp_path, change, says):
+def test_settings_that_toml_cannot_hold_raise_errors(tmp_path, change, says):
     with pytest.raises(OptionError, match=says):
         load(recipe(tmp_path), changes=[change]).document()

@@ -144,7 +144,7 @@ def test_a_report_needs_runs_and_a_folder(tmp_path, runs):
     with pytest.raises(OptionError, match="pass the folder of at least one run"):
         report([], tmp_path / "out")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="can't be written .* call the same again$"):
+    with pytest.raises(InputError, match="can't be written .* run the same command again$"):
         report(runs, tmp_path / "file")
 
 

@@ -1,6 +1,6 @@
-"""Two processes by torchrun (gloo, on the CPU) train as one does with all their samples.
+"""Two processes started by torchrun (gloo, on a CPU) train like one with the whole batch.
 
-That one of them is killed on the way, and both are started again, changes nothing of it.
+The result is the same when one of them is killed and torchrun restarts both.
 """
 
 import json
@@ -32,7 +32,7 @@ neuron = { kind = "lif" }
 epochs = 3
 """
 )
-# What each rank does: note which samples it is given, then train; one kills itself on the way.
+# The program of each rank: note the samples that it is given, then train. One kills itself.
 PROGRAM = """
 import json, os, signal, sys
 from pathlib import Path
@@ -41,7 +41,7 @@ rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 store, notes = sys.argv[1:3]
 dataset = FrameDataset(store)
-dataset.labels[:] = range(len(dataset))  # so that a batch says which samples it is of
+dataset.labels[:] = range(len(dataset))  # the label is the number of the sample
 loader = FrameLoader(dataset, 7, shuffle=True, seed=5, rank=rank, world_size=world)
 seen = [[label for _, labels in loader for label in labels.tolist()] for _ in range(2)]
 Path(notes, f"seen-{rank}.json").write_text(json.dumps(seen))
@@ -61,7 +61,7 @@ main(sys.argv[3:])
 
 
 def torchrun(folder: Path, store: str) -> None:
-    """Train by two processes in a folder; torchrun restarts them once."""
+    """Train with two processes in a folder; torchrun restarts them once."""
     folder.mkdir()
     (folder / "recipe.toml").write_text(RECIPE)
     (folder / "program.py").write_text(PROGRAM)
@@ -69,7 +69,7 @@ def torchrun(folder: Path, store: str) -> None:
     words += ["--max-restarts=1", str(folder / "program.py"), store, str(folder)]
     words += ["train", "pipe-d", "--data", store, "--recipe", str(folder / "recipe.toml")]
     words += ["-o", str(folder / "run"), "--set", "machine.devices=2"]
-    # Restarted processes would find the addresses of the dead in a store that is shared.
+    # With a shared store, restarted processes would find the addresses of the dead ones.
     settings = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     done = subprocess.run(words, capture_output=True, env=os.environ | settings)
     assert done.returncode == 0, done.stderr.decode()
@@ -82,7 +82,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, store):
-    """The folder of a run by two processes, one of which was killed and restarted."""
+    """The folder of a run with two processes, one of them killed and restarted."""
     folder = tmp_path_factory.mktemp("runs") / "two"
     torchrun(folder, store)
     return folder
@@ -92,16 +92,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "run/lif/last.safetensors")
 
 
-def test_ranks_see_each_sample_once_an_epoch(two):
+def test_ranks_see_each_sample_once_in_each_epoch(two):
     seen = [json.loads((two / f"seen-{rank}.json").read_text()) for rank in range(2)]
     for epoch in range(2):
         assert sorted(seen[0][epoch] + seen[1][epoch]) == list(range(60))
     assert seen[0][0] != seen[0][1]
 
 
-def test_two_are_as_one_with_the_whole_batch(two, store, tmp_path):
+def test_two_processes_train_like_one_with_the_whole_batch(two, store, tmp_path):
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    alone = run(load(str(tmp_path / "recipe.toml")), tmp_path / "run", data=store)
+    single = run(load(str(tmp_path / "recipe.toml")), tmp_path / "run", data=store)
     together = json.loads((two / "run/result.json").read_text())
     one, both = (read_rows(folder / "run/lif/epochs.csv") for folder in (tmp_path, two))
     assert [row["epoch"] for row in one] == [0, 1, 2, 3]
@@ -112,18 +112,18 @@ def test_two_are_as_one_with_the_whole_batch(two, store, tmp_path):
     expected = weights(tmp_path)
     for key, value in weights(two).items():
         assert torch.allclose(value.float(), expected[key].float(), rtol=1e-2, atol=1e-3), key
-    assert together["test"]["samples"] == alone["test"]["samples"] == 24
-    assert together["test"]["loss"] == pytest.approx(alone["test"]["loss"], rel=1e-3)
+    assert together["test"]["samples"] == single["test"]["samples"] == 24
+    assert together["test"]["loss"] == pytest.approx(single["test"]["loss"], rel=1e-3)
 
 
-def test_a_rank_killed_and_restarted_went_on_from_the_last_epoch(two):
+def test_a_killed_and_restarted_rank_resumes_after_the_last_epoch(two):
     epochs = [json.loads((two / f"epochs-{attempt}.json").read_text()) for attempt in range(2)]
     assert epochs == [[1, 1, 1, 2, 2], [2, 2, 2, 3, 3, 3]]
     steps = [row["step"] for row in read_rows(two / "run/lif/steps.csv")]
     assert steps == list(range(1, 10))
 
 
-def test_norms_of_one_process_are_torchs(monkeypatch):
+def test_synchronised_norms_equal_those_of_torch(monkeypatch):
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3)))
     plain[1].weight.data.uniform_()
@@ -134,7 +134,7 @@ def test_norms_of_one_process_are_torchs(monkeypatch):
     monkeypatch.setattr("train.networks.sync_norm.dist.is_initialized", lambda: True)
     monkeypatch.setattr("train.networks.sync_norm.dist.get_world_size", lambda: 2)
     monkeypatch.setattr("train.networks.sync_norm.dist.all_reduce", lambda total: total.mul_(2))
-    # Two processes with the same batch: the same mean and variance as of one of them.
+    # Two processes with the same batch have the mean and variance of one of them.
     for _ in range(2):
         assert torch.allclose(norm(x), expected(torch.cat([x, x])).chunk(2)[0], atol=1e-5)
     for key, value in expected.state_dict().items():

@@ -1,1 +1,1 @@
-"""A training run: its stages, what it records, how it resumes."""
+"""Training runs: their stages, their records, and how they resume."""

@@ -1,4 +1,4 @@
-"""An exponential moving average of weights, which evaluation and checkpoints see instead."""
+"""An exponential moving average of weights, for evaluation and for the kept weights."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from train.runs.resume import of_kind
 
 
 class MovingAverage(Callback):
-    """Averages a module's `network` after every step; evaluation runs on the average.
+    """A moving average of a module's `network`, updated after every step and evaluated.
 
-    The average starts as the weights and follows faster in the beginning, decay being at most
-    (1 + step) / (10 + step). Integers (batch norm's counts) are copied. After an evaluation the
-    average is what was evaluated: of several devices, with the statistics that they then share.
+    The average starts as the weights and follows them faster in the beginning, because the decay
+    is at most (1 + step) / (10 + step). Integers (the counts of batch norms) are copied. An
+    evaluation on several devices also averages their batch-norm statistics.
     """
 
     def __init__(self, decay: float) -> None:
@@ -30,7 +30,7 @@ class MovingAverage(Callback):
         self.average = {key: known[key].to(value.device, copy=True) for key, value in here.items()}
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if trainer.global_step == self.step:  # gradients are still being gathered
+        if trainer.global_step == self.step:  # gradients still accumulate
             return
         self.step = trainer.global_step
         decay = min(self.decay, (1 + self.step) / (10 + self.step))

@@ -1,17 +1,17 @@
-"""What a run leaves on disk, written so that a kill at any moment leaves it whole.
+"""The files of a run, written so that a kill at any moment leaves each of them whole.
 
 RUN/
-  .lock                   held while a call trains; empty
-  config.toml             the recipe as run, every setting; the stores and their digests
-  result.json             the end: stages, seconds, test accuracy (only of a finished run)
+  .lock                   locked while a process trains; empty
+  config.toml             the recipe with every setting, and the stores with their digests
+  result.json             stages, seconds, test accuracy (only of a finished run)
   tensorboard/STAGE/      the same figures for TensorBoard
   STAGE/
-    steps.csv epochs.csv  figures a step and an epoch (epoch 0: before the first step)
+    steps.csv epochs.csv  figures of each step and epoch (epoch 0: before the first step)
     best.safetensors      weights of the best epoch        last.safetensors  of the last
-    state.ckpt            all that a resume needs (weights, optimiser, loops), after each epoch
+    state.ckpt            all that resuming needs (weights, optimiser, loops), after each epoch
     transfer.txt          what became of each entry of the source's weights
-    operations.json       firing rates, operations a sample (train.operations)
-    stage.json            the stage's end (only of a finished stage)
+    operations.json       firing rates and operations per sample (train.operations)
+    stage.json            result of the stage (only of a finished stage)
 """
 
 import csv
@@ -30,13 +30,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from eventdata.errors import EventDataError, InputError, StoreError
+from eventdata.errors import EventDataError, InputError, MismatchError, StoreError
 from eventdata.files.local import LocalFiles, check_plain, held, read_plain
 from eventdata.store.layout import parse_json
+from train.toml import MAX_BYTES as MAX_CONFIG_BYTES
+from train.toml import parse_toml
 
 Row = Mapping[str, float]
 
-MAX_BYTES = 1 << 30  # of result.json and its like, and of the tables: eight million steps
+MAX_BYTES = 1 << 30  # of a JSON file, or of a table: eight million steps
 CHARTS = "tensorboard"
 _LOCK = ".lock"
 
@@ -64,7 +66,7 @@ class StageFolder:
         return self.root / "steps.csv"
 
     def weights(self, which: str) -> Path:
-        """Of `best` or `last`."""
+        """Return the path of the weights `best` or `last`."""
         return self.root / f"{which}.safetensors"
 
 
@@ -82,24 +84,63 @@ class RunFolder:
     def result(self) -> Path:
         return self.root / "result.json"
 
-    def is_free(self) -> bool:
-        """Whether nothing is there but what a call leaves that was killed as it began."""
-        left = {_LOCK, _part(self.config).name}
-        return not self.root.exists() or all(path.name in left for path in self.root.iterdir())
-
-    def has_begun(self) -> bool:
-        """Whether an epoch of any stage is done."""
-        return any(self.root.glob("*/state.ckpt"))
-
     def stage(self, name: str) -> StageFolder:
-        """Where a stage writes."""
+        """Return the folder of a stage."""
         return StageFolder(self.root / name)
+
+    def check_free_or_run(self) -> None:
+        """Raise MismatchError if the folder holds something other than a run."""
+        if self.config.exists() or not self.root.exists():
+            return
+        # A process that was killed as it began leaves no more than these.
+        left = {_LOCK, _part(self.config).name}
+        if any(path.name not in left for path in self.root.iterdir()):
+            raise MismatchError(
+                f"{self.root}: is not empty and does not hold a run. Choose another folder"
+            )
+
+    def check_same(self, document: str) -> None:
+        """Raise MismatchError if another run has trained here.
+
+        Args:
+            document: the config.toml of this run. Settings of [machine] and the paths of stores
+                may differ.
+        """
+        if not any(self.root.glob("*/state.ckpt")):  # no epoch is done
+            return
+        try:
+            found = parse_toml(read_plain(self.config, MAX_CONFIG_BYTES).decode())
+        except (OSError, ValueError):
+            raise MismatchError(f"{self.config}: is damaged. Choose another folder") from None
+        here, there = _flat(parse_toml(document)), _flat(found)
+        different = [
+            f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+            for key in sorted({*here, *there})
+            if here.get(key) != there.get(key)
+            and not key.startswith("machine.")
+            and not key.endswith(".path")
+        ]
+        if different:
+            raise MismatchError(
+                f"{self.root}: holds another run: {'; '.join(different[:5])}. Pass the same "
+                "settings, or choose another folder"
+            )
+
+    def read_result(self) -> dict[str, Any]:
+        """Return the result of the finished run."""
+        result = read_json(self.result)
+        if not isinstance(result, dict):
+            raise InputError(
+                f"{self.result}: is damaged. Delete it, then run the same command again"
+            )
+        return result
 
     @contextmanager
     def locked(self, stages: Iterable[str]) -> Iterator[None]:
-        """Hold the folder for this process, which is about to train these stages.
+        """Lock the folder for this process, which will train these stages.
 
-        InputError where another call holds it, or where a link would lead what is written out.
+        Raises:
+            InputError: another process has locked it, or a link leads out of it.
         """
         lock = self._own(_LOCK)
         for stage in stages:
@@ -108,9 +149,8 @@ class RunFolder:
             for path in charts.glob("*"):  # TensorBoard writes through links; `write` does not
                 self._own(f"{CHARTS}/{stage}/{path.name}")
         self.root.mkdir(parents=True, exist_ok=True)
-        with held(
-            lock, InputError(f"{self.root}: another call is training in it; wait for that to end")
-        ):
+        busy = InputError(f"{self.root}: another process is training in it. Wait until it ends")
+        with held(lock, busy):
             yield
 
     def _own(self, key: str) -> Path:
@@ -120,37 +160,48 @@ class RunFolder:
             raise InputError(str(error)) from None
 
 
-@contextmanager
-def telling_write_errors(root: Path, then: str = "") -> Iterator[None]:
-    """Turn the system's errors of writing under a folder into one sentence.
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a table of tables as one table, its keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
-    then: what the same call does once that is mended, where it does not begin anew.
+
+@contextmanager
+def writing_run(root: Path, then: str = "") -> Iterator[None]:
+    """Raise InputError, in one sentence, for an OSError of writing under a folder.
+
+    Args:
+        root: the folder.
+        then: what the same command does when it runs again, if it does not start over.
     """
-    told = threading.excepthook
-    threading.excepthook = lambda args: None if _of_the_system(args) else told(args)
+    original = threading.excepthook
+    # TensorBoard's thread ends by an OSError that it raises again in the main thread.
+    threading.excepthook = lambda args: (
+        None if issubclass(args.exc_type, OSError) else original(args)
+    )
     try:
         yield
     except EventDataError:
         raise
     except OSError as error:
         raise InputError(
-            f"{root}: can't be written ({error.strerror or error}); mend that and call the same "
-            f"again{then and f': {then}'}"
+            f"{root}: can't be written ({error.strerror or error}). Fix that, then run the same "
+            f"command again{then and f': {then}'}"
         ) from error
     finally:
-        threading.excepthook = told
-
-
-def _of_the_system(args: threading.ExceptHookArgs) -> bool:
-    """Whether a thread ended by an OSError: TensorBoard's does, and raises it in ours again."""
-    return issubclass(args.exc_type, OSError)
+        threading.excepthook = original
 
 
 def write(path: Path, data: bytes | str) -> None:
-    """A file that appears whole or not at all, in a folder that is made if need be."""
+    """Write a file that appears whole or not at all, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _part(path)
-    part.unlink(missing_ok=True)  # what a kill left, or a link that somebody else put there
+    part.unlink(missing_ok=True)  # left by a kill, or a link that somebody else made
     with part.open("xb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
@@ -159,17 +210,17 @@ def write(path: Path, data: bytes | str) -> None:
 
 
 def _part(path: Path) -> Path:
-    """Where a file is written before it is renamed. What a kill leaves is replaced."""
+    """Return the path at which a file is written before it is renamed."""
     return path.with_name(f"{path.name}.part")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON for people and programs."""
+    """Write a value as indented JSON."""
     write(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote; InputError where it isn't there or is no JSON."""
+    """Read a JSON file; raise InputError if it is missing or is not JSON."""
     try:
         return parse_json(read_plain(path, MAX_BYTES))
     except (OSError, ValueError) as error:
@@ -177,13 +228,13 @@ def read_json(path: Path) -> Any:
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """A state dict as safetensors, with facts about it in its header."""
+    """Write a state dict as safetensors, with facts about it in the header."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     write(path, save(tensors, {"train": json.dumps(facts)}))
 
 
 def weight_facts(path: Path) -> dict[str, Any]:
-    """The facts `write_weights` put beside weights; empty for files of others."""
+    """Return the facts that `write_weights` wrote; an empty dict for other files."""
     if path.suffix != ".safetensors":
         return {}
     try:
@@ -197,29 +248,29 @@ def weight_facts(path: Path) -> dict[str, Any]:
 
 
 def finite(value: Any) -> float:
-    """A number out of JSON or CSV; ValueError for what is none, not finite, or beyond a float."""
+    """Return a number as a float; raise ValueError if it is not a finite one."""
     try:
         if isinstance(value, int | float) and math.isfinite(value):
             return float(value)
     except OverflowError:
         pass
-    raise ValueError(f"{str(value)[:100]!r} is no number")
+    raise ValueError(f"{str(value)[:100]!r} is not a finite number")
 
 
 def number_in(values: Any, key: str, least: float = 0, most: float = 1e15) -> float:
-    """A number of a document or row; ValueError where there is none from least to most.
+    """Return a number of a document or row; raise ValueError if it is out of range.
 
-    Sums of such numbers stay finite, which those of all that a float can be do not.
+    The default range keeps sums of such numbers finite.
     """
     found = values.get(key) if isinstance(values, Mapping) else None
     with suppress(ValueError):
         if least <= (value := finite(found)) <= most:
             return value
-    raise ValueError(f"{key} is {str(found)[:100]!r}, no number from {least:g} to {most:g}")
+    raise ValueError(f"{key} is {str(found)[:100]!r}, not a number from {least:g} to {most:g}")
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """A CSV table with the columns of all rows."""
+    """Write a CSV table with the columns of all rows."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     table = csv.DictWriter(text, columns, lineterminator="\n")
@@ -229,7 +280,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """A CSV table of numbers; what is empty is left out. A torn last line is too."""
+    """Read a CSV table of numbers, without empty cells and without a torn last line."""
     rows = []
     try:
         text = read_plain(path, MAX_BYTES).decode(errors="replace")
@@ -240,5 +291,5 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
     except (TypeError, ValueError, csv.Error):
-        pass  # what comes after the first row that is none was not written to its end
+        pass  # the rest was not written to its end
     return rows

@@ -1,7 +1,9 @@
-"""A stage of training as a Lightning module: input, loss, optimiser, what changes by the epoch.
+"""A stage of training as a Lightning module: input, loss, optimiser, changes at each epoch.
 
 Nothing here draws from the global random state: augmentation is seeded by (seed, epoch, batch,
-device), so that a run taken up again goes on as it would have.
+device), so that a resumed run computes the same as an uninterrupted one.
+
+Legend: N samples, T steps, P polarities, C channels, H rows, W columns.
 """
 
 from typing import Any
@@ -18,26 +20,31 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from eventdata.errors import EventDataError
 from train.augment import augment, mixup
 from train.neurons.surrogate import sharpen
-from train.recipe import Stage
 from train.runs.resume import check_state
 from train.runs.schedule import rate_factor
+from train.settings import Stage
 from train.transfer import freeze, thaw
 
 Batch = tuple[Tensor, Tensor]
 
-IMAGE_MEAN, IMAGE_DEVIATION = 0.45, 0.225  # of photographs, about; the stem's norm does the rest
+IMAGE_MEAN, IMAGE_DEVIATION = 0.45, 0.225  # roughly those of photographs
 
 
 class DivergedError(EventDataError):
-    """A loss that is no number."""
+    """A loss that is not finite."""
 
 
 def prepare(
     frames: Tensor, stage: Stage, seed: int | None = None, *, binary: bool = False
 ) -> Tensor:
-    """A batch of `train.data.Epoch` -> what the network sees, floating; augmented by the seed.
+    """Return the floating-point input of the network for a batch.
 
-    Images (N, C, H, W) are brought to a mean of about 0. binary: as in `augment`.
+    Args:
+        frames: a batch of `train.data.Epoch`: frames (N, T, P, H, W) or images (N, C, H, W).
+            Images are normalised to a mean of about 0.
+        stage: the settings of the stage.
+        seed: random seed of the augmentation; None: no augmentation.
+        binary: see `train.augment.augment`.
     """
     x = frames if frames.ndim == 5 else (frames.float() / 255 - IMAGE_MEAN) / IMAGE_DEVIATION
     x = x if seed is None else augment(x, stage.augment, seed, binary=binary)
@@ -48,7 +55,7 @@ def prepare(
 
 
 def share_statistics(network: nn.Module) -> None:
-    """Have all devices' batch norms evaluate with the mean of their running statistics."""
+    """Replace the running statistics of batch norms by their mean over all devices."""
     if not (dist.is_available() and dist.is_initialized()):
         return
     for norm in network.modules():
@@ -60,7 +67,7 @@ def share_statistics(network: nn.Module) -> None:
 
 
 class Classifier(LightningModule):
-    """A network that learns to classify, as its stage says."""
+    """A network that learns to classify."""
 
     def __init__(
         self,
@@ -76,14 +83,15 @@ class Classifier(LightningModule):
     ) -> None:
         """
         Args:
-            network: (N, T, P, H, W) or (N, C, H, W), floating -> (N, classes).
-            stage: the settings.
-            name: of the stage, for messages.
-            classes: how many.
-            epoch_steps: optimiser steps an epoch.
-            seed: of the augmentation.
-            log_every: batches between looks at the loss, each of which waits for the device.
-            binary: frames are of 0 and 1, as those of binary stores are.
+            network: a network that maps floating-point (N, T, P, H, W) or (N, C, H, W) to
+                (N, classes).
+            stage: the settings of the stage.
+            name: name of the stage, for messages.
+            classes: number of classes.
+            epoch_steps: optimiser steps in each epoch.
+            seed: random seed of the augmentation.
+            log_every: batches between readings of the loss, each of which waits for the device.
+            binary: whether frames hold only 0 and 1, as those of binary stores do.
         """
         super().__init__()
         self.network = network
@@ -139,21 +147,21 @@ class Classifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         self.scores["train_loss"] = float(self.train_loss.compute())
         self._check(self.scores["train_loss"], "its mean")
-        self._check(self.scores.get("loss", 0.0), "that of the held-out samples")
-        # Spikes hide it: no number is not above the threshold, and what does not fire is a zero.
+        self._check(self.scores.get("loss", 0.0), "on the held-out samples")
+        # Spikes hide this from the loss: nan is not above the threshold, so the spike is 0.
         for name, values in self.network.state_dict().items():
             if values.is_floating_point() and not values.isfinite().all():
-                raise self._diverged(f"{name} holds what is no number after")
+                raise self._diverged(f"{name} is not finite after")
 
     def _check(self, loss: float, where: str) -> None:
         if not np.isfinite(loss):
             raise self._diverged(f"the loss ({where}) is {loss} in")
 
     def _diverged(self, what: str) -> DivergedError:
-        kept = "the weights of the last whole epoch are kept; " if self.current_epoch else ""
+        kept = ". The weights of the last whole epoch are kept" if self.current_epoch else ""
         return DivergedError(
-            f"{what} epoch {self.current_epoch + 1} of stage {self.name}; {kept}a new run with a "
-            "lower learning_rate, or with warmup, may do better"
+            f"{what} epoch {self.current_epoch + 1} of stage {self.name}{kept}. Start a new run "
+            "with a lower learning_rate, or with warmup"
         )
 
     def _evaluate(self, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""The callback that keeps a stage: its figures, its clock, its weights, its state."""
+"""The callback that records a stage: its figures, its time, its weights, its state."""
 
 import io
 import math
@@ -31,40 +31,41 @@ _SECONDS = ("train_seconds", "evaluation_seconds", "waiting_seconds")
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoints, written by `write`.
+    """Lightning's checkpoints, written whole.
 
-    Its own go by way of the system's folder of temporary files, where a kill leaves them, and are
-    not synced.
+    Lightning writes them without a sync through the system's folder of temporary files, where a
+    kill leaves them behind.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """A file that `load_checkpoint` reads."""
+        """Write a checkpoint that `load_checkpoint` reads."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
         write(Path(path), content.getvalue())
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
-        """What `save_checkpoint` wrote; InputError where it can't be read."""
+        """Return the content of a checkpoint; raise InputError if it can't be read."""
         try:
             check_torch_file(Path(path))
             return dict(super().load_checkpoint(path, *args, **options))
         except Exception as error:  # torch raises a dozen kinds
             raise InputError(
-                f"{path}: is damaged ({str(error).partition('. ')[0]}); delete it to train its "
+                f"{path}: is damaged ({str(error).partition('. ')[0]}). Delete it to train its "
                 "stage again from the start"
             ) from error
 
 
 class Record(Checkpoint):
-    """Writes a stage's folder (`train.runs.folder`).
+    """The callback that writes a stage's folder (`train.runs.folder`).
 
-    Seconds are those of training: evaluation is timed apart, saving and starting are not counted.
-    Of them, those in which training waited for the next batch are told too.
-    The state is saved once whatever it knows of is on disk; what an epoch that was broken off has
-    left is written over when it is done again. Only the best weights come after it: done again, the
-    epoch may come out worse, where a device is not deterministic, and those before would be lost.
+    Training time excludes evaluation, which is timed apart, saving and starting. The time in which
+    training waited for the next batch is a part of it, and is recorded, too.
+
+    The state is saved after all files that it refers to; a repeated epoch overwrites the files of
+    an interrupted one. Only the best weights are saved later: on a device that is not deterministic
+    a repeated epoch may be worse, and the best weights until then would be lost.
     """
 
     def __init__(
@@ -77,10 +78,11 @@ class Record(Checkpoint):
     ) -> None:
         """
         Args:
-            folder: where to.
-            facts: about the weights, kept with them; `seconds` in it are those before this stage.
+            folder: the stage's folder.
+            facts: facts to write with the weights; `seconds` is the training time before this
+                stage.
             log_every: batches between rows of steps.csv.
-            average: whose weights are kept instead of the network's.
+            average: the average whose weights are kept instead of the network's.
         """
         self.folder, self.facts, self.log_every, self.average = folder, facts, log_every, average
         self.rows: list[Row] = []
@@ -99,7 +101,7 @@ class Record(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for row in state_dict["rows"]:
             for key, value in row.items():
-                if not isinstance(value, float):  # any: a loss before the first step may be inf
+                if not isinstance(value, float):  # a loss before the first step may be inf
                     number_in(row, key)
                 if not key.isidentifier():
                     raise ValueError(f"a row has a column {key!r}")
@@ -110,7 +112,7 @@ class Record(Checkpoint):
         self.best_epoch = int(number_in(state_dict, "best_epoch"))
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
-        # A call that ended right after the state was saved has not come to keep the best weights.
+        # A process that was killed right after saving the state did not save the best weights.
         facts = weight_facts(self.folder.weights("last"))
         if (
             trainer.is_global_zero
@@ -122,7 +124,7 @@ class Record(Checkpoint):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.has_started = True
         known = read_rows(self.folder.steps)
-        # A row without its step is none of ours.
+        # Rows after the state belong to the interrupted epoch.
         self.step_rows = [row for row in known if row.get("step", math.inf) <= trainer.global_step]
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -158,7 +160,7 @@ class Record(Checkpoint):
         now = _now(module)
         self.evaluation_seconds += now - self.mark
         self.mark = None
-        if not trainer.global_step:  # before the first of them
+        if not trainer.global_step:  # before the first step
             assert isinstance(module, Classifier)
             self.rows = [self._row(0, 0, module)]
 
@@ -202,7 +204,7 @@ class Record(Checkpoint):
 
 
 def _now(module: LightningModule) -> float:
-    """The time once the device has done what it was given."""
+    """Return the time in seconds at which the device has finished its work."""
     if module.device.type == "cuda":
         torch.cuda.synchronize(module.device)
     return time.monotonic()

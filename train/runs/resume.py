@@ -1,7 +1,7 @@
-"""What is checked of a stage's state before it is gone on with.
+"""Check the saved state of a stage before training resumes from it.
 
-Lightning and torch take over whatever a checkpoint has: what is of another kind would fail hours
-later, in the middle of an epoch.
+Lightning and torch load any checkpoint. One with values of another kind would fail hours later, in
+the middle of an epoch.
 """
 
 from typing import Any
@@ -14,23 +14,23 @@ from torch.optim import Optimizer
 from train.runs.folder import number_in
 
 _KEPT = {"SGD": ("momentum_buffer",), "AdamW": ("step", "exp_avg", "exp_avg_sq")}
-"""What an optimiser keeps of a parameter."""
+"""The state that an optimiser keeps for each parameter."""
 
 
 def check_state(checkpoint: dict[str, Any], module: LightningModule) -> None:
-    """Check the checkpoint that a module's trainer is about to restore.
+    """Check the checkpoint that a module's trainer is about to load, and change it in place.
 
-    What a state of this version does not have is taken out of it, and of the optimiser's settings
-    all but the learning rate are those of the module.
+    Values that this version does not save are removed. Settings of the optimiser become those of
+    the module, except for the learning rate.
 
     Raises:
-        ValueError: something in it is of another kind than what the trainer keeps itself. KeyError,
-            TypeError and AttributeError: it lacks things, or is of another form.
+        ValueError: a value is of another kind than the one that the trainer itself would save.
+        KeyError, TypeError, AttributeError: values are missing, or have another structure.
     """
     trainer = module.trainer
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if callback.state_dict() and not checkpoint["callbacks"].get(callback.state_key):
-            raise ValueError(f"nothing of {callback.state_key} is in it")
+            raise ValueError(f"it has no state of {callback.state_key}")
     loops = checkpoint["loops"]
     loops["fit_loop"] = of_kind(loops["fit_loop"], trainer.fit_loop.state_dict(), "loops")
     fresh: Any = module.configure_optimizers()
@@ -41,7 +41,7 @@ def check_state(checkpoint: dict[str, Any], module: LightningModule) -> None:
 
 
 def _of_optimizer(found: dict[str, Any], fresh: Optimizer) -> dict[str, Any]:
-    """The state of an optimiser, for one of the same parameters."""
+    """Return the state of an optimiser, checked against a fresh one of the same parameters."""
     groups = [
         group | {"lr": number_in(there, "lr")}
         for group, there in zip(
@@ -55,18 +55,21 @@ def _of_optimizer(found: dict[str, Any], fresh: Optimizer) -> dict[str, Any]:
             key: torch.zeros(()) if key == "step" else parameters[index].detach()
             for key in _KEPT[type(fresh).__name__]
         }
-        if there:  # else it was frozen
+        if there:  # a frozen parameter has none
             state[index] = of_kind({key: there[key] for key in sound}, sound, f"state.{index}")
             number_in({"step": float(there.get("step", 0))}, "step")
     return {"state": state, "param_groups": groups}
 
 
 def of_kind(found: Any, sound: Any, name: str) -> Any:
-    """What was found, if it is of the kind of what is known to be sound; else ValueError.
+    """Return a value that was found, if it is of the same kind as a sound one.
 
-    Numbers are at least 0; tensors have the same shape and type. Of a dict's entries those that the
-    sound one lacks are left out: by them any attribute could be set. (What the one found lacks,
-    as that of an older version may, its reader has to bear.)
+    Numbers are at least 0; tensors have the same shape and type. Entries of a dict that the sound
+    one lacks are removed, because loading them could set any attribute. Missing entries, as in the
+    state of an older version, are left to the reader.
+
+    Raises:
+        ValueError: the value is of another kind.
     """
     match sound:
         case dict():
@@ -92,4 +95,4 @@ def of_kind(found: Any, sound: Any, name: str) -> Any:
             return number_in({name: found}, name)
         case None:
             return None
-    raise ValueError(f"{name} is {str(found)[:100]!r}, which no state of this stage has")
+    raise ValueError(f"{name} is {str(found)[:100]!r}, not a value that this stage saves")

@@ -1,12 +1,18 @@
-"""Learning rates over time, as factors on a stage's rate."""
+"""Learning rates over time, as factors for torch's LambdaLR."""
 
 import math
 
-from train.recipe import Stage
+from train.settings import Stage
 
 
 def rate_factor(stage: Stage, step: int, epoch_steps: int) -> float:
-    """The factor of a step (counted from 0), for epochs of so many steps."""
+    """Return the factor on a stage's learning rate for a step, counted from 0.
+
+    Args:
+        stage: the settings of the stage.
+        step: number of the optimiser step.
+        epoch_steps: optimiser steps in each epoch.
+    """
     done = step / epoch_steps  # epochs
     total = stage.epochs
     if stage.schedule == "one-cycle":  # Smith and Topin 2019, with cosine flanks
@@ -15,7 +21,9 @@ def rate_factor(stage: Stage, step: int, epoch_steps: int) -> float:
             return 0.04 + 0.96 * _half_cosine(1 - done / rise)
         return max(1e-4, _half_cosine((done - rise) / (total - rise)))
     if done < stage.warmup:
-        return min((step + 1) / (stage.warmup * epoch_steps), 1.0)  # it may be less than a step
+        return min(
+            (step + 1) / (stage.warmup * epoch_steps), 1.0
+        )  # warmup may be shorter than a step
     if stage.schedule == "step":
         return stage.gamma ** sum(done >= milestone for milestone in stage.milestones)
     if stage.schedule == "cosine":
@@ -24,5 +32,5 @@ def rate_factor(stage: Stage, step: int, epoch_steps: int) -> float:
 
 
 def _half_cosine(share: float) -> float:
-    """From 1 at 0 to 0 at 1."""
+    """Return a cosine that falls from 1 at 0 to 0 at 1."""
     return (1 + math.cos(math.pi * min(share, 1.0))) / 2

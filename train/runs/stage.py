@@ -1,4 +1,4 @@
-"""Train one stage with Lightning's Trainer, or finish it."""
+"""Train one stage with Lightning's Trainer, or resume it."""
 
 import logging
 import sys
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import signature
 from itertools import islice
 from pathlib import Path
@@ -20,19 +21,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eventdata.dataset import FrameDataset
-from eventdata.errors import EventDataError, InputError, OptionError
+from eventdata.errors import EventDataError, InputError
 from train.calibrate import recalibrate
 from train.data import Data, Epoch
-from train.networks import NETWORKS, OF_THE_DATA, build
-from train.networks.layers import Network, recompute
+from train.networks.layers import recompute
 from train.networks.sync_norm import synchronise_norms
 from train.neurons.surrogate import sharpen
 from train.operations import measure
-from train.recipe import Recipe, Stage
 from train.runs.ema import MovingAverage
 from train.runs.folder import (
     CHARTS,
-    RunFolder,
     StageFolder,
     number_in,
     read_json,
@@ -41,46 +39,19 @@ from train.runs.folder import (
     write_json,
 )
 from train.runs.module import Classifier, prepare
+from train.runs.plan import RunPlan
 from train.runs.record import Record, WholeCheckpoints
+from train.settings import Stage
 from train.transfer import load_state, transfer
 
-MEASURED = 64  # samples of which firing rates and operations are taken
-
-
-def build_network(recipe: Recipe, stage: Stage, data: Data) -> Network:
-    """The recipe's network with the stage's neurons, for the data's channels and classes.
-
-    Raises:
-        OptionError: settings that it does not have or that make no network.
-    """
-    settings = {key: value for key, value in recipe.network.items() if key != "name"}
-    name = recipe.network["name"]
-    known = signature(NETWORKS[name]).parameters if name in NETWORKS else {}
-    *steps, channels, height, width = data.shape
-    if taken := sorted(OF_THE_DATA & settings.keys()):
-        raise OptionError(
-            f"network.{taken[0]} is not for a recipe: stages and their data decide it"
-        )
-    if not steps and "steps" in known:
-        settings["steps"] = stage.steps or 1
-    if "size" in known:
-        settings["size"] = (height // stage.downscale, width // stage.downscale)
-    try:
-        return build(
-            name, channels=channels, classes=len(data.classes), neuron=stage.neuron, **settings
-        )
-    except OptionError:
-        raise
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise OptionError(f"network {name} can't be built with {settings}: {reason}") from error
+MEASURED = 64  # samples for firing rates and operations
 
 
 def _channels_last(network: nn.Module) -> nn.Module:
-    """The network with its weights in the layout that is fastest, where that is sound.
+    """Put a network's weights into the fastest memory layout that is sound.
 
-    oneDNN's backward of a 1x1 convolution with a stride and under eight input channels, channels
-    last, writes beside its memory (torch 2.13 on a CPU: wrong gradients, or a crash).
+    With channels last, oneDNN's backward pass of a strided 1x1 convolution with fewer than eight
+    input channels writes outside its memory (torch 2.13 on a CPU: wrong gradients, or a crash).
     """
     if any(
         isinstance(conv, nn.Conv2d)
@@ -94,59 +65,49 @@ def _channels_last(network: nn.Module) -> nn.Module:
 
 
 def is_first() -> bool:
-    """Whether this process is the one of several that writes."""
-    # Lightning knows the variables of every launcher.
+    """Return whether this process is the one that writes, of those that train together."""
+    # Lightning knows the environment variables of every launcher.
     return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 class Feed(LightningDataModule):
-    """A stage's data as batches for the device that asks."""
+    """The data of a stage as batches for the device that asks."""
 
-    def __init__(self, data: Data, stage: Stage, recipe: Recipe) -> None:
+    def __init__(self, plan: RunPlan, stage: Stage) -> None:
         super().__init__()
-        self.data, self.stage, self.recipe = data, stage, recipe
+        self.plan, self.stage = plan, stage
 
-    def _batches(self, name: str, shuffle_by: tuple[int, int] | None = None) -> Epoch:
+    def _batches(self, part: FrameDataset | None, seed: int | None = None) -> Epoch:
+        """Return the batches of a part: shuffled for training with a seed, else in order."""
         trainer = self.trainer
         assert trainer is not None
+        assert part is not None
         return Epoch(
-            part=getattr(self.data, name),
-            batch_size=device_batch(self.stage, trainer.world_size),
+            part=part,
+            batch_size=self.plan.device_batch(self.stage),
             steps=self.stage.steps,
             downscale=self.stage.downscale,
-            shuffle_by=shuffle_by,
-            multiple=self.stage.accumulate if shuffle_by else 1,
+            shuffle_by=None if seed is None else (seed, trainer.current_epoch),
+            multiple=1 if seed is None else self.stage.accumulate,
             rank=trainer.global_rank,
-            devices=trainer.world_size,
-            threads=self.recipe.machine.threads,
+            devices=self.plan.world,
+            threads=self.plan.recipe.machine.threads,
             device=trainer.strategy.root_device,
         )
 
     def train_dataloader(self) -> Epoch:
-        assert self.trainer is not None
-        return self._batches("train", (self.recipe.run.seed, self.trainer.current_epoch))
+        return self._batches(self.plan.parts[self.stage.data].train, self.plan.recipe.run.seed)
 
     def val_dataloader(self) -> Epoch:
-        return self._batches("select")
+        return self._batches(self.plan.parts[self.stage.data].select)
 
     def test_dataloader(self) -> Epoch:
-        return self._batches("test")
-
-
-def device_batch(stage: Stage, devices: int) -> int:
-    """Samples of a batch on one device; OptionError where they can't be shared out."""
-    size, rest = divmod(stage.batch_size, devices * stage.accumulate)
-    if rest:
-        raise OptionError(
-            f"batch_size is {stage.batch_size}, which {devices} devices with "
-            f"accumulate={stage.accumulate} can't share evenly"
-        )
-    return size
+        return self._batches(self.plan.parts[self.stage.data].test)
 
 
 @contextmanager
-def _stops_told() -> Iterator[None]:
-    """Lightning leaves by itself on Ctrl-C, and on SIGTERM as if all were done: tell the caller."""
+def _interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning exits by itself, after Ctrl-C or SIGTERM."""
     try:
         yield
     except SystemExit as stop:
@@ -154,10 +115,11 @@ def _stops_told() -> Iterator[None]:
 
 
 def _several_devices(*, freezes: bool) -> DDPStrategy:
-    """Data-parallel training. Parts that thaw later have no gradient at first.
+    """Return the strategy of data-parallel training.
 
-    Buffers are left alone: the devices' last batches of an evaluation may differ in number, and
-    `share_statistics` does better than a broadcast.
+    Frozen parameters have no gradient until they thaw, and DDP must know. Buffers are not
+    broadcast: the devices' last batches of an evaluation may differ in number, and
+    `share_statistics` averages them instead.
     """
     known = signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
@@ -165,60 +127,88 @@ def _several_devices(*, freezes: bool) -> DDPStrategy:
     return DDPStrategy(**settings)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class StageRun:
-    """A stage about to be trained, or tested."""
+    """One stage of a plan, to be trained or tested."""
 
+    plan: RunPlan
     name: str
-    stage: Stage
-    recipe: Recipe
-    run_folder: RunFolder
-    data: Data
-    devices: int
-    """A node."""
+    folder: StageFolder
+    """Folder that the stage writes."""
     seconds_before: float
-    """Of training that went into the weights this stage starts from."""
+    """Training time behind the weights that this stage starts from, in seconds."""
 
     @property
-    def folder(self) -> StageFolder:
-        """Where it writes."""
-        return self.run_folder.stage(self.name)
+    def stage(self) -> Stage:
+        """The stage's settings."""
+        return self.plan.recipe.stages[self.name]
+
+    @property
+    def data(self) -> Data:
+        """The parts of the stage's store."""
+        return self.plan.parts[self.stage.data]
+
+    @cached_property
+    def module(self) -> Classifier:
+        """The stage's network with all that trains it."""
+        recipe, network = self.plan.recipe, self.plan.networks[self.name]
+        if recipe.run.sync_norm:
+            synchronise_norms(network)
+        recompute(network, recipe.machine.recompute)
+        network.pack_spikes = recipe.machine.pack_spikes
+        return Classifier(
+            _channels_last(network),
+            self.stage,
+            name=self.name,
+            classes=len(self.data.classes),
+            epoch_steps=len(self.data.train) // self.stage.batch_size,
+            seed=recipe.run.seed,
+            log_every=recipe.machine.log_every,
+            binary=self.data.train.sample_format.representation == "binary",
+        )
 
     def train(self, source: Path | None, say: Callable[[str], Any]) -> dict[str, Any]:
-        """Train it from the weights in `source` (None: fresh), or finish it; its stage.json.
+        """Train the stage, or finish it.
 
-        say: is told what became of the source's weights.
+        Args:
+            source: file with the weights to start from; None starts from fresh weights.
+            say: called with a report of the weights that were taken from the source.
+
+        Returns:
+            The content of stage.json.
         """
         if self.folder.result.exists():
             return self._result()
         average = MovingAverage(self.stage.ema) if self.stage.ema else None
-        record = Record(
-            self.folder,
-            self._facts(),
-            log_every=self.recipe.machine.log_every,
-            average=average,
-        )
+        facts = {
+            "network": self.plan.recipe.network,
+            "kind": self.stage.neuron.kind,
+            "classes": self.data.classes,
+            "seconds": self.seconds_before,
+        }
+        log_every = self.plan.recipe.machine.log_every
+        record = Record(self.folder, facts, log_every=log_every, average=average)
         trainer = self._trainer([record] if average is None else [average, record])
-        module, feed = self._module(), Feed(self.data, self.stage, self.recipe)
+        feed = Feed(self.plan, self.stage)
         resumed = self.folder.state.exists()
         if not resumed:
             started = time.monotonic()
-            self._start(module.network, trainer, source, say)
+            self._start(trainer, source, say)
             record.train_seconds = time.monotonic() - started
-            with _stops_told():
-                trainer.validate(module, feed, verbose=False)
+            with _interruptible():
+                trainer.validate(self.module, feed, verbose=False)
         state = self.folder.state if resumed else None
         try:
-            with _stops_told():
-                trainer.fit(module, feed, ckpt_path=state, weights_only=True)
+            with _interruptible():
+                trainer.fit(self.module, feed, ckpt_path=state, weights_only=True)
         except EventDataError:
             raise
         except Exception as error:
             if state is None or record.has_started:
                 raise
             raise InputError(
-                f"{state}: is damaged or of another network ({type(error).__name__}: {error}); "
-                "delete it to train its stage again from the start"
+                f"{state}: is damaged or of another network ({type(error).__name__}: {error}). "
+                "Delete it to train its stage again from the start"
             ) from error
         result = {
             "name": self.name,
@@ -239,7 +229,7 @@ class StageRun:
         return result
 
     def _result(self) -> dict[str, Any]:
-        """The stage.json of the finished stage; InputError where it is none, or of another."""
+        """Return the stage.json of the finished stage; raise InputError if it is not sound."""
         result = read_json(self.folder.result)
         try:
             for key in ("train_seconds", "waiting_seconds", "best_epoch"):
@@ -251,86 +241,52 @@ class StageRun:
                     raise ValueError(f"{key} is not {value}")
         except ValueError as error:
             raise InputError(
-                f"{self.folder.result}: is damaged ({error}); delete it and call the same again"
+                f"{self.folder.result}: is damaged ({error}). Delete it, then run the same command "
+                "again"
             ) from None
         return dict(result)
 
     def test(self) -> dict[str, Any] | None:
-        """Measures of the kept weights on the test set; None where the store has none."""
+        """Return the measures of the kept weights on the test set; None if the store has none."""
         if self.data.test is None:
             return None
-        module = self._module()
-        self._load_kept(module.network)
-        with _stops_told():
-            self._trainer([]).test(module, Feed(self.data, self.stage, self.recipe), verbose=False)
-        scores = {key: module.scores[key] for key in ("top1", "top5", "loss")}
-        return {"samples": len(self.data.test), **scores, "confusion": module.confusion}
-
-    def _module(self) -> Classifier:
-        torch.manual_seed(self.recipe.run.seed)
-        network = build_network(self.recipe, self.stage, self.data)
-        if self.recipe.run.sync_norm:
-            synchronise_norms(network)
-        recompute(network, self.recipe.machine.recompute)
-        network.pack_spikes = self.recipe.machine.pack_spikes
-        return Classifier(
-            _channels_last(network),
-            self.stage,
-            name=self.name,
-            classes=len(self.data.classes),
-            epoch_steps=len(self.data.train) // self.stage.batch_size,
-            seed=self.recipe.run.seed,
-            log_every=self.recipe.machine.log_every,
-            binary=self.data.train.sample_format.representation == "binary",
-        )
-
-    def _facts(self) -> dict[str, Any]:
-        """What goes with the weights."""
-        return {
-            "network": self.recipe.network,
-            "kind": self.stage.neuron.kind,
-            "classes": self.data.classes,
-            "seconds": self.seconds_before,
-        }
+        self._load_kept()
+        with _interruptible():
+            self._trainer([]).test(self.module, Feed(self.plan, self.stage), verbose=False)
+        scores = {key: self.module.scores[key] for key in ("top1", "top5", "loss")}
+        return {"samples": len(self.data.test), **scores, "confusion": self.module.confusion}
 
     def _trainer(self, callbacks: list[Callback]) -> Trainer:
-        machine, run = self.recipe.machine, self.recipe.run
-        several = self.devices * machine.nodes > 1
+        machine, run = self.plan.recipe.machine, self.plan.recipe.run
         strategy = _several_devices(freezes=bool(self.stage.freeze_epochs))
+        charts = TensorBoardLogger(self.folder.root.parent, CHARTS, self.name)
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         return Trainer(
             accelerator=machine.accelerator if torch.cuda.is_available() else "cpu",
-            devices=self.devices,
+            devices=self.plan.devices,
             num_nodes=machine.nodes,
-            strategy=strategy if several else "auto",
+            strategy=strategy if self.plan.world > 1 else "auto",
             precision=run.precision,
             deterministic=run.deterministic,
-            benchmark=not run.deterministic,  # cuDNN's: tries its kernels; nothing on a CPU
+            benchmark=not run.deterministic,  # has cuDNN try its kernels; no effect on a CPU
             max_epochs=self.stage.epochs,
             accumulate_grad_batches=self.stage.accumulate,
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
-            inference_mode=False,  # its tensors could not be worked on later
+            inference_mode=False,  # inference tensors could not be trained on later
             log_every_n_steps=1,
             callbacks=callbacks,
-            logger=TensorBoardLogger(self.run_folder.root, CHARTS, self.name)
-            if callbacks
-            else False,
+            logger=charts if callbacks else False,
             enable_checkpointing=bool(callbacks),
             plugins=WholeCheckpoints(),
             enable_model_summary=False,
             enable_progress_bar=sys.stderr is not None and sys.stderr.isatty(),
         )
 
-    def _start(
-        self,
-        network: nn.Module,
-        trainer: Trainer,
-        source: Path | None,
-        say: Callable[[str], Any],
-    ) -> None:
-        """Weights from the source, norms fitted to the data."""
+    def _start(self, trainer: Trainer, source: Path | None, say: Callable[[str], Any]) -> None:
+        """Load the source's weights and fit the norms to the data."""
+        network = self.module.network
         if source is not None:
             state = load_state(source)
             classes = weight_facts(source).get("classes", self.data.classes)
@@ -348,51 +304,55 @@ class StageRun:
             if is_first():
                 write(self.folder.root / "transfer.txt", f"from {source}\n{report}\n")
         if self.stage.recalibrate:
-            # Each of several devices by itself, all on the same samples; a batch is one device's
-            # share, as in training, for whose size there is the memory.
-            device, devices = trainer.strategy.root_device, trainer.world_size
-            size = device_batch(self.stage, devices)
-            count = self.stage.recalibrate * devices
+            # Each device does this by itself, all on the same samples. Its batches have the size
+            # of training, because the memory is known to hold them.
+            device = trainer.strategy.root_device
+            batches = self._inputs(
+                self.data.train,
+                self.plan.device_batch(self.stage),
+                self.stage.recalibrate * self.plan.world,
+                device,
+            )
             with trainer.precision_plugin.forward_context():
-                batches = self._inputs(size, self.data.train, count, device)
                 recalibrate(network.to(device), batches)
             if device.type == "cuda":
-                torch.cuda.synchronize(device)  # the clock is read next
+                torch.cuda.synchronize(device)  # the caller reads the clock next
 
     def _inputs(
-        self, size: int, part: FrameDataset, count: int, device: torch.device
+        self, part: FrameDataset, size: int, count: int, device: torch.device
     ) -> Iterator[Tensor]:
-        """What the network sees of so many batches of a part, without augmentation."""
+        """Yield `count` batches of a part as the network sees them, without augmentation."""
         epoch = Epoch(
             part=part,
             batch_size=size,
             steps=self.stage.steps,
             downscale=self.stage.downscale,
-            shuffle_by=(self.recipe.run.seed, 0),
+            shuffle_by=(self.plan.recipe.run.seed, 0),
             device=device,
         )
         for frames, _ in islice(epoch, count):
             yield prepare(frames, self.stage)
 
-    def _load_kept(self, network: nn.Module) -> None:
-        """InputError where the kept weights are not those of this stage."""
+    def _load_kept(self) -> None:
+        """Load the kept weights; raise InputError if they are not those of this stage."""
         path = self.folder.weights(self.stage.keep)
-        state = load_state(path)
+        network, state = self.module.network, load_state(path)
         try:
             network.load_state_dict(state)
             epoch = number_in(weight_facts(path), "epoch", 1, self.stage.epochs)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError(
-                f"{path}: is not of stage {self.name} ({reason}); delete {self.folder.root} to "
-                "train that again from the start"
+                f"{path}: is not of stage {self.name} ({reason}). Delete {self.folder.root} to "
+                "train that stage again from the start"
             ) from None
         sharpen(network, int(epoch) - 1, self.stage.epochs)
 
     def _measure(self, device: torch.device) -> None:
-        """Firing rates and operations of the kept weights on some of the held-out samples."""
-        network = self._module().network.to(device)
-        self._load_kept(network)
+        """Write firing rates and operations of the kept weights on some held-out samples."""
+        self._load_kept()
+        network = self.module.network.to(device)
         size = min(len(self.data.select), 16)
-        inputs = self._inputs(size, self.data.select, MEASURED // size, device)
+        inputs = self._inputs(self.data.select, size, MEASURED // size, device)
         write_json(self.folder.root / "operations.json", measure(network, inputs).as_dict())
+        network.cpu()  # the next stage needs the device's memory

@@ -1,4 +1,4 @@
-"""Runs of tiny recipes on tiny stores, from start to end and from wherever they were killed."""
+"""Runs of tiny recipes on tiny stores, uninterrupted and resumed after a kill anywhere."""
 
 import json
 import os
@@ -23,14 +23,15 @@ from eventdata.cli import main
 from eventdata.errors import InputError, MismatchError, OptionError
 from tests.drawn import TINY_RECIPE, make_store
 from tests.makers import tree_digest
-from train.data import open_data
-from train.recipe import Stage, load, recipe_names
+from train.recipe import load, recipe_names
 from train.runs.folder import RunFolder, read_rows, weight_facts
 from train.runs.module import Classifier, DivergedError, prepare
+from train.runs.plan import make_plan
 from train.runs.record import Record
 from train.runs.run import run
 from train.runs.schedule import rate_factor
 from train.runs.stage import StageRun
+from train.settings import Stage
 
 TINY = (
     TINY_RECIPE
@@ -66,7 +67,7 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, recipe, events, images):
-    """A run that nothing has stopped: its folder and its result."""
+    """An uninterrupted run: its folder and its result."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     said: list[str] = []
     result = run(load(recipe), folder, data=events, images=images, say=said.append)
@@ -83,7 +84,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """All weights of a run (the facts beside them hold seconds, which no two runs share)."""
+    """All weights of a run, without the facts in the files, which hold seconds."""
     return {
         f"{path.parent.name}/{path.stem}/{key}": value
         for path in sorted(folder.glob("*/*.safetensors"))
@@ -107,7 +108,7 @@ def assert_same(folder: Path, other: Path) -> None:
         assert rows[0] == rows[1]
 
 
-def test_what_a_run_leaves(whole):
+def test_files_of_a_run(whole):
     folder, result = whole
     assert [stage["name"] for stage in result["stages"]] == ["pretrain", "lif"]
     assert json.loads((folder / "result.json").read_text()) == result
@@ -137,7 +138,7 @@ def test_it_learns(tmp_path, recipe, events):
     assert result["test"]["top1"] > 0.8  # of three classes
 
 
-def test_frozen_parts_are_frozen_for_as_long_as_they_were_to_be(tmp_path, recipe, events):
+def test_frozen_parts_thaw_after_their_epochs(tmp_path, recipe, events):
     kept = {}
     for epochs in (1, 2):
         changes = [f"lif.epochs={epochs}", "lif.ema=0", "lif.weights=fresh", "lif.recalibrate=0"]
@@ -151,7 +152,7 @@ def test_frozen_parts_are_frozen_for_as_long_as_they_were_to_be(tmp_path, recipe
     assert not torch.equal(kept[1]["fc.weight"], kept[2]["fc.weight"])
 
 
-def test_a_finished_run_is_left_alone(whole, recipe, events, images):
+def test_a_finished_run_is_not_repeated(whole, recipe, events, images):
     folder, result = whole
     before = weights(folder)
     again = run(load(recipe, changes=["machine.threads=2"]), folder, data=events, images=images)
@@ -159,20 +160,20 @@ def test_a_finished_run_is_left_alone(whole, recipe, events, images):
     assert weights(folder) == before
 
 
-def test_the_run_says_how_to_repeat_it(tmp_path, whole, events, images):
+def test_the_config_of_a_run_repeats_it(tmp_path, whole, events, images):
     folder, _ = whole
     run(load(str(folder / "config.toml")), tmp_path / "again", data=events, images=images)
     assert_same(tmp_path / "again", folder)
 
 
 class StoppedError(Exception):
-    """What stands for a kill within this process."""
+    """Stand in for a kill, within this process."""
 
 
 @pytest.mark.parametrize(
     ("stage", "step"), [("pretrain", 2), ("pretrain", 5), ("lif", 1), ("lif", 7)]
 )
-def test_going_on_after_a_stop_ends_with_the_same_weights(
+def test_a_resumed_run_ends_with_the_same_weights(
     tmp_path, monkeypatch, whole, recipe, events, images, stage, step
 ):
     real = Classifier.training_step
@@ -191,10 +192,10 @@ def test_going_on_after_a_stop_ends_with_the_same_weights(
     assert_same(tmp_path / "run", whole[0])
 
 
-def test_going_on_in_half_precision_with_gathered_gradients(
+def test_a_run_resumes_in_half_precision_with_accumulated_gradients(
     tmp_path, monkeypatch, recipe, events, images
 ):
-    """bf16, several batches a step, the last weights kept, averages from the first stage on."""
+    """bf16, several batches per step, the last weights kept, averages in every stage."""
     changes = ["run.precision=bf16-mixed", "all.accumulate=2", "all.keep=last", "all.ema=0.8"]
     chosen = load(recipe, changes=[*changes, "lif.augment.time_shift=1"])
     run(chosen, tmp_path / "whole", data=events, images=images)
@@ -216,7 +217,7 @@ def test_going_on_in_half_precision_with_gathered_gradients(
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
-def test_half_precision_learns_as_single_does(tmp_path, recipe, events):
+def test_half_precision_learns_like_single_precision(tmp_path, recipe, events):
     changes = ["scratch.epochs=1", "scratch.ema=0"]
     steps = []
     for precision in ("32-true", "bf16-mixed"):
@@ -228,10 +229,10 @@ def test_half_precision_learns_as_single_does(tmp_path, recipe, events):
     assert half != single
 
 
-def test_another_recipe_or_store_is_not_gone_on_with(tmp_path, whole, recipe, images):
+def test_a_run_does_not_resume_with_another_recipe_or_store(tmp_path, whole, recipe, images):
     folder, _ = whole
     other = make_store(tmp_path / "other", counts=(("train", 61), ("test", 24)))
-    with pytest.raises(MismatchError, match=r"stages\.lif\.epochs is 3 there, 4 in this call"):
+    with pytest.raises(MismatchError, match=r"stages\.lif\.epochs is 3 there and 4 here"):
         run(load(recipe, changes=["lif.epochs=4"]), folder, data=other, images=images)
     renamed = make_store(tmp_path / "renamed", names="t{:03}")  # by the same parameters
     for store in (other, renamed):
@@ -240,11 +241,11 @@ def test_another_recipe_or_store_is_not_gone_on_with(tmp_path, whole, recipe, im
     for name in ("thesis.tex", "film.part"):
         (tmp_path / f"my-{name}").mkdir()
         (tmp_path / f"my-{name}" / name).touch()
-        with pytest.raises(MismatchError, match="something else than a run"):
+        with pytest.raises(MismatchError, match="is not empty and does not hold a run"):
             run(load(recipe), tmp_path / f"my-{name}", data=other, images=images)
 
 
-def test_a_run_that_never_came_to_train_leaves_its_folder_free(tmp_path, recipe, events):
+def test_a_run_that_fails_before_training_leaves_its_folder_free(tmp_path, recipe, events):
     other = tmp_path / "other.safetensors"
     save_file({"layer.weight": torch.zeros(3)}, other)
     for change in (f"scratch.weights={other}", "scratch.batch_size=49"):
@@ -253,18 +254,18 @@ def test_a_run_that_never_came_to_train_leaves_its_folder_free(tmp_path, recipe,
     run(load(recipe, scratch=True, changes=["scratch.epochs=1"]), tmp_path / "run", data=events)
 
 
-def test_files_of_a_run_that_are_damaged(tmp_path, recipe, events):
+def test_damaged_files_of_a_run_raise_errors(tmp_path, recipe, events):
     mine = load(recipe, scratch=True)
     run(mine, tmp_path / "run", data=events)
     kept = tensors(tmp_path / "run")
     (tmp_path / "run/result.json").unlink()
     (tmp_path / "run/scratch/stage.json").write_text("[]")
-    with pytest.raises(InputError, match="stage.json: is damaged .*; delete it"):
+    with pytest.raises(InputError, match=r"stage.json: is damaged .*\. Delete it"):
         run(mine, tmp_path / "run", data=events)
     (tmp_path / "run/scratch/stage.json").unlink()
     state = tmp_path / "run/scratch/state.ckpt"
     state.write_bytes(state.read_bytes()[:3000])
-    with pytest.raises(InputError, match="state.ckpt: is damaged .*; delete it to train its stage"):
+    with pytest.raises(InputError, match=r"state.ckpt: is damaged .*\. Delete it to train"):
         run(mine, tmp_path / "run", data=events)
     state.unlink()
     run(mine, tmp_path / "run", data=events)
@@ -312,14 +313,14 @@ OPTIMIZER, SCHEDULE = ("optimizer_states", 0), ("lr_schedulers", 0)
 
 
 @pytest.mark.parametrize(
-    ("keys", "value", "told"),
+    ("keys", "value", "says"),
     [
-        ((*RECORD, "best"), "x", "best is 'x', no number from 0 to 1"),
-        ((*RECORD, "train_seconds"), "x", "train_seconds is 'x', no number"),
-        ((*RECORD, "waiting_seconds"), -1.0, "waiting_seconds is '-1.0', no number from 0"),
-        ((*RECORD, "rows", 0, "top1"), "x", "top1 is 'x', no number"),
+        ((*RECORD, "best"), "x", "best is 'x', not a number from 0 to 1"),
+        ((*RECORD, "train_seconds"), "x", "train_seconds is 'x', not a number"),
+        ((*RECORD, "waiting_seconds"), -1.0, "waiting_seconds is '-1.0', not a number from 0"),
+        ((*RECORD, "rows", 0, "top1"), "x", "top1 is 'x', not a number"),
         ((*RECORD, "rows", 0, "a\nb"), 1.0, "a column 'a.nb'"),
-        (RECORD, None, "nothing of Record is in it"),
+        (RECORD, None, "it has no state of Record"),
         (("callbacks", "MovingAverage", "average", "fc.bias"), torch.zeros(9), r"average.fc.bias"),
         (
             (*OPTIMIZER, "state", 0, "momentum_buffer"),
@@ -335,17 +336,17 @@ OPTIMIZER, SCHEDULE = ("optimizer_states", 0), ("lr_schedulers", 0)
     ],
 )
 def test_values_of_a_state_are_checked(
-    tmp_path, monkeypatch, recipe, events, begun, keys, value, told
+    tmp_path, monkeypatch, recipe, events, begun, keys, value, says
 ):
     folder = shutil.copytree(begun, tmp_path / "run")
     edit_state(folder, *keys, value=value)
     monkeypatch.setattr(Classifier, "training_step", lambda *_: pytest.fail("training has begun"))
-    with pytest.raises(InputError, match=f"state.ckpt: is damaged .*{told}.*; delete it"):
+    with pytest.raises(InputError, match=rf"state.ckpt: is damaged .*{says}.*\. Delete it"):
         run(load(recipe, scratch=True), folder, data=events)
 
 
-def test_what_no_state_has_is_left_out_of_it(tmp_path, recipe, events, begun):
-    """Lightning and torch would set any attribute by it."""
+def test_values_that_no_state_has_are_removed(tmp_path, recipe, events, begun):
+    """Lightning and torch would set any attribute from them."""
     folder = shutil.copytree(begun, tmp_path / "run")
     edit_state(folder, *SCHEDULE, "step", value="x")
     edit_state(folder, *SCHEDULE, "optimizer", value="x")
@@ -362,10 +363,10 @@ def test_what_no_state_has_is_left_out_of_it(tmp_path, recipe, events, begun):
     ("stopped_at", "epochs", "best"),
     [("state.ckpt", 3, 1), ("best.safetensors", 3, 2), ("best.safetensors", 2, 2)],
 )
-def test_best_weights_of_an_epoch_that_comes_out_worse_when_it_is_done_again(
+def test_best_weights_of_an_epoch_that_is_worse_when_repeated(
     tmp_path, monkeypatch, recipe, events, stopped_at, epochs, best
 ):
-    """As on a device that is not deterministic. Stopped as the second epoch, the best, is kept."""
+    """As on a device that is not deterministic: stopped while the best epoch is being saved."""
     mine = load(recipe, scratch=True, changes=[f"scratch.epochs={epochs}"])
     first = {1: 0.5, 2: 0.6}
     top1 = dict(first)
@@ -395,7 +396,7 @@ def test_best_weights_of_an_epoch_that_comes_out_worse_when_it_is_done_again(
 
 
 @pytest.mark.parametrize("change", ["optimizer=adamw", "momentum=0"])
-def test_going_on_with_other_optimisers(tmp_path, recipe, events, change):
+def test_a_run_resumes_with_other_optimisers(tmp_path, recipe, events, change):
     mine = load(recipe, scratch=True, changes=[f"scratch.{change}"])
     stop_in_the_second_epoch(mine, tmp_path / "run", events)
     if change == "optimizer=adamw":
@@ -413,12 +414,12 @@ def test_going_on_with_other_optimisers(tmp_path, recipe, events, change):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "says"),
     [
-        ({"train_seconds": "x"}, "train_seconds is 'x', no number"),
-        ({"train_seconds": 1e308}, "train_seconds is '1e.308', no number"),
+        ({"train_seconds": "x"}, "train_seconds is 'x', not a number"),
+        ({"train_seconds": 1e308}, "train_seconds is '1e.308', not a number"),
         ({"waiting_seconds": None}, "waiting_seconds is 'None'"),
-        ({"best_top1": "x"}, "best_top1 is 'x', no number from 0 to 1"),
+        ({"best_top1": "x"}, "best_top1 is 'x', not a number from 0 to 1"),
         ({"best_top1": 7}, "best_top1 is '7'"),
         ({"best_epoch": [1]}, "best_epoch is "),
         ({"name": "pretrain"}, "name is not lif"),
@@ -426,53 +427,56 @@ def test_going_on_with_other_optimisers(tmp_path, recipe, events, change):
     ],
 )
 def test_values_of_a_finished_stage_are_checked(
-    tmp_path, recipe, events, images, whole, change, told
+    tmp_path, recipe, events, images, whole, change, says
 ):
     folder = shutil.copytree(whole[0], tmp_path / "run")
     (folder / "result.json").unlink()
     result = folder / "lif/stage.json"
     result.write_text(json.dumps(json.loads(result.read_text()) | change))
-    with pytest.raises(InputError, match=f"stage.json: is damaged .{told}.*; delete it"):
+    with pytest.raises(InputError, match=rf"stage.json: is damaged .{says}.*\. Delete it"):
         run(load(recipe), folder, data=events, images=images)
 
 
 @pytest.mark.parametrize(
-    ("change", "facts", "told"),
+    ("change", "facts", "says"),
     [
         ({"fc.bias": torch.zeros(9)}, {"epoch": 1}, "size mismatch for fc.bias"),
         ({"other": torch.zeros(9)}, {"epoch": 1}, "Unexpected key.*other"),
         ({}, {}, "epoch is 'None'"),
-        ({}, {"epoch": 4}, "epoch is '4', no number from 1 to 3"),
+        ({}, {"epoch": 4}, "epoch is '4', not a number from 1 to 3"),
     ],
 )
-def test_kept_weights_of_another_stage(
-    tmp_path, recipe, events, images, whole, change, facts, told
+def test_kept_weights_of_another_stage_raise_an_error(
+    tmp_path, recipe, events, images, whole, change, facts, says
 ):
     folder = shutil.copytree(whole[0], tmp_path / "run")
     (folder / "result.json").unlink()
     best = folder / "lif/best.safetensors"
     train.runs.folder.write_weights(best, load_file(best) | change, facts)
-    with pytest.raises(InputError, match=f"best.safetensors: is not of stage lif .*{told}.*delete"):
+    with pytest.raises(InputError, match=f"best.safetensors: is not of stage lif .*{says}.*Delete"):
         run(load(recipe), folder, data=events, images=images)
 
 
-def test_a_result_that_is_none(tmp_path, recipe, events, images, whole):
+def test_a_damaged_result_raises_an_error(tmp_path, recipe, events, images, whole):
     folder = shutil.copytree(whole[0], tmp_path / "run")
     (folder / "result.json").write_text("[]")
-    with pytest.raises(InputError, match="result.json: is damaged; delete it"):
+    with pytest.raises(InputError, match=r"result.json: is damaged\. Delete it"):
         run(load(recipe), folder, data=events, images=images)
 
 
-def test_one_call_at_a_time(tmp_path, monkeypatch, recipe, events, begun):
+def test_one_process_trains_at_a_time(tmp_path, monkeypatch, recipe, events, begun):
     folder, mine = shutil.copytree(begun, tmp_path / "run"), load(recipe, scratch=True)
     before = tree_digest(folder)
-    with FileLock(folder / ".lock"), pytest.raises(InputError, match="run: another call is train"):
+    with (
+        FileLock(folder / ".lock"),
+        pytest.raises(InputError, match="run: another process is"),
+    ):
         run(mine, folder, data=events)
     assert tree_digest(folder) == before
     monkeypatch.setattr(train.runs.run, "_run_stages", lambda *_: {})
     run(mine, folder, data=events)
     (tmp_path / "killed").mkdir()
-    (tmp_path / "killed/.lock").touch()  # before it could write anything
+    (tmp_path / "killed/.lock").touch()  # killed before it wrote anything
     run(mine, tmp_path / "killed", data=events)
 
 
@@ -491,7 +495,7 @@ def test_a_finished_run_needs_no_lock(tmp_path, recipe, events, images, whole):
         ("scratch", "folder"),
         ("tensorboard", "folder"),
         ("tensorboard/scratch", "folder"),
-        ("tensorboard/scratch/hparams.yaml", "gone"),  # one that is there TensorBoard leaves alone
+        ("tensorboard/scratch/hparams.yaml", "gone"),  # TensorBoard keeps an existing one
     ],
 )
 def test_nothing_is_written_through_links(tmp_path, monkeypatch, recipe, events, name, outside):
@@ -507,25 +511,25 @@ def test_nothing_is_written_through_links(tmp_path, monkeypatch, recipe, events,
         run(mine, tmp_path / "run", data=events)
         assert not (tmp_path / "run/config.toml").is_symlink()
     else:
-        (tmp_path / "run/config.toml").touch()  # of a run that never came to train
+        (tmp_path / "run/config.toml").touch()  # of a run that failed before training
         with pytest.raises(InputError, match=f"run/{name}: is a link, through which nothing"):
             run(mine, tmp_path / "run", data=events)
     assert tree_digest(tmp_path / "outside") == before
 
 
-def test_stores_of_the_wrong_kind(tmp_path, recipe, events, images):
-    with pytest.raises(OptionError, match="holds still images, but pipe-d takes a store of event"):
+def test_stores_of_the_wrong_kind_raise_errors(tmp_path, recipe, events, images):
+    with pytest.raises(OptionError, match="holds still images, but pipe-d needs a store of event"):
         run(load(recipe), tmp_path / "a", data=images, images=images)
-    with pytest.raises(OptionError, match="takes a store of still images as --images"):
+    with pytest.raises(OptionError, match="needs a store of still images as --images"):
         run(load(recipe), tmp_path / "b", data=events, images=events)
-    with pytest.raises(OptionError, match="give a store of them with --images"):
+    with pytest.raises(OptionError, match="Pass a store of them with --images"):
         run(load(recipe), tmp_path / "c", data=events)
-    with pytest.raises(OptionError, match="pipe-s takes a store of still images as --data"):
+    with pytest.raises(OptionError, match="pipe-s needs a store of still images as --data"):
         run(load("pipe-s"), tmp_path / "d", data=events)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_loss_that_is_no_number(tmp_path, monkeypatch, recipe, events):
+def test_a_loss_that_is_not_finite_raises_an_error(tmp_path, monkeypatch, recipe, events):
     real = Classifier.forward
     calls = []
 
@@ -543,8 +547,8 @@ def test_a_loss_that_is_no_number(tmp_path, monkeypatch, recipe, events):
     assert weight_facts(tmp_path / "run/scratch/last.safetensors")["epoch"] == 1
 
 
-def test_weights_that_are_no_numbers_are_not_kept(tmp_path, monkeypatch, recipe, events):
-    """Spikes hide them from the loss; the last batch of an epoch is followed by no other."""
+def test_weights_that_are_not_finite_are_not_kept(tmp_path, monkeypatch, recipe, events):
+    """Spikes hide them from the loss, and no batch follows the last one of an epoch."""
     real = Classifier.on_train_epoch_end
 
     def on_train_epoch_end(self):
@@ -554,13 +558,13 @@ def test_weights_that_are_no_numbers_are_not_kept(tmp_path, monkeypatch, recipe,
         real(self)
 
     monkeypatch.setattr(Classifier, "on_train_epoch_end", on_train_epoch_end)
-    with pytest.raises(DivergedError, match=r"\.weight holds what is no number.* stage scratch"):
+    with pytest.raises(DivergedError, match=r"\.weight is not finite.* stage scratch"):
         run(load(recipe, scratch=True), tmp_path / "run", data=events)
     kept = load_file(tmp_path / "run/scratch/last.safetensors")
     assert all(value.isfinite().all() for value in kept.values())
 
 
-def test_checkpoints_of_other_networks(tmp_path, recipe, events, whole):
+def test_checkpoints_of_other_networks_raise_errors(tmp_path, recipe, events, whole):
     other = tmp_path / "other.safetensors"
     save_file({"layer.weight": torch.zeros(3)}, other)
     folder, _ = whole
@@ -572,7 +576,7 @@ def test_checkpoints_of_other_networks(tmp_path, recipe, events, whole):
         run(load(recipe, scratch=True, changes=changes), tmp_path / "b", data=events)
 
 
-def test_training_that_went_into_a_checkpoint_is_counted(tmp_path, recipe, events, whole):
+def test_the_training_time_of_a_checkpoint_is_counted(tmp_path, recipe, events, whole):
     folder, result = whole
     changes = [f"scratch.weights={folder}/lif/last.safetensors", "scratch.epochs=1"]
     mine = run(load(recipe, scratch=True, changes=changes), tmp_path / "a", data=events)
@@ -593,19 +597,19 @@ def test_a_classifier_of_other_classes_is_not_taken(tmp_path, recipe, events, wh
     ]
 
 
-def test_the_best_weights_cost_their_whole_stage(tmp_path, recipe, events, whole):
+def test_the_best_weights_count_the_time_of_their_whole_stage(tmp_path, recipe, events, whole):
     folder, result = whole
     changes = [f"scratch.weights={folder}/lif/best.safetensors", "scratch.epochs=1"]
-    told = []
+    said: list[str] = []
     mine = run(
-        load(recipe, scratch=True, changes=changes), tmp_path / "a", data=events, say=told.append
+        load(recipe, scratch=True, changes=changes), tmp_path / "a", data=events, say=said.append
     )
     assert mine["seconds_before"] == pytest.approx(result["train_seconds"])
-    assert "scratch: weights from" in told[0]
-    assert " taken, 0 adapted, 0 fresh, 0 unused" in told[0]
+    assert "scratch: weights from" in said[0]
+    assert " taken, 0 adapted, 0 fresh, 0 unused" in said[0]
 
 
-def test_processes_that_torchrun_started_are_those_of_the_recipe(
+def test_torchrun_with_another_number_of_processes_raises_an_error(
     tmp_path, monkeypatch, recipe, events
 ):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
@@ -614,41 +618,41 @@ def test_processes_that_torchrun_started_are_those_of_the_recipe(
         run(load(recipe, scratch=True), tmp_path / "run", data=events)
 
 
-def test_no_gpu(tmp_path, monkeypatch, recipe, events):
+def test_a_missing_gpu_raises_an_error(tmp_path, monkeypatch, recipe, events):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(OptionError, match="torch finds no GPU here"):
+    with pytest.raises(OptionError, match="torch finds no GPU on this machine"):
         run(load(recipe, scratch=True, changes=["machine.accelerator=gpu"]), tmp_path, data=events)
 
 
-def test_half_precision_of_gpus_on_a_cpu(tmp_path, monkeypatch, recipe, events):
+def test_half_precision_of_gpus_on_a_cpu_raises_an_error(tmp_path, monkeypatch, recipe, events):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(OptionError, match="16-mixed, which needs a GPU; set it to bf16-mixed"):
+    with pytest.raises(OptionError, match=r"16-mixed, which needs a GPU\. Set it to bf16-mixed"):
         run(load(recipe, scratch=True, changes=["run.precision=16-mixed"]), tmp_path, data=events)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "says"),
     [
-        ("steps=15", "steps is 15, but the store's frames are 4"),
-        ("collapse=3", "collapse is 3, which 4 steps can't share evenly"),
-        ("collapse=8", "collapse is 8, which 4 steps can't share evenly"),
+        ("steps=15", "steps is 15, but the store's samples have 4"),
+        ("collapse=3", "collapse is 3, which does not divide 4 steps"),
+        ("collapse=8", "collapse is 8, which does not divide 4 steps"),
     ],
 )
-def test_more_steps_than_there_are(tmp_path, recipe, events, change, told):
-    with pytest.raises(OptionError, match=told):
+def test_steps_that_the_store_does_not_have_raise_errors(tmp_path, recipe, events, change, says):
+    with pytest.raises(OptionError, match=says):
         run(load(recipe, scratch=True, changes=[f"scratch.{change}"]), tmp_path / "a", data=events)
 
 
-def test_images_that_no_stage_learns_from(tmp_path, recipe, events, images):
+def test_unused_images_are_reported(tmp_path, recipe, events, images):
     said: list[str] = []
     mine = load(recipe, scratch=True, changes=["scratch.epochs=1"])
     run(mine, tmp_path / "a", data=events, images=images, say=said.append)
-    assert said[0] == "scratch tiny: has no stage on still images, --images is not used"
+    assert said[0] == "scratch tiny: has no stage on still images, so --images is not used"
     run(mine, tmp_path / "a", data=events, say=said.append)
     assert said[-1] == f"{tmp_path / 'a'}: has finished already"
 
 
-def test_a_full_disk(tmp_path, monkeypatch, recipe, events, images, whole):
+def test_a_run_resumes_after_a_full_disk(tmp_path, monkeypatch, recipe, events, images, whole):
     real, left = os.fsync, [6]
 
     def fsync(number):
@@ -665,7 +669,7 @@ def test_a_full_disk(tmp_path, monkeypatch, recipe, events, images, whole):
     assert_same(tmp_path / "run", whole[0])
 
 
-def test_batches_that_cannot_be_made(tmp_path, recipe, events):
+def test_batches_that_cannot_be_made_raise_errors(tmp_path, recipe, events):
     with pytest.raises(OptionError, match="batch_size is 64, more than the 48 samples"):
         run(load(recipe, scratch=True, changes=["all.batch_size=64"]), tmp_path / "a", data=events)
     with pytest.raises(OptionError, match="width"):
@@ -676,7 +680,7 @@ def test_batches_that_cannot_be_made(tmp_path, recipe, events):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "says"),
     [
         ("batch_size=1", "in batches of 1 .Expected more than 1 value per channel"),
         ("batch_size=4 scratch.accumulate=4", "in batches of 1 .Expected more than 1 value"),
@@ -686,38 +690,41 @@ def test_batches_that_cannot_be_made(tmp_path, recipe, events):
         ),
     ],
 )
-def test_batches_that_cannot_be_learned_from(tmp_path, recipe, events, change, told):
-    """An ann on one step, of maps that a pool leaves a pixel of."""
+def test_batches_that_cannot_be_learned_from_raise_errors(tmp_path, recipe, events, change, says):
+    """An ann on one step whose last maps have one pixel."""
     changes = ["neuron.kind=ann", "collapse=1", "downscale=8", *change.split(" ")]
     changes = [f"scratch.{one.removeprefix('scratch.')}" for one in changes]
-    with pytest.raises(OptionError, match=told):
+    with pytest.raises(OptionError, match=says):
         run(load(recipe, scratch=True, changes=changes), tmp_path / "a", data=events)
     assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "says"),
     [
-        ("lif.downscale=16", r"lif: the network can't take samples of .*; see stage and network"),
-        ("network.width=0", "network vgg: width is 0, must be at least 1"),
-        ("network.channels=3", "network.channels is not for a recipe"),
+        (
+            "lif.downscale=16",
+            r"lif: the network can't take samples of .* Change the recipe",
+        ),
+        ("network.width=0", "network vgg: width is 0"),
+        ("network.channels=3", "network.channels can't be set in a recipe"),
         ("network.widht=3", r"widht.*; its settings are \w+"),
     ],
 )
-def test_networks_that_cannot_be(tmp_path, recipe, events, images, change, told):
-    """Told before the first stage is trained, and the folder is free for another call."""
-    with pytest.raises(OptionError, match=told):
+def test_networks_that_cannot_be_built_raise_errors(tmp_path, recipe, events, images, change, says):
+    """The error comes before the first stage is trained, and the folder stays free."""
+    with pytest.raises(OptionError, match=says):
         run(load(recipe, changes=[change]), tmp_path / "a", data=events, images=images)
     assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("change", ["network.a b=1", 'network."=1', "network.x=[{a=1}]"])
-def test_settings_that_no_network_has(tmp_path, recipe, events, change):
+def test_settings_that_no_network_has_raise_errors(tmp_path, recipe, events, change):
     with pytest.raises(OptionError, match="network vgg: got an unexpected keyword argument"):
         run(load(recipe, changes=[change], scratch=True), tmp_path / "a", data=events)
 
 
-def test_a_run_on_a_store_of_an_odd_name_is_gone_on_with(tmp_path, monkeypatch, recipe, events):
+def test_a_run_on_a_store_with_an_odd_name_resumes(tmp_path, monkeypatch, recipe, events):
     store = shutil.copytree(events, tmp_path / 'a"b\\c\x7f\n.zarr')
     mine = load(recipe, scratch=True, changes=["scratch.epochs=1", "run.label=a\x7f"])
     done = run(mine, tmp_path / "run", data=str(store))
@@ -728,8 +735,8 @@ def test_a_run_on_a_store_of_an_odd_name_is_gone_on_with(tmp_path, monkeypatch, 
     assert not (tmp_path / "other").exists()
 
 
-def test_gradients_are_gathered(tmp_path, recipe, events):
-    """Two halves of a batch make the step of the whole, norms aside."""
+def test_gradients_accumulate(tmp_path, recipe, events):
+    """Two halves of a batch make one step, as the whole batch does except for its norms."""
     changes = ["scratch.augment.strength=0", "scratch.ema=0"]
     result = run(
         load(recipe, scratch=True, changes=[*changes, "scratch.accumulate=2"]),
@@ -744,7 +751,7 @@ def test_gradients_are_gathered(tmp_path, recipe, events):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """Stores large enough for every network: of events and of still images."""
+    """Stores of events and of still images, large enough for every network."""
     folder = tmp_path_factory.mktemp("large")
     counts = (("train", 12), ("test", 6))
     return [
@@ -755,7 +762,7 @@ def large(tmp_path_factory):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_trains(tmp_path, name, large):
-    """One step of each of its stages, narrow, on a few samples."""
+    """One step of each stage, with narrow networks, on a few samples."""
     events, images = large
     changes = ["network.width=4", "run.held_out=0.2", "machine.accelerator=cpu"]
     changes += ["all.epochs=1", "all.batch_size=9", "all.steps=3", "all.downscale=1"]
@@ -798,7 +805,7 @@ def test_learning_rates(settings, steps, factors):
     assert found == pytest.approx(factors, abs=2e-4)
 
 
-def test_what_the_network_sees():
+def test_the_input_of_the_network():
     frames = (torch.rand(2, 6, 2, 8, 8) < 0.3).to(torch.uint8)
     assert torch.equal(prepare(frames, Stage()), frames.float())
     for left in (1, 2, 3):
@@ -814,7 +821,7 @@ def test_two_devices_end_as_one_network(tmp_path, recipe, events, images):
     done = subprocess.run([sys.executable, "-m", "train", *arguments], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     result = json.loads((tmp_path / "run/result.json").read_text())
-    assert sum(map(sum, result["test"]["confusion"])) == 24  # each once, by one or the other
+    assert sum(map(sum, result["test"]["confusion"])) == 24  # each sample once, on one device
     steps = read_rows(tmp_path / "run/lif/steps.csv")
     assert [row["step"] for row in steps] == list(range(1, 10))
     assert done.stdout.decode().count("finished") == 1
@@ -841,19 +848,20 @@ def test_the_command(tmp_path, recipe, events):
     assert "did you mean 'epochs'" in wrong.output
 
 
-def test_several_devices_recalibrate_on_a_devices_share_of_a_batch(
-    tmp_path, recipe, events, monkeypatch
+def test_several_devices_recalibrate_with_one_devices_share_of_a_batch(
+    tmp_path, recipe, events, images, monkeypatch
 ):
     sizes: list[int] = []
     monkeypatch.setattr(
         "train.runs.stage.recalibrate", lambda _, batches: sizes.extend(map(len, batches))
     )
-    loaded, data = load(recipe), open_data(events, share=0.1, seed=0)
-    stage = StageRun("lif", loaded.stages["lif"], loaded, RunFolder(tmp_path), data, 2, 0.0)
+    mine = load(recipe, changes=["machine.devices=2"])
+    plan = make_plan(mine, data=events, images=images)
+    folder = RunFolder(tmp_path).stage("lif")
+    stage = StageRun(plan=plan, name="lif", folder=folder, seconds_before=0.0)
     trainer = SimpleNamespace(
-        world_size=2,
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
         precision_plugin=SimpleNamespace(forward_context=nullcontext),
     )
-    stage._start(torch.nn.Identity(), trainer, None, print)
+    stage._start(trainer, None, print)
     assert sizes == [8] * 4  # two batches of 16
