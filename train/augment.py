@@ -17,46 +17,31 @@ from torch.nn import functional
 from eventdata.loader import unpack_frames
 from eventdata.settings import Settings, fields_of, setting
 
+SHARE = {"least": 0, "most": 1}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation(Settings):
     """Settings of augmentation; 0 switches one off."""
 
-    crop: float = setting(
-        0.0,
-        "Largest shift in rows and in columns, as a share of the side (a crop of a padded frame).",
-        least=0,
-        most=1,
-    )
-    flip: float = setting(0.0, "Probability of a flip from left to right.", least=0, most=1)
+    crop: float = setting(0.0, "Largest shift, as a share of the frame's side.", **SHARE)
+    flip: float = setting(0.0, "Probability of a flip from left to right.", **SHARE)
     scale: float = setting(
         0.0, "Scale frames by a factor between 1 / (1 + scale) and 1 + scale.", least=0, most=4
     )
     cutout: float = setting(
-        0.0,
-        "Side of a square that is set to 0, as a share of the frame's (DeVries and Taylor 2017).",
-        least=0,
-        most=1,
+        0.0, "Side of a square set to 0, as a share of the frame's (DeVries, Taylor 2017).", **SHARE
     )
     mixup: float = setting(
-        0.0,
-        "Alpha of the beta distribution that mixes pairs of samples (Zhang et al. 2018).",
-        least=0,
-        most=100,
+        0.0, "Alpha of the beta distribution that mixes pairs (Zhang 2018).", least=0, most=100
     )
     time_shift: int = setting(
         0, "Event frames: largest shift in time.", unit="steps", least=0, most=10_000
     )
     event_drop: float = setting(
-        0.0,
-        "Event frames: highest probability of losing an event, drawn for each sample (Gu et al. "
-        "2021).",
-        least=0,
-        most=1,
+        0.0, "Event frames: largest share of events to drop, drawn per sample (Gu 2021).", **SHARE
     )
-    strength: float = setting(
-        1.0, "Factor on all settings of augmentation except `flip`.", least=0, most=100
-    )
+    strength: float = setting(1.0, "Factor on all of these except `flip`.", least=0, most=100)
 
     def scaled(self) -> "Augmentation":
         """Return the settings with the strength multiplied into them, within their bounds."""

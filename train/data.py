@@ -195,16 +195,18 @@ def open_data(
             f"{store} has no split train, only {', '.join(splits) or 'an empty group'}. For clips, "
             "convert with --splits and --fold"
         )
-    tests: list[str] = [name for name in ("test", "val") if name in splits]
-    test = _checked(store, tests[0]) if tests else None
+    others: dict[str, FrameDataset] = {
+        name: _checked(store, name) for name in ("test", "val") if name in splits
+    }
+    test = next(iter(others.values()), None)
     samples = _checked(store, "train")
     keys = keys_of(samples)
     if published:
         if test is None:
             raise OptionError(f"{store} has no test set, which the published protocol needs")
         held, select = frozenset[str](), test
-    elif len(tests) == 2:
-        held, select = frozenset[str](), _checked(store, "val")
+    elif len(others) == 2:
+        held, select = frozenset[str](), others["val"]
     else:
         classes = _classes_of(samples)
         held = hold_out(keys, classes, share, seed)
@@ -214,12 +216,16 @@ def open_data(
         select = samples.subset(_among(keys, held))
     also = frozenset[str]()
     if later is not None and not published:
-        also = later.held.union(*(keys for name, keys in later.others.items() if name not in tests))
+        also = later.held.union(
+            *(keys for name, keys in later.others.items() if name not in others)
+        )
     train = samples.subset(~_among(keys, held | also))
     if not len(train) or not len(select):
         raise InputError(f"{store} has too few samples to train on some and select by others")
-    others = {name: frozenset(keys_of(_checked(store, name))) for name in tests}
-    return Data(train=train, select=select, test=test, held=held, others=others)
+    other_keys: dict[str, frozenset[str]] = {
+        name: frozenset(keys_of(part)) for name, part in others.items()
+    }
+    return Data(train=train, select=select, test=test, held=held, others=other_keys)
 
 
 def _among(keys: list[str], chosen: frozenset[str]) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from train.runs.folder import RunFolder, write, write_json, write_rows
 
 def make_run(
     root,
-    way,
+    label,
     curve,
     *,
     seed=0,
@@ -29,7 +29,7 @@ def make_run(
     machine="here",
 ):
     """Write a finished run; curve: seconds and accuracy of its last stage."""
-    folder = RunFolder(root / (name or f"{way}-{seed}"))
+    folder = RunFolder(root / (name or f"{label}-{seed}"))
     name = "scratch" if scratch else "lif"
     write(folder.config, "")
     rows = [
@@ -40,7 +40,7 @@ def make_run(
     write_json(folder.stage(name).root / "operations.json", {"synaptic": synaptic})
     seconds = rows[-1]["train_seconds"]
     result = {
-        "label": way,
+        "label": label,
         "store": store,
         "protocol": protocol,
         "machine": {"system": machine},
@@ -220,7 +220,7 @@ def test_runs_that_cannot_be_compared(tmp_path, runs):
     ],
 )
 def test_impossible_figures_are_damage(tmp_path, values):
-    sound = {"way": "a", "curve": [(0, 0.1), (10, 0.5)]}
+    sound = {"label": "a", "curve": [(0, 0.1), (10, 0.5)]}
     runs = [make_run(tmp_path, **sound), make_run(tmp_path, **sound | values, seed=1)]
     with pytest.raises(InputError, match=r"a-1/result.json: is damaged \(.* (from|longer)"):
         report(runs, tmp_path / "out")
