@@ -1,4 +1,4 @@
-"""The event record: what it takes, what it refuses, and that it leaves the caller's array alone."""
+"""Tests of the event record: accepted and refused arrays, and that the caller's stay unchanged."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventdata.errors import InputError
-from eventdata.events import EVENT_DTYPE, check_events, make_events, sensor_of
+from eventdata.errors import InputError, OptionError
+from eventdata.events import EVENT_DTYPE, check_events, cut, make_events, sensor_of
 
 SENSOR = (6, 4)
 
@@ -49,7 +49,7 @@ def any_events(draw):
 
 
 @given(any_events())
-def test_all_types_and_orders_come_out_the_same(case):
+def test_all_types_and_orders_give_the_same_events(case):
     events, on = case
     before = events.copy()
     checked = check_events(events, SENSOR)
@@ -70,7 +70,7 @@ def test_a_canonical_array_is_not_copied_and_others_are():
     assert check_events(strided, SENSOR).flags.c_contiguous
 
 
-def test_tonics_sensor_size_with_polarities_is_taken():
+def test_tonics_sensor_size_with_polarities_is_accepted():
     assert check_events(structured(), (*SENSOR, 2)) is not None
 
 
@@ -83,7 +83,7 @@ def test_float_times_are_seconds():
         check_events(microseconds, SENSOR)
 
 
-def test_other_fields_are_left_out():
+def test_other_fields_are_ignored():
     dtype = np.dtype([*((f, EVENT_DTYPE[f]) for f in "xytp"), ("id", "O")])
     assert check_events(structured(dtype), SENSOR).dtype == EVENT_DTYPE
 
@@ -125,7 +125,7 @@ def field_types(**types):
         (structured(field_types(p="f4"), p=(0, 1, np.nan)), "not whole numbers"),
     ],
 )
-def test_what_is_no_event_is_refused_by_name(events, message):
+def test_other_arrays_are_refused_with_the_given_name(events, message):
     with pytest.raises(InputError, match=message) as error:
         check_events(events, SENSOR, name="walk.npz")
     assert str(error.value).startswith("walk.npz: ")
@@ -138,9 +138,35 @@ def test_columns_of_different_length_are_refused():
 
 
 @pytest.mark.parametrize("sensor", [(0, 4), (6, -1), (40_000, 4)])
-def test_sensors_that_events_cannot_have(sensor):
+def test_impossible_sensor_sizes_are_refused(sensor):
     with pytest.raises(InputError, match="each side must be 1 to 32767"):
         check_events(structured(x=(), y=(), t=(), p=()), sensor)
+
+
+@given(
+    st.lists(st.integers(0, 200), min_size=1, max_size=40).map(sorted),
+    st.integers(1, 60),
+)
+def test_cut_gives_windows_from_the_first_event(times, every):
+    n = len(times)
+    events = make_events([0] * n, [0] * n, times, [0] * n)
+    pieces = cut(events, every)
+    span = times[-1] - times[0] + 1
+    assert len(pieces) == max(span // every, 1)
+    for i, piece in enumerate(pieces):
+        start = times[0] + i * every
+        expected = [t for t in times if start <= t < start + every]
+        assert events[piece]["t"].tolist() == expected
+
+
+def test_cut_without_events_and_with_bad_arguments():
+    events = np.empty(0, EVENT_DTYPE)
+    assert cut(events, 10) == [slice(0, 0)]
+    with pytest.raises(OptionError, match="every is 0"):
+        cut(events, 0)
+    damaged = make_events([0, 0], [0, 0], [0, 2**60], [0, 0])
+    with pytest.raises(InputError, match="makes 1,152,921,504,606,846,977 samples of 1 us"):
+        cut(damaged, 1)
 
 
 def test_importing_it_loads_neither_numba_nor_torch():

@@ -1,4 +1,4 @@
-"""Image files of every kind that people have, and broken ones."""
+"""Tests of reading images: files of every common kind, and damaged ones."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ def test_lossless_formats(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_array_equal(read_picture(str(path)), pixels)
 
 
-def test_content_tells_the_format_not_the_name(tmp_path: Path) -> None:
+def test_content_decides_the_format_not_the_name(tmp_path: Path) -> None:
     """ImageNet holds a PNG named .JPEG."""
     pixels = noise(37, 45)
     path = save(tmp_path / "a.JPEG", Image.fromarray(pixels), format="PNG")
@@ -188,7 +188,7 @@ def test_truncated(tmp_path: Path, name: str, part: float) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
-def test_no_image(tmp_path: Path, data: bytes) -> None:
+def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(data)
     with pytest.raises(InputError, match="not an image"):
@@ -203,7 +203,7 @@ def test_missing_and_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("side", [9_000, 60_000])
-def test_bombs(tmp_path: Path, side: int) -> None:
+def test_too_many_pixels_are_refused(tmp_path: Path, side: int) -> None:
     """A kilobyte that declares gigapixels is refused before memory is taken."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     path = tmp_path / "a.png"

@@ -1,4 +1,4 @@
-"""The npz reader: everything that can be wrong with a file is one clear InputError."""
+"""Tests of the npz reader: any fault of a file is one clear InputError."""
 
 import contextlib
 import io
@@ -69,7 +69,7 @@ def commented(content):
     ids=["comment", "something before", "a name in UTF-8"],
 )
 def test_reads_zips_that_are_not_plain(change):
-    """These zipfile lists; what it finds in plain ones is what is found without it."""
+    """zipfile lists these, and gives the same as the fast path for plain ones."""
     content = npz(pos=events, neg=events)
     assert list_members(content) == {
         member.name: member for member in (npz_module._list_plain(content) or ())
@@ -82,7 +82,7 @@ def test_reads_zips_that_are_not_plain(change):
 
 @settings(deadline=None, max_examples=300)
 @given(st.data())
-def test_a_damaged_directory_says_what_zipfile_says(data):
+def test_a_damaged_directory_gives_the_same_as_zipfile(data):
     content = bytearray(npz(pos=events, neg=events))
     start = content.find(b"PK\x01\x02")
     for _ in range(data.draw(st.integers(1, 3))):
@@ -160,13 +160,13 @@ def test_any_header_is_an_input_error_or_read(shape):
         parse_npz(zipped(pos=content + bytes(12)), ("pos",), LIMIT)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
     with pytest.raises(InputError, match="not a plain file"):
         read_npz(tmp_path / "pipe.npz", ("pos",), LIMIT)
 
 
-def test_file_that_is_not_there(tmp_path):
+def test_missing_file(tmp_path):
     with pytest.raises(InputError, match="can't be read"):
         read_npz(tmp_path / "none.npz", ("pos",), LIMIT)
 

@@ -1,5 +1,7 @@
-"""Event files: every real recording, each decoder against a library or a plain state machine, and
-damage of every kind."""
+"""Tests of the decoders of recordings: real files, other implementations, and damage of every kind.
+
+Each decoder is compared with a library or with a plain statement of its format.
+"""
 
 import io
 import struct
@@ -18,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventdata.errors import InputError, OptionError
-from eventdata.events import EVENT_DTYPE, cut, make_events
+from eventdata.events import EVENT_DTYPE, make_events
 from eventdata.formats.decoding import Recording
 from eventdata.formats.recording import DECODERS, read_events
 
@@ -70,7 +72,7 @@ def test_recordings_are_read_whole(recording):
         assert read_events(recording, (400, 300))[1] == (400, 300)
 
 
-def test_reading_takes_memory_in_proportion(recording):
+def test_reading_takes_memory_in_proportion_to_events(recording):
     read_events(recording)
     tracemalloc.start()
     events, _ = read_events(recording)
@@ -101,7 +103,7 @@ def test_a_new_format_is_one_module_and_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["faces_easy_0001.bin", "sample_nmnist.bin"])
-def test_bin_is_what_tonic_reads(shared, name):
+def test_bin_equals_tonic(shared, name):
     path = shared / "recordings" / name
     events, _ = read_events(path)
     np.testing.assert_array_equal(events, tonic.io.read_mnist_file(str(path), EVENT_DTYPE))
@@ -110,12 +112,12 @@ def test_bin_is_what_tonic_reads(shared, name):
 @pytest.mark.parametrize(
     ("name", "encoding"), [("evt2_sample.raw", "evt2"), ("sample_ncars.dat", "dat")]
 )
-def test_prophesee_files_are_what_expelliarmus_reads(shared, name, encoding):
+def test_prophesee_files_equal_expelliarmus(shared, name, encoding):
     path = shared / "recordings" / name
     assert columns(read_events(path)[0]) == columns(Wizard(encoding=encoding).read(path))
 
 
-def test_evt3_is_what_expelliarmus_writes(shared, tmp_path):
+def test_evt3_reads_what_expelliarmus_writes(shared, tmp_path):
     events, _ = read_events(shared / "recordings" / "evt2_sample.raw")
     events = events[:100_000]
     path = tmp_path / "evt3.raw"
@@ -126,12 +128,12 @@ def test_evt3_is_what_expelliarmus_writes(shared, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["davis.aedat4", "sample.aedat4"])
-def test_aedat4_is_what_tonic_reads(shared, name):
+def test_aedat4_equals_tonic(shared, name):
     path = shared / "recordings" / name
     assert columns(read_events(path)[0]) == columns(tonic.io.read_aedat4(str(path)))
 
 
-def test_aedat2_is_what_jaer_shows(shared):
+def test_aedat2_follows_jaer(shared):
     path = shared / "recordings" / "DVS128-2017-03-21-short.aedat"
     with pytest.raises(ValueError, match="too many values"):
         tonic.io.read_dvs_128(str(path))  # Tonic's own reader of this camera does not run
@@ -145,7 +147,7 @@ def test_aedat2_is_what_jaer_shows(shared):
     assert events["t"].tolist() == raw["timeStamp"].tolist()
 
 
-def test_nmnist_archive(shared, tmp_path):
+def test_nmnist_archive_equals_tonic(shared, tmp_path):
     with zipfile.ZipFile(shared / "nmnist_550.zip") as archive:
         archive.extractall(tmp_path)
     paths = sorted(tmp_path.glob("NMNIST/*/*/*.bin"))
@@ -197,7 +199,7 @@ def evt3_state_machine(words):
 
 @settings(deadline=None, max_examples=200)
 @given(words=st.lists(words16, min_size=1, max_size=60))
-def test_evt3_is_its_state_machine(tmp_path_factory, words):
+def test_evt3_equals_a_state_machine(tmp_path_factory, words):
     folder = tmp_path_factory.getbasetemp()
     header = b"% evt 3.0\n% geometry 30000x2048\n% end\n"
     path = write(folder, "words.raw", header + struct.pack(f"<{len(words)}H", *words))
@@ -215,7 +217,7 @@ words32 = st.builds(
 
 @settings(deadline=None, max_examples=100)
 @given(words=st.lists(words32, min_size=1, max_size=40))
-def test_evt2_is_its_state_machine(tmp_path_factory, words):
+def test_evt2_equals_a_state_machine(tmp_path_factory, words):
     expected, high = [], None
     for word in words:
         kind, value = word >> 28, word & (2**28 - 1)
@@ -238,7 +240,7 @@ es_events = st.tuples(
 
 @settings(deadline=None, max_examples=100)
 @given(rows=st.lists(es_events, max_size=30))
-def test_es_is_what_its_specification_encodes(tmp_path_factory, rows):
+def test_event_stream_follows_its_specification(tmp_path_factory, rows):
     content, expected, t = b"Event Stream\x02\0\0\x01" + struct.pack("<HH", 320, 240), [], 0
     for pause, x, y, on, mark in rows:
         t += pause
@@ -249,7 +251,7 @@ def test_es_is_what_its_specification_encodes(tmp_path_factory, rows):
     assert (events.tolist(), size) == (expected, (320, 240))
 
 
-def test_bits_of_aedat2(tmp_path):
+def test_aedat2_decodes_each_bit(tmp_path):
     header = b"#!AER-DAT2.0\r\n# AEChip: ch.unizh.ini.jaer.chip.retina.DVS128\r\n"
     rows = [(0, 2**32 - 5), (3 << 8 | 2 << 1 | 1, 2**32 - 1), (0x8000, 0), (127 << 8, 4)]
     path = write(tmp_path, "a.aedat", header + b"".join(struct.pack(">II", *row) for row in rows))
@@ -262,7 +264,7 @@ def test_bits_of_aedat2(tmp_path):
     assert read_events(path)[0].tolist() == expected
 
 
-def test_clock_of_dat_turns_and_its_header_has_the_size(tmp_path):
+def test_dat_clock_wraps_and_its_header_has_the_size(tmp_path):
     header = b"% Width 304\n% Height 240\n\x0c\x08"
     rows = [(2**32 - 2, 303 | 239 << 14 | 1 << 28), (3, 0)]
     path = write(tmp_path, "a.dat", header + b"".join(struct.pack("<II", *row) for row in rows))
@@ -271,7 +273,7 @@ def test_clock_of_dat_turns_and_its_header_has_the_size(tmp_path):
     assert events.tolist() == [(303, 239, 2**32 - 2, True), (0, 0, 2**32 + 3, False)]
 
 
-def test_overflow_marks_of_bin(tmp_path):
+def test_bin_overflow_entries_advance_the_clock(tmp_path):
     path = write(tmp_path, "a.bin", bytes([1, 2, 0x80, 0, 9, 0, 240, 0, 0, 0, 3, 4, 0x01, 0, 1]))
     assert read_events(path)[0].tolist() == [(1, 2, 9, True), (3, 4, 2**16 + 2**13 + 1, False)]
 
@@ -279,8 +281,8 @@ def test_overflow_marks_of_bin(tmp_path):
 # Damage.
 
 
-def test_files_cut_short(recording, tmp_path):
-    """A cut file is refused, or the head of the whole where its format can't tell."""
+def test_truncated_files(recording, tmp_path):
+    """A truncated file is refused, or read as a shorter recording if its format has no count."""
     content = recording.read_bytes()
     whole, _ = read_events(recording)
     rng = np.random.default_rng(0)
@@ -299,7 +301,7 @@ def test_files_cut_short(recording, tmp_path):
     assert refused > len(stops) / 2
 
 
-def test_flipped_bits_never_do_worse_than_an_input_error(recording, tmp_path):
+def test_flipped_bits_are_an_input_error_or_harmless(recording, tmp_path):
     content = recording.read_bytes()
     rng = np.random.default_rng(1)
     for trial in range(24):
@@ -326,10 +328,10 @@ def test_aedat4_headers_that_make_the_decoder_abort(shared, tmp_path):
         damaged[place] = byte
         path = write(tmp_path, "damaged.aedat4", damaged)
         with pytest.raises(InputError, match="truncated or damaged AEDAT 4 file; get it again$"):
-            read_events(path)  # not a word from the decoder: it was not asked
+            read_events(path)  # the message shows that the decoder did not run
 
 
-def test_the_package_for_aedat4_is_named_where_it_is_missing(shared, monkeypatch):
+def test_a_missing_package_for_aedat4_is_an_option_error(shared, monkeypatch):
     monkeypatch.setitem(sys.modules, "aedat", None)
     with pytest.raises(OptionError, match=r"pip install 'eventdata\[recordings\]'"):
         read_events(shared / "recordings" / "sample.aedat4")
@@ -454,7 +456,7 @@ HEADERS = {"aedat": b"#!AER-DAT2.0\r\n", "evt2": b"% evt 2.0\n", "es": b"Event S
         ("a.npy", npy(np.empty(0, EVENT_DTYPE)), "no events"),
     ],
 )
-def test_what_is_no_event_file_is_refused_by_name(tmp_path, name, content, message):
+def test_other_files_are_refused_with_path_and_reason(tmp_path, name, content, message):
     path = write(tmp_path, name, content)
     with pytest.raises(InputError, match=message) as error:
         read_events(path)
@@ -462,38 +464,9 @@ def test_what_is_no_event_file_is_refused_by_name(tmp_path, name, content, messa
     assert "\n" not in str(error.value)
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_missing_files_and_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"gone.es: can't be read \(No such file"):
         read_events(tmp_path / "gone.es")
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(InputError, match=r"can't be read \(Is a directory"):
         read_events(Path(tmp_path / "folder.npz"))
-
-
-# Cutting.
-
-
-@given(
-    st.lists(st.integers(0, 200), min_size=1, max_size=40).map(sorted),
-    st.integers(1, 60),
-)
-def test_cut_is_windows_from_the_first_event_on(times, every):
-    n = len(times)
-    events = make_events([0] * n, [0] * n, times, [0] * n)
-    pieces = cut(events, every)
-    span = times[-1] - times[0] + 1
-    assert len(pieces) == max(span // every, 1)
-    for i, piece in enumerate(pieces):
-        start = times[0] + i * every
-        expected = [t for t in times if start <= t < start + every]
-        assert events[piece]["t"].tolist() == expected
-
-
-def test_cut_of_nothing_and_of_nonsense():
-    events = np.empty(0, EVENT_DTYPE)
-    assert cut(events, 10) == [slice(0, 0)]
-    with pytest.raises(OptionError, match="every is 0"):
-        cut(events, 0)
-    damaged = make_events([0, 0], [0, 0], [0, 2**60], [0, 0])
-    with pytest.raises(InputError, match="makes 1,152,921,504,606,846,977 samples of 1 us"):
-        cut(damaged, 1)

@@ -1,4 +1,4 @@
-"""Clips as folders of frames and as video files, sound and broken."""
+"""Tests of reading clips from folders of frames and from video files, sound and damaged."""
 
 import struct
 import sys
@@ -155,7 +155,7 @@ def test_video_is_near_the_published_frames(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("claimed", [0, 3, 79, 81, 2**31 - 1])
-def test_video_header_may_lie_about_frames(tmp_path: Path, claimed: int) -> None:
+def test_video_header_may_state_a_wrong_number_of_frames(tmp_path: Path, claimed: int) -> None:
     path = make_video(tmp_path / "clip.avi", 80)
     expected = read_clip(path, SMALL)
     path.write_bytes(with_frame_count(path.read_bytes(), claimed))
@@ -180,7 +180,7 @@ def test_video_keeps_only_the_frames_it_takes(
 
 
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.3, 0.6, 0.99])
-def test_video_cut_short(tmp_path: Path, part: float) -> None:
+def test_truncated_video(tmp_path: Path, part: float) -> None:
     path = make_video(tmp_path / "clip.avi", 60)
     data = path.read_bytes()
     path.write_bytes(data[: int(part * len(data))])
@@ -188,7 +188,7 @@ def test_video_cut_short(tmp_path: Path, part: float) -> None:
         read_clip(path, SMALL)
 
 
-def test_video_damaged_inside(shared: Path, tmp_path: Path) -> None:
+def test_video_with_damaged_content(shared: Path, tmp_path: Path) -> None:
     pytest.importorskip("av")
     data = next((shared / "ucf101" / "UCF-101").rglob("*.avi")).read_bytes()
     rng = np.random.default_rng(0)
@@ -202,7 +202,7 @@ def test_video_damaged_inside(shared: Path, tmp_path: Path) -> None:
             read_clip(path, VideoSettings())
 
 
-def test_no_video(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     make_video(tmp_path / "clip.avi", 3)
     lists = {

@@ -1,8 +1,8 @@
-"""Framing against a plain NumPy statement, and against Tonic's ToFrame: equal where that is right.
+"""Tests that compare framing with a plain NumPy statement and, where it is right, Tonic's ToFrame.
 
-Each test of the second half names a case in which Tonic is not, asserts what it does (so that a
-mended Tonic shows) and what we do. Frames here are dense counts (T, P, H, W); Tonic's channel is p,
-ours is 0 for positive, so that its channels are turned round.
+Each test of the second half names a case in which Tonic is wrong, asserts what Tonic does, so that
+a corrected Tonic shows, and what we do. Frames are dense counts (T, P, H, W). Channel 0 is positive
+here; Tonic's channel is p, so that its channels are reversed.
 """
 
 import math
@@ -136,7 +136,7 @@ def statement(events, options, span=None):
 
 @settings(deadline=None, max_examples=200)
 @given(times, offsets, framings())
-def test_frames_are_those_of_the_plain_statement(ticks, offset, options):
+def test_frames_equal_the_plain_statement(ticks, offset, options):
     events = events_at(np.array(ticks, np.int64) + offset)
     expected, cut = statement(events, options)
     np.testing.assert_array_equal(ours(events, **options), expected)
@@ -159,7 +159,7 @@ def test_frames_are_those_of_the_plain_statement(ticks, offset, options):
 
 @settings(deadline=None, max_examples=200)
 @given(times, offsets, framings(), st.integers(0, 9), st.integers(1, 80))
-def test_a_span_is_framed_whatever_events_it_has(ticks, offset, options, lead, length):
+def test_a_span_of_known_length_is_framed_with_any_events(ticks, offset, options, lead, length):
     span = (offset + lead, offset + lead + length)
     events = events_at(np.array([t for t in ticks if lead <= t < lead + length], int) + offset)
     expected, _ = statement(events, options, span)
@@ -176,7 +176,7 @@ def test_a_span_is_framed_whatever_events_it_has(ticks, offset, options, lead, l
 
 @settings(deadline=None, max_examples=150)
 @given(times.filter(len), st.integers(1, 12), st.data())
-def test_windows_of_time_are_tonics_and_the_one_it_drops(ticks, window, data):
+def test_windows_of_time_equal_tonic_and_the_one_it_drops(ticks, window, data):
     overlap, incomplete = data.draw(st.integers(0, window - 1)), data.draw(st.booleans())
     events = events_at(ticks)
     mine = ours(events, window=window, overlap=overlap, include_incomplete=incomplete)
@@ -190,7 +190,7 @@ def test_windows_of_time_are_tonics_and_the_one_it_drops(ticks, window, data):
 
 @settings(deadline=None, max_examples=100)
 @given(times.filter(len), st.integers(1, 12), st.data())
-def test_windows_of_events_are_tonics(ticks, count, data):
+def test_windows_of_events_equal_tonic(ticks, count, data):
     overlap, incomplete = data.draw(st.integers(0, count - 1)), data.draw(st.booleans())
     events = events_at(ticks)
     np.testing.assert_array_equal(
@@ -201,7 +201,7 @@ def test_windows_of_events_are_tonics(ticks, count, data):
 
 @settings(deadline=None, max_examples=100)
 @given(times, st.integers(2, 9), st.integers(1, 9))
-def test_bins_are_tonics_where_they_divide_the_time(ticks, bins, width):
+def test_bins_equal_tonic_where_they_divide_the_time(ticks, bins, width):
     span = bins * width
     events = events_at(sorted([0, *(tick for tick in ticks if tick < span), span]))
     mine, other = ours(events, frames=bins), tonics(events, n_time_bins=bins)
@@ -212,7 +212,7 @@ def test_bins_are_tonics_where_they_divide_the_time(ticks, bins, width):
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 9), st.integers(1, 9))
-def test_bins_of_events_are_tonics_where_they_divide_the_number(bins, each):
+def test_bins_of_events_equal_tonic_where_they_divide_the_number(bins, each):
     events = events_at(range(bins * each))
     np.testing.assert_array_equal(
         ours(events, n_event_bins=bins), tonics(events, n_event_bins=bins)
@@ -220,7 +220,7 @@ def test_bins_of_events_are_tonics_where_they_divide_the_number(bins, each):
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
-def test_real_recordings_give_tonics_frames(shared, name):
+def test_frames_of_real_recordings_equal_tonic(shared, name):
     events, size = read_events(shared / "recordings" / name)
     ticks = events["t"] - events["t"][0]
     window, overlap = next(  # one at which Tonic drops nothing, see above
@@ -340,7 +340,7 @@ def test_counts_do_not_wrap():
             scatter(x, y, p, edges, np.empty((1, H, W, 2), kind), "count")
     some = frame_edges(events["t"], Framing(events_per_frame=255, steps=3))
     out = np.empty((3, H, W, 1), np.uint8)
-    assert scatter(x, y, p, some, out, "count") == 765  # to the brim is no overflow
+    assert scatter(x, y, p, some, out, "count") == 765  # exactly full is no overflow
     assert out[:, 2, 1, 0].tolist() == [255] * 3
 
 
@@ -367,7 +367,7 @@ def test_coordinates_off_the_sensor_are_refused():
                     frame_events(bad, framing, np.empty((planes, H, W, 2), np.uint8))
 
 
-def test_the_callers_events_stay_as_they_are():
+def test_the_callers_events_stay_unchanged():
     events = events_at(range(20))
     before = events.copy()
     positive = events[events["p"]]
@@ -408,7 +408,7 @@ def test_a_damaged_time_stamp_does_not_fill_the_memory():
     assert frame_edges(events["t"], Framing(frames=MAX_FRAMES)).stop[-1] == 3
 
 
-def test_columns_apart_give_what_a_structured_array_gives():
+def test_separate_columns_give_the_same_as_a_structured_array():
     events = events_at(range(40))
     edges = frame_edges(np.ascontiguousarray(events["t"]), Framing(frames=9))
     out = np.empty((2, 2, H, W, 2), np.uint8)
@@ -418,7 +418,7 @@ def test_columns_apart_give_what_a_structured_array_gives():
     np.testing.assert_array_equal(out[0], out[1])
 
 
-def test_slips_of_the_caller_stop_before_the_kernel():
+def test_wrong_arguments_stop_before_the_kernel():
     events = events_at(range(8))
     x, y, p = (events[field] for field in "xyp")
     edges = frame_edges(events["t"], Framing(frames=9))

@@ -1,4 +1,4 @@
-"""The ODG against the published files, and against plain NumPy statements of it."""
+"""Tests that compare the ODG with the published files and with plain NumPy statements of it."""
 
 import hashlib
 import json
@@ -156,7 +156,7 @@ def test_published_files(shared: Path, split: str) -> None:
         assert (cells, hashlib.sha256(made).hexdigest()) == (frames["ones"], frames["sha256"])
 
 
-def test_nearest_is_torchs() -> None:
+def test_nearest_equals_torch() -> None:
     for size in [*range(1, 70), *range(71, 4001, 61), 4000]:
         index = torch.arange(size, dtype=torch.float64)[None, None, :, None]
         theirs = torch.nn.functional.interpolate(index, size=(254, 254), mode="nearest")
@@ -216,7 +216,7 @@ def test_raw_events_give_the_frames(mode: Any, shape: tuple[int, ...]) -> None:
     assert bool(cells) == (mode == "centred" or a > 17)  # published, a narrow image has no row left
 
 
-def test_centred_mends_the_window() -> None:
+def test_centred_corrects_the_window() -> None:
     """A landscape image: published loses 17 rows of its top, centred none of either side."""
     image = random_image(3, 150, 254)
     rows = {

@@ -1,4 +1,4 @@
-"""Video differences against the published files, and against plain NumPy statements of them."""
+"""Tests that compare video events with the published files and with plain NumPy statements."""
 
 import hashlib
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_published_files(shared: Path) -> None:
 
 @settings(deadline=None, max_examples=150)
 @given(clips, ratios)
-def test_thresholds_are_numpys_percentiles(grey: U8, ratio: float) -> None:
+def test_thresholds_equal_numpys_percentiles(grey: U8, ratio: float) -> None:
     assert thresholds(grey, ratio) == plain_thresholds(grey, ratio)
 
 
@@ -120,7 +120,7 @@ def test_mode_2_draws_by_seed_and_name() -> None:
     assert (made(0, "a") != made(1, "a")).any()
 
 
-def test_mode_2_has_the_chances_of_a_threshold_a_pixel() -> None:
+def test_mode_2_has_the_probabilities_of_a_threshold_per_pixel() -> None:
     """A difference d is an event as often as normal(upper, sigma), at least 0.01, is below d."""
     grey = np.zeros((2, 400, 500), np.uint8)
     grey[1] = 20  # a positive difference of 20/255, the threshold's own mean
