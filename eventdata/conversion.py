@@ -1,9 +1,9 @@
-"""Conversion: plan -> one task a shard -> executor -> store."""
+"""Convert raw samples into a store: plan it, then run one task per shard."""
 
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,25 +18,18 @@ from eventdata.errors import (
     LeftOutError,
     MismatchError,
     OptionError,
-    StoreError,
     check_whole,
     reading,
 )
 from eventdata.files import WORK, Files, Output, is_url, open_files, path_or_url, write_behind
-from eventdata.files.fetch import fetch_ahead, local_copy, open_input
+from eventdata.files.fetch import fetch_ahead, local_copy
+from eventdata.files.inputs import file_numbers, open_input
 from eventdata.files.local import LocalFiles
-from eventdata.files.remote import check_reach
-from eventdata.jobs.pool import (
-    SerialExecutor,
-    check_pool,
-    check_workers,
-    memory_ran_out,
-    open_pool,
-    run_tasks,
-)
+from eventdata.jobs.job import Claim, Job, OnError, Progress
+from eventdata.jobs.pool import OpenPool, Pool, SerialExecutor, run_tasks
 from eventdata.jobs.worker import out_of_memory, working_on
 from eventdata.raw.registry import build_source, source_entry
-from eventdata.raw.source import Samples, Source, file_numbers, listen
+from eventdata.raw.source import Samples, Source, listen
 from eventdata.store.layout import (
     MAX_SAMPLE_BYTES,
     MAX_SHARD_SIZE,
@@ -45,40 +38,34 @@ from eventdata.store.layout import (
     largest_shard,
     parameters_digest,
 )
+from eventdata.store.read import read_skipped
 from eventdata.store.shard import ShardBuilder, compressed_bytes, index_bytes
 from eventdata.store.write import (
     ShardRecord,
     StorePlan,
     already_complete,
     begin,
-    clear,
-    count_notes,
-    count_skipped,
     existing_header,
     finish,
     is_begun,
     read_records,
     write_shard,
-    writer_lock,
 )
-
-OnError = Literal["fail", "skip"]
-Progress = Callable[[int, int], None]  # samples done, samples in all
 
 DEFAULT_SHARD_SIZE = 512
 PLAN_KEY = f"{WORK}/plan"
-GROUP_BYTES = 1_700_000
-"""Of samples that are read, then compressed: inflating and compressing in turn would push each
-other's tables out of the cache."""
-ESTIMATE_SAMPLES = 64  # samples that a dry run compresses to foretell the bytes
+GROUP_BYTES = (
+    1_700_000  # samples read, then compressed, in turn: each keeps its tables in the cache
+)
+ESTIMATE_SAMPLES = 64  # samples of each split that a dry run compresses to estimate the bytes
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a call of `convert` did, or with ``dry_run`` would do.
+    """What `convert` did, or would do with ``dry_run``.
 
-    samples: samples of each split; done_before: those that an earlier call had finished;
-    skipped: slots without a sample; bytes: of the store (expected, in a dry run).
+    samples: samples of each split; done_before: samples that an earlier call finished;
+    skipped: slots without a sample; bytes: size of the store, an estimate in a dry run.
     """
 
     out: str
@@ -89,24 +76,6 @@ class Conversion:
     bytes: int
     seconds: float
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """All that a worker needs to make one shard; it travels by pickle."""
-
-    source: Source
-    sample: SampleFormat
-    files: Output
-    split: str
-    shard: int
-    shard_size: int
-    samples: Samples
-    on_error: OnError
-    plan: str
-    """Its digest."""
-    compressor: Executor
-    """What compresses samples: a thread, while the next are read, or whoever reads them."""
 
 
 def convert(
@@ -125,75 +94,86 @@ def convert(
     progress: Progress | None = None,
     **options: Any,
 ) -> Conversion:
-    """Convert raw samples into a store; finish an interrupted conversion when called again.
+    """Convert raw samples into a store. To resume an interrupted conversion, call it again.
 
-    input, out: folders, or URLs that fsspec reaches (``s3://...``).
-    source: a name (``es-imagenet``, ``es-ucf101``, ...) with that source's ``options`` (split,
-    splits, fold, ...), or any `Source` (``input`` is then not read and may be None).
-    workers: processes; 1 converts in this one. In a script, call this under
-    ``if __name__ == "__main__":`` when workers > 1. scheduler: of a Dask cluster to use instead
-    (``tcp://host:8786``); its workers must see input and out. executor: any
-    `concurrent.futures.Executor` to use instead.
-    limit: only the first so many samples of each split. on_error="skip": a sample that can't be
-    read keeps its slot, invalid, with the reason in ``skipped.json``.
-    overwrite: replace the store that is there. dry_run: only tell what would be done.
+    In a script, call it under ``if __name__ == "__main__":`` when workers > 1.
 
-    Raises InputError (a raw file or manifest), MismatchError (OUT was made from something else),
-    StoreError (OUT can't be written or is no store), OptionError.
+    Args:
+        source: a name (``es-imagenet``, ``es-ucf101``, ...), or any `Source` object, which does
+            not read ``input``.
+        input: a folder, or a URL that fsspec opens (``s3://...``).
+        out: a folder or URL for the store.
+        workers: processes; 1 converts in this one.
+        shard_size: samples per shard.
+        limit: convert only this many samples of each split.
+        on_error: "fail", or "skip": a sample that can't be read keeps its slot, marked invalid,
+            with the reason in ``skipped.json``.
+        overwrite: replace the store in ``out``.
+        dry_run: only report what would be done.
+        executor: a `concurrent.futures.Executor` to use instead of processes.
+        scheduler: the address of a Dask scheduler (``tcp://host:8786``) to use instead; its
+            workers must see input and out.
+        progress: called with the samples done and in total.
+        options: options of the named source (split, splits, fold, ...).
+
+    Raises:
+        InputError: a raw file or manifest can't be used.
+        MismatchError: ``out`` was made with other parameters or from other input.
+        StoreError: ``out`` can't be written or is not a store.
+        OptionError: an argument makes no sense.
     """
     started = time.monotonic()
-    shard_size, limit = _check_options(workers, shard_size, limit, on_error)
-    check_reach(workers, scheduler, input, out)
+    pool = Pool.choose(workers, executor, scheduler, (input, out))
+    shard_size, limit = _check_options(shard_size, limit, on_error)
     walks = isinstance(source, str) and source_entry(source).walks
     if isinstance(source, str):
         if input is None:
-            raise OptionError(f"input is None: give the folder with the raw data of {source}")
+            raise OptionError(f"input is None; pass the folder with the raw data of {source}")
         source = build_source(source, open_input(input), options)
     elif given := sorted(key for key, value in options.items() if value is not None):
         raise OptionError(
-            f"{', '.join(given)}: no option of convert where source is an object; give it to that"
+            f"{', '.join(given)}: not an option of convert for a Source object; pass it to that"
         )
     files = open_files(out)
     if input is not None:
         check_apart(files, input, walked=walks)
     with reading(input or source.dataset):
-        job = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error)
-    found = existing_header(files)  # StoreError before anything is touched
+        plan = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error)
+    found = existing_header(files)  # StoreError before anything changes
     if dry_run:
-        return _foretell(job, files, None if overwrite else found, started)
-    done_before = job.total
-    told: Mapping[str, int] = {}
-    is_complete = not overwrite and already_complete(files, job.plan)
-    if not is_complete:
-        check_pool(workers, executor, scheduler)
-    if not is_complete or WORK in files.names():
-        files.prepare()
-        with writer_lock(files):
-            # Another call may have finished it since.
-            is_complete = not overwrite and already_complete(files, job.plan)
-            if is_complete:
-                clear(files)  # killed between the last two steps
-            else:
-                begin(files, job.plan, overwrite=overwrite)
-                where = {"workers": workers, "executor": executor, "scheduler": scheduler}
-                done_before = _run(job, files, where, progress)
-                told = count_notes(files, job.plan)
-                finish(files, job.plan)
+        return _estimate(plan, files, None if overwrite else found, started)
+    claim = Claim(f"{WORK}/plan", f"{plan.plan.digest} {on_error}".encode())
+    job = Job(
+        files=files,
+        claim=claim,
+        inputs=plan.first_files,
+        total=plan.total,
+        is_complete=lambda: not overwrite and already_complete(files, plan.plan),
+        begin=lambda: begin(files, plan.plan, overwrite=overwrite),
+        unfinished=lambda: _unfinished(plan, files),
+        run=partial(_run, plan, files, claim),
+        finish=lambda: finish(files, plan.plan),
+    )
+    done_before, notes = job.resume(pool, progress)
+    counted = [
+        f"{count:,} sample{'s'[: count > 1]}: {note}"
+        for note, count in sorted((notes or {}).items())
+    ]
     return Conversion(
         out=files.where,
-        state="already complete" if is_complete else "complete",
-        samples=job.counts,
+        state="already complete" if notes is None else "complete",
+        samples=plan.counts,
         done_before=done_before,
-        skipped=count_skipped(files),
+        skipped=len(read_skipped(files)),
         bytes=files.total_bytes(),
         seconds=time.monotonic() - started,
-        notes=job.notes + _in_words(told),
+        notes=plan.notes + counted,
     )
 
 
 @dataclass(frozen=True)
-class Job:
-    """A source, its listed samples and the plan of the store that they make."""
+class SourcePlan:
+    """A source, its listed samples and the plan of their store."""
 
     source: Source
     listing: Mapping[str, Samples]
@@ -202,17 +182,17 @@ class Job:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Samples of each split."""
+        """The number of samples of each split."""
         return {split: len(samples) for split, samples in self.listing.items()}
 
     @property
     def total(self) -> int:
-        """Samples of all splits."""
+        """The number of samples of all splits."""
         return sum(self.counts.values())
 
     @property
     def first_files(self) -> dict[str, tuple[int, int]]:
-        """A file of each split, with its size and time of change."""
+        """One file of each split, with its size and time of change."""
         first = {}
         for samples in self.listing.values():
             index = next((i for i in range(len(samples)) if i not in samples.problems), None)
@@ -222,49 +202,80 @@ class Job:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know of the listing."""
+        """The notes of the listing, for users."""
         return [note for samples in self.listing.values() for note in samples.notes]
 
 
-def _run(job: Job, files: Files, where: Mapping[str, Any], progress: Progress | None) -> int:
-    """Make the shards that are not done yet; returns how many samples were done before.
+@dataclass(frozen=True)
+class ShardTask:
+    """The work of making one shard; it travels to a worker by pickle."""
 
-    where: see `open_pool`.
-    """
-    todo, done_before = _unfinished(job, files)
-    done = done_before
-    plan = plan_document(job.plan.digest, job.on_error)
-    files.write({PLAN_KEY: plan})
-    with _memory_told(), contextlib.ExitStack() as stack:
-        probe = partial(unseen, files, PLAN_KEY, plan, job.first_files)
-        pool = stack.enter_context(open_pool(**where, probe=probe))
-        here = isinstance(pool.executor, SerialExecutor)
-        output = stack.enter_context(write_behind(files)) if here else files
-        compressor: Executor = SerialExecutor()  # of workers: each has a core already
-        if here:
+    source: Source
+    sample: SampleFormat
+    files: Output
+    split: str
+    shard: int
+    shard_size: int
+    samples: Samples
+    on_error: OnError
+    plan: str
+    """`StorePlan.digest`."""
+    claim: Claim
+    compressor: Executor
+    """Compresses samples: in a thread while the next are read, or at once."""
+
+
+def _unfinished(plan: SourcePlan, files: Files) -> tuple[list[tuple[str, int]], int]:
+    """Return (split, shard) of what is left, and how many samples are done."""
+    left, done = [], 0
+    for split in plan.plan.splits:
+        records = read_records(files, plan.plan, split)
+        for shard in range(plan.plan.shards(split)):
+            record = records.get(shard)
+            if record is None or (record.skipped and plan.on_error == "fail"):
+                left.append((split, shard))
+            else:
+                done += plan.plan.samples_in(split, shard)
+    return left, done
+
+
+def _run(
+    plan: SourcePlan, files: Files, claim: Claim, pool: OpenPool, left: list[tuple[str, int]]
+) -> Generator[int, None, None]:
+    with contextlib.ExitStack() as stack:
+        output: Output = files
+        compressor: Executor = SerialExecutor()  # each worker has a core of its own
+        if pool.in_process:
+            output = stack.enter_context(write_behind(files))
             compressor = stack.enter_context(ThreadPoolExecutor(1, "eventdata-compress"))
-        if progress is not None:
-            progress(done, job.total)
-        tasks = _tasks(job, output, compressor, todo)
-        for count in stack.enter_context(contextlib.closing(run_tasks(pool, convert_shard, tasks))):
-            done += count
-            if progress is not None:
-                progress(done, job.total)
-    return done_before
+        size = plan.plan.shard_size
+        tasks = (  # one by one: a million samples need not travel at once
+            ShardTask(
+                source=plan.source,
+                sample=plan.plan.sample,
+                files=output,
+                split=split,
+                shard=shard,
+                shard_size=size,
+                samples=plan.listing[split][shard * size : (shard + 1) * size],
+                on_error=plan.on_error,
+                plan=plan.plan.digest,
+                claim=claim,
+                compressor=compressor,
+            )
+            for split, shard in left
+        )
+        counts = stack.enter_context(contextlib.closing(run_tasks(pool, convert_shard, tasks)))
+        yield from counts
 
 
-@contextlib.contextmanager
-def _memory_told() -> Iterator[None]:
-    try:
-        yield
-    except MemoryError:  # of the last write behind
-        raise memory_ran_out() from None
+def plan_job(
+    source: Source, *, shard_size: int, limit: int | None, on_error: OnError
+) -> SourcePlan:
+    """List the samples of a source and plan their store; open no sample.
 
-
-def plan_job(source: Source, *, shard_size: int, limit: int | None, on_error: OnError) -> Job:
-    """List the source's samples and plan the store; no sample is opened.
-
-    InputError for the first sample that can't be read, unless such are to be skipped.
+    Raises:
+        InputError: the first sample that can't be read, unless ``on_error`` is "skip".
     """
     listing = source.splits()
     for split, samples in listing.items():
@@ -275,14 +286,15 @@ def plan_job(source: Source, *, shard_size: int, limit: int | None, on_error: On
             first = part.problems[min(part.problems)]
             others = len(part.problems) - 1
             more = f" (and {others:,} more in {split})" if others else ""
-            raise InputError(f"{first}{more}; mend that, or leave it out with --on-error skip")
+            raise InputError(f"{first}{more}; correct that, or pass --on-error skip")
         listing[split] = part
     sample = source.sample_format
     if sample.planes * sample.chunk_bytes > MAX_SAMPLE_BYTES:
         shape = "x".join(map(str, sample.packed_shape))
         raise OptionError(
-            f"a sample of {shape} takes {sample.planes * sample.chunk_bytes / 1e9:.1f} GB, at most "
-            f"{MAX_SAMPLE_BYTES / 1e9:.1f}; choose fewer frames, a smaller size or a narrower type"
+            f"a sample of {shape} has {sample.planes * sample.chunk_bytes / 1e9:.1f} GB, more than "
+            f"{MAX_SAMPLE_BYTES / 1e9:.1f} GB; choose fewer frames, a smaller size or a narrower "
+            "type"
         )
     if shard_size > largest_shard(sample):
         raise OptionError(
@@ -306,14 +318,11 @@ def plan_job(source: Source, *, shard_size: int, limit: int | None, on_error: On
         complete=False,
     )
     columns = {split: samples.columns() for split, samples in listing.items()}
-    return Job(source, listing, StorePlan(header, sample, shard_size, columns), on_error)
+    return SourcePlan(source, listing, StorePlan(header, sample, shard_size, columns), on_error)
 
 
 def convert_shard(task: ShardTask) -> int:
-    """Read the samples of one shard, pack and compress them, put the shard into its place.
-
-    Returns the number of samples, skipped ones counted in.
-    """
+    """Make and write one shard; return how many samples it has, skipped ones included."""
     builder = ShardBuilder(task.sample, task.shard_size)
     at_once = max(1, GROUP_BYTES // (task.sample.planes * task.sample.chunk_bytes))
     # Two groups: one is compressed while the other is filled.
@@ -331,7 +340,7 @@ def convert_shard(task: ShardTask) -> int:
                 except InputError as error:
                     if task.on_error == "fail" and not isinstance(error, LeftOutError):
                         raise
-                    # A path may hold bytes that are no UTF-8; JSON and terminals take text.
+                    # A path may hold bytes that are not UTF-8, which JSON and terminals can't take.
                     skipped[slot] = str(error).encode("utf-8", "backslashreplace").decode()
             read = [(slot, packed) for slot, packed in group if slot not in skipped]
             compressing.result()
@@ -339,19 +348,17 @@ def convert_shard(task: ShardTask) -> int:
         compressing.result()
     data = builder.finish()
     record = ShardRecord(events, skipped, len(data), dict(notes), task.plan)
-    # This worker may have outlived its conversion, and another have taken the place.
-    if task.files.read(PLAN_KEY) != plan_document(task.plan, task.on_error):
-        raise StoreError(
-            f"{task.files.where}: another call has finished or replaced the store; call again"
-        )
+    task.claim.check(task.files)
     write_shard(task.files, task.split, task.sample, task.shard, data, record)
     return len(task.samples)
 
 
 def read_sample(source: Source, samples: Samples, index: int, out: NDArray[Any]) -> int:
-    """Read one listed sample into out (K, H, W, P); its number of events.
+    """Read one listed sample into out (K, H, W, P); return its number of events.
 
-    InputError where it can't be used, MismatchError where its file is not the one listed.
+    Raises:
+        InputError: the sample can't be used.
+        MismatchError: its file has changed since it was listed.
     """
     if index in samples.problems:
         raise InputError(samples.problems[index])
@@ -364,73 +371,16 @@ def read_sample(source: Source, samples: Samples, index: int, out: NDArray[Any])
         except MemoryError:
             raise out_of_memory(what) from None
         finally:
-            # After reading, so that the store's record of the file is of what was read.
+            # After reading, so that the store records the size and time of what was read.
             if file_numbers([path]) != [samples.file_numbers(index)]:
                 raise MismatchError(
-                    f"{path}: changed while the conversion ran; call again once the input rests, "
-                    "with --overwrite if it is meant to be another"
+                    f"{path}: changed while the conversion ran; wait until nothing writes to the "
+                    "input, then run the same command again, with --overwrite to accept the change"
                 )
 
 
-def unseen(
-    files: Files, key: str, content: bytes, inputs: Mapping[str, tuple[int, int]]
-) -> str | None:
-    """What this process does not see of the output, or of input files of these numbers."""
-    if files.read(key) != content:
-        return f"{files.where} is not there, or is another folder"
-    for path, numbers in inputs.items():
-        found = file_numbers([path])[0]
-        if found != numbers:
-            return f"{path} {'is not there' if found[0] < 0 else 'is another file'}"
-    return None
-
-
-def plan_document(digest: str, on_error: OnError) -> bytes:
-    """What `PLAN_KEY` holds while tasks of this plan are wanted."""
-    return f"{digest} {on_error}".encode()
-
-
-def _unfinished(job: Job, files: Files) -> tuple[list[tuple[str, int]], int]:
-    """(split, shard) of what is still to be done, and how many samples are done."""
-    todo = []
-    done = 0
-    for split, count in job.counts.items():
-        records = read_records(files, job.plan, split)
-        for shard in range(job.plan.shards(split)):
-            record = records.get(shard)
-            if record is None or (record.skipped and job.on_error == "fail"):
-                todo.append((split, shard))
-            else:
-                done += min(job.plan.shard_size, count - shard * job.plan.shard_size)
-    return todo, done
-
-
-def _tasks(
-    job: Job, files: Output, compressor: Executor, todo: Iterable[tuple[str, int]]
-) -> Iterator[ShardTask]:
-    """Tasks made one at a time: a million samples need not travel at once."""
-    size = job.plan.shard_size
-    for split, shard in todo:
-        yield ShardTask(
-            source=job.source,
-            sample=job.plan.sample,
-            files=files,
-            split=split,
-            shard=shard,
-            shard_size=size,
-            samples=job.listing[split][shard * size : (shard + 1) * size],
-            on_error=job.on_error,
-            plan=job.plan.digest,
-            compressor=compressor,
-        )
-
-
-def _in_words(notes: Mapping[str, int]) -> list[str]:
-    return [f"{count:,} sample{'s'[: count > 1]}: {note}" for note, count in sorted(notes.items())]
-
-
-def _foretell(job: Job, files: Files, found: Header | None, started: float) -> Conversion:
-    """What a conversion would do; bytes from compressing samples spread over each split."""
+def _estimate(job: SourcePlan, files: Files, found: Header | None, started: float) -> Conversion:
+    """Return what a conversion would do; estimate bytes from samples spread over each split."""
     done = 0
     if found is not None and is_begun(files, found, job.plan):
         done = job.total if found.complete else _unfinished(job, files)[1]
@@ -466,29 +416,26 @@ def _foretell(job: Job, files: Files, found: Header | None, started: float) -> C
 
 
 def check_apart(files: Files, source: str | os.PathLike[str], *, walked: bool) -> None:
-    """OptionError where the input lies in the output, which --overwrite would remove.
+    """Raise OptionError where the input lies in the output, which --overwrite would remove.
 
-    Or, where all folders of the input are ``walked``, the output in the input: the next call would
-    list it.
+    If all folders of the input are ``walked``, the output must not lie in the input either: the
+    next call would list it.
     """
     place = path_or_url(source)
     if isinstance(files, LocalFiles) and not is_url(place):
-        # By realpath, which takes links that lead round for names.
+        # By realpath, which survives links in a circle.
         input_root, root = (Path(os.path.realpath(path)) for path in (place, files.root))
         if root.is_relative_to(input_root) and root != input_root and walked:
-            raise OptionError(f"{files.where}: lies in the input; choose an OUT beside {place}")
+            raise OptionError(f"{files.where}: lies in the input; choose an OUT outside {place}")
         inside = input_root.is_relative_to(root)
     else:
         inside = f"{place.rstrip('/')}/".startswith(f"{files.where}/")
     if inside:
-        raise OptionError(f"{files.where}: holds the input; choose an OUT that does not")
+        raise OptionError(f"{files.where}: contains the input; choose an OUT that does not")
 
 
-def _check_options(
-    workers: int, shard_size: int, limit: int | None, on_error: str
-) -> tuple[int, int | None]:
-    """The shard size and the limit as plain ints; OptionError for what makes no sense."""
-    check_workers(workers)
+def _check_options(shard_size: int, limit: int | None, on_error: str) -> tuple[int, int | None]:
+    """Return the shard size and the limit as plain ints; raise OptionError for invalid options."""
     (shard_size,) = check_whole(shard_size=shard_size)
     if limit is not None:
         (limit,) = check_whole(limit=limit)

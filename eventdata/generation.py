@@ -1,27 +1,24 @@
-"""Raw files in the published layouts of ES-ImageNet and ES-UCF101, from images and clips.
+"""Generate raw files in the published layouts of ES-ImageNet and ES-UCF101.
 
     RAW/train/class{K}/class{K}_{n}.npz    RAW/val/ILSVRC2012_val_{n:08d}.npz
     RAW/trainlabel.txt, vallabel.txt       lines: path label height width; written last
     RAW/v_CLASS_gGG_cCC.npz                ES-UCF101
-    RAW/generated.json                     from what and how the files were made, what was left out
-    RAW/.work/                             only while this runs or after it was interrupted
+    RAW/generated.json                     parameters and input, skipped images and why
+    RAW/.work/                             only until the job is finished (`eventdata.jobs.job`)
 
-Work goes in batches of samples, as a conversion's in shards: the files of a batch are written
-beside their places and renamed, then its record. The same call goes on after the last record.
+A task makes the files of a batch of samples, and its record has their lines of the manifest.
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eventdata.conversion import OnError, Progress, check_apart, plan_job, unseen
+from eventdata.conversion import check_apart, plan_job
 from eventdata.errors import (
     InputError,
     LeftOutError,
@@ -32,33 +29,36 @@ from eventdata.errors import (
     reading,
 )
 from eventdata.files import WORK, Files, is_url, path_or_url
-from eventdata.files.fetch import fetch_ahead, local_copy, open_input
-from eventdata.files.local import (
-    MAX_SKIPPED,
-    LocalFiles,
-    is_larger,
-    most_record_bytes,
-    read_bounded,
+from eventdata.files.fetch import fetch_ahead, local_copy
+from eventdata.files.inputs import file_numbers, open_input
+from eventdata.files.local import MAX_SKIPPED, LocalFiles, is_larger
+from eventdata.jobs.job import (
+    Claim,
+    Job,
+    OnError,
+    Progress,
+    check_parameters,
+    input_digest,
+    read_record,
+    record_key,
 )
-from eventdata.files.remote import check_reach
-from eventdata.jobs.pool import Pool, check_pool, check_workers, open_pool, run_tasks
+from eventdata.jobs.pool import Pool, run_tasks
 from eventdata.jobs.worker import out_of_memory, working_on
 from eventdata.raw.published import Maker, manifests, raw_file, raw_keys, source_of
-from eventdata.raw.source import Samples, file_numbers
+from eventdata.raw.source import Samples
 from eventdata.store.layout import parse_json
-from eventdata.store.write import clear, input_digest, writer_lock
 
 ABOUT = "generated.json"
-BATCH = 64  # samples whose work an interruption loses, a worker
+BATCH = 64  # samples of one task, whose work an interruption loses
 LEFT = ("left_out", "skipped")
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a call of `generate` did.
+    """What `generate` did.
 
-    samples: files of each split; done_before: samples that an earlier call had finished;
-    left_out: images with too few events; skipped: those that can't be read.
+    samples: files of each split; done_before: samples that an earlier call finished;
+    left_out: images with too few events; skipped: images or clips that can't be read.
     """
 
     out: str
@@ -73,7 +73,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples to make files of, and where those go; it travels by pickle."""
+    """The work of making the files of some samples; it travels to a worker by pickle."""
 
     source: Maker
     files: Files
@@ -82,20 +82,19 @@ class Batch:
     samples: Samples
     keys: list[str]
     on_error: OnError
-    about: bytes
-    """What generated.json holds while it is wanted."""
+    claim: Claim
 
     @property
     def plan(self) -> str:
-        """Digest of what decides its files."""
-        return hashlib.sha256(self.about).hexdigest()
+        """The digest of everything that decides the files."""
+        return hashlib.sha256(self.claim.content).hexdigest()
 
 
 @dataclass(frozen=True)
 class Record:
-    """What came of a batch: bytes a file, its manifest line, or why there is no file.
+    """The record of a batch: bytes of each file, its manifest lines, reasons for missing files.
 
-    plan: see `Batch`; "" in those of versions that did not say.
+    plan: `Batch.plan`, "" in old records.
     """
 
     sizes: dict[str, int] = field(default_factory=dict)
@@ -117,79 +116,93 @@ def generate(
     progress: Progress | None = None,
     **options: Any,
 ) -> Generation:
-    """Make raw files of ``es-imagenet`` from images, or of ``es-ucf101`` from clips.
+    """Generate raw files of ``es-imagenet`` from images, or of ``es-ucf101`` from clips.
 
-    `convert` reads them to the frames that it makes straight from the same input. ``options``:
-    of the sources imagenet or ucf101, but for those that the raw layout fixes. The same call goes
-    on where another stopped, and makes the same bytes. input: a folder or URL; out: a folder.
-    workers, scheduler: as for `convert`.
+    `convert` makes the same frames from them as from the input itself. To resume an interrupted
+    generation, call it again; the files have the same bytes.
 
-    Raises InputError (an image or clip, unless on_error="skip"), MismatchError (OUT was made from
-    other input or with other options), StoreError (OUT can't be written), OptionError.
+    Args:
+        kind: "es-imagenet" or "es-ucf101".
+        input: a folder or URL of images or clips.
+        out: a folder.
+        workers: see `convert`.
+        on_error: "fail", or "skip" an image or clip that can't be read.
+        limit: use only this many samples of each split.
+        scheduler: see `convert`.
+        progress: called with the samples done and in total.
+        options: options of the sources imagenet or ucf101, except those that the layout fixes.
+
+    Raises:
+        InputError: an image or clip can't be used.
+        MismatchError: ``out`` was made with other parameters or from other input.
+        StoreError: ``out`` can't be written.
+        OptionError: an argument makes no sense.
     """
     started = time.monotonic()
-    check_workers(workers)
-    check_reach(workers, scheduler, input)
+    pool = Pool.choose(workers, scheduler=scheduler, places=(input,))
     if limit is not None:
         (limit,) = check_whole(limit=limit)
     folder = path_or_url(out)
     if is_url(folder):
-        raise OptionError(f"{out}: raw files are made in a folder; copy it there afterwards")
+        raise OptionError(f"{out}: raw files need a folder; generate them in one, then copy it")
     files = LocalFiles(Path(folder).absolute())
     check_apart(files, input, walked=True)
     with reading(input):
         source = source_of(kind, open_input(input), options)
-        job = plan_job(source, shard_size=BATCH, limit=limit, on_error=on_error)
-    keys = {split: raw_keys(kind, split, part) for split, part in job.listing.items()}
+        plan = plan_job(source, shard_size=BATCH, limit=limit, on_error=on_error)
+    keys = {split: raw_keys(kind, split, part) for split, part in plan.listing.items()}
     about = {
         "kind": kind,
         "parameters": {**source.parameters, "limit": limit, "splits": sorted(keys)},
-        "input_sha256": input_digest(job.plan.splits),
+        "input_sha256": input_digest(plan.plan.splits),
     }
-    begun = _json({**about, "complete": False})
-    batches = list(_batches(source, files, job.listing, keys, on_error, begun))
-    done_before = job.total
-    found = _read_same(files, about)
-    complete = _is_complete(files, found, keys)
-    if not complete:
-        check_pool(workers, scheduler=scheduler)
-    if not complete or WORK in files.names():
-        files.prepare()
-        with writer_lock(files):
-            found = _read_same(files, about)  # another call may have finished it since
-            complete = _is_complete(files, found, keys)
-            if complete:
-                clear(files)  # killed between the last two steps
-            else:
-                files.write({ABOUT: begun})
-                for key in files.list(WORK):
-                    if key.endswith(".tmp"):
-                        files.remove(key)
-                todo = [batch for batch in batches if not _is_done(batch)]
-                done_before = job.total - sum(len(batch.samples) for batch in todo)
-                probe = partial(unseen, files, ABOUT, begun, job.first_files)
-                with open_pool(workers, scheduler=scheduler, probe=probe) as pool:
-                    _run(pool, todo, done_before, job.total, progress)
-                found = _finish(kind, files, batches, about)
+    claim = Claim(ABOUT, _json({**about, "complete": False}))
+    batches = [
+        Batch(
+            source=source,
+            files=files,
+            split=split,
+            number=start // BATCH,
+            samples=samples[start : start + BATCH],
+            keys=keys[split][start : start + BATCH],
+            on_error=on_error,
+            claim=claim,
+        )
+        for split, samples in plan.listing.items()
+        for start in range(0, len(samples), BATCH)
+    ]
+    job = Job(
+        files=files,
+        claim=claim,
+        inputs=plan.first_files,
+        total=plan.total,
+        is_complete=lambda: _is_complete(files, _read_about(files, about), keys),
+        begin=lambda: None,  # the claim is all that is known
+        unfinished=lambda: _unfinished(batches),
+        run=lambda pool, left: run_tasks(pool, make_batch, left),
+        finish=lambda: _finish(kind, files, batches, about),
+    )
+    done_before, finished = job.resume(pool, progress)
+    found = finished or _read_about(files, about)
     return Generation(
         out=files.where,
-        state="already complete" if complete else "complete",
+        state="complete" if finished else "already complete",
         samples=found["samples"],
         done_before=done_before,
         left_out=len(found["left_out"]),
         skipped=len(found["skipped"]),
         seconds=time.monotonic() - started,
-        notes=job.notes,
+        notes=plan.notes,
     )
 
 
 def make_batch(batch: Batch) -> int:
-    """Make the files of a batch, then its record; returns how many samples were tried."""
+    """Make the files of a batch, then its record; return how many samples it has."""
     with fetch_ahead(batch.samples.paths, batch.samples.input_size):
         made, record = _make_files(batch)
-    if batch.files.read(ABOUT) != batch.about:  # this worker has outlived its call
-        raise StoreError(f"{batch.files.where}: another call has taken the place; call again")
-    batch.files.write({**made, _record_key(batch): _json(asdict(record))})
+    batch.claim.check(batch.files)
+    key = record_key(batch.split, batch.number)
+    batch.files.write({**made, key: _json(asdict(record))})
     return len(batch.keys)
 
 
@@ -205,7 +218,10 @@ def _make_files(batch: Batch) -> tuple[dict[str, bytes], Record]:
             with local_copy(row.path) as path:
                 made[key], size = raw_file(batch.source, path)
                 if file_numbers([path]) != [batch.samples.file_numbers(index)]:
-                    raise MismatchError(f"{path}: changed while this ran; call again once it rests")
+                    raise MismatchError(
+                        f"{path}: changed while it was read; wait until nothing writes to it, then "
+                        "run the same command again"
+                    )
         except LeftOutError as error:
             record.left_out[key] = str(error)
         except InputError as error:
@@ -221,33 +237,39 @@ def _make_files(batch: Batch) -> tuple[dict[str, bytes], Record]:
     return made, record
 
 
-def _read_about(files: LocalFiles) -> dict[str, Any]:
-    """What generated.json says; empty where there is nothing, StoreError for something else."""
+def _read_about(files: LocalFiles, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of generated.json, empty if the folder is.
+
+    Raises:
+        StoreError: the folder holds something else, or the document is damaged.
+        MismatchError: it was made with other parameters or from other input than ``about``.
+    """
     document = b"" if is_larger(files, ABOUT, MAX_SKIPPED) else files.read(ABOUT)
     if document is None:
         if set(files.names()) - {WORK}:
-            raise StoreError(f"{files.where}: holds something else; choose another folder")
+            raise StoreError(f"{files.where}: is not empty; choose another folder")
         return {}
     try:
-        found = parse_json(document)
+        found = dict(parse_json(document))
         tables = ("parameters", *(("samples", *LEFT) if found["complete"] is True else ()))
         sound = all(isinstance(found[key], dict) for key in tables)
     except (ValueError, TypeError, KeyError):
         sound = False
     if not sound:
         raise StoreError(f"{files.where}/{ABOUT}: damaged; choose another folder")
-    return dict(found)
-
-
-def _read_same(files: LocalFiles, about: dict[str, Any]) -> dict[str, Any]:
-    """`_read_about`, checked by `_check_same`."""
-    found = _read_about(files)
-    _check_same(files, found, about)
+    remedy = "pass the same, or choose another folder"
+    old, new = ({"kind": one.get("kind"), **one["parameters"]} for one in (found, about))
+    values = [(key, old.get(key), new.get(key)) for key in sorted({*old, *new})]
+    check_parameters(files, values, "there", remedy)
+    if found.get("input_sha256") != about["input_sha256"]:
+        raise MismatchError(
+            f"{files.where}: made from other input (names, labels, sizes or times differ); {remedy}"
+        )
     return found
 
 
 def _is_complete(files: LocalFiles, found: dict[str, Any], keys: Mapping[str, list[str]]) -> bool:
-    """Whether it was finished and each file is still there; if one is gone, all are made again."""
+    """Return whether all files are in place; if one is missing, all are made again."""
     if found.get("complete") is not True:
         return False
     without = {key for part in LEFT for key in found[part]}
@@ -256,89 +278,52 @@ def _is_complete(files: LocalFiles, found: dict[str, Any], keys: Mapping[str, li
     )
 
 
-def _check_same(files: LocalFiles, found: dict[str, Any], about: dict[str, Any]) -> None:
-    """MismatchError unless what is there was begun with the same settings and input."""
-    way_out = "call with the same, or choose another folder"
-    old, new = (
-        {"kind": one.get("kind"), **one.get("parameters", {})} for one in (found or about, about)
-    )
-    different = [
-        f"{key} is {old.get(key)!r} there, {new.get(key)!r} in this call"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
-    if different:
-        raise MismatchError(
-            f"{files.where}: made with other parameters: {'; '.join(different)}; {way_out}"
-        )
-    if found and found.get("input_sha256") != about["input_sha256"]:
-        raise MismatchError(
-            f"{files.where}: made from other input (names, labels, sizes or times of change "
-            f"differ); {way_out}"
-        )
-
-
-def _batches(
-    source: Maker,
-    files: Files,
-    listing: Mapping[str, Samples],
-    keys: Mapping[str, list[str]],
-    on_error: OnError,
-    about: bytes,
-) -> Iterator[Batch]:
-    for split, samples in listing.items():
-        for start in range(0, len(samples), BATCH):
-            part = slice(start, start + BATCH)
-            number = start // BATCH
-            yield Batch(
-                source, files, split, number, samples[part], keys[split][part], on_error, about
-            )
-
-
-def _run(pool: Pool, todo: list[Batch], done: int, total: int, progress: Progress | None) -> None:
-    if progress is not None:
-        progress(done, total)
-    with closing(run_tasks(pool, make_batch, todo)) as results:
-        for count in results:
-            done += count
-            if progress is not None:
-                progress(done, total)
+def _unfinished(batches: list[Batch]) -> tuple[list[Batch], int]:
+    """Return the batches without a record or whole files, and how many samples are done."""
+    left, done = [], 0
+    for batch in batches:
+        record = _read_record(batch)
+        if (
+            record is None
+            or (record.skipped and batch.on_error == "fail")
+            or any(batch.files.size(key) != size for key, size in record.sizes.items())
+        ):
+            left.append(batch)
+        else:
+            done += len(batch.keys)
+    return left, done
 
 
 def _read_record(batch: Batch) -> Record | None:
-    """What came of a batch before; None where its record is not there, or not whole."""
-    try:
-        most = most_record_bytes(len(batch.keys))
-        document = read_bounded(batch.files, _record_key(batch), most)
-        record = Record(**parse_json(document or b""))
+    """Return the record of a batch, None where it is missing, damaged or of another job."""
+
+    def parse(document: bytes) -> Record:
+        record = Record(**parse_json(document))
         left = {**record.left_out, **record.skipped}
-        sound = sorted([*record.sizes, *left]) == sorted(batch.keys)
-        sound = sound and record.plan in ("", batch.plan)
-        "".join([*left.values(), *record.lines]).encode()  # all of it text that can be written
-    except (ValueError, TypeError):
-        return None
-    return record if sound else None
+        "".join([*left.values(), *record.lines]).encode()  # all of it can be written as text
+        if record.plan not in ("", batch.plan):
+            raise ValueError("another job's")
+        if sorted([*record.sizes, *left]) != sorted(batch.keys):
+            raise ValueError("of other samples")
+        return record
 
-
-def _is_done(batch: Batch) -> bool:
-    """Whether its record is there and all its files are whole."""
-    record = _read_record(batch)
-    if record is None or (record.skipped and batch.on_error == "fail"):
-        return False
-    return all(batch.files.size(key) == size for key, size in record.sizes.items())
+    key = record_key(batch.split, batch.number)
+    return read_record(batch.files, key, len(batch.keys), parse)
 
 
 def _finish(
     kind: str, files: LocalFiles, batches: list[Batch], about: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write manifests and what was left out, remove ``.work``; what generated.json now says."""
+    """Write the manifests and generated.json; return the content of the latter."""
     lines: dict[str, list[str]] = {batch.split: [] for batch in batches}
     left_out: dict[str, str] = {}
     skipped: dict[str, str] = {}
     for batch in batches:
         record = _read_record(batch)
         if record is None:
-            raise StoreError(f"{files.where}: the record of a batch is gone; call again")
+            raise StoreError(
+                f"{files.where}: the record of a batch is gone; run the same command again"
+            )
         lines[batch.split] += record.lines
         left_out |= record.left_out
         skipped |= record.skipped
@@ -350,12 +335,7 @@ def _finish(
         "complete": True,
     }
     files.write({**manifests(kind, lines), ABOUT: _json(finished)})
-    clear(files)
     return finished
-
-
-def _record_key(batch: Batch) -> str:
-    return f"{WORK}/{batch.split}-{batch.number}.json"
 
 
 def _json(values: Any) -> bytes:

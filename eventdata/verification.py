@@ -1,4 +1,4 @@
-"""`verify`: check a store against itself, and samples of it against their raw files."""
+"""Check a store against itself, and samples of it against their raw files."""
 
 import contextlib
 import os
@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from eventdata.conversion import read_sample, unseen
+from eventdata.conversion import read_sample
 from eventdata.errors import EventDataError, OptionError, StoreError, check_whole, reading
-from eventdata.files.fetch import fetch_ahead, open_input
-from eventdata.files.remote import check_reach
-from eventdata.jobs.pool import check_workers, open_pool, run_tasks
+from eventdata.files.fetch import fetch_ahead
+from eventdata.files.inputs import open_input
+from eventdata.jobs.job import Claim, unseen
+from eventdata.jobs.pool import Pool, run_tasks
 from eventdata.raw.registry import build_source, read_options, source_entry
 from eventdata.raw.source import Samples, Source
 from eventdata.store.layout import HEADER_KEY, SampleFormat
@@ -32,17 +33,17 @@ from eventdata.store.verify import (
 )
 
 AGAINST_SAMPLES = 256
-PLACES = {"splits", "list", "classes"}  # options that are files: a store must not choose any
-MAX_PROBLEMS = 10_000  # after which no more are looked for
-COMPARED_AT_ONCE = 64  # samples a task
+PLACES = {"splits", "list", "classes"}  # options that name files, which a store must not choose
+MAX_PROBLEMS = 10_000  # the check ends after these
+COMPARED_AT_ONCE = 64  # samples per task
 
 
 @dataclass(frozen=True)
 class Verification:
     """What `verify` found.
 
-    samples: checked against the store's own checksums and columns; compared: read again from raw
-    files; problems: empty for a sound store.
+    samples: how many were checked against the store's own checksums and columns; compared: how many
+    were read again from raw files; problems: empty for a sound store.
     """
 
     store: str
@@ -54,7 +55,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found."""
+        """Whether no problem was found."""
         return not self.problems
 
 
@@ -71,20 +72,33 @@ def verify(
 ) -> Verification:
     """Check every checksum, and every array of a store against the others.
 
-    against: the raw folder; ``samples`` of each split, drawn at random (256 where not given, None:
-    all), are converted again and compared. seed: of that draw. ``options``: of the source where the
-    store does not know them (splits=DIR for es-ucf101, without which clips are found by their
-    names). store and against: paths or URLs; workers, scheduler: as for `convert`.
+    Args:
+        store: a path or URL.
+        against: the path or URL of the raw data; samples are converted again and compared.
+        samples: how many of each split are drawn at random for that; 256 if not given, None for
+            all.
+        seed: random seed of the draw.
+        workers: see `convert`.
+        scheduler: see `convert`.
+        progress: called with the samples done and in total.
+        options: options of the source that the store does not record, such as ``splits`` for
+            es-ucf101; without it, clips are found by their names.
 
-    StoreError where there is no complete store to check; InputError where the raw folder can't be
-    listed; OptionError for options that nothing takes. Faults of single samples are in the result.
+    Returns:
+        What was checked; faults of single samples are in its ``problems``.
+
+    Raises:
+        StoreError: there is no complete store.
+        InputError: the raw data can't be listed.
+        OptionError: an argument makes no sense.
     """
     if against is None and options:
-        raise OptionError(f"{', '.join(options)}: not an option of verify without against")
+        raise OptionError(
+            f"{', '.join(options)}: not an option of verify without against; pass that too"
+        )
     if against is None and (samples is not ... or seed is not None):
-        raise OptionError("--samples and --seed are of --against: say of what raw data")
-    check_workers(workers)
-    check_reach(workers, scheduler, store, against)
+        raise OptionError("--samples and --seed need --against; pass the raw data")
+    pool = Pool.choose(workers, scheduler=scheduler, places=(store, against))
     if samples is ...:
         samples = AGAINST_SAMPLES
     if samples is not None:
@@ -102,16 +116,18 @@ def verify(
         total += sum(len(indices) for indices in chosen.values())
         tasks.append(comparisons(opened, source, chosen))
     checked = compared = 0
-    header = opened.files.read(HEADER_KEY) or b""
-    probe = partial(unseen, opened.files, HEADER_KEY, header, {})
+    claim = Claim(HEADER_KEY, opened.files.read(HEADER_KEY) or b"")
     with (
-        open_pool(workers, scheduler=scheduler, probe=probe) as pool,
-        contextlib.closing(run_tasks(pool, _run_task, chain(*tasks))) as results,
+        pool.open(partial(unseen, opened.files, claim, {})) as running,
+        contextlib.closing(run_tasks(running, _run_task, chain(*tasks))) as results,
     ):
         for done in results:
             problems += done.problems
             if len(problems) > MAX_PROBLEMS:
-                problems = [*problems[:MAX_PROBLEMS], Problem("and more, not looked for")]
+                problems = [
+                    *problems[:MAX_PROBLEMS],
+                    Problem("the check ends here, after too many problems"),
+                ]
                 break
             checked += done.checked
             compared += done.compared
@@ -128,18 +144,18 @@ def verify(
 
 
 def source_of(store: Store, root: Path, options: Mapping[str, Any]) -> Source:
-    """The source that a store was made from, on a folder of its raw data."""
+    """Return the source that a store was made from, on a folder of its raw data."""
     parameters = store.header.parameters
     name = str(parameters.get("source"))
     try:
         entry = source_entry(name)
     except OptionError:
         raise OptionError(
-            f"{store.files.where}: made from {name!r}, which has no raw files here"
+            f"{store.files.where}: made from {name!r}, which verify can't read; omit --against"
         ) from None
     known = {key: parameters[key] for key in entry.options - PLACES if key in parameters}
     if options.get("splits") is None:
-        known.pop("fold", None)  # a fold means nothing without its lists
+        known.pop("fold", None)  # a fold is meaningless without its lists
     try:
         known = read_options(name, known)
     except OptionError as error:
@@ -149,10 +165,11 @@ def source_of(store: Store, root: Path, options: Mapping[str, Any]) -> Source:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Stored samples to compare with what their source reads again; it travels by pickle.
+    """The work of comparing stored samples with their raw files; it travels by pickle.
 
-    indices, names, labels: as stored; samples: the raw ones, in the same order; found: which of
-    them, None where there is none; raw_labels: their classes.
+    indices, names, labels: as stored; samples: the raw ones that were found, in the same order;
+    found: the position of each stored sample in them, None for a missing one; raw_labels: their
+    classes.
     """
 
     reader: SplitReader
@@ -183,7 +200,7 @@ def _run_task(task: ShardCheck | Comparison) -> _Done:
 
 
 def draw_samples(store: Store, samples: int | None, seed: int | None) -> dict[str, list[int]]:
-    """Valid samples of each split, ``samples`` of them drawn at random (None: all), ascending."""
+    """Return ascending indices of valid samples of each split, drawn at random; None for all."""
     draw = random.Random(seed)
     chosen = {}
     for name, split in store.splits.items():
@@ -196,9 +213,10 @@ def draw_samples(store: Store, samples: int | None, seed: int | None) -> dict[st
 def comparisons(
     store: Store, source: Source, chosen: Mapping[str, list[int]]
 ) -> Iterator[Comparison]:
-    """Tasks of a few samples each, found in the raw data by their names.
+    """Yield tasks of a few samples each, found in the raw data by their names.
 
-    OptionError where none of a split is there, and an option that names a file may be missing.
+    Raises:
+        OptionError: no sample of a split was found, and an option that names a file may be missing.
     """
     known = source_entry(str(store.header.parameters.get("source"))).options
     needed = " and ".join(f"--{option}" for option in sorted(PLACES & known))
@@ -207,9 +225,9 @@ def comparisons(
     for split_name, split in store.splits.items():
         if split.sample != source.sample_format:
             raise StoreError(
-                f"{store.files.where}: its parameters make samples of another shape than it holds"
+                f"{store.files.where}: damaged, its parameters make samples of another shape"
             )
-        # Raw data without split lists has one split for all.
+        # Without split lists, the raw data are one split.
         parts = [listing[split_name]] if split_name in listing else list(listing.values())
         places = {
             name: (part, i)
@@ -219,8 +237,8 @@ def comparisons(
         }
         if needed and chosen[split_name] and places.keys().isdisjoint(split.sample_names):
             raise OptionError(
-                f"{store.files.where}: no sample of {split_name} is in the raw data; give {needed} "
-                "as for convert, if it was given there"
+                f"{store.files.where}: no sample of {split_name} is in the raw data; pass {needed} "
+                "as for convert, if it was passed there"
             )
         for start in range(0, len(chosen[split_name]), COMPARED_AT_ONCE):
             indices = chosen[split_name][start : start + COMPARED_AT_ONCE]
@@ -245,10 +263,10 @@ def comparisons(
 
 
 def compare(task: Comparison) -> list[Problem]:
-    """What differs between stored samples and their raw files read again."""
+    """Return the differences between stored samples and their raw files."""
     problems = []
     reader: SampleReader = task.reader
-    with contextlib.suppress(StoreError):  # told sample by sample
+    with contextlib.suppress(StoreError):  # reported sample by sample
         reader = task.reader.fetch(task.indices)
     with fetch_ahead(task.samples.paths, task.samples.input_size):
         for slot, (index, name) in enumerate(zip(task.indices, task.names, strict=True)):
@@ -263,7 +281,7 @@ def compare(task: Comparison) -> list[Problem]:
 
 
 def _difference(task: Comparison, reader: SampleReader, slot: int) -> str:
-    """What differs between a stored sample and its raw file read again; "" for nothing."""
+    """Return the difference between a stored sample and its raw file, "" for none."""
     stored = np.empty(task.sample.packed_shape, task.sample.dtype)
     reader.read(task.indices[slot], stored)
     place = task.found[slot]
@@ -273,6 +291,6 @@ def _difference(task: Comparison, reader: SampleReader, slot: int) -> str:
     read_sample(task.source, task.samples, place, again)
     where = task.samples.paths[place] or task.samples.names[place]
     if not np.array_equal(stored, again):
-        return f"{where}: other frames than in the store"
+        return f"{where}: its frames differ from those in the store"
     raw_label, label = task.raw_labels[place], task.labels[slot]
     return "" if raw_label == label else f"{where}: class {raw_label}, in the store {label}"

@@ -146,7 +146,7 @@ def test_a_worker_that_outlives_its_call(images, tmp_path, monkeypatch):
         for folder, least in ((late, 20), (out, 1)):
             with pytest.raises(ZeroDivisionError):
                 generate("es-imagenet", images, folder, min_events=least)
-    with pytest.raises(StoreError, match="another call has taken the place"):
+    with pytest.raises(StoreError, match="another command has finished or replaced it"):
         real(replace(tasks[0], files=LocalFiles(out)))
     shutil.copy(late / ".work/train-0.json", out / ".work/train-0.json")
     assert generate("es-imagenet", images, out, min_events=1).done_before == 5
@@ -227,7 +227,7 @@ def test_image_that_changes_meanwhile(images, tmp_path, monkeypatch):
         return real(self, path)
 
     monkeypatch.setattr(ImageNet, "events", touch_then_read)
-    with pytest.raises(MismatchError, match="changed while this ran"):
+    with pytest.raises(MismatchError, match="changed while it was read"):
         generate("es-imagenet", images, tmp_path / "raw", on_error="skip", **SMALL)
 
 
@@ -246,7 +246,7 @@ def test_bad_options_and_places(images, tmp_path):
         generate("imagenet", images, tmp_path / "raw")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(StoreError, match="something else"):
+    with pytest.raises(StoreError, match="is not empty"):
         generate("es-imagenet", images, tmp_path / "other", **SMALL)
     shutil.copytree(images / "val", images / "test")
     with pytest.raises(OptionError, match="keep 'test' out"):
@@ -267,7 +267,7 @@ def test_command(images, tmp_path):
 
 def test_raw_folder_and_input_lie_apart(images):
     before = tree_digest(images.parent)
-    for out, says in ((images / "raw", "lies in the input"), (images.parent, "holds the input")):
+    for out, says in ((images / "raw", "lies in the input"), (images.parent, "contains the input")):
         for place in (out, f"file://{out}"):
             with pytest.raises(OptionError, match=says):
                 generate("es-imagenet", images, place, **SMALL)

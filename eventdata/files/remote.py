@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from eventdata.errors import RESUME, EventDataError, OptionError, StoreError
+from eventdata.errors import RESUME, EventDataError, StoreError
 
 Result = TypeVar("Result")
 
@@ -30,18 +30,6 @@ _PASSING = {
     *("ClientConnectionError", "ClientPayloadError"),  # aiohttp
 }
 _jitter = random.Random()  # its own, so that a program's seeded draws do not depend on faults
-
-
-def check_reach(
-    workers: int, scheduler: str | None, *places: str | os.PathLike[str] | None
-) -> None:
-    """OptionError where other processes are to work on a place that this one has in memory."""
-    for place in places:
-        if (workers > 1 or scheduler) and place and os.fspath(place).startswith("memory://"):
-            raise OptionError(
-                f"{place}: is in the memory of this process, which others do not see; give "
-                "workers=1 and no scheduler"
-            )
 
 
 class Remote:

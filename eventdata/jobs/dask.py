@@ -22,7 +22,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from eventdata.errors import EventDataError, OptionError
-from eventdata.jobs.pool import Pool
 
 SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
 CONNECT_SECONDS = 15.0
@@ -36,8 +35,8 @@ Probe = Callable[[], str | None]
 
 
 @contextlib.contextmanager
-def cluster_pool(address: str, probe: Probe) -> Iterator[Pool]:
-    """The workers of the Dask scheduler at an address.
+def open_cluster(address: str, probe: Probe) -> Iterator[tuple[Executor, int, Callable[[], None]]]:
+    """Yield an executor on the workers of a Dask scheduler, its backlog and its check.
 
     Raises OptionError (Dask isn't installed, no such address, workers of other versions) and
     EventDataError (the scheduler can't be reached or is lost, no workers, they do not see the
@@ -49,7 +48,7 @@ def cluster_pool(address: str, probe: Probe) -> Iterator[Pool]:
         _check_sight(client, probe)
         executor = DaskExecutor(client, Fitness(uuid.uuid4().hex, _versions(LIBRARIES), probe))
         try:
-            yield Pool(executor, BACKLOG * threads, Watch(client, address))
+            yield executor, BACKLOG * threads, Watch(client, address)
         except Exception as error:
             with contextlib.suppress(Exception):  # of a lost scheduler: this error came first
                 _end_tasks(client, executor.fitness.run, Watch(client, address))

@@ -1,4 +1,4 @@
-"""Run tasks through any `concurrent.futures.Executor`: processes by default, or a cluster."""
+"""Run tasks through any `concurrent.futures.Executor`: processes by default, or a Dask cluster."""
 
 import contextlib
 import os
@@ -14,84 +14,112 @@ from concurrent.futures import (
     Future,
     wait,
 )
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from eventdata.errors import EventDataError, OptionError, check_whole
+from eventdata.errors import RESUME, EventDataError, OptionError, check_whole
 from eventdata.jobs.processes import ProcessExecutor, check_may_start, leave_if_imported
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 FOREIGN_BACKLOG = 256  # tasks handed at a time to an executor whose size is not known
-TELL_SECONDS = 0.2  # after which Ctrl-C is told
-CHECK_SECONDS = 2.0  # without a result, after which a pool is looked after
-INSIST_SECONDS = 4.0  # after which Ctrl-C, pressed again, waits no longer
+INTERRUPT_SECONDS = 0.2  # after which Ctrl-C takes effect
+CHECK_SECONDS = 2.0  # without a result, after which a pool is checked
+INSIST_SECONDS = 4.0  # after which Ctrl-C, pressed again, interrupts at once
 
 
 def _nothing() -> None: ...
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Where tasks run."""
+class OpenPool:
+    """A place where tasks run. See `run_tasks`."""
 
     executor: Executor
     backlog: int
-    """Tasks handed out at a time."""
+    """Tasks submitted at a time."""
     check: Callable[[], None] = _nothing
-    """Called while no results come: raises where those that are waited for never will."""
-    tell: Callable[[], None] = _nothing
-    """Called again and again: raises where Ctrl-C has been noted (`ctrl_c_noted`)."""
+    """Called while no results come: raises where they never will."""
+    interrupt: Callable[[], None] = _nothing
+    """Called again and again: raises where Ctrl-C was pressed (`ctrl_c_noted`)."""
     ends_tasks: bool = False
-    """Whether tasks that run end with it, so that none has to be waited for."""
+    """Whether running tasks end with the pool, so that nobody waits for them."""
+
+    @property
+    def in_process(self) -> bool:
+        """Whether tasks run in this process, one by one."""
+        return isinstance(self.executor, SerialExecutor)
 
 
-def check_workers(workers: int) -> None:
-    """OptionError for a number that is none. To be called before anything else."""
-    check_whole(workers=workers)
-    if workers > 1:
-        leave_if_imported()
+@dataclass(frozen=True)
+class Pool:
+    """A choice of where tasks run, checked by `choose`."""
 
+    workers: int
+    executor: Executor | None
+    scheduler: str | None
 
-def check_pool(
-    workers: int, executor: Executor | None = None, scheduler: str | None = None
-) -> None:
-    """OptionError where `open_pool` would refuse them. To be called before anything is removed."""
-    if executor is not None and scheduler is not None:
-        raise OptionError("executor and scheduler both say where to work; give one of them")
-    if workers > 1 and executor is None and scheduler is None:
-        check_may_start()
+    @classmethod
+    def choose(
+        cls,
+        workers: int,
+        executor: Executor | None = None,
+        scheduler: str | None = None,
+        places: Iterable[str | os.PathLike[str] | None] = (),
+    ) -> "Pool":
+        """Check and return a choice. Call it before anything else.
 
+        Args:
+            workers: processes on this machine; 1 runs the tasks in this process.
+            executor: an executor to use instead.
+            scheduler: the address of a Dask scheduler to use instead.
+            places: the paths and URLs that the tasks read and write.
 
-@contextlib.contextmanager
-def open_pool(
-    workers: int,
-    *,
-    executor: Executor | None = None,
-    scheduler: str | None = None,
-    probe: Callable[[], str | None],
-) -> Iterator[Pool]:
-    """``workers`` processes of this machine, or an executor, or the cluster of a Dask scheduler.
+        Raises:
+            OptionError: the arguments make no sense together.
+        """
+        check_whole(workers=workers)
+        if workers > 1:
+            leave_if_imported()
+        if executor is not None and scheduler is not None:
+            raise OptionError("executor and scheduler exclude each other; pass one of them")
+        for place in places:
+            if (workers > 1 or scheduler) and place and os.fspath(place).startswith("memory://"):
+                raise OptionError(
+                    f"{place}: is in the memory of this process, which workers cannot see; pass "
+                    "workers=1 and no scheduler"
+                )
+        return cls(workers, executor, scheduler)
 
-    probe: see `eventdata.jobs.dask`, where it travels by pickle.
-    """
-    check_pool(workers, executor, scheduler)
-    if scheduler is not None:
-        from eventdata.jobs.dask import cluster_pool
+    def check_start(self) -> None:
+        """Raise OptionError where `open` would. Call it before anything is removed."""
+        if self.workers > 1 and self.executor is None and self.scheduler is None:
+            check_may_start()
 
-        with cluster_pool(scheduler, probe) as pool, ctrl_c_noted() as tell:
-            yield replace(pool, tell=tell)
-    elif executor is not None:
-        with ctrl_c_noted() as tell:
-            yield Pool(executor, FOREIGN_BACKLOG, tell=tell)
-    else:
-        with worker_pool(workers) as pool:
-            yield pool
+    @contextlib.contextmanager
+    def open(self, unseen: Callable[[], str | None]) -> Iterator[OpenPool]:
+        """Open the pool.
+
+        Args:
+            unseen: reports what a Dask worker cannot see of the files; travels by pickle.
+        """
+        self.check_start()
+        if self.scheduler is not None:
+            from eventdata.jobs.dask import open_cluster  # Dask need not be installed
+
+            with open_cluster(self.scheduler, unseen) as cluster, ctrl_c_noted() as interrupt:
+                yield OpenPool(*cluster, interrupt)
+        elif self.executor is not None:
+            with ctrl_c_noted() as interrupt:
+                yield OpenPool(self.executor, FOREIGN_BACKLOG, interrupt=interrupt)
+        else:
+            with worker_pool(self.workers) as pool:
+                yield pool
 
 
 class _CtrlC:
-    """A handler of Ctrl-C that notes it for `tell`."""
+    """A handler of Ctrl-C that notes it until `interrupt` is called."""
 
     def __init__(self, handler: Callable[..., Any]) -> None:
         self.handler = handler
@@ -100,15 +128,15 @@ class _CtrlC:
         self.since = 0.0
 
     def __call__(self, *details: Any) -> None:
-        if os.getpid() != self.process:  # a fork, where nobody asks
+        if os.getpid() != self.process:  # a fork, which does not call `interrupt`
             self.handler(*details)
         elif self.noted is None:
             self.noted, self.since = details, time.monotonic()
-        elif time.monotonic() - self.since > INSIST_SECONDS:  # what runs does not ask
-            self.tell()
+        elif time.monotonic() - self.since > INSIST_SECONDS:  # whatever runs does not return
+            self.interrupt()
 
-    def tell(self) -> None:
-        """Do what it would have done."""
+    def interrupt(self) -> None:
+        """Call the handler that was replaced, if Ctrl-C was pressed."""
         if self.noted is not None:
             details, self.noted = self.noted, None
             self.handler(*details)
@@ -116,23 +144,24 @@ class _CtrlC:
 
 @contextlib.contextmanager
 def ctrl_c_noted() -> Iterator[Callable[[], None]]:
-    """Within, Ctrl-C raises nothing, but in calls of what this yields, and at the end.
+    """Defer Ctrl-C until the exit, or until the function that this yields is called.
 
-    For who waits for threads: Python's locks may stay held, for good, where it raises in the middle
-    of their code.
+    An interrupt inside the code of a lock could leave it held forever.
     """
     handler = signal.getsignal(signal.SIGINT)
-    in_main = threading.current_thread() is threading.main_thread()  # no other one ever sees it
+    in_main = (
+        threading.current_thread() is threading.main_thread()
+    )  # no other thread handles signals
     if isinstance(handler, _CtrlC) and handler.process == os.getpid() and in_main:
-        yield handler.tell
+        yield handler.interrupt
     elif callable(handler) and in_main:
         noting = _CtrlC(handler)
         signal.signal(signal.SIGINT, noting)
         try:
-            yield noting.tell
+            yield noting.interrupt
         finally:
             signal.signal(signal.SIGINT, handler)
-            noting.tell()
+            noting.interrupt()
     else:
         yield _nothing
 
@@ -141,7 +170,7 @@ class SerialExecutor(Executor):
     """Runs each task in this process when it is submitted."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """A future that is already done."""
+        """Run the call; return its future, which is done."""
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -151,29 +180,28 @@ class SerialExecutor(Executor):
 
 
 @contextlib.contextmanager
-def worker_pool(workers: int) -> Iterator[Pool]:
-    """``workers`` processes, or this process for 1. They end with this process, however it ends."""
+def worker_pool(workers: int) -> Iterator[OpenPool]:
+    """Open a pool of processes that end with this one however it ends, or of this one for 1."""
     if workers == 1:
-        yield Pool(SerialExecutor(), 1)
+        yield OpenPool(SerialExecutor(), 1)
         return
-    with ctrl_c_noted() as tell:
+    with ctrl_c_noted() as interrupt:
         executor = ProcessExecutor(workers)
         try:
-            # For each worker a task at work and one ready. After a failure none is waited for:
-            # where memory ran out a worker may never come back (`Thread.start` waits for good).
-            yield Pool(executor, 2 * workers, tell=tell, ends_tasks=True)
+            # Each worker has one task running and one ready. After a failure none is waited for:
+            # a worker without memory may hang in `Thread.start`.
+            yield OpenPool(executor, 2 * workers, interrupt=interrupt, ends_tasks=True)
         finally:
             executor.shutdown()
 
 
 def run_tasks(
-    pool: Pool, function: Callable[[Task], Result], tasks: Iterable[Task]
+    pool: OpenPool, function: Callable[[Task], Result], tasks: Iterable[Task]
 ) -> Generator[Result, None, None]:
-    """Results as they come.
+    """Yield the results of ``function(task)`` as they come. Close it if not exhausted.
 
-    The first task that fails ends it: the others are cancelled, waited for (but not after Ctrl-C),
-    or end with the pool, and its error is raised. So it is where it is closed: who may leave its
-    results before the last closes it.
+    When a task fails or the generator is closed, the other tasks are cancelled; running ones end
+    with the pool or are waited for, except after Ctrl-C. Then the error is raised.
     """
     waiting = iter(tasks)
     running: set[Future[Result]] = set()
@@ -182,7 +210,7 @@ def run_tasks(
     try:
         while True:
             while not exhausted and len(running) < pool.backlog:
-                pool.tell()
+                pool.interrupt()
                 try:
                     task = next(waiting)
                 except StopIteration:
@@ -190,27 +218,25 @@ def run_tasks(
                     break
                 running.add(pool.executor.submit(function, task))
                 if any(future.done() for future in running):
-                    break  # a serial executor: tell its result before the next one starts
+                    break  # a serial executor: yield its result before the next task starts
             if not running:
                 return
             finished, running = patience.wait(running, FIRST_COMPLETED)
             for future in finished:
                 yield future.result()
     except BaseException as error:
-        with contextlib.suppress(Exception):  # of those that are lost too: this error came first
+        with contextlib.suppress(Exception):  # a lost pool raises too, but this error came first
             running = {future for future in running if not future.cancel()}
             if not isinstance(error, KeyboardInterrupt) and not pool.ends_tasks:
                 _wait_for_all(pool, running)
         if isinstance(error, MemoryError):
             raise memory_ran_out() from None
         if isinstance(error, BrokenExecutor):
-            raise EventDataError(
-                "a worker of the executor died; what is done is kept: call again to go on"
-            ) from error
+            raise EventDataError(f"a worker of the executor died; {RESUME}") from error
         raise
 
 
-def _wait_for_all(pool: Pool, running: set[Future[Any]]) -> None:
+def _wait_for_all(pool: OpenPool, running: set[Future[Any]]) -> None:
     patience = _Patience(pool)
     while running:
         _, running = patience.wait(running, ALL_COMPLETED)
@@ -218,17 +244,17 @@ def _wait_for_all(pool: Pool, running: set[Future[Any]]) -> None:
 
 @dataclass
 class _Patience:
-    """Waits a little, and looks after the pool in between."""
+    """Waits a little, and checks the pool in between."""
 
-    pool: Pool
+    pool: OpenPool
     since: float = field(default_factory=time.monotonic)
 
     def wait(
         self, running: set[Future[Result]], until: str
     ) -> tuple[set[Future[Result]], set[Future[Result]]]:
-        """Futures that have ended, and the others."""
-        finished, others = wait(running, TELL_SECONDS, return_when=until)
-        self.pool.tell()
+        """Return the futures that have ended, and the others."""
+        finished, others = wait(running, INTERRUPT_SECONDS, return_when=until)
+        self.pool.interrupt()
         if finished:
             self.since = time.monotonic()
         elif time.monotonic() - self.since > CHECK_SECONDS:
@@ -238,8 +264,5 @@ class _Patience:
 
 
 def memory_ran_out() -> EventDataError:
-    """For who can't tell over which sample."""
-    return EventDataError(
-        "memory ran out; what is done is kept: call again to go on, with fewer workers or smaller "
-        "shards"
-    )
+    """Return the error for memory that ran out, where the sample is not known."""
+    return EventDataError(f"memory ran out; {RESUME}, with fewer workers or smaller shards")

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from eventdata.errors import InputError, OptionError
-from eventdata.files.fetch import files_below, inside
+from eventdata.files.inputs import files_below, inside
 from eventdata.raw.source import Samples, read_lines, safe_relative, stored_name
 
 SPLITS = ("train", "val", "test")

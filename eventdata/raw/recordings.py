@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
 from eventdata.events import LATEST, Events, SensorSize, cut
-from eventdata.files.fetch import files_below
+from eventdata.files.inputs import file_numbers, files_below
 from eventdata.formats.recording import DECODERS, read_recording
 from eventdata.jobs.worker import out_of_memory
 from eventdata.raw.framed import FrameSettings
-from eventdata.raw.source import Sample, Samples, SettingsOnly, file_numbers, stored_name
+from eventdata.raw.source import Sample, Samples, SettingsOnly, stored_name
 from eventdata.store.layout import Parameters, SampleFormat
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eventdata.errors import OptionError
-from eventdata.files.fetch import only_local
+from eventdata.files.inputs import only_local
 from eventdata.raw.source import Source
 
 
@@ -274,7 +274,7 @@ def read_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_source(name: str, root: Path, options: Mapping[str, Any]) -> Source:
-    """The source of a name on an input folder (`files.fetch.open_input`).
+    """The source of a name on an input folder (`files.inputs.open_input`).
 
     OptionError as `read_options`, InputError for a URL where it can't take one.
     """

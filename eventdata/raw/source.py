@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError
 from eventdata.files import is_url
-from eventdata.files.fetch import RemotePath, numbers_of, numbers_of_all
+from eventdata.files.inputs import RemotePath, file_numbers, numbers_of
 from eventdata.files.local import check_plain
 from eventdata.jobs.worker import out_of_memory
 from eventdata.store.layout import Parameters, SampleFormat
@@ -120,33 +119,6 @@ class Samples:
                     self.problems.setdefault(index, f"{self.paths[index]}: the file isn't there")
                 else:
                     self.input_size[index], self.input_time[index] = size, time
-
-
-def file_numbers(paths: Sequence[str]) -> list[tuple[int, int]]:
-    """Size and time of change of each file; (-1, 0) where it isn't there, (0, 0) for "".
-
-    Of a folder (a clip as frames): the sum of its files' sizes, the latest change of it or them.
-    """
-    if any(map(is_url, paths)):
-        return numbers_of_all(paths)
-    numbers = []
-    for path in paths:
-        if not path:
-            numbers.append((0, 0))
-            continue
-        try:
-            status = os.stat(path)  # noqa: PTH116 a Path a file costs more than the stat
-            size, time = status.st_size, status.st_mtime_ns
-            if stat.S_ISDIR(status.st_mode):
-                inside = [entry.stat() for entry in os.scandir(path)]
-                size = sum(one.st_size for one in inside)
-                time = max([time, *(one.st_mtime_ns for one in inside)])
-        except (OSError, ValueError):
-            numbers.append((-1, 0))
-        else:
-            # A clock that was wrong may have left any time: those beyond int64 (2262) wrap around.
-            numbers.append((size, (time + 2**63) % 2**64 - 2**63))
-    return numbers
 
 
 class SettingsOnly:

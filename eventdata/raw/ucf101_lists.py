@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from eventdata.errors import InputError, OptionError
-from eventdata.files.fetch import inside
+from eventdata.files.inputs import inside
 from eventdata.raw.source import Samples, read_lines, safe_relative, stored_name
 
 _CLIP = re.compile(r"v_(?P<label>\w+)_g\d+_c\d+")

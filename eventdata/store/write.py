@@ -1,33 +1,29 @@
-"""Write a store so that it can be interrupted anywhere and finished by the same call.
+"""Write a store that may be interrupted anywhere and finished by the same command.
 
-Order of writing: root header (complete: false), input columns of each split, shards in any order
-(each followed by its record in ``.work``), columns of results, root header (complete: true), and
-``.work`` is removed. A shard counts as done when its record says so, and is the same bytes
-whoever writes it, so that a second writer can do no harm.
+Order of writing: the root header (complete: false), the input columns of each split, shards in any
+order, each followed by its record (`eventdata.jobs.job`), the result columns, and the root header
+again (complete: true).
 """
 
-import contextlib
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eventdata.errors import MismatchError, StoreError
 from eventdata.files import WORK, Files, Output
-from eventdata.files.local import (
-    MAX_HEADER,
-    LocalFiles,
-    held,
-    is_larger,
-    most_record_bytes,
-    read_bounded,
+from eventdata.files.local import MAX_HEADER, LocalFiles, is_larger, read_bounded
+from eventdata.jobs.job import (
+    LOCK,
+    Columns,
+    check_parameters,
+    input_digest,
+    read_record,
+    record_key,
 )
 from eventdata.store.columns import encode_column, read_column
 from eventdata.store.layout import (
@@ -43,26 +39,20 @@ from eventdata.store.layout import (
     shard_key,
     whole_number,
 )
-from eventdata.store.read import read_skipped
 
-Columns = Mapping[str, NDArray[Any]]
-LOCK = f"{WORK}/lock"
-INPUT_COLUMNS = ("name", "label", "input_size", "input_time")
-_CHANGED = {
-    "name": "is another one",
-    "label": "has another label",
-    "input_size": "is a file of another size",
+INPUT_COLUMNS = {
+    "name": "is a different sample",
+    "label": "has a different label",
+    "input_size": "is a file of a different size",
     "input_time": "is a file that was changed since",
 }
-_WAY_OUT = "call with the same, choose another OUT, or replace the store with --overwrite"
+"""The columns known before samples are read, and what a difference in each means."""
+_REMEDY = "pass the same, choose another OUT, or replace the store with --overwrite"
 
 
 @dataclass(frozen=True)
 class StorePlan:
-    """All that is known of a store before its samples are read.
-
-    ``splits``: the input columns (name, label, input_size, input_time) of each split.
-    """
+    """A store before its samples are read. ``splits``: the input columns of each split."""
 
     header: Header
     sample: SampleFormat
@@ -71,33 +61,28 @@ class StorePlan:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of parameters and input: two plans with one digest make the same shards."""
+        """The SHA-256 of parameters and input: plans with the same one make the same shards."""
         return input_digest(self.splits, self.header.parameters_sha256)
 
+    def samples(self, split: str) -> int:
+        """Return how many samples the split has."""
+        return len(self.splits[split]["label"])
+
     def shards(self, split: str) -> int:
-        """How many shards the split has."""
-        return shard_count(len(self.splits[split]["label"]), self.shard_size)
+        """Return how many shards the split has."""
+        return shard_count(self.samples(split), self.shard_size)
 
-
-def input_digest(splits: Mapping[str, Columns], facts: str = "") -> str:
-    """SHA-256 of facts and of what the input is: names, labels, sizes and times of its files."""
-    digest = hashlib.sha256(facts.encode())
-    for split, columns in sorted(splits.items()):
-        names = json.dumps([split, columns["name"].tolist()], indent=1, ensure_ascii=False)
-        digest.update(names.encode("utf-8", "surrogatepass"))
-        for key in ("label", "input_size", "input_time"):
-            values = columns[key]
-            digest.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
-    return digest.hexdigest()
+    def samples_in(self, split: str, shard: int) -> int:
+        """Return how many samples a shard has."""
+        return min(self.shard_size, self.samples(split) - shard * self.shard_size)
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What came of one shard.
+    """The record of a shard that is in its place.
 
-    events: of each sample; skipped: reasons by slot; size: bytes of the shard; notes: what its
-    samples told (`raw.source.tell`), and how many each; plan: whose shard it is, by
-    `StorePlan.digest` ("" in those of versions that did not say).
+    events: of each sample; skipped: reasons by slot; size: bytes of the shard; notes: how many
+    samples each note of the source is about; plan: `StorePlan.digest`, "" in old records.
     """
 
     events: Sequence[int]
@@ -107,12 +92,12 @@ class ShardRecord:
     plan: str = ""
 
     def document(self) -> bytes:
-        """The record as JSON, whose keys are strings."""
+        """Return the record as JSON, whose keys are strings."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def parse(cls, document: bytes) -> "ShardRecord":
-        """ValueError, TypeError, KeyError or AttributeError where the document is not whole."""
+        """Parse JSON; raise ValueError, TypeError, KeyError or AttributeError if it is damaged."""
         values = parse_json(document)
         skipped = {int(slot): str(reason) for slot, reason in values["skipped"].items()}
         notes = {
@@ -126,34 +111,19 @@ class ShardRecord:
 
 
 def existing_header(files: Files) -> Header | None:
-    """Header of the store that is there; None for an empty place; StoreError for something else."""
+    """Return the header of the store in a place, None if it is empty; StoreError otherwise."""
     document = read_bounded(files, HEADER_KEY, MAX_HEADER)
     if document is not None:
         return parse_header(document, files.where)
     if set(files.names()) - {WORK}:
         raise StoreError(
-            f"{files.where}: holds something else than a store of eventdata; choose another OUT"
+            f"{files.where}: is not empty and is not an eventdata store; choose another OUT"
         )
     return None
 
 
-@contextlib.contextmanager
-def writer_lock(files: Files) -> Iterator[None]:
-    """Hold the store for this process; the system lets go of it whatever way the process ends."""
-    if not isinstance(files, LocalFiles):
-        yield
-        return
-    busy = StoreError(f"{files.where}: another conversion is writing to it; wait for that to end")
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(held(files.own(LOCK), busy))
-        except OSError as error:
-            raise StoreError(f"{files.where}: can't be locked ({error.strerror})") from error
-        yield
-
-
 def already_complete(files: Files, plan: StorePlan) -> bool:
-    """Whether the plan's store is there and complete. MismatchError where it is another one."""
+    """Return whether the plan's store is complete; MismatchError for a complete other one."""
     found = existing_header(files)
     if found is None or not found.complete:
         return False
@@ -162,17 +132,16 @@ def already_complete(files: Files, plan: StorePlan) -> bool:
 
 
 def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> None:
-    """Lay out the store, or check that the unfinished one that is there is this one.
+    """Write the files that are known before samples are read. Call it with the lock held.
 
-    Another one, of which no shard is done, is replaced. Call with `writer_lock` held. MismatchError
-    tells what differs.
+    Another store is replaced with ``overwrite``, or if none of its shards is done.
+
+    Raises:
+        MismatchError: OUT holds another store.
     """
     found = existing_header(files)
     if found is not None and (overwrite or not is_begun(files, found, plan)):
         _discard(files, found)
-    for key in files.list(WORK):
-        if key.endswith(".tmp"):
-            files.remove(key)
     fixed = {HEADER_KEY: plan.header.document()}
     for split in plan.splits:
         fixed |= _fixed_files(plan, split)
@@ -180,44 +149,45 @@ def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> None:
 
 
 def is_begun(files: Files, found: Header, plan: StorePlan) -> bool:
-    """Whether the store that was found is the plan's; False where nothing in it is to be kept.
+    """Return whether a store is the plan's; False if nothing in it is worth keeping.
 
-    That is one that is being replaced, or was begun by a call with a wrong option, which stopped
-    before its first shard. MismatchError tells what differs from the plan in any other.
+    Nothing is worth keeping in a store that is being replaced, or one of another plan that stopped
+    before its first shard, as after a wrong option.
+
+    Raises:
+        MismatchError: the store is another one and holds work.
     """
     if not found.parameters_sha256:
         return False
     try:
         check_same(files, found, plan)
     except MismatchError:
-        if found.complete or _may_hold_work(files):
+        # Without a lock, another command may be at work there.
+        may_hold_work = not isinstance(files, LocalFiles) or any(
+            key.endswith(".json") for key in files.list(WORK)
+        )
+        if found.complete or may_hold_work:
             raise
         return False
     return True
 
 
-def _may_hold_work(files: Files) -> bool:
-    """Whether a shard is done, or another call may be at work, where no lock would tell."""
-    return not isinstance(files, LocalFiles) or any(
-        key.endswith(".json") for key in files.list(WORK)
-    )
-
-
 def _discard(files: Files, found: Header) -> None:
-    """Remove a store, its header last; without a digest it is one to discard, should this stop.
+    """Remove a store, its header last. A header without digest marks a store to discard.
 
-    StoreError where anything lies in its folder that is not the store's.
+    Raises:
+        StoreError: the folder holds something that is not the store's.
     """
     own = {HEADER_KEY, SKIPPED_KEY, WORK, *found.split_names}
     foreign = sorted(set(files.names()) - own)
     if foreign:
         raise StoreError(
-            f"{files.where}: holds {foreign[0]!r}, which is not the store's; move it away before "
-            "you replace the store"
+            f"{files.where}: holds {foreign[0]!r}, which is not part of the store; move it "
+            "elsewhere, then run the same command again"
         )
     unfinished = replace(found, complete=False, parameters_sha256="")
     files.write({HEADER_KEY: unfinished.document()})
-    for key in files.list(WORK):  # first: a worker that has outlived its conversion looks there
+    for key in files.list(WORK):  # first: a worker that outlives its conversion checks there
         if key != LOCK:
             files.remove(key)
     for name in (*found.split_names, SKIPPED_KEY):
@@ -226,58 +196,53 @@ def _discard(files: Files, found: Header) -> None:
 
 
 def check_same(files: Files, found: Header, plan: StorePlan) -> None:
-    """MismatchError unless the store was begun with the plan's parameters and input."""
-    pairs = [
-        (key, getattr(found, key), getattr(plan.header, key))
+    """Raise MismatchError unless a store has the plan's parameters and input."""
+    wanted = plan.header
+    values = [
+        (key, getattr(found, key), getattr(wanted, key))
         for key in ("dataset", "representation", "steps")
     ]
-    keys = sorted({*found.parameters, *plan.header.parameters})
-    pairs += [(k, found.parameters.get(k), plan.header.parameters.get(k)) for k in keys]
-    different = [
-        f"{key} is {a!r} in the store, {b!r} in this call" for key, a, b in pairs if a != b
-    ]
-    if list(found.classes) != list(plan.header.classes):
-        different.append("the classes are others")
-    if different:
-        raise MismatchError(
-            f"{files.where}: made with other parameters: {'; '.join(different)}; {_WAY_OUT}"
-        )
-    for split, columns in plan.splits.items():
+    keys = sorted({*found.parameters, *wanted.parameters})
+    values += [(key, found.parameters.get(key), wanted.parameters.get(key)) for key in keys]
+    check_parameters(files, values, "in the store", _REMEDY)
+    if list(found.classes) != list(wanted.classes):
+        raise MismatchError(f"{files.where}: made with other classes; {_REMEDY}")
+    for split in plan.splits:
         for key, data in _fixed_files(plan, split).items():
             if is_larger(files, key, len(data)) or files.read(key) not in (None, data):
-                _tell_difference(files, split, key, columns)
+                _check_input(files, plan, split, key)
 
 
 def _fixed_files(plan: StorePlan, split: str) -> dict[str, bytes]:
-    """The files of a split that are known before its samples are read."""
-    columns = plan.splits[split]
-    array = sample_array_document(plan.sample, len(columns["label"]), plan.shard_size)
+    """Return the files of a split that are known before its samples are read."""
+    array = sample_array_document(plan.sample, plan.samples(split), plan.shard_size)
     documents = {"zarr.json": group_document(), f"{plan.sample.array}/zarr.json": array}
     for name in INPUT_COLUMNS:
-        documents |= encode_column(name, columns[name])
+        documents |= encode_column(name, plan.splits[split][name])
     return {f"{split}/{key}": data for key, data in documents.items()}
 
 
-def _tell_difference(files: Files, split: str, key: str, columns: Columns) -> None:
-    """MismatchError with the first sample whose input is not what the store was made from.
+def _check_input(files: Files, plan: StorePlan, split: str, key: str) -> None:
+    """Raise MismatchError for the first sample whose input is not what the store was made from.
 
-    Returns where the values are the same after all, encoded by another version of a library.
+    Equal values may differ in bytes, if another version of a library encoded them.
     """
+    columns = plan.splits[split]
     stored_count = len(read_column(files, split, "label"))
-    if stored_count != len(columns["label"]):
+    if stored_count != plan.samples(split):
         raise MismatchError(
             f"{files.where}: {split} has {stored_count:,} samples in the store, "
-            f"{len(columns['label']):,} in the input now; {_WAY_OUT}"
+            f"{plan.samples(split):,} in the input; {_REMEDY}"
         )
     name = key.split("/")[1]
     if name not in INPUT_COLUMNS:
-        raise MismatchError(f"{files.where}/{key}: other shapes than this call makes; {_WAY_OUT}")
+        raise MismatchError(f"{files.where}/{key}: made with other shapes; {_REMEDY}")
     stored, wanted = read_column(files, split, name), columns[name]
     if (stored != wanted).any():
         index = int(np.flatnonzero(stored != wanted)[0])
         raise MismatchError(
-            f"{files.where}: sample {index} of {split}, {columns['name'][index]}, {_CHANGED[name]} "
-            f"({stored[index]} in the store, {wanted[index]} now); {_WAY_OUT}"
+            f"{files.where}: sample {index} of {split}, {columns['name'][index]}, "
+            f"{INPUT_COLUMNS[name]} ({stored[index]} in the store, {wanted[index]} now); {_REMEDY}"
         )
 
 
@@ -289,63 +254,48 @@ def write_shard(
     data: bytes | bytearray,
     record: ShardRecord,
 ) -> None:
-    """Put a shard into its place, then its record."""
+    """Write a shard, then its record."""
     files.write(
-        {shard_key(split, sample, shard): data, _record_key(split, shard): record.document()}
+        {shard_key(split, sample, shard): data, record_key(split, shard): record.document()}
     )
 
 
 def read_records(files: Files, plan: StorePlan, split: str) -> dict[int, ShardRecord]:
-    """Records of the shards that are done: the record reads well and the shard has its size."""
-    shards = []
-    for key in files.list(WORK):
-        name = key.removeprefix(f"{WORK}/{split}-").removesuffix(".json")
-        if name.isdecimal() and key == _record_key(split, int(name)):
-            shards.append(int(name))
-    shards = [shard for shard in shards if shard < plan.shards(split)]
-    total = len(plan.splits[split]["label"])
-    most = most_record_bytes(plan.shard_size)
-    ours = ("", plan.digest)  # not in the threads, each of which would count it
+    """Return the records of the shards that are done."""
+    keys = set(files.list(WORK))
+    shards = [n for n in range(plan.shards(split)) if record_key(split, n) in keys]
+    ours = ("", plan.digest)  # not in the threads, each of which would compute it
 
     def read(shard: int) -> ShardRecord | None:
-        try:
-            document = read_bounded(files, _record_key(split, shard), most)
-            record = ShardRecord.parse(document or b"")
-        except (ValueError, TypeError, KeyError, AttributeError):
+        key = record_key(split, shard)
+        record = read_record(files, key, plan.shard_size, ShardRecord.parse)
+        if record is None or record.plan not in ours:
             return None
         size = files.size(shard_key(split, plan.sample, shard))
-        count = min(plan.shard_size, total - shard * plan.shard_size)
-        same = record.plan in ours and record.size == size and len(record.events) == count
-        return record if same else None
+        whole = record.size == size and len(record.events) == plan.samples_in(split, shard)
+        return record if whole else None
 
-    with ThreadPoolExecutor(16) as threads:  # to ask over a network is slow, not busy
-        records = list(threads.map(read, shards))
-    pairs = zip(shards, records, strict=True)
-    return {shard: record for shard, record in pairs if record is not None}
+    with ThreadPoolExecutor(16) as threads:  # requests over a network are slow, not busy
+        records = zip(shards, threads.map(read, shards), strict=True)
+        return {shard: record for shard, record in records if record is not None}
 
 
-def count_notes(files: Files, plan: StorePlan) -> Counter[str]:
-    """The notes of all shards that are done, with the number of samples of each."""
-    notes: Counter[str] = Counter()
-    for split in plan.splits:
-        for record in read_records(files, plan, split).values():
-            notes.update(record.notes)
-    return notes
-
-
-def finish(files: Files, plan: StorePlan) -> None:
-    """Write the columns of results, mark the store complete, remove ``.work``."""
+def finish(files: Files, plan: StorePlan) -> Counter[str]:
+    """Write the result columns and mark the store complete; return how often each note occurs."""
     results: dict[str, bytes] = {}
     skips = []
+    notes: Counter[str] = Counter()
     for split, columns in plan.splits.items():
-        count = len(columns["label"])
         records = read_records(files, plan, split)
         lost = set(range(plan.shards(split))) - set(records)
         if lost:
-            raise StoreError(f"{files.where}: shard {min(lost)} of {split} is gone; call again")
-        events = np.zeros(count, np.uint32)
-        valid = np.ones(count, np.bool_)
+            raise StoreError(
+                f"{files.where}: shard {min(lost)} of {split} is gone; run the same command again"
+            )
+        events = np.zeros(plan.samples(split), np.uint32)
+        valid = np.ones(plan.samples(split), np.bool_)
         for shard, record in sorted(records.items()):
+            notes.update(record.notes)
             start = shard * plan.shard_size
             events[start : start + len(record.events)] = record.events
             for slot, reason in sorted(record.skipped.items()):
@@ -360,26 +310,4 @@ def finish(files: Files, plan: StorePlan) -> None:
         results[SKIPPED_KEY] = json.dumps(skips, indent=1, ensure_ascii=False).encode()
     results[HEADER_KEY] = replace(plan.header, complete=True).document()  # the last to appear
     files.write(results)
-    clear(files)
-
-
-def clear(files: Files) -> None:
-    """Remove ``.work`` of a store that is complete; call with `writer_lock` held.
-
-    A call that comes meanwhile may put a lock of its own there, which is for that call to remove.
-    """
-    if isinstance(files, LocalFiles):
-        for key in files.list(WORK):
-            if key != LOCK:
-                files.remove(key)
-    with contextlib.suppress(StoreError):
-        files.remove(WORK)
-
-
-def count_skipped(files: Files) -> int:
-    """How many samples the store's ``skipped.json`` lists."""
-    return len(read_skipped(files))
-
-
-def _record_key(split: str, shard: int) -> str:
-    return f"{WORK}/{split}-{shard}.json"
+    return notes

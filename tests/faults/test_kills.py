@@ -88,7 +88,7 @@ def test_two_at_once(folder, make):
         if second.returncode:
             break  # else the first had ended before
     assert second.returncode == 1
-    assert "another conversion is writing to it; wait for that to end" in second.stderr
+    assert "another command is writing to it; wait until that has ended" in second.stderr
     assert not outliving(mark)
     assert place.call().code == 0
     assert job.finished(place.out)

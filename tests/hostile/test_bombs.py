@@ -25,7 +25,7 @@ from PIL import Image
 
 import eventdata
 from eventdata.errors import EventDataError, InputError, StoreError
-from eventdata.files.fetch import open_input
+from eventdata.files.inputs import open_input
 from eventdata.formats.aedat4 import check_aedat4
 from eventdata.formats.image import MAX_PIXELS, read_picture
 from eventdata.formats.npz import read_npz

@@ -17,11 +17,11 @@ from click.testing import CliRunner
 
 import eventdata
 from eventdata.cli import main
-from eventdata.conversion import unseen
 from eventdata.errors import EventDataError, InputError, OptionError, StoreError
 from eventdata.files import open_files
 from eventdata.generation import generate
 from eventdata.jobs import dask as cluster
+from eventdata.jobs.job import Claim, unseen
 from tests.drawn import Drawn
 from tests.gated import PATIENCE, Deadly, Faulty, Gated, Laggard, wait_for
 from tests.makers import make_es_imagenet, make_images, tree_digest
@@ -361,9 +361,7 @@ class TestTold:
             pytest.skip("needs /proc")
         with pytest.raises(EventDataError) as told:
             eventdata.convert("es-imagenet", raw, f"{mine}/out.zarr", scheduler=address)
-        assert f"does not see what this process sees: {mine}/out.zarr is not there" in str(
-            told.value
-        )
+        assert f"does not see what this process sees: {mine}/out.zarr is missing" in str(told.value)
         with pytest.raises(EventDataError) as told:
             eventdata.convert("es-imagenet", f"{mine}/raw", tmp_path / "out", scheduler=address)
         assert f"process sees: {mine}/raw/train/" in str(told.value)
@@ -373,18 +371,19 @@ class TestTold:
         files = open_files(tmp_path)
         files.prepare()
         files.write({"key": b"content"})
-        assert unseen(files, "key", b"content", {}) is None
+        claim = Claim("key", b"content")
+        assert unseen(files, claim, {}) is None
         assert (
-            unseen(files, "key", b"other", {}) == f"{tmp_path} is not there, or is another folder"
+            unseen(files, Claim("key", b"other"), {}) == f"{tmp_path} is missing or another folder"
         )
         path = str(tmp_path / "key")
-        assert unseen(files, "key", b"content", {path: (7, 0)}) == f"{path} is another file"
-        assert unseen(files, "key", b"content", {"/none": (7, 0)}) == "/none is not there"
+        assert unseen(files, claim, {path: (7, 0)}) == f"{path} is another file"
+        assert unseen(files, claim, {"/none": (7, 0)}) == "/none is missing"
 
     def test_two_ways_to_work(self, tmp_path):
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor() as threads, pytest.raises(OptionError, match="give one of them"):
+        with ThreadPoolExecutor() as threads, pytest.raises(OptionError, match="pass one of them"):
             eventdata.convert(
                 Drawn(), "", tmp_path / "out", executor=threads, scheduler="tcp://host:8786"
             )

@@ -342,7 +342,7 @@ def test_a_recording_without_events_is_an_error(tmp_path):
         ({"frames": 3, "transform": ["Denoise(filter_time=1, filter_time=2)"]}, "write it as"),
         ({"frames": 3, "transform": ["Downsample(spatial_factor=(1, 2, 3))"]}, "two for the sides"),
         ({"frames": 3, "transform": ["Downsample(target_size=(100000, 9))"]}, "makes 100000 x 9"),
-        ({"frames": 60000, "sensor_size": "9000x9000"}, r"takes [\d.]+ GB"),
+        ({"frames": 60000, "sensor_size": "9000x9000"}, r"has [\d.]+ GB"),
         ({"frames": 3, "sensor_size": "0x5"}, "each side is 1 to"),
         ({"frames": 3, "every": 0}, "every is 0"),
         (

@@ -20,7 +20,7 @@ import click
 import numpy as np
 
 import eventdata
-from eventdata.conversion import DEFAULT_SHARD_SIZE, Job, plan_job
+from eventdata.conversion import DEFAULT_SHARD_SIZE, SourcePlan, plan_job
 from eventdata.files.local import LocalFiles
 from eventdata.raw.es_imagenet import EsImageNet
 from eventdata.store.shard import ShardBuilder
@@ -67,7 +67,7 @@ def main(samples: int, output: Path | None, step: tuple[str, str] | None) -> Non
         raise SystemExit(1)
 
 
-def planned(folder: Path) -> Job:
+def planned(folder: Path) -> SourcePlan:
     """The conversion's plan."""
     source = EsImageNet(folder / "raw")
     return plan_job(source, shard_size=DEFAULT_SHARD_SIZE, limit=None, on_error="fail")

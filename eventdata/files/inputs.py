@@ -1,0 +1,211 @@
+"""Folders and files of raw input, on this machine or behind a URL: listing, sizes and times."""
+
+import os
+import stat
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn, cast
+
+from eventdata.errors import EventDataError, InputError
+from eventdata.files.base import is_url, path_or_url
+from eventdata.files.local import walking
+from eventdata.files.remote import Remote
+
+REQUESTS = 16  # at once; each waits for the network
+LISTED = 8  # from this many files of a folder on, one listing is cheaper than their requests
+
+Numbers = tuple[int, int]  # size (bytes) and time of change (ns)
+MISSING: Numbers = (-1, 0)
+
+
+def open_input(place: str | os.PathLike[str]) -> Path:
+    """Return the folder of raw data at a path or URL, as sources list it."""
+    text = path_or_url(place)
+    # Absolute, because workers on other machines have another current folder.
+    return cast(Path, RemotePath(text.rstrip("/"))) if is_url(text) else Path(text).absolute()
+
+
+@dataclass(frozen=True, order=True)
+class RemotePath:
+    """A file or folder behind a URL, in place of a `Path` where sources list.
+
+    A service that can't be reached raises EventDataError rather than InputError: a sample must not
+    be skipped for it.
+    """
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, key: str) -> "RemotePath":
+        return RemotePath(f"{self.url}/{key}")
+
+    @property
+    def name(self) -> str:
+        """See `PurePath.name`."""
+        return PurePosixPath(self.url).name
+
+    @property
+    def stem(self) -> str:
+        """See `PurePath.stem`."""
+        return PurePosixPath(self.url).stem
+
+    @property
+    def suffix(self) -> str:
+        """See `PurePath.suffix`."""
+        return PurePosixPath(self.url).suffix
+
+    def is_file(self) -> bool:
+        """See `Path.is_file`."""
+        return self._kind() == "file"
+
+    def is_dir(self) -> bool:
+        """Return whether any file lies below it."""
+        return self._kind() == "directory"
+
+    def read_text(self, encoding: str) -> str:
+        """See `Path.read_text`."""
+        return content_of(self.url).decode(encoding)
+
+    def _kind(self) -> str:
+        # Not by fsspec's isfile, which returns False for a service that is down.
+        remote = Remote(self.url, EventDataError)
+        try:
+            return str(remote.ask("read", "", lambda system, path: system.info(path)["type"]))
+        except FileNotFoundError:
+            return ""
+
+
+def content_of(url: str) -> bytes:
+    """Return the bytes of a file behind a URL; raise FileNotFoundError where it is missing."""
+    remote = Remote(url, EventDataError)
+    return remote.ask("read", "", lambda system, path: bytes(system.cat_file(path)))
+
+
+def inside(folder: Path) -> list[tuple[Path, bool]]:
+    """Return the paths in a folder, and whether each is a folder."""
+    if isinstance(folder, RemotePath):
+        found = [(folder / name, is_folder(entry)) for name, entry in entries(folder.url).items()]
+        return cast(list[tuple[Path, bool]], found)
+    with os.scandir(folder) as local:
+        return [(Path(entry.path), entry.is_dir()) for entry in local]
+
+
+def files_below(folder: Path) -> list[str]:
+    """Return the relative paths of all files below a folder, with forward slashes."""
+    if isinstance(folder, RemotePath):
+        remote = Remote(folder.url, EventDataError)
+        start = len(remote.path()) + 1
+        paths = remote.ask("read", "", lambda system, path: [*system.find(path)])
+        return [path[start:] for path in paths]
+    found = []
+    with walking(folder, InputError):
+        for place, _, names in os.walk(folder, onerror=_raise):  # the default skips unreadable ones
+            within = Path(place).relative_to(folder).as_posix()
+            found += names if within == "." else [f"{within}/{name}" for name in names]
+    return found
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def file_numbers(paths: Sequence[str]) -> list[Numbers]:
+    """Return the size and time of each file; MISSING for a missing one, (0, 0) for "".
+
+    A folder, such as a clip as frames, has the sum of its files' sizes and the latest time.
+    """
+    if any(map(is_url, paths)):
+        return _remote_numbers(paths)
+    return [_local_numbers(path) if path else (0, 0) for path in paths]
+
+
+def _local_numbers(path: str) -> Numbers:
+    try:
+        status = os.stat(path)  # noqa: PTH116 making a Path costs more than the stat
+        size, time = status.st_size, status.st_mtime_ns
+        if stat.S_ISDIR(status.st_mode):
+            files = [entry.stat() for entry in os.scandir(path)]
+            size = sum(one.st_size for one in files)
+            time = max([time, *(one.st_mtime_ns for one in files)])
+    except (OSError, ValueError):
+        return MISSING
+    # A wrong clock may have set any time: those beyond int64 (year 2262) wrap around.
+    return size, (time + 2**63) % 2**64 - 2**63
+
+
+def _remote_numbers(urls: Sequence[str]) -> list[Numbers]:
+    """Return `numbers_of` each; folders that hold many of the files are listed instead."""
+    folders: dict[str, list[str]] = {}
+    for url in dict.fromkeys(urls):
+        folders.setdefault(url.rpartition("/")[0], []).append(url)
+    folders.pop("", None)
+    with ThreadPoolExecutor(REQUESTS) as threads:
+        groups = threads.map(_numbers_in, folders, folders.values())
+        found = {url: numbers for group in groups for url, numbers in group.items()}
+    return [found[url] if url else (0, 0) for url in urls]
+
+
+def _numbers_in(folder: str, urls: list[str]) -> dict[str, Numbers]:
+    if len(urls) < LISTED:
+        return {url: numbers_of(url) for url in urls}
+    try:
+        listed = entries(folder)
+    except FileNotFoundError:
+        listed = {}
+    return {url: _entry_numbers(url, listed.get(url.rpartition("/")[2])) for url in urls}
+
+
+def numbers_of(url: str) -> Numbers:
+    """Return the size and time of a file or folder behind a URL, MISSING where there is none."""
+    remote = Remote(url, EventDataError)
+    try:
+        return _entry_numbers(url, remote.ask("read", "", lambda system, path: system.info(path)))
+    except FileNotFoundError:
+        return MISSING
+
+
+def _entry_numbers(url: str, entry: dict[str, Any] | None) -> Numbers:
+    if entry is None:
+        return MISSING
+    if not is_folder(entry):
+        return int(entry["size"]), time_of(entry)
+    files = entries(url).values()
+    return sum(int(file["size"] or 0) for file in files), max(map(time_of, files), default=0)
+
+
+def entries(url: str) -> dict[str, dict[str, Any]]:
+    """Return what fsspec lists in a folder, by name; FileNotFoundError where it is empty."""
+    remote = Remote(url, EventDataError)
+    found = remote.ask("read", "", lambda system, path: system.ls(path, detail=True))
+    names = [str(entry["name"]).rstrip("/") for entry in found]
+    # An object with the name of the folder itself marks a folder.
+    return {
+        name.rpartition("/")[2]: entry
+        for name, entry in zip(names, found, strict=True)
+        if name.strip("/") != remote.path().strip("/")
+    }
+
+
+def is_folder(entry: dict[str, Any]) -> bool:
+    """Return whether an entry of fsspec's is a folder."""
+    return bool(entry["type"] == "directory")
+
+
+def time_of(entry: dict[str, Any]) -> int:
+    """Return an entry's time of change (ns), 0 if unknown; some services have whole seconds."""
+    for key in ("LastModified", "mtime", "last_modified", "updated", "created"):
+        value = entry.get(key)
+        if value is not None:
+            seconds = value.timestamp() if hasattr(value, "timestamp") else float(value)
+            return int(seconds) * 10**9
+    return 0
+
+
+def only_local(root: Path, what: str) -> None:
+    """Raise InputError for a URL, where a source needs its files on this machine."""
+    if isinstance(root, RemotePath):
+        raise InputError(f"{root}: {what} needs a folder of this machine; copy it to one")
