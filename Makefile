@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test repeat lint clean
+.PHONY: help demo test test-oldest repeat lint clean
 
 help:
 	@echo "make demo         raw events -> store -> verify -> pictures -> training -> plot, in ./demo"
@@ -36,10 +36,29 @@ PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 test: lint
 	$(PYTEST) --durations=15
 
+# The oldest versions that pyproject.toml allows, in an environment of their own. torch is the
+# exception: its old releases for the CPU are not on PyPI, so this run has the version of
+# constraints.txt, and the lower bound of torch is untested. Warnings of old libraries are no errors.
+OLDEST := .venv-oldest
+RUNTIME_EXTRAS := --extra train --extra video --extra recordings --extra s3 --extra dask --extra demo
+SLOW := tests/faults tests/hostile/test_damage.py tests/test_benches.py tests/test_load.py \
+	tests/train/test_bench_neuron.py
+
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet uv -c constraints.txt torch
+	$(OLDEST)/bin/uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct \
+		$(RUNTIME_EXTRAS) --extra test pyproject.toml --output-file $(OLDEST)/all.txt
+	grep -vE '^(torch|triton|nvidia-.*)==' $(OLDEST)/all.txt > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps -r $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/pip install --quiet --no-deps -e .
+	$(OLDEST)/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile -q -W default \
+		$(foreach path,$(SLOW),--ignore=$(path))
+
 # Run the suite RUNS times, stopping at the first failure, to find tests that fail by chance.
 RUNS ?= 20
 repeat: $(INSTALLED)
 	@for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; $(PYTEST) -q || exit 1; done
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(OLDEST) demo
