@@ -16,25 +16,27 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 CODE = [path for name in ("eventdata", "train", "tools") for path in (ROOT / name).rglob("*.py")]
 PENDING: tuple[str, ...] = (
-    *("eventdata/jobs/", "eventdata/raw/", "eventdata/store/", "tools/", "train/runs/"),
-    *(
-        "eventdata/batches.py",
-        "eventdata/cli.py",
-        "eventdata/conversion.py",
-        "eventdata/dataset.py",
-    ),
-    *(
-        "eventdata/generation.py",
-        "eventdata/info.py",
-        "eventdata/loader.py",
-        "eventdata/options.py",
-    ),
-    *("eventdata/order.py", "eventdata/settings.py", "eventdata/show.py"),
-    *("eventdata/verification.py", "eventdata/files/fetch.py", "eventdata/formats/aedat2.py"),
-    *("eventdata/formats/aedat4.py", "eventdata/formats/image.py", "eventdata/formats/npz.py"),
-    *("eventdata/formats/video.py", "eventdata/kernels/framing.py", "eventdata/kernels/packing.py"),
-    *("eventdata/kernels/video.py", "train/networks/layers.py", "train/neurons/neuron.py"),
-    *("train/recipe.py", "train/settings.py"),
+    "eventdata/jobs/",
+    "eventdata/raw/",
+    "eventdata/store/",
+    "tools/",
+    "train/runs/",
+    "eventdata/batches.py",
+    "eventdata/cli.py",
+    "eventdata/conversion.py",
+    "eventdata/dataset.py",
+    "eventdata/files/fetch.py",
+    "eventdata/generation.py",
+    "eventdata/info.py",
+    "eventdata/kernels/framing.py",
+    "eventdata/kernels/packing.py",
+    "eventdata/kernels/video.py",
+    "eventdata/loader.py",
+    "eventdata/options.py",
+    "eventdata/order.py",
+    "eventdata/settings.py",
+    "eventdata/show.py",
+    "eventdata/verification.py",
 )
 """Files and folders that are not rewritten yet."""
 PENDING_COMMANDS = {"eventdata convert", "eventdata generate", "eventdata info"}
@@ -43,7 +45,7 @@ PENDING_COMMANDS = {"eventdata convert", "eventdata generate", "eventdata info"}
 AVOID = {
     r"told|tells?|telling": "report, return, print, state, raise",
     r"rivals?": "baseline",
-    r"ways?": "method",
+    r"(?<!in a )ways?(?! round)": "method",
     r"(?:leaves?|leaving|left) out": "skip, omit",
     r"not there": "missing",
     r"(?:are|is) there": "exist",
@@ -54,7 +56,7 @@ AVOID = {
     r"for good": "forever, permanently",
     r"amid": "during, among",
     r"so many|so much": "this many, a number of",
-    r"of which|of whom": "split the sentence",
+    r"(?<!all |one )(?<!each |none |some )of which|of whom": "split the sentence",
     r"to be had": "available",
     r"go on|goes on|going on|went on": "resume, continue",
     r"by that": "therefore",
@@ -63,7 +65,7 @@ AVOID = {
     r"strays?|befalls?|befell|whoever|whomever|whence|lest": "a common word",
     r"see to": "check",
     r"for who|by who|to who|of who": "name the caller",
-    r"(?:is|are) none": "is not a",
+    r"(?:is|are) (?-i:none)": "is not a",
     r"something else than": "something other than",
 }
 PATTERN = re.compile("|".join(rf"\b(?:{words})\b" for words in AVOID), re.IGNORECASE)
@@ -184,6 +186,12 @@ def test_the_words_are_found(words: str) -> None:
     assert avoided(iter([(1, words)]))
 
 
-@pytest.mark.parametrize("words", ["intellect", "always", "foretold", "Called once again."])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("intellect", "always", "foretold", "Called once again."),
+        *("if it is None", "the other way round", "parts, each of which is kept"),
+    ],
+)
 def test_other_words_are_not(words: str) -> None:
     assert not avoided(iter([(1, words)]))
