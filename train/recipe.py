@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from eventdata.errors import InputError, OptionError
+from eventdata.errors import InputError, OptionError, reading
 from eventdata.files.local import read_plain
 from eventdata.settings import Table, from_table, table_of, unknown_key
 from train.settings import FRESH, Machine, Run, Stage
@@ -214,9 +214,10 @@ def _read(name: str) -> Table:
                 "path of a .toml file"
             )
     try:
-        return parse_toml(read_plain(path, MAX_BYTES).decode("utf-8"))
-    except OSError as error:
-        raise InputError(f"recipe {path} can't be read ({error.strerror})") from None
+        with reading(path):
+            return parse_toml(read_plain(path, MAX_BYTES).decode("utf-8"))
+    except InputError:
+        raise
     except ValueError as error:
         raise OptionError(f"recipe {path} is not TOML: {error}") from None
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eventdata.errors import OptionError
-from eventdata.settings import Settings, setting
+from eventdata.settings import Settings, options_of, reference, setting
 from train.augment import Augmentation
 from train.networks.layers import Packing, Recompute
 from train.neurons.neuron import NeuronSettings
@@ -211,3 +211,23 @@ class Stage(Settings):
                 f"warmup is {self.warmup}, but one-cycle uses it as a share of all steps. Set it "
                 "below 1"
             )
+
+
+def reference_page() -> str:
+    """Return the page docs/training-keys.md: every key of a recipe with its values and default."""
+    page = [
+        "# Keys of recipes",
+        "`python -m train.settings > docs/training-keys.md` writes this page. "
+        "[training.md](training.md) describes recipes; `--set TABLE.KEY=VALUE` changes a key.",
+    ]
+    for title, cls in (
+        ("`[run]`", Run),
+        ("`[machine]`", Machine),
+        ("`[defaults]`, `[stages.NAME]` and `[scratch]`", Stage),
+    ):
+        page += [f"## {title}", reference(options_of(cls), lambda option: option.key).rstrip()]
+    return "\n\n".join(page)
+
+
+if __name__ == "__main__":
+    print(reference_page())

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from eventdata.errors import InputError, OptionError
 from train.recipe import default_recipe, load, load_method, recipe_names, with_absolute_paths
+from train.settings import reference_page
 from train.toml import parse_toml, to_toml
 
 SMALL = """
@@ -204,7 +205,7 @@ def test_labels_name_the_method_and_the_recipe(tmp_path):
 def test_missing_recipes_raise_errors(tmp_path):
     with pytest.raises(OptionError, match="no recipe is named 'pipe-x': choose digits"):
         load("pipe-x")
-    with pytest.raises(InputError, match=r"none.toml can't be read \(No such file"):
+    with pytest.raises(InputError, match=r"none.toml: can't be read \(No such file"):
         load(str(tmp_path / "none.toml"))
 
 
@@ -215,7 +216,7 @@ def test_an_unreadable_recipe_raises_an_error(tmp_path, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr("train.recipe.read_plain", fail)
-    with pytest.raises(InputError, match=r"mine.toml can't be read \(Input/output error\)"):
+    with pytest.raises(InputError, match=r"mine.toml: can't be read \(Input/output error\)"):
         load(path)
 
 
@@ -285,3 +286,9 @@ def test_toml_reads_back_as_written(table):
 def test_settings_that_toml_cannot_hold_raise_errors(tmp_path, change, says):
     with pytest.raises(OptionError, match=says):
         load(recipe(tmp_path), changes=[change]).document()
+
+
+def test_the_reference_page_is_up_to_date():
+    """`python -m train.settings > docs/training-keys.md` writes it."""
+    page = Path(__file__).parents[2] / "docs/training-keys.md"
+    assert page.read_text(encoding="utf-8") == reference_page() + "\n"

@@ -57,7 +57,9 @@ class NeuronSettings(Settings):
     threshold: float = setting(0.5, "Membrane above which a neuron fires and is reset.")
     surrogate: Surrogate = setting("rectangular", "Slope of the spike in the backward pass.")
     activation: str | Activation = setting(
-        "leaky_relu", "Output of ann and liaf: a name in ACTIVATIONS or any function of a tensor."
+        "leaky_relu",
+        "Output of ann and liaf; from Python also any function of a tensor.",
+        form=", ".join(f"`{name}`" for name in ACTIVATIONS),
     )
     carry_activated: bool = setting(
         False,

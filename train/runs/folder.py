@@ -18,7 +18,6 @@ import csv
 import io
 import json
 import math
-import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -30,8 +29,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from eventdata.errors import EventDataError, InputError, MismatchError, StoreError
-from eventdata.files.local import LocalFiles, check_plain, held, read_plain
+from eventdata.errors import InputError, MismatchError, StoreError, reading, writing
+from eventdata.files.local import LocalFiles, check_plain, held, part_of, read_plain, write_whole
 from eventdata.store.layout import parse_json
 from train.toml import MAX_BYTES as MAX_CONFIG_BYTES
 from train.toml import parse_toml
@@ -93,7 +92,7 @@ class RunFolder:
         if self.config.exists() or not self.root.exists():
             return
         # A process that was killed as it began leaves no more than these.
-        left = {_LOCK, _part(self.config).name}
+        left = {_LOCK, part_of(self.config).name}
         if any(path.name not in left for path in self.root.iterdir()):
             raise MismatchError(
                 f"{self.root}: is not empty and does not hold a run. Choose another folder"
@@ -172,12 +171,12 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def writing_run(root: Path, then: str = "") -> Iterator[None]:
+def writing_run(root: Path, then: str = "run the same command again") -> Iterator[None]:
     """Raise InputError, in one sentence, for an OSError of writing under a folder.
 
     Args:
         root: the folder.
-        then: what the same command does when it runs again, if it does not start over.
+        then: what to do once the disk is in order, as an imperative.
     """
     original = threading.excepthook
     # TensorBoard's thread ends by an OSError that it raises again in the main thread.
@@ -185,33 +184,15 @@ def writing_run(root: Path, then: str = "") -> Iterator[None]:
         None if issubclass(args.exc_type, OSError) else original(args)
     )
     try:
-        yield
-    except EventDataError:
-        raise
-    except OSError as error:
-        raise InputError(
-            f"{root}: can't be written ({error.strerror or error}). Fix that, then run the same "
-            f"command again{then and f': {then}'}"
-        ) from error
+        with writing(root, InputError, then):
+            yield
     finally:
         threading.excepthook = original
 
 
 def write(path: Path, data: bytes | str) -> None:
     """Write a file that appears whole or not at all, and the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = _part(path)
-    part.unlink(missing_ok=True)  # left by a kill, or a link that somebody else made
-    with part.open("xb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def _part(path: Path) -> Path:
-    """Return the path at which a file is written before it is renamed."""
-    return path.with_name(f"{path.name}.part")
+    write_whole({path: data.encode() if isinstance(data, str) else data})
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -221,10 +202,12 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; raise InputError if it is missing or is not JSON."""
+    with reading(path):
+        data = read_plain(path, MAX_BYTES)
     try:
-        return parse_json(read_plain(path, MAX_BYTES))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: can't be read ({error})") from None
+        return parse_json(data)
+    except ValueError as error:
+        raise InputError(f"{path}: is not valid JSON ({error})") from None
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -281,15 +264,12 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def read_rows(path: Path) -> list[dict[str, float]]:
     """Read a CSV table of numbers, without empty cells and without a torn last line."""
-    rows = []
-    try:
+    if not path.exists():
+        return []
+    with reading(path):
         text = read_plain(path, MAX_BYTES).decode(errors="replace")
+    rows = []
+    with suppress(TypeError, ValueError, csv.Error):  # the rest was not written to its end
         for row in csv.DictReader(io.StringIO(text, newline="")):
             rows.append({key: finite(float(value)) for key, value in row.items() if value})
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from None
-    except (TypeError, ValueError, csv.Error):
-        pass  # the rest was not written to its end
     return rows

@@ -86,10 +86,8 @@ def run(
     say = say if say and is_first() else _silent
     if images is not None and "images" not in plan.stores:
         say(f"{recipe.label}: has no stage on still images, so --images is not used")
-    with (
-        warnings.catch_warnings(),
-        writing_run(folder.root, "the run resumes after its last whole epoch"),
-    ):
+    then = "run the same command again to resume after the last whole epoch"
+    with warnings.catch_warnings(), writing_run(folder.root, then):
         # Lightning calls torch in a way that torch is about to remove.
         warnings.filterwarnings("ignore", ".isinstance.treespec, LeafSpec", FutureWarning)
         if is_first():

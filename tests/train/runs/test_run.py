@@ -512,7 +512,7 @@ def test_nothing_is_written_through_links(tmp_path, monkeypatch, recipe, events,
         assert not (tmp_path / "run/config.toml").is_symlink()
     else:
         (tmp_path / "run/config.toml").touch()  # of a run that failed before training
-        with pytest.raises(InputError, match=f"run/{name}: is a link, through which nothing"):
+        with pytest.raises(InputError, match=f"run/{name}: is a link; remove it"):
             run(mine, tmp_path / "run", data=events)
     assert tree_digest(tmp_path / "outside") == before
 
@@ -661,7 +661,7 @@ def test_a_run_resumes_after_a_full_disk(tmp_path, monkeypatch, recipe, events, 
             raise OSError(28, "No space left on device")
         real(number)
 
-    monkeypatch.setattr(train.runs.folder.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(InputError, match="run: can't be written .No space left .*last whole epoch"):
         run(load(recipe), tmp_path / "run", data=events, images=images)
     monkeypatch.undo()
