@@ -1,7 +1,7 @@
 """The event record, and the checks that every event passes before it is framed.
 
 Events are Tonic's structured array: fields ``x`` (column), ``y`` (row, 0 at the top), ``t`` (time)
-and ``p`` (polarity, true = brighter = "on"), so that Tonic's transforms work on them.
+and ``p`` (true: brighter, "on"), so that Tonic's transforms work on them.
 """
 
 from collections.abc import Sequence

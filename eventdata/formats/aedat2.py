@@ -12,7 +12,7 @@ def read(path: Path) -> Recording:
     """Read pairs of address and microseconds, 32 bits each, big-endian.
 
     The bits of the address are those of jAER's class DVS128: the origin is at the lower right, and
-    the polarity bit is set for darker. iniVation's page has the polarity the other way round, but
+    the polarity bit is set for darker. iniVation's page states the opposite polarity, but
     iniVation's own software reads it as jAER does.
     """
     data = path.read_bytes()

@@ -68,8 +68,9 @@ def _unpacked_sizes(data: bytes) -> Counter[int]:
 
     The decoder trusts both, to the point of abort, and unpacks without a bound. The first line is
     followed by a size and a flatbuffer of that size. Its field 0 is the compression, field 1 the
-    place of the data table (-1 in a recording that was not closed) and field 2 an XML text. Packets
-    extend from there to the table, or to the end: stream, size (4 bytes each) and ``size`` bytes.
+    place of the data table and field 2 an XML text. Packets extend from there to the table: stream,
+    size (4 bytes each) and ``size`` bytes. In a recording that was not closed the place is -1, and
+    packets extend to the end of the file.
     """
     unpacked: Counter[int] = Counter()
     try:
@@ -98,7 +99,7 @@ def _unpacked_sizes(data: bytes) -> Counter[int]:
 
 
 def _unpacked_size(packet: memoryview, compression: int) -> int:
-    """Return the size of a packet by unpacking it in pieces, none of which is kept.
+    """Return the size of a packet by unpacking it in pieces without keeping them.
 
     Raises:
         InputError: the packet is damaged, or larger than those of any recording.

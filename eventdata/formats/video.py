@@ -95,8 +95,8 @@ def _decode(
     """Decode all frames and keep those that a clip of ``expected`` frames needs.
 
     Returns:
-        The number expected (the header's where ``expected`` is None), the number found, and the
-        frames kept by their index, uint8 (H, W).
+        The number expected, which is the header's unless given, the number found, and the frames
+        kept by their index, uint8 (H, W).
     """
     try:
         import av

@@ -2,7 +2,7 @@
 
 Legend: N events, T frames (steps), K planes (ceil(T/8) time bytes, or T counts), P polarities,
 H rows, W columns. Channel 0 is positive (p true) and channel 1 negative, as in the published data
-sets; Tonic has them the other way round, since its channel is p itself.
+sets; Tonic has the opposite order, since its channel is p itself.
 
     axis    first ........................................ end      times, or numbers of events
     bins    [------ 0 ------)[------ 1 ------)[------ 2 ------)     frames, n_event_bins
@@ -13,9 +13,9 @@ sets; Tonic has them the other way round, since its channel is p itself.
 All windows and bins are half-open and counted in whole ticks. The time axis ends one tick after
 the last event, which takes up a tick like any other: steps 1..8 are 8 windows of 1, not 7.
 
-Frames equal those of Tonic's ToFrame, except where that is wrong: the end of the sample by window
-(if the last event begins one) and by bins, bins of short samples, overlapping bins, empty samples,
-large counts, polarities of -1. The tests name each case.
+Frames equal those of Tonic's ToFrame, except where that is wrong: a last event that begins a
+window, the end of the sample by bins, bins of short samples, overlapping bins, empty samples, large
+counts, polarities of -1. The tests name each case.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 The image is laid on an empty canvas at one placement after another, each a pixel or two from the
 previous one. Where the brightness of a canvas pixel changes by more than a threshold between two
-placements, there is an event (Lin et al., ES-ImageNet, Frontiers in Neuroscience 15, 2021).
+placements, there is an event: Lin et al., ES-ImageNet, Frontiers in Neuroscience 15, 2021.
 
 Legend: N events, T steps, P polarities (0 = positive), C channels, H rows, W columns.
 
