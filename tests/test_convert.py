@@ -1,4 +1,4 @@
-"""Conversion: same bytes always, finished by the same call, stopped by another."""
+"""A conversion always writes the same bytes, and the same command resumes it."""
 
 import json
 import os
@@ -47,14 +47,14 @@ def run(raw, out, **options):
 
 
 def break_file(raw, number):
-    """Truncate one raw file, its time of change kept; returns its manifest name."""
+    """Truncate one raw file but keep its time of change; return its manifest name."""
     name = (raw / "trainlabel.txt").read_text().splitlines()[number].split()[0]
     path = raw / "train" / name
     path.write_bytes(path.read_bytes()[:100])
     return name
 
 
-def test_store_holds_what_the_published_loader_makes(raw, out):
+def test_store_holds_the_frames_of_the_published_loader(raw, out):
     result = run(raw, out)
     assert (result.state, result.samples) == ("complete", {"train": 12, "val": 4})
     for split in ("train", "val"):
@@ -83,7 +83,7 @@ def test_header(raw, out):
     assert set(header) >= {"version", "parameters", "parameters_sha256"}
 
 
-def test_same_bytes_whatever_does_the_work(raw, tmp_path):
+def test_same_bytes_from_every_executor(raw, tmp_path):
     run(raw, tmp_path / "1.zarr")
     run(raw, tmp_path / "2.zarr", workers=2)
     with ThreadPoolExecutor(3) as threads:
@@ -93,8 +93,8 @@ def test_same_bytes_whatever_does_the_work(raw, tmp_path):
     assert not any(key.startswith(".work") for key in digests[0])
 
 
-def test_what_runs_when_the_caller_stops_has_ended(tmp_path):
-    """In a user's own threads too, which go on; or they would write after the lock is let go."""
+def test_running_tasks_have_ended_when_the_caller_stops(tmp_path):
+    """A user's own threads would otherwise write after the lock is released."""
 
     def stop(done, total):
         if done:
@@ -118,7 +118,7 @@ def stop_before_finish(monkeypatch):
 
 
 def test_records_of_another_plan_do_not_count(tmp_path, monkeypatch):
-    """What a worker wrote that has outlived its conversion, into a place that another has taken."""
+    """A worker that outlives its conversion may write records into a folder that another uses."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     eventdata.convert(Drawn(), "", whole, shard_size=16)
     stop_before_finish(monkeypatch)
@@ -134,7 +134,7 @@ def test_records_of_another_plan_do_not_count(tmp_path, monkeypatch):
 
 
 def test_interrupted_then_finished(raw, out, tmp_path, monkeypatch):
-    """Stop after each shard in turn: the next call goes on, and the bytes are the same."""
+    """Stop after each shard in turn: the next call resumes and writes the same bytes."""
     run(raw, tmp_path / "whole.zarr")
     real = write.write_shard
 
@@ -174,7 +174,7 @@ def test_second_call_does_nothing(raw, out):
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_other_parameters_stop_it(raw, out, complete, monkeypatch):
+def test_other_parameters_are_refused(raw, out, complete, monkeypatch):
     if complete:
         run(raw, out)
     else:
@@ -193,8 +193,8 @@ def test_other_parameters_stop_it(raw, out, complete, monkeypatch):
     assert tree_digest(out) == before
 
 
-def test_a_call_that_did_nothing_yet_is_in_nobodys_way(raw, out):
-    """It stopped at its first sample: the options that it had may be what was wrong."""
+def test_a_conversion_without_a_shard_is_replaced(raw, out):
+    """It stopped at its first sample, perhaps because of a wrong option."""
     break_file(raw, 0)
     with pytest.raises(InputError):
         run(raw, out, shard_size=2, limit=3)
@@ -206,7 +206,7 @@ def test_a_call_that_did_nothing_yet_is_in_nobodys_way(raw, out):
     assert eventdata.verify(out, against=raw).ok
 
 
-def test_other_input_stops_it(raw, out):
+def test_other_input_is_refused(raw, out):
     run(raw, out)
     manifest = raw / "trainlabel.txt"
     text = manifest.read_text()
@@ -269,7 +269,7 @@ def test_bad_sample_fails_then_is_skipped(raw, out):
     assert eventdata.verify(out).ok
 
 
-def test_shards_with_skips_are_done_again_when_none_may_be(raw, out, monkeypatch):
+def test_shards_with_skips_are_converted_again_without_on_error_skip(raw, out, monkeypatch):
     break_file(raw, 5)
     stop_before_finish(monkeypatch)
     with pytest.raises(ZeroDivisionError):
@@ -309,7 +309,7 @@ def test_error_in_a_worker_process(raw, out):
 
 
 def test_temporary_files_below_a_long_path(raw, out, tmp_path):
-    """Where a fork server's socket could have no name, workers are spawned."""
+    """Workers are spawned if the path of the fork server's socket would be too long."""
     deep = tmp_path / ("d" * 90)
     deep.mkdir()
     words = ["convert", "es-imagenet", str(raw), str(out), "--workers", "2"]
@@ -318,12 +318,16 @@ def test_temporary_files_below_a_long_path(raw, out, tmp_path):
     assert eventdata.verify(out).ok
 
 
-def test_dry_run_touches_nothing_and_foretells(raw, out):
-    told = run(raw, out, dry_run=True)
+def test_dry_run_changes_nothing_and_estimates(raw, out):
+    estimate = run(raw, out, dry_run=True)
     assert not out.exists()
-    assert (told.state, told.samples, told.done_before) == ("dry run", {"train": 12, "val": 4}, 0)
+    assert (estimate.state, estimate.samples, estimate.done_before) == (
+        "dry run",
+        {"train": 12, "val": 4},
+        0,
+    )
     arrays = sum(p.stat().st_size for p in _converted(raw, out).rglob("frames/c/*/*/*/*/*"))
-    assert told.bytes == pytest.approx(arrays, rel=0.01)
+    assert estimate.bytes == pytest.approx(arrays, rel=0.01)
     assert run(raw, out, dry_run=True).done_before == 16
     with pytest.raises(MismatchError):
         run(raw, out, dry_run=True, shard_size=5)
@@ -342,7 +346,7 @@ def test_limit_and_split(raw, out):
         eventdata.FrameDataset(out, "val")
 
 
-def test_out_is_something_else(raw, tmp_path):
+def test_out_that_is_not_a_store_is_refused(raw, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("precious")
@@ -359,7 +363,7 @@ def test_out_is_something_else(raw, tmp_path):
     assert run(raw, empty).state == "complete"
 
 
-def test_overwrite_removes_nothing_but_the_store(raw, out):
+def test_overwrite_removes_only_the_store(raw, out):
     run(raw, out)
     (out / "thesis.tex").write_text("precious")
     with pytest.raises(StoreError, match=r"holds 'thesis.tex', which is not part of the store"):
@@ -372,7 +376,7 @@ def test_overwrite_removes_nothing_but_the_store(raw, out):
 
 
 def test_no_store_in_an_input_whose_folders_are_walked(tmp_path):
-    """The next call would take it for a class."""
+    """The next call would list the store as a class."""
     folder = tmp_path / "recordings"
     for name in ("train/a", "train/b", "test/a", "test/b"):
         write_npz(folder / name / "1.npz", **{key: np.arange(9) % 2 for key in "xytp"})
@@ -395,13 +399,13 @@ def test_no_store_in_an_input_whose_folders_are_walked(tmp_path):
         convert("recordings", tmp_path / "round", tmp_path / "other.zarr", **options)
 
 
-def test_a_store_beside_the_folders_that_a_manifest_names(raw):
+def test_a_store_next_to_the_folders_of_a_manifest(raw):
     run(raw, raw / "out.zarr")
     assert run(raw, raw / "out.zarr").state == "already complete"
 
 
 def test_names_that_are_not_text(tmp_path):
-    """A file name of bytes that are no UTF-8 is stored in a form that is."""
+    """A file name that is not UTF-8 is stored with backslash escapes."""
     raw = make_es_ucf101(tmp_path / "raw", clips=2)
     odd = os.fsencode(raw) + b"/v_Archery_g09_\xff_c01.npz"
     with open(odd, "wb") as file:  # noqa: PTH123 pathlib takes no bytes
@@ -456,7 +460,7 @@ def test_overwrite_that_was_interrupted(raw, out, tmp_path, monkeypatch):
 
 
 def test_two_at_once(raw, out):
-    """The second stops, and a lock file left by a crash holds nobody up."""
+    """The second stops; a lock file that a crash left does not stop any."""
     started = []
 
     def second(done, total):
@@ -489,7 +493,7 @@ def test_bad_options(raw, out):
 
 
 def test_a_source_that_is_an_object(out):
-    """Its options are its own: those of convert's call would be lost."""
+    """Options for a named source would be ignored, so they are refused."""
     with pytest.raises(OptionError, match="framez, split: not an option of convert for a Source"):
         convert(Drawn(), None, out, split="val", framez=3)
     assert convert(Drawn(), None, out).state == "complete"
@@ -497,11 +501,11 @@ def test_a_source_that_is_an_object(out):
         convert("es-imagenet", None, out)
 
 
-def test_a_split_of_no_samples_is_foretold(out):
+def test_dry_run_with_an_empty_split(out):
     source = Drawn(counts=(("train", 3), ("test", 0)))
-    told = convert(source, None, out, dry_run=True)
-    assert told.samples == convert(source, None, out).samples == {"train": 3, "test": 0}
-    assert told.bytes > 0
+    estimate = convert(source, None, out, dry_run=True)
+    assert estimate.samples == convert(source, None, out).samples == {"train": 3, "test": 0}
+    assert estimate.bytes > 0
 
 
 def test_whole_numbers_of_numpy(raw, out, tmp_path):
@@ -531,7 +535,7 @@ def test_remote_store_has_the_same_bytes(raw, out):
 
 
 def test_file_urls(raw, out, tmp_path):
-    """Folders of this machine, with all the care that is taken of these."""
+    """A file URL is treated as a local folder in all respects."""
     result = run(f"file://{raw}", f"file://{out}")
     assert (result.state, result.out) == ("complete", str(out))
     run(raw, tmp_path / "by-path.zarr")
@@ -543,8 +547,8 @@ def test_file_urls(raw, out, tmp_path):
         run(raw, f"file://{raw.parent}", overwrite=True)
 
 
-def test_a_store_is_known_by_what_is_in_it(raw, tmp_path):
-    """Whenever and wherever it was converted."""
+def test_stores_with_the_same_content_are_equal(raw, tmp_path):
+    """The time and place of conversion do not matter."""
 
     def digest(name):
         run(raw, tmp_path / name)

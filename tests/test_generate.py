@@ -1,4 +1,4 @@
-"""Raw files made by `generate`: the published bytes, and read to the frames made directly."""
+"""`generate` makes the published bytes, and `convert` reads them to the same frames."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def assert_same_frames(first: Path, second: Path) -> int:
 
 
 def test_the_published_files_of_the_photographs(shared, tmp_path):
-    """Bytes of every npz, and the manifests."""
+    """Compare the bytes of every npz and the manifests."""
     options = {"odg": "published", "classes": shared / "labels" / "imagenet_wnid_to_index.txt"}
     result = generate("es-imagenet", shared / "imagenet_samples", tmp_path / "raw", **options)
     assert result.samples == {"train": 96, "val": 32}
@@ -62,8 +62,8 @@ def test_the_published_files_of_the_photographs(shared, tmp_path):
 
 
 @pytest.mark.parametrize("odg", ["published", "centred"])
-def test_raw_files_are_read_to_the_frames_made_directly(shared, tmp_path, odg):
-    """In both modes, although the layout was made for one.
+def test_raw_files_give_the_frames_made_directly(shared, tmp_path, odg):
+    """Compare both modes, although the layout was made for one.
 
     Centred events lie where the crop wants them after the reader's centring, for a landscape
     image above the published window, rows 17 to 239.
@@ -78,7 +78,7 @@ def test_raw_files_are_read_to_the_frames_made_directly(shared, tmp_path, odg):
 
 
 def test_clips(shared, tmp_path):
-    """The published arrays of the three folders of JPEG frames, and frames made directly."""
+    """Compare with the published arrays of three folders of JPEG frames, and with direct frames."""
     clips = shared / "es_ucf101" / "jpegs_256"
     assert generate("es-ucf101", clips, tmp_path / "raw").samples == {"all": 3}
     for path in (tmp_path / "raw").glob("*.npz"):
@@ -122,9 +122,11 @@ def test_same_bytes_whatever_the_workers_and_interruptions(images, tmp_path, mon
     monkeypatch.setattr(generation, "make_batch", real)
     (out / ".work" / "left.tmp").touch()
     lost = sorted(out.rglob("*.npz"))[0]
-    lost.write_bytes(b"")  # a file that is not whole is made again
+    lost.write_bytes(b"")  # an incomplete file is made again
     record = max((out / ".work").glob("train-*.json"))
-    torn = json.loads(record.read_text()) | {"lines": ["\ud800"]}  # so is one of no sound record
+    torn = json.loads(record.read_text()) | {
+        "lines": ["\ud800"]
+    }  # and so is one with a damaged record
     record.write_text(json.dumps(torn))
     result = generate("es-imagenet", images, out, **SMALL)
     assert result.done_before == 2  # of the 5 in train, the first two again, and the last
@@ -138,7 +140,7 @@ def test_same_bytes_whatever_the_workers_and_interruptions(images, tmp_path, mon
 
 
 def test_a_worker_that_outlives_its_call(images, tmp_path, monkeypatch):
-    """Its files and its record do not get among those of the call that has taken the place."""
+    """It writes neither files nor a record once another call uses the folder."""
     late, out, tasks, real = tmp_path / "late", tmp_path / "out", [], generation.make_batch
     with monkeypatch.context() as patched:
         patched.setattr(generation, "_finish", lambda *_: 1 / 0)
@@ -163,7 +165,7 @@ def test_unfinished_raw_clips_are_not_converted(tmp_path, monkeypatch):
         convert("es-ucf101", tmp_path / "raw", tmp_path / "out.zarr")
 
 
-def test_other_settings_or_input_stop_it(images, tmp_path):
+def test_other_settings_or_input_are_refused(images, tmp_path):
     out = tmp_path / "raw"
     generate("es-imagenet", images, out, **SMALL)
     before = tree_digest(out)
@@ -180,8 +182,8 @@ def test_other_settings_or_input_stop_it(images, tmp_path):
     assert tree_digest(out) == before
 
 
-def test_images_left_out_and_damaged(images, tmp_path):
-    """Neither is in a manifest, and what is there converts and verifies."""
+def test_skipped_and_damaged_images(images, tmp_path):
+    """Neither kind is in a manifest; the others can be converted and verified."""
     Image.new("RGB", (99, 80), "grey").save(images / "train" / "n01440764" / "a_plain.JPEG")
     damaged = images / "train" / "n01440764" / "b_damaged.JPEG"
     damaged.write_bytes(b"\xff\xd8\xff")
@@ -258,8 +260,8 @@ def test_command(images, tmp_path):
     result = CliRunner().invoke(main, [*words, "--workers", "1"])
     assert result.exit_code == 0, result.output
     assert "complete, files: train 5, val 2" in result.output
-    told = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
-    assert (told["state"], told["done_before"]) == ("already complete", 7)
+    result = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert (result["state"], result["done_before"]) == ("already complete", 7)
     help_page = CliRunner().invoke(main, ["generate", "--help"]).output
     assert "--odg" in help_page
     assert "--long-side" not in help_page

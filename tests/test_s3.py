@@ -175,9 +175,9 @@ class TestNeverHalfVisible:
             wanted = request.method == "PUT" and "frames/c/2" in request.path
             return "503" if wanted else None
 
-        with s3.failing(third_shard), pytest.raises(StoreError) as told:
+        with s3.failing(third_shard), pytest.raises(StoreError) as raised:
             convert(local / "raw", f"{bucket}/store")
-        assert str(told.value) == (
+        assert str(raised.value) == (
             f"{bucket}/store/train/frames/c/2/0/0/0/0: can't be written (Please reduce your "
             "request rate.); check the address and the network; finished work is kept: run the "
             "same command again to resume"
@@ -342,9 +342,9 @@ class TestRaw:
         (raw / "train" / name).write_bytes(b"no zip")
         url = f"memory://{uuid.uuid4().hex}/raw"
         upload(raw, url)
-        with pytest.raises(InputError) as told:
+        with pytest.raises(InputError) as raised:
             convert(url, tmp_path / "out.zarr")
-        assert str(told.value).startswith(f"{url}/train/{name}: not a whole zip file")
+        assert str(raised.value).startswith(f"{url}/train/{name}: not a whole zip file")
         result = convert(url, tmp_path / "out.zarr", on_error="skip")
         assert result.skipped == 1
         (entry,) = eventdata.open_store(tmp_path / "out.zarr").skipped
@@ -476,9 +476,9 @@ class TestFaults:
         def files(number, request):
             return "503" if request.method == "GET" and request.path.endswith(".npz") else None
 
-        with s3.failing(files), pytest.raises(EventDataError, match="can't be read") as told:
+        with s3.failing(files), pytest.raises(EventDataError, match="can't be read") as raised:
             convert(f"{bucket}/raw", tmp_path / "out.zarr", on_error="skip")
-        assert not isinstance(told.value, InputError)
+        assert not isinstance(raised.value, InputError)
         assert convert(f"{bucket}/raw", tmp_path / "out.zarr", on_error="skip").skipped == 0
 
     def test_no_such_bucket(self, s3, local, tmp_path):

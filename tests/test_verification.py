@@ -45,7 +45,7 @@ def test_sound_store(sound):
 
 @pytest.fixture
 def flip_bits(store, tmp_path):
-    """Run `python -m tests.flips` on the store: its exit code and what it wrote."""
+    """Run `python -m tests.flips` on the store; return its exit code and report."""
 
     def run(count):
         output = tmp_path / "flips.json"
@@ -58,24 +58,26 @@ def flip_bits(store, tmp_path):
 
 
 def test_any_flipped_bit_of_any_file_is_found(flip_bits, store):
-    """A hundred bits in a hundred places: data chunks, shard indices, columns, zarr.json."""
-    code, told = flip_bits(100)
-    assert (code, told["found"], told["missed"]) == (0, 100, [])
-    assert told["files"] == 4 + 12 + 1 + 2 * 8  # shards, columns, a zarr.json of each group, array
-    assert eventdata.verify(store).ok  # a copy was struck
+    """Flip a hundred bits in data chunks, shard indices, columns and zarr.json."""
+    code, report = flip_bits(100)
+    assert (code, report["found"], report["missed"]) == (0, 100, [])
+    assert (
+        report["files"] == 4 + 12 + 1 + 2 * 8
+    )  # shards, columns, a zarr.json of each group, array
+    assert eventdata.verify(store).ok  # only a copy was changed
 
 
-def test_a_flip_that_is_not_found_is_told(flip_bits, monkeypatch):
+def test_a_flip_that_is_missed_is_reported(flip_bits, monkeypatch):
     monkeypatch.setattr(eventdata, "verify", lambda store: SimpleNamespace(ok=True))
-    code, told = flip_bits(3)
-    assert (code, told["flips"], told["found"]) == (1, 3, 0)
-    assert [place.partition(": bit ")[0] for place in told["missed"]] == [
+    code, report = flip_bits(3)
+    assert (code, report["flips"], report["found"]) == (1, 3, 0)
+    assert [place.partition(": bit ")[0] for place in report["missed"]] == [
         f"train/event_count/{name}" for name in ("c/0", "zarr.json")
     ] + ["train/frames/c/0/0/0/0/0"]
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"quick": True}, "quick: not an option of verify"),
         ({"workers": 0}, "workers must be a whole number of at least 1, not 0"),
@@ -88,8 +90,8 @@ def test_a_flip_that_is_not_found_is_told(flip_bits, monkeypatch):
         ({"seed": 0}, "--samples and --seed need --against"),
     ],
 )
-def test_options_that_make_no_sense(store, options, told):
-    with pytest.raises(OptionError, match=told):
+def test_options_that_make_no_sense(store, options, message):
+    with pytest.raises(OptionError, match=message):
         eventdata.verify(store, **options)
 
 
@@ -156,7 +158,7 @@ def test_columns_of_another_length_or_type(store):
     assert any("is damaged" in text for text in messages(store))
 
 
-def test_leftovers_of_a_kill_at_the_very_end_are_no_problem(store):
+def test_leftovers_of_a_kill_at_the_end_are_accepted(store):
     (store / ".work").mkdir()
     (store / ".work" / "lock").touch()
     assert eventdata.verify(store).ok
@@ -170,7 +172,7 @@ def test_damaged_list_of_skips(store):
             eventdata.open_store(store).skipped  # noqa: B018
 
 
-def test_split_names_that_lead_elsewhere(store):
+def test_split_names_that_are_paths_out_of_the_store(store):
     path = store / "zarr.json"
     document = json.loads(path.read_text())
     for names in (5, ["../../etc"], [".."], [3]):
@@ -209,7 +211,7 @@ def test_header_that_was_edited(store):
     ],
 )
 def test_root_document_that_was_edited(store, change, seen_in_older, older):
-    """Names are told by the digest, which the stores of the first version do not have."""
+    """Changed names are found by the digest, which stores of the first version lack."""
     path = store / "zarr.json"
     document = json.loads(path.read_text())
     if older:
@@ -233,7 +235,7 @@ def test_frames_metadata_that_was_edited(store):
         eventdata.verify(store)
 
 
-def test_against_raw_that_is_not_the_same(sound, store, tmp_path):
+def test_against_other_raw_data(sound, store, tmp_path):
     raw = shutil.copytree(sound / "raw", tmp_path / "raw")
     lines = (raw / "vallabel.txt").read_text().splitlines()
     changed, gone = lines[0].split()[0], lines[1].split()[0]
@@ -281,7 +283,7 @@ def test_against_ucf101_without_its_lists(tmp_path):
 
 
 def test_against_images_without_their_list(tmp_path):
-    """As ImageNet's val comes: what is there without the list is train, or of another name."""
+    """ImageNet's val folder has no classes: without the list, its images are taken for train."""
     raw = make_images(tmp_path / "raw")
     lines = [f"val/{path.name} {path.parent.name}" for path in sorted((raw / "val").rglob("*.*"))]
     for path in sorted((raw / "val").rglob("*.*")):
@@ -290,8 +292,8 @@ def test_against_images_without_their_list(tmp_path):
     listed = {"list": tmp_path / "val.txt"}
     listed["list"].write_text("\n".join(lines))
     eventdata.convert("images", raw, tmp_path / "out.zarr", short_side=40, crop=32, **listed)
-    told = "no sample of val is in the raw data; pass --classes and --list as for convert"
-    with pytest.raises(OptionError, match=told):
+    message = "no sample of val is in the raw data; pass --classes and --list as for convert"
+    with pytest.raises(OptionError, match=message):
         eventdata.verify(tmp_path / "out.zarr", against=raw)
     assert eventdata.verify(tmp_path / "out.zarr", against=raw, **listed).compared == 6
 

@@ -1,4 +1,4 @@
-"""Stores of each released version, kept as bytes: read, verified, and gone on with."""
+"""Stores of each released version are read, verified and finished by this one."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ KEPT = sorted(path.stem for path in STORES.glob("*.zip"))
 
 @pytest.fixture(scope="module", params=KEPT)
 def kept(request, tmp_path_factory):
-    """The stores of a version, and their raw data with the times that it had."""
+    """Return the stores of a version, and their raw data with the original times."""
     folder = tmp_path_factory.mktemp(f"version-{request.param}")
     with zipfile.ZipFile(STORES / f"{request.param}.zip") as archive:
         archive.extractall(folder)
@@ -56,12 +56,12 @@ def test_what_an_older_version_began_is_finished(kept, tmp_path):
     assert digests(store) == json.loads((kept / "frames.json").read_text())["binary"]
 
 
-def test_a_newer_store_is_refused_and_left_alone(kept, tmp_path):
+def test_a_newer_store_is_refused_and_not_changed(kept, tmp_path):
     store = shutil.copytree(kept / "binary.zarr", tmp_path / "store.zarr")
     path = store / "zarr.json"
     document = json.loads(path.read_text())
-    told = json.loads(CliRunner().invoke(main, ["info", str(store), "--json"]).stdout)
-    assert told["version"] == document["attributes"]["eventdata"]["version"] <= FORMAT_VERSION
+    header = json.loads(CliRunner().invoke(main, ["info", str(store), "--json"]).stdout)
+    assert header["version"] == document["attributes"]["eventdata"]["version"] <= FORMAT_VERSION
     document["attributes"]["eventdata"] = {"version": FORMAT_VERSION + 1, "unknown": "key"}
     path.write_text(json.dumps(document))
     newer = f"format version {FORMAT_VERSION + 1}, this eventdata reads up to .*upgrade eventdata"

@@ -1,4 +1,4 @@
-"""A clock that jumps: nothing but times of input files is taken from it, and those may be any."""
+"""A clock that jumps changes nothing: only times of input files are used, and any is valid."""
 
 import os
 import pty
@@ -43,7 +43,7 @@ def read_all(terminal):
     try:
         while part := os.read(terminal, 4096):
             shown += part
-    except OSError:  # Linux's way to say that the other end is closed
+    except OSError:  # as Linux reports that the other end is closed
         pass
     os.close(terminal)
     return shown
@@ -62,7 +62,7 @@ print("done")
 """
 
 
-def test_a_terminal_that_goes_away_does_not_end_the_work():
+def test_a_closed_terminal_does_not_end_the_work():
     terminal, other_end = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-c", SHOWING],
@@ -74,14 +74,14 @@ def test_a_terminal_that_goes_away_does_not_end_the_work():
         os.close(other_end)
         assert process.stdout.readline() == b"begun\n"
         os.close(terminal)
-        told, _ = process.communicate(b"go on\n", timeout=60)
-    assert told == b"done\n"
+        output, _ = process.communicate(b"continue\n", timeout=60)
+    assert output == b"done\n"
     assert process.returncode == 0
 
 
 @pytest.mark.parametrize("year", [1902, 1970, 2038, 2242, 2286, 2400])
 def test_input_of_any_time(tmp_path, year):
-    """Beyond 2262 nanoseconds do not fit 64 bits."""
+    """Nanoseconds beyond the year 2262 do not fit into 64 bits."""
     raw = make_es_imagenet(tmp_path / "raw", train=2, val=0)
     path = next(raw.rglob("*.npz"))
     seconds = int((year - 1970) * 365.2425 * 86400)

@@ -1,4 +1,4 @@
-"""Real commands killed, stopped and run twice: nothing lost, nothing half done, no orphans."""
+"""Commands that are killed, stopped or run twice lose nothing and leave no orphans."""
 
 import os
 import signal
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="processes are found in Linux's /proc"
 )
 
-LONG = 512  # samples of a call that lasts, so that a busy machine sees it at work
-TRIES = 3  # of what goes well with a call that is at work: this process may have been too slow
+LONG = 512  # samples, so that a busy machine finds the command running
+TRIES = 3  # because this process may be too slow to find a command running
 
 
 @pytest.fixture
 def folder(tmp_path_factory):
-    """One of a short name: a long one would change how workers are started."""
+    """Return a folder with a short name: a long one would change how workers are started."""
     return tmp_path_factory.mktemp("k")
 
 
@@ -48,7 +48,7 @@ def test_killed_at_random_moments(folder, make, kills, victims):
     [(convert_job, LONG, 1), (convert_job, LONG, 2), (generate_job, LONG, 2)],
 )
 def test_stopped_by_a_person_or_the_system(folder, make, samples, workers):
-    """Ctrl-C in a terminal reaches all processes; `kill` and batch systems signal one."""
+    """Signal all processes, as Ctrl-C in a terminal does, or one, as batch systems do."""
     job = make(folder, samples=samples, workers=workers)
     place = Place(folder, job)
     assert place.call().code == 0
@@ -76,7 +76,7 @@ def test_stopped_by_a_person_or_the_system(folder, make, samples, workers):
 
 @pytest.mark.parametrize("make", [convert_job, generate_job])
 def test_two_at_once(folder, make):
-    """The second stops, with a reason; once the first is killed, the next takes its place."""
+    """The second stops with a reason; after the first is killed, the next resumes its work."""
     job = make(folder, samples=LONG)
     for _ in range(TRIES):
         place, mark = Place(folder, job), uuid.uuid4().hex
@@ -94,8 +94,8 @@ def test_two_at_once(folder, make):
     assert job.finished(place.out)
 
 
-def test_the_lock_of_another_is_left_alone(tmp_path):
-    """A whole store whose .work is there is being worked on, or was when its call was killed."""
+def test_the_lock_of_another_command_is_kept(tmp_path):
+    """A complete store with .work may be in use by another command."""
     raw, out = make_es_imagenet(tmp_path / "raw"), tmp_path / "out.zarr"
     eventdata.convert("es-imagenet", raw, out)
     whole = tree_digest(out)
@@ -108,7 +108,7 @@ def test_the_lock_of_another_is_left_alone(tmp_path):
 
 
 def test_started_without_standard_streams(tmp_path):
-    """As daemons are. A worker that then loses its parent ends all the same."""
+    """Start as daemons do; a worker that loses its parent must end all the same."""
     raw = make_es_imagenet(tmp_path / "raw", train=64)
     out, mark = tmp_path / "out.zarr", uuid.uuid4().hex
     words = [sys.executable, "-m", "eventdata", "convert", "es-imagenet", str(raw), str(out)]

@@ -73,4 +73,4 @@ def test_what_a_worker_died_of(tmp_path):
     told = json.loads(done.stdout)
     for end, words in ends.items():
         assert words in told[end]
-        assert "finished work is kept: run the same command again to resume" in told[end]
+        assert "what is done is kept: call again to go on" in told[end]

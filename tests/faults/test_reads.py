@@ -1,4 +1,4 @@
-"""A disk that fails while input or a store is read: told with the file, nothing left out."""
+"""Errors of a failing disk name the file, and no sample is skipped for them."""
 
 import builtins
 import errno
@@ -42,7 +42,7 @@ FAILED = OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 class Failing(io.FileIO):
-    """A file that opens and can't be read."""
+    """A file that can be opened but not read."""
 
     def _fail(self, *_):
         raise FAILED
@@ -52,7 +52,7 @@ class Failing(io.FileIO):
 
 @pytest.fixture(scope="module", params=SOURCES)
 def converted(request, tmp_path_factory):
-    """A source with its raw data, options, and the digest of its store."""
+    """Return a source with its raw data, options and the digest of its store."""
     make, options = SOURCES[request.param]
     folder = tmp_path_factory.mktemp("reads")
     raw = make(folder / "raw")
@@ -98,8 +98,8 @@ def test_a_file_that_opens_and_fails(converted, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "converted", [source for source in SOURCES if source != "es-imagenet"], indirect=True
 )  # that has a manifest
-def test_a_folder_that_can_not_be_listed(converted, tmp_path, monkeypatch):
-    """It is not taken for an empty one, whose samples would be missing in silence."""
+def test_a_folder_that_cannot_be_listed(converted, tmp_path, monkeypatch):
+    """It must not count as empty: its samples would be missing silently."""
     source, raw, options, whole = converted
     folder = max([raw, *(path for path in raw.rglob("*") if path.is_dir())])
 
@@ -121,7 +121,7 @@ def test_a_folder_that_can_not_be_listed(converted, tmp_path, monkeypatch):
 
 
 def test_a_store_on_a_failing_disk(tmp_path, monkeypatch):
-    """A reader gets an error, where a memory map would end the process."""
+    """A reader raises an error, while a memory map would end the process."""
     store = tmp_path / "store.zarr"
     eventdata.convert("es-imagenet", make_es_imagenet(tmp_path / "raw"), store)
     dataset = eventdata.FrameDataset(store)

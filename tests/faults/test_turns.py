@@ -1,4 +1,4 @@
-"""A fault at file operations in turn, and a disk that is really full."""
+"""Faults at each file operation in turn, and a disk that is really full."""
 
 import errno
 import json
@@ -40,13 +40,13 @@ def test_faults_in_turn(tmp_path, job, turns, faults):
 
 @pytest.mark.parametrize("step", ["write", "rename"])
 def test_a_full_disk_at_every_write(tmp_path, monkeypatch, step):
-    """Each in turn: one sentence, no store to open, and the next call makes the same bytes."""
+    """Each gives one sentence and no store to open, and the next call writes the same bytes."""
     source, lock = Drawn(counts=(("train", 9), ("test", 4))), threading.Lock()
     owner, name = {"write": (files, "_write_durably"), "rename": (Path, "replace")}[step]
     real = getattr(owner, name)
 
     def attempt(out, number):
-        """Convert; write ``number`` finds the disk full. Returns how many there were."""
+        """Convert with a full disk at write ``number``; return how many writes there were."""
         count = 0
 
         def write(*arguments):
@@ -106,7 +106,7 @@ print(faults)
 
 
 def test_a_small_disk(tmp_path):
-    """File systems of growing size: full within whatever write, until all fits."""
+    """Fill file systems of growing size, until the store fits."""
     if shutil.which("unshare") is None:
         pytest.skip("no unshare here, so nothing can be mounted")
     private = ["unshare", "--user", "--map-root-user", "--mount"]

@@ -1,4 +1,4 @@
-"""One contract for a store's files, in a folder and behind fsspec."""
+"""The contract of `Files`, for a folder and for fsspec."""
 
 import errno
 import pickle
@@ -68,13 +68,13 @@ class TestLocal(FilesContract):
         assert files.list(".work") == []
 
     def test_no_place_to_write_after_the_end(self, files):
-        """A worker that outlives its conversion must not bring .work back to life."""
+        """A worker that outlives its conversion must not create .work again."""
         files.remove(".work")
         with pytest.raises(StoreError):
             files.write({"a": b"1"})
         assert not (files.root / ".work").exists()
 
-    def test_folder_that_can_not_be_made(self, tmp_path):
+    def test_folder_that_cannot_be_created(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(StoreError, match="can't be written"):
             LocalFiles(tmp_path / "file" / "store").prepare()
@@ -98,7 +98,7 @@ class TestRemote(FilesContract):
 
 
 class TestWriteBehind:
-    """What was given last is written by a thread; all of it is there at the end."""
+    """A thread writes the last documents; everything is written at the end."""
 
     @pytest.fixture
     def files(self, tmp_path):
@@ -106,7 +106,7 @@ class TestWriteBehind:
         opened.prepare()
         return opened
 
-    def test_the_next_is_made_while_the_last_is_written(self, files, monkeypatch):
+    def test_a_write_returns_before_it_is_finished(self, files, monkeypatch):
         begun, may_end = threading.Event(), threading.Event()
         real = LocalFiles.write
 
@@ -117,13 +117,13 @@ class TestWriteBehind:
 
         monkeypatch.setattr(LocalFiles, "write", slowly)
         with write_behind(files) as output:
-            output.write({"a": b"1"})  # returns, though nothing is written
+            output.write({"a": b"1"})  # returns before anything is written
             assert begun.wait(30)
             assert files.read("a") is None
             may_end.set()
             output.write({"b": b"2"})
-            assert files.read("a") == b"1"  # at most one waits
-            assert output.read("b") == b"2"  # none once it is asked
+            assert files.read("a") == b"1"  # at most one write waits
+            assert output.read("b") == b"2"  # none waits after a read
         assert (files.read("a"), files.read("b")) == (b"1", b"2")
 
     @pytest.mark.parametrize("writes", [1, 2])
@@ -140,7 +140,7 @@ class TestWriteBehind:
         with pytest.raises(StoreError, match="no space"):
             write_all()
 
-    def test_what_was_given_before_an_error_is_written(self, files):
+    def test_earlier_writes_survive_an_error(self, files):
         def write_and_stop():
             with write_behind(files) as output:
                 output.write({"a": b"1"})

@@ -1,4 +1,4 @@
-"""Requests that fail: asked again where that may help, told in one sentence where it does not."""
+"""Failing requests are repeated if that may help, and reported in one sentence otherwise."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ LASTING = [
 
 @pytest.fixture
 def waits(monkeypatch):
-    """The seconds that were waited."""
+    """Return the list of seconds waited."""
     waited = []
     monkeypatch.setattr(module.time, "sleep", waited.append)
     return waited
@@ -46,7 +46,7 @@ def place():
 
 
 class Fails:
-    """Fails by an error some times, then answers."""
+    """A request that fails some times, then succeeds."""
 
     def __init__(self, error, times):
         self.error, self.left = error, times
@@ -59,7 +59,7 @@ class Fails:
 
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)
-def test_what_passes_is_asked_again_after_growing_waits(place, waits, error):
+def test_passing_faults_are_repeated_after_growing_waits(place, waits, error):
     assert place.ask("read", "a/b", Fails(error, 3)) == "/retries/store/a/b"
     assert len(waits) == 3
     assert all(0 < wait <= most for wait, most in zip(waits, module.WAITS, strict=False))
@@ -67,10 +67,10 @@ def test_what_passes_is_asked_again_after_growing_waits(place, waits, error):
 
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)
-def test_what_does_not_pass_after_all_is_told(place, waits, error):
-    with pytest.raises(StoreError) as told:
+def test_a_passing_fault_that_stays_is_reported(place, waits, error):
+    with pytest.raises(StoreError) as raised:
         place.ask("written", "a/b", Fails(error, 99))
-    text = str(told.value)
+    text = str(raised.value)
     assert text.startswith("memory://retries/store/a/b: can't be written (")
     assert "finished work is kept: run the same command again to resume" in text
     assert "\n" not in text
@@ -78,27 +78,27 @@ def test_what_does_not_pass_after_all_is_told(place, waits, error):
 
 
 @pytest.mark.parametrize("error", LASTING, ids=repr)
-def test_what_lasts_is_told_at_once(place, waits, error):
+def test_lasting_faults_are_reported_at_once(place, waits, error):
     with pytest.raises(StoreError, match="memory://retries/store: can't be read"):
         place.ask("read", "", Fails(error, 1))
     assert waits == []
 
 
-def test_patience_ends(place, waits, monkeypatch):
-    clock = iter(range(0, 1000, 20))  # each request takes 20 s, as one of a dead host does
+def test_requests_are_not_repeated_after_the_limit(place, waits, monkeypatch):
+    clock = iter(range(0, 1000, 20))  # each request takes 20 s, like one to a dead host
     monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
     with pytest.raises(StoreError):
         place.ask("read", "", Fails(TimeoutError(), 99))
     assert len(waits) == 1
 
 
-def test_a_missing_file_is_the_callers_to_tell(place, waits):
+def test_a_missing_file_raises_file_not_found(place, waits):
     with pytest.raises(FileNotFoundError):
         place.ask("read", "", Fails(FileNotFoundError("a"), 1))
     assert waits == []
 
 
-def test_errors_are_of_the_kind_asked_for(waits):
+def test_errors_have_the_class_given(waits):
     with pytest.raises(InputError):
         Remote("memory://x", InputError).ask("read", "", Fails(PermissionError("no"), 1))
 
@@ -126,7 +126,7 @@ def test_each_process_opens_its_own(place, monkeypatch):
     assert opened == [("memory://retries/store",)]
 
 
-def test_protocols_that_are_not_there(monkeypatch):
+def test_missing_protocols(monkeypatch):
     with pytest.raises(StoreError, match="nope://bucket/x: can't be reached .*nope"):
         Remote("nope://bucket/x", StoreError)
     monkeypatch.setitem(sys.modules, "s3fs", None)
@@ -163,7 +163,7 @@ def test_file_urls_are_paths():
         "a\0",
     ],
 )
-def test_urls_that_lead_nowhere(url):
+def test_incomplete_urls(url):
     def convert(place):
         return eventdata.convert("images", place, "x")
 
