@@ -121,7 +121,7 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
     if table["pipeline"] not in get_args(Pipeline):
         raise OptionError(f"{where}.pipeline is {table['pipeline']!r}: choose pipe-s, pipe-d")
     made = {key: from_table(Stage, one, f"{where}: {key}") for key, one in stages.items()}
-    _check_sources(made, where)
+    made = _with_sources(made, where)
     needed = _needed(stages)
     recipe = Recipe(
         name=str(table.get("name", Path(name).stem)),
@@ -235,9 +235,13 @@ def _on_base(table: Table, where: str) -> Table:
     return merge(below, {key: value for key, value in table.items() if key != "base"})
 
 
-def _check_sources(stages: dict[str, Stage], where: str) -> None:
-    """Raise OptionError for a stage without an origin of its weights, or of an unsound name."""
-    known = [FRESH]
+def _with_sources(stages: dict[str, Stage], where: str) -> dict[str, Stage]:
+    """Return stages with absolute paths of checkpoints, so that they mean the same anywhere.
+
+    Raises:
+        OptionError: a stage lacks an origin of its weights, or its name is not sound.
+    """
+    found: dict[str, Stage] = {}
     for name, stage in stages.items():
         source = stage.weights
         if not name.replace("-", "").replace("_", "").isalnum() or name in ("all", "tensorboard"):
@@ -247,12 +251,16 @@ def _check_sources(stages: dict[str, Stage], where: str) -> None:
                 f"{where}: {name} starts from a checkpoint. Pass --set "
                 f"{name}.weights=FILE.safetensors"
             )
-        # os.path, because Path raises for a name that is too long.
-        if source not in known and not os.path.isfile(source):  # noqa: PTH113
-            raise OptionError(
-                f"{where}: {name}.weights is {source!r}, neither {', '.join(known)} nor a file"
-            )
-        known.append(name)
+        if source != FRESH and source not in found:
+            # os.path, because Path raises for a name that is too long.
+            if not os.path.isfile(source):  # noqa: PTH113
+                known = ", ".join([FRESH, *found])
+                raise OptionError(
+                    f"{where}: {name}.weights is {source!r}, neither {known} nor a file"
+                )
+            stage = replace(stage, weights=str(Path(source).resolve()))
+        found[name] = stage
+    return found
 
 
 def _check_of_images(stage: Stage, where: str) -> None:
@@ -276,14 +284,3 @@ def _needed(stages: dict[str, Table]) -> set[str]:
         if name in needed:
             needed.add(str(stages[name].get("weights", FRESH)))
     return needed
-
-
-def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Return the recipe with absolute paths of checkpoints, so that it means the same anywhere."""
-    stages = {
-        name: replace(stage, weights=str(Path(stage.weights).resolve()))
-        if stage.weights != FRESH and stage.weights not in recipe.stages
-        else stage
-        for name, stage in recipe.stages.items()
-    }
-    return replace(recipe, stages=stages)

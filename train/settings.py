@@ -130,8 +130,7 @@ class Stage(Settings):
     nesterov: bool = setting(False, "Use Nesterov momentum with `sgd`.")
     weight_decay: float = setting(
         0.0,
-        "Weight decay of convolutions, linear layers and LSTMs; norms, biases and the decays of "
-        "neurons have none.",
+        "Weight decay of convolutions, linear layers and LSTMs, not of norms, biases and neurons.",
         least=0,
         most=1000,
     )

@@ -34,8 +34,8 @@ folder = Path(sys.argv[1])
 job = train_job(folder)
 forks = Forks(job, folder / "forks")
 forks.get_ready()
-code, told = forks.call(lambda: None)
-assert code == 0, told
+code, printed = forks.call(lambda: None)
+assert code == 0, printed
 whole = job.content(forks.out)
 forks.renew()
 import lightning.pytorch as pl
@@ -51,19 +51,19 @@ for moment, arm in {
     "killed in a step": at(Classifier, "training_step", 5, signal.SIGKILL),
     "killed in the test": at(Classifier, "test_step", 1, signal.SIGKILL),
 }.items():
-    code, told = forks.call(arm)
-    ended[moment] = [code, told]
+    code, printed = forks.call(arm)
+    ended[moment] = [code, printed]
 first = forks.start(at(Classifier, "test_step", 1, signal.SIGSTOP))
 os.waitpid(first, os.WUNTRACED)
 second = forks.call(lambda: None)
 os.kill(first, signal.SIGKILL)
 os.waitpid(first, 0)
-code, told = forks.call(jumping_clock)
-assert code == 0, told
+code, printed = forks.call(jumping_clock)
+assert code == 0, printed
 faults = [] if job.content(forks.out) == whole else ["other weights"]
 forks.renew()
-code, told = forks.call(jumping_clock)
-assert code == 0, told
+code, printed = forks.call(jumping_clock)
+assert code == 0, printed
 faults += [] if job.content(forks.out) == whole else ["other weights by another clock"]
 print(json.dumps([ended, second, faults]))
 """
@@ -82,9 +82,9 @@ def test_a_run_stopped_at_any_moment_ends_with_the_same_weights(tmp_path):
         "killed in a step": -9,
         "killed in the test": -9,
     }
-    for code, told in ended.values():
-        assert "Traceback" not in told
-        assert ("stopped; call the same again to go on" in told) == (code == 130)
+    for code, printed in ended.values():
+        assert "Traceback" not in printed
+        assert ("stopped; call the same again to go on" in printed) == (code == 130)
     assert second[0] == 1
     assert "another process is training in it. Wait until it ends" in second[1]
     assert not faults

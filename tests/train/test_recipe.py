@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventdata.errors import InputError, OptionError
-from train.recipe import default_recipe, load, load_method, recipe_names, with_absolute_paths
+from train.recipe import default_recipe, load, load_method, recipe_names
 from train.settings import reference_page
 from train.toml import parse_toml, to_toml
 
@@ -205,8 +205,8 @@ def test_labels_name_the_method_and_the_recipe(tmp_path):
 def test_missing_recipes_raise_errors(tmp_path):
     with pytest.raises(OptionError, match="no recipe is named 'pipe-x': choose digits"):
         load("pipe-x")
-    with pytest.raises(InputError, match=r"none.toml: can't be read \(No such file"):
-        load(str(tmp_path / "none.toml"))
+    with pytest.raises(InputError, match=r"missing.toml: can't be read \(No such file"):
+        load(str(tmp_path / "missing.toml"))
 
 
 def test_an_unreadable_recipe_raises_an_error(tmp_path, monkeypatch):
@@ -248,7 +248,7 @@ def test_every_method_has_a_default_recipe(method, on_images, with_images, name)
 def test_every_recipe_reads_back_as_written(tmp_path, name, scratch):
     checkpoint = Path(recipe(tmp_path, "", "weights.safetensors"))
     changes = [] if scratch or name != "pipe-d-checkpoint" else [f"liaf.weights={checkpoint}"]
-    mine = with_absolute_paths(load(name, scratch=scratch, changes=changes))
+    mine = load(name, scratch=scratch, changes=changes)
     assert load(recipe(tmp_path, mine.document(), "written.toml")) == mine
 
 

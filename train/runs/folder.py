@@ -21,7 +21,6 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,46 +41,28 @@ CHARTS = "tensorboard"
 _LOCK = ".lock"
 
 
-@dataclass(frozen=True)
 class StageFolder:
     """The files of one stage."""
 
-    root: Path
-
-    @property
-    def state(self) -> Path:
-        return self.root / "state.ckpt"
-
-    @property
-    def result(self) -> Path:
-        return self.root / "stage.json"
-
-    @property
-    def epochs(self) -> Path:
-        return self.root / "epochs.csv"
-
-    @property
-    def steps(self) -> Path:
-        return self.root / "steps.csv"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / "state.ckpt"
+        self.result = root / "stage.json"
+        self.epochs = root / "epochs.csv"
+        self.steps = root / "steps.csv"
 
     def weights(self, which: str) -> Path:
         """Return the path of the weights `best` or `last`."""
         return self.root / f"{which}.safetensors"
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """The files of a run."""
 
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.toml"
-
-    @property
-    def result(self) -> Path:
-        return self.root / "result.json"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.toml"
+        self.result = root / "result.json"
 
     def stage(self, name: str) -> StageFolder:
         """Return the folder of a stage."""

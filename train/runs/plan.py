@@ -13,7 +13,7 @@ from eventdata.store.read import Store, open_store
 from train.data import Data, open_data
 from train.networks import NETWORKS, OF_THE_DATA, build
 from train.networks.layers import Network
-from train.recipe import Recipe, with_absolute_paths
+from train.recipe import Recipe
 from train.settings import Stage
 from train.transfer import freeze
 
@@ -75,7 +75,6 @@ def make_plan(recipe: Recipe, *, data: str, images: str | None = None) -> RunPla
             a batch can't be made.
         EventDataError: a store can't be read or has too few samples.
     """
-    recipe = with_absolute_paths(recipe)
     devices = _devices(recipe)
     stores = _open_stores(recipe, data, images)
     parts: dict[str, Data] = {}
