@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -67,13 +68,53 @@ def test_trainings_have_the_documented_options() -> None:
     assert found >= 4
 
 
-def test_recipes_exist() -> None:
-    lines = [words for _, words in command_lines() if "--recipe" in words]
-    names = {words[words.index("--recipe") + 1] for words in lines}
-    recipes = {path.stem for path in (ROOT / "train/recipes").glob("*.toml")}
-    assert {name for name in names if "/" not in name} <= recipes
-    documented = (ROOT / "docs/training.md").read_text()
-    assert not [name for name in recipes if f"`{name}`" not in documented]
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Create the file in place of documented checkpoints."""
+    path = tmp_path / "weights.safetensors"
+    path.touch()
+    return path
+
+
+def filled(change: str, checkpoint: Path) -> str:
+    """Return a documented change of a recipe with values in place of names."""
+    change = re.sub(r"(\.weights=).*", rf"\1{checkpoint}", change)
+    return change.replace("$seed", "1")
+
+
+def test_documented_recipes_have_the_documented_keys(checkpoint: Path) -> None:
+    """Load each recipe that a command names, with the changes of its ``--set``."""
+    from train.recipe import default_recipe, load_method
+
+    count = 0
+    for _, words in command_lines():
+        if "train" not in words or words[-1] == "..." or "--data" not in words:
+            continue
+        method = words[words.index("train") + 1]
+        pairs = list(pairwise(words))
+        changes = [filled(value, checkpoint) for option, value in pairs if option == "--set"]
+        default = default_recipe(method, on_images=False, with_images="--images" in words)
+        name = next((value for option, value in pairs if option == "--recipe"), default)
+        load_method(method, name, changes)
+        count += 1
+    assert count > 15
+
+
+def test_every_recipe_is_documented() -> None:
+    text = (ROOT / "docs/training.md").read_text()
+    recipes = [path.stem for path in (ROOT / "train/recipes").glob("*.toml")]
+    assert not [name for name in recipes if f"`{name}`" not in text]
+
+
+def test_documented_settings_exist(checkpoint: Path) -> None:
+    """Apply each ``--set`` in the table of docs/training.md to a recipe."""
+    from train.recipe import load
+
+    text = (ROOT / "docs/training.md").read_text()
+    changes = re.findall(r"^\| `--set ([^`]+)` \|", text, re.MULTILINE)
+    assert len(changes) > 8
+    for change in changes:
+        load("pipe-d-images", changes=[filled(change, checkpoint)])
 
 
 def test_programs_exist_with_their_options() -> None:
