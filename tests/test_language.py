@@ -65,7 +65,7 @@ AVOID = {
     r"strays?|befalls?|befell|whoever|whomever|whence|lest": "a common word",
     r"see to": "check",
     r"for who|by who|to who|of who": "name the caller",
-    r"(?:is|are) (?-i:none)": "is not a",
+    r"(?<!there )(?:is|are) (?-i:none)": "is not a",
     r"something else than": "something other than",
 }
 PATTERN = re.compile("|".join(rf"\b(?:{words})\b" for words in AVOID), re.IGNORECASE)
@@ -190,7 +190,12 @@ def test_the_words_are_found(words: str) -> None:
     "words",
     [
         *("intellect", "always", "foretold", "Called once again."),
-        *("if it is None", "the other way round", "parts, each of which is kept"),
+        *(
+            "if it is None",
+            "where there is none",
+            "the other way round",
+            "parts, each of which is kept",
+        ),
     ],
 )
 def test_other_words_are_not(words: str) -> None:

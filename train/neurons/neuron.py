@@ -68,8 +68,8 @@ class NeuronSettings(Settings):
     )
     backend: Backend = setting(
         "auto",
-        "auto: fused kernels (Numba on the CPU, Triton on GPUs) where they run, else the loop; "
-        "loop: plain torch; compile: the loop through torch.compile.",
+        "auto: fused kernels where they run, else the loop; loop: plain torch; compile: the loop "
+        "through torch.compile. The kernels use Numba on the CPU and Triton on GPUs.",
     )
 
     def __post_init__(self) -> None:
