@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from eventdata.errors import InputError, OptionError
 from eventdata.files.local import check_plain
+from train.checkpoint import check_torch_file
 from train.networks.published_names import rename_published
-from train.runs.checkpoint import check_torch_file
 
 Stem = Literal["mean", "fresh"]
 Part = Literal["encoder", "decoder", "both"]

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from eventdata.errors import InputError
+from train.checkpoint import check_torch_file
 from train.data import Epoch
-from train.runs.checkpoint import check_torch_file
 from train.runs.ema import MovingAverage
 from train.runs.folder import (
     Row,
