@@ -1,8 +1,8 @@
-"""What is checked of a torch file before torch reads it, which bounds neither size nor time.
+"""Checks of a torch file before torch reads it, because torch bounds neither size nor time.
 
-With weights_only=True torch runs nothing of the file's, but calls what it asks for of a list on
-which are bytearray, all storages and all tensors: 35 bytes of a pickle become gigabytes. So the
-pickle is gone through here first, with nothing behind its names (`_Rehearsal`).
+With weights_only=True torch runs no code of the file, but it calls the functions on a list that the
+file asks for, among them bytearray, all storages and all tensors: 35 bytes of a pickle can become
+gigabytes. So the pickle is first read here with placeholders for all names (`_Rehearsal`).
 """
 
 import io
@@ -21,9 +21,9 @@ from eventdata.errors import InputError
 from eventdata.files.local import check_plain
 
 MAX_TEXT = 4096
-"""Characters of a name in the file. torch seeks in its messages, names among them, by patterns that
-take time with the square of the length: 100 seconds of 70,000 characters."""
-_LEGACY_PICKLES = 5  # a file of before torch 1.6 begins with so many, then come the numbers
+"""Largest number of characters of a name in the file. torch searches its messages, which contain
+names, with patterns that take quadratic time: 100 seconds for 70,000 characters."""
+_LEGACY_PICKLES = 5  # at the start of a file older than torch 1.6; the numbers follow
 _INSTRUCTIONS = {
     *("APPEND", "APPENDS", "BINFLOAT", "BINGET", "BININT", "BININT1", "BININT2", "BINPERSID"),
     *("BINPUT", "BINUNICODE", "BUILD", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "GLOBAL"),
@@ -31,7 +31,7 @@ _INSTRUCTIONS = {
     *("REDUCE", "SETITEM", "SETITEMS", "SHORT_BINSTRING", "STOP"),
     *("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
 }
-_STORAGES = {  # bytes a number
+_STORAGES = {  # bytes per number
     **{"DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2},
     **{"LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1},
     **{"BoolStorage": 1, "UntypedStorage": 1, "ComplexFloatStorage": 8, "ComplexDoubleStorage": 16},
@@ -39,14 +39,14 @@ _STORAGES = {  # bytes a number
 }
 _MAX_DIMENSIONS = 64
 _ODD_TENSORS = {
-    "_rebuild_meta_tensor_no_storage": "has no values (it is of the device meta)",
+    "_rebuild_meta_tensor_no_storage": "has no values, because it is on the device meta",
     "_rebuild_nested_tensor": "is nested",
     "_rebuild_sparse_tensor": "is sparse",
     "_rebuild_qtensor": "is quantized",
     "_rebuild_parameter_with_state": "has attributes of its own",
     "_rebuild_from_type_v2": "has attributes of its own",
 }
-_NEVER_CALLED = {  # what odd tensors name beside
+_NEVER_CALLED = {  # other names in the pickles of odd tensors
     ("torch", "Tensor"),
     ("torch.nn.parameter", "Parameter"),
     *(("torch", f"per_{of}_affine") for of in ("tensor", "channel")),
@@ -54,15 +54,19 @@ _NEVER_CALLED = {  # what odd tensors name beside
 
 
 def check_torch_file(path: Path) -> None:
-    """InputError unless a file is stored without compression and asks for dense tensors alone.
+    """Check that a file is not compressed and asks only for dense tensors.
 
-    What is compressed could become of any size; torch's own files are not. Nothing of the file is
-    called, and no more memory taken than its pickles are worth. OSError where it is no plain file
-    that can be read; ValueError or a kind of zipfile's where it is none of torch.
+    A compressed file could expand to any size; torch's own files are not compressed. The check
+    calls nothing that the file names and needs memory in proportion to the file's pickles.
+
+    Raises:
+        InputError: the check fails.
+        OSError: the file is not a plain file or can't be read.
+        ValueError, zipfile.BadZipFile: the file is not a torch file.
     """
     size = check_plain(path).st_size
     with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":  # as torch tells the two kinds
+        if file.read(4) != b"PK\x03\x04":  # the mark by which torch distinguishes the two kinds
             file.seek(0)
             for _ in range(_LEGACY_PICKLES):
                 _check_pickle(file, size, None)
@@ -76,7 +80,7 @@ def check_torch_file(path: Path) -> None:
 
 
 def _check_end(file: IO[bytes], size: int) -> None:
-    """InputError where zipfile and torch could find different directories in an archive."""
+    """Raise InputError if zipfile and torch could find different directories in an archive."""
     file.seek(max(0, size - 98))
     tail = file.read(98).rjust(98, b"\0")
     length, start = struct.unpack("<II", tail[-10:-2])
@@ -92,14 +96,14 @@ def _check_end(file: IO[bytes], size: int) -> None:
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
-    """Bytes of the members, by their names below the archive's one folder."""
+    """Return the bytes of each member, by the name below the archive's only folder."""
     members: dict[str, int] = {}
     for info in archive.infolist():
-        name = info.filename.partition("/")[2].lower()  # as torch seeks them
+        name = info.filename.partition("/")[2].lower()  # as torch looks them up
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise InputError("it is compressed, which torch's files are not")
+            raise InputError("it is compressed, unlike files that torch writes")
         if name in members:
-            raise InputError("two members of its archive have one name")
+            raise InputError("two members of its archive have the same name")
         members[name] = info.file_size
     if sum(members.values()) > size:
         raise InputError("the members of its archive overlap")
@@ -107,13 +111,13 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
 
 
 def _check_pickle(file: IO[bytes], size: int, members: Mapping[str, int] | None) -> None:
-    """InputError unless the pickle at which a file stands is one of texts, numbers and tensors."""
+    """Raise InputError unless the pickle at this position has only texts, numbers and tensors."""
     start = file.tell()
     for code, value, _ in pickletools.genops(file):
         if isinstance(value, str | bytes) and len(value) > MAX_TEXT:
             raise InputError(f"it has a name of {len(value):,} characters")
         if code.name not in _INSTRUCTIONS:
-            raise InputError(f"its pickle has the instruction {code.name}, which weights need not")
+            raise InputError(f"it has the instruction {code.name}, which weights don't need")
     length = file.tell() - start
     file.seek(start)
     rehearsal = _Rehearsal(file, length, size, members)
@@ -123,7 +127,7 @@ def _check_pickle(file: IO[bytes], size: int, members: Mapping[str, int] | None)
         named = {id(value): key for key, value in state.items()} if isinstance(state, dict) else {}
         odd = next((one for one in rehearsal.odd if id(one) in named), rehearsal.odd[0])
         name = repr(named[id(odd)]) if id(odd) in named else "a tensor"
-        raise InputError(f"{name} {odd.problem}: save dense numbers alone")
+        raise InputError(f"{name} {odd.problem}. Save only dense numbers")
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class _Tensor:
 
 
 class _Dict(dict[Any, Any]):
-    """A dict of simple keys: the hash of tuples in tuples can take for ever."""
+    """A dict of simple keys, because hashing nested tuples can take forever."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
         _check_key(key)
@@ -152,14 +156,14 @@ class _Dict(dict[Any, Any]):
 
 def _check_key(key: Any) -> None:
     if not isinstance(key, str | bytes | int | float | None):
-        raise InputError("a key in it is neither a text nor a number")
+        raise InputError("a key in it is neither text nor a number")
 
 
 class _Rehearsal(pickle._Unpickler):
-    """Reads a pickle as torch would, with placeholders for all that it asks for.
+    """An unpickler that reads as torch does, with placeholders for everything the file asks for.
 
-    The one in C keeps what it is to remember in a list, whose length a pickle can choose; this one
-    in a dict.
+    The unpickler in C keeps its memo in a list, whose length a pickle can choose; this one uses a
+    dict.
     """
 
     def __init__(
@@ -196,21 +200,21 @@ class _Rehearsal(pickle._Unpickler):
             return _Type(dtype.itemsize)
         if (module, name) in _NEVER_CALLED:
             return None
-        raise InputError(f"it asks for {module}.{name}, which weights need not")
+        raise InputError(f"it asks for {module}.{name}, which weights don't need")
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, of, key, _, count = pid[:5]
         if kind != "storage" or not isinstance(of, _Type) or not isinstance(key, str):
-            raise InputError("it refers to something that is no storage of numbers")
+            raise InputError("it refers to an object that is not a storage of numbers")
         nbytes = _natural(count) * of.itemsize
         there = self.size if self.members is None else self.members.get(f"data/{key}".lower(), 0)
         self.storages[key] = max(nbytes, self.storages.get(key, 0))
         if nbytes > there or sum(self.storages.values()) > self.size:
-            raise InputError(f"it declares {nbytes:,} bytes of numbers, more than are in it")
+            raise InputError(f"it declares {nbytes:,} bytes of numbers, more than it has")
         return _Storage(nbytes, of.itemsize)
 
     def _copied(self, values: Any = (), *_: Any) -> Any:
-        """Values that a call copies: all of them are in the file once, so may be copied once."""
+        """Return values that a call copies; each is in the file once and may be copied once."""
         self.to_copy -= len(values)
         if self.to_copy < 0:
             raise InputError("it copies the same values again and again")
@@ -230,19 +234,19 @@ class _Rehearsal(pickle._Unpickler):
     def _tensor(
         self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any, itemsize: int = 0
     ) -> _Tensor:
-        """InputError where a tensor reaches over its storage, which torch would then enlarge."""
+        """Check that a tensor fits its storage, which torch would enlarge otherwise."""
         if not isinstance(storage, _Storage) or not _MAX_DIMENSIONS >= len(shape) == len(strides):
-            raise InputError("a tensor in it is not of numbers in it")
+            raise InputError("a tensor in it does not refer to numbers in it")
         sides, steps = [*map(_natural, shape)], [*map(_natural, strides)]
         reach = sum((side - 1) * step for side, step in zip(sides, steps, strict=True))
         end = _natural(offset) + reach + 1 if all(sides) else 0
         if end * (itemsize or storage.itemsize) > storage.nbytes:
-            raise InputError("a tensor in it is of more numbers than are in it")
+            raise InputError("a tensor in it has more numbers than its storage")
         return _Tensor()
 
     def _tensor_of_type(self, *values: Any) -> _Tensor:
         if len(values) < 7 or not isinstance(values[6], _Type):
-            raise InputError("a tensor in it is not of numbers in it")
+            raise InputError("a tensor in it does not refer to numbers in it")
         return self._tensor(*values[:4], itemsize=values[6].itemsize)
 
     def _odd(self, problem: str) -> _Tensor:
@@ -250,10 +254,10 @@ class _Rehearsal(pickle._Unpickler):
         return self.odd[-1]
 
     def _build(self) -> None:
-        """What an OrderedDict keeps beside its values, as a state dict its versions."""
+        """Read the attributes of an OrderedDict, such as the versions of a state dict."""
         state = self.stack.pop()  # type: ignore[attr-defined]
         if not isinstance(self.stack[-1], _Dict):  # type: ignore[attr-defined]
-            raise InputError("it sets attributes of what is no dict")
+            raise InputError("it sets attributes of an object that is not a dict")
         self._copied(state)
 
     def _empty_dict(self) -> None:
@@ -268,5 +272,5 @@ class _Rehearsal(pickle._Unpickler):
 
 def _natural(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise InputError("a size in it is no whole number")
+        raise InputError("a size in it is not a whole number of at least 0")
     return value

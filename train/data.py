@@ -45,8 +45,8 @@ JOIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def downscale(packed: Tensor, factor: int, sample: SampleFormat) -> Tensor:
     """Divide the rows and columns of a batch as stored, (N, K, H, W, P), by a factor.
 
-    A pixel of frames becomes the maximum of those it replaces (for packed bits, all eight steps at
-    once), a pixel of images their rounded mean. Rows and columns that remain are dropped.
+    A pixel of frames becomes the maximum of those it replaces, a pixel of images their rounded
+    mean. Rows and columns that remain are dropped. Packed bits are joined eight steps at a time.
     """
     x = packed if sample.representation == "binary" else packed.int()  # uint16 has few operations
     for axis in (2, 3):

@@ -6,8 +6,8 @@ multiplication unless all the layer's inputs are 0 or 1. *Dense* counts take eve
 padding included: output size times fan-in. A layer counts at every step in which it runs. A
 membrane costs one addition and one multiplication per neuron and step after the first.
 
-Not counted: norms (at inference they fold into the weights before them), residual sums, pooling,
-means and activations, which are a small share together.
+Not counted: norms, which fold into the weights before them at inference, and residual sums,
+pooling, means and activations, which together are a small share.
 
 Legend: T steps, N samples, C channels, H rows, W columns.
 """

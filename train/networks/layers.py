@@ -68,7 +68,7 @@ class ConvCell(ConvNorm):
 
 
 class Chain(nn.Sequential):
-    """Parts one after the other, each of which the backward pass can run again."""
+    """Parts one after the other; the backward pass can run each of them again."""
 
     recompute = False
     """Save only each part's input and run it again (`train.neurons.memory.recomputed`)."""

@@ -105,14 +105,14 @@ class ResNet(Network):
             depths: blocks per stage; a stage has twice the channels of the one before.
             channels, classes, neuron, steps: see `Network`.
             width: channels of the stem and the first stage.
-            stem: imagenet (7x7, stride 2, the first stage at a quarter of the size), medium (3x3,
-                stride 2) for 64 pixels, small (3x3, stride 1) for 32.
+            stem: imagenet: 7x7, stride 2, and the first stage at a quarter of the size; medium, for
+                64 pixels: 3x3, stride 2; small, for 32 pixels: 3x3, stride 1.
             norm_scale: initial scale of every batch norm; None: the design's. For neurons with a
-                threshold of 0.5 and for a sharpened ReLU, 0.5 leaves more information than 1.
-            respond_to_sum: apply the neuron's output function (the activation; in lif the spike)
-                to the residual sum before the neuron, as the published event networks do. Their
-                checkpoints need it. It harms training in lif: the neuron then sees only 0 and 1,
-                both at the edge of the rectangular surrogate, and no gradient passes.
+                threshold of 0.5 and for a sharpened ReLU, 0.5 separates inputs better than 1.
+            respond_to_sum: apply the neuron's activation, or in lif the spike, to the residual sum
+                before the neuron, as the published event networks do. Their checkpoints need it. It
+                harms training in lif: the neuron then sees only 0 and 1, both at the edge of the
+                rectangular surrogate, and no gradient passes.
         """
         super().__init__()
         if norm_scale is not None:

@@ -185,7 +185,7 @@ def integrate(
         x, decay, threshold, surrogate, carry: see `loop`.
         backend: see `NeuronSettings`.
         recompute: save only x for the backward pass, which runs the steps again. The fused kernels
-            always do so; they run where `carry` is None.
+            always do so; they run without `carry`.
 
     Raises:
         OptionError: x has no steps.
