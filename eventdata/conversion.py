@@ -29,7 +29,7 @@ from eventdata.jobs.job import Claim, Job, OnError, Progress
 from eventdata.jobs.pool import OpenPool, Pool, SerialExecutor, run_tasks
 from eventdata.jobs.worker import out_of_memory, working_on
 from eventdata.raw.registry import build_source, source_entry
-from eventdata.raw.source import Samples, Source, listen
+from eventdata.raw.source import Samples, Source, collect_notes
 from eventdata.store.layout import (
     MAX_SAMPLE_BYTES,
     MAX_SHARD_SIZE,
@@ -125,7 +125,7 @@ def convert(
     started = time.monotonic()
     pool = Pool.choose(workers, executor, scheduler, (input, out))
     shard_size, limit = _check_options(shard_size, limit, on_error)
-    walks = isinstance(source, str) and source_entry(source).walks
+    walks = isinstance(source, str) and source_entry(source).kind.walks
     if isinstance(source, str):
         if input is None:
             raise OptionError(f"input is None; pass the folder with the raw data of {source}")
@@ -330,7 +330,7 @@ def convert_shard(task: ShardTask) -> int:
     compressing = task.compressor.submit(builder.add_all, [])
     events = [0] * len(task.samples)
     skipped: dict[int, str] = {}
-    with listen() as notes, fetch_ahead(task.samples.paths, task.samples.input_size):
+    with collect_notes() as notes, fetch_ahead(task.samples.paths, task.samples.input_size):
         for start in range(0, len(task.samples), at_once):
             slots = range(start, min(start + at_once, len(task.samples)))
             group = list(zip(slots, groups[start // at_once % 2], strict=False))

@@ -1,179 +1,206 @@
-"""The options of sources on the command line, and a help page that shows them in sections."""
+"""The options of sources on the command line and in the documentation.
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+``python -m eventdata.options`` prints docs/options.md.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import click
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from eventdata.raw.registry import SOURCES, SourceEntry, entry_name, unknown_option, unknown_source
+from eventdata.settings import Option, reference
 
-LABELS = "Which samples"
-AGAINST = "With --against, as for convert"
-FRAMES = "Frames from events (tonic:NAME, recordings; --steps is for ucf101 too)"
-ODG = "Events from images (imagenet; generate es-imagenet)"
-VIDEO = "Events from clips (ucf101; generate es-ucf101)"
-PIXELS = "Images (images; --crop is for imagenet too)"
+HEADING = """# Options of each source
+
+`eventdata convert SOURCE INPUT OUT` takes these options, and the general ones of its `--help`.
+From Python they are keyword arguments of `eventdata.convert`, with `_` in place of `-`.
+This file is generated: `python -m eventdata.options > docs/options.md`.
+"""
+GENERAL = "General options"
+AGAINST = "Options for --against, as they were given to convert"
 
 
 class SectionOption(click.Option):
-    """An option that the help page shows under a heading of its own."""
+    """An option made from a setting, which a help page shows under a heading of its own."""
 
-    def __init__(self, *args: Any, section: str, **attributes: Any) -> None:
-        super().__init__(*args, **attributes)
+    def __init__(self, option: Option, section: str) -> None:
+        kind, unit, default = option.kinds[0], option.facts.unit, option.shown
+        attributes: dict[str, Any] = {"metavar": unit.upper() if unit.islower() else unit or None}
+        if option.choices:
+            attributes = {"type": click.Choice([str(one) for one in option.choices])}
+        elif kind is bool:
+            attributes = {"is_flag": True, "default": None}
+        elif kind is Path:
+            attributes["type"] = click.Path(
+                exists=True, file_okay=unit != "folder", dir_okay=unit == "folder"
+            )
+        elif option.kinds in ((int,), (float,)):
+            attributes["type"] = kind
+        if option.facts.repeated:
+            attributes |= {"multiple": True, "callback": lambda *given: list(given[2]) or None}
+        text = option.facts.help + (f"  [default: {default}]" if default else "")
+        super().__init__([option.flag, option.name], help=text, **attributes)
         self.section = section
 
 
-class SectionCommand(click.Command):
-    """A command whose help page shows sections, each option in one line where it fits."""
+class SourceCommand(click.Command):
+    """A command with options of sources, made when first needed and shown in sections."""
+
+    def __init__(
+        self,
+        *args: Any,
+        own: Callable[[], Iterable[SectionOption]] = tuple,
+        example: Callable[[], str] = str,
+        refuse: Callable[[str], object] = str,
+        **attributes: Any,
+    ) -> None:
+        self._own = own
+        self._example = example
+        self._refuse = refuse
+        super().__init__(*args, **attributes)
+
+    @property
+    def params(self) -> list[click.Parameter]:
+        """The options and arguments."""
+        own, self._own = self._own, tuple
+        self._params[:0] = own()
+        return self._params
+
+    @params.setter
+    def params(self, params: list[click.Parameter]) -> None:
+        self._params = list(params)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse arguments; an option of other commands is refused in a sentence."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            self._refuse(error.option_name.lstrip("-").replace("-", "_"))
+            raise
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help text, then an example."""
+        super().format_help_text(ctx, formatter)
+        if example := self._example():
+            formatter.write_paragraph()
+            formatter.write(f"  {example}\n")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Options without a section first."""
-        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        """Write the options by section, those without one last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and isinstance(parameter, click.Option):
-                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+                sections.setdefault(getattr(parameter, "section", GENERAL), []).append(record)
         for name, records in sections.items():
-            with formatter.section(name):
+            with formatter.section("Options" if len(sections) == 1 else name):
                 formatter.write_dl(records)
 
 
-def _option(section: str, name: str, text: str, **attributes: Any) -> Callable[[Any], Any]:
-    return click.option(name, cls=SectionOption, section=section, help=text, **attributes)
+class SourceGroup(click.Group):
+    """A command per source, with the options of ``template`` and the source's own.
+
+    sources: the table of sources; own: the options of a source, by name; example: words of
+    an example, after the source's name.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        template: click.Command,
+        sources: Mapping[str, SourceEntry],
+        own: Callable[[str], Mapping[str, Option]],
+        example: Callable[[str], str],
+        **attributes: Any,
+    ) -> None:
+        folders = [one for one in template.params if isinstance(one, click.Argument)]
+        words = " ".join(one.human_readable_name for one in folders)
+        attributes |= {"subcommand_metavar": f"SOURCE {words} [OPTIONS]", "no_args_is_help": False}
+        super().__init__(*args, **attributes)
+        self.template, self.sources, self.own, self.example = template, sources, own, example
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the sources."""
+        return list(self.sources)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of a source.
+
+        Raises:
+            OptionError: no source has this name.
+        """
+        if entry_name(cmd_name) not in self.sources:
+            raise unknown_source(cmd_name, self.sources)
+        callback: Any = self.template.callback
+        return SourceCommand(
+            cmd_name,
+            params=self.template.params,
+            callback=partial(callback, cmd_name),
+            help=self.sources[entry_name(cmd_name)].summary,
+            own=lambda: made_options(self.own(cmd_name).values(), f"Options of {cmd_name}"),
+            example=lambda: f"eventdata {self.name} {cmd_name} {self.example(cmd_name)}",
+            refuse=partial(self._refuse, cmd_name),
+        )
+
+    def _refuse(self, source: str, name: str) -> None:
+        known = {one: self.own(one) for one in {entry_name(source): None, **self.sources}}
+        if any(name in options for options in known.values()):
+            raise unknown_option(source, name, known)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sources with a line each."""
+        with formatter.section("Sources"):
+            formatter.write_dl([(name, entry.summary) for name, entry in self.sources.items()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse arguments, among which options may stand before the source."""
+        if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
+            valued = {
+                word
+                for name in self.sources
+                for one in SourceGroup.get_command(self, ctx, name).params  # type: ignore[union-attr]
+                if isinstance(one, click.Option) and not one.is_flag
+                for word in one.opts
+            }
+            place = 0
+            while place < len(args) and args[place].startswith("-"):
+                place += 2 if args[place] in valued else 1
+            args = [*args[place : place + 1], *args[:place], *args[place + 1 :]]
+        return super().parse_args(ctx, args)
 
 
-def _choice(*values: str) -> Any:
-    return click.Choice(values)
+def made_options(options: Iterable[Option], section: str) -> list[SectionOption]:
+    """Return options of the command line; those without a section get this one."""
+    return [SectionOption(option, option.section or section) for option in options]
 
 
-_FILE = click.Path(exists=True, dir_okay=False)
-_FOLDER = click.Path(exists=True, file_okay=False)
-
-_SPLIT = _option(LABELS, "--split", "Only this split (train, val, ...).")
-
-
-def _image_labels(section: str) -> tuple[Callable[[Any], Any], ...]:
-    return (
-        _option(section, "--list", "Of images: labels, in lines 'path label'.", type=_FILE),
-        _option(section, "--classes", "Of images: numbers, in lines 'class number'.", type=_FILE),
-    )
+def against_options() -> list[SectionOption]:
+    """Return the options of all sources that name files, which no store knows."""
+    found = {
+        option.name: option
+        for entry in SOURCES.values()
+        for option in entry.options.values()
+        if Path in option.kinds or option.facts.needs
+    }
+    return [SectionOption(option, AGAINST) for option in found.values()]
 
 
-def _clip_labels(section: str) -> tuple[Callable[[Any], Any], ...]:
-    return (
-        _option(section, "--splits", "Of UCF101: the folder of its official lists.", type=_FOLDER),
-        _option(
-            section, "--fold", "Of UCF101: which of its three splits.", type=click.IntRange(1, 3)
-        ),
-    )
+def markdown() -> str:
+    """Return docs/options.md: a table of options for each source."""
+    parts = [HEADING]
+    for name, entry in SOURCES.items():
+        parts.append(f"\n## {name}\n\n{entry.summary}\n")
+        options = entry.options.values()
+        for section in dict.fromkeys(option.section for option in options):
+            rows = [option for option in options if option.section == section]
+            title = f"\n### {section}\n" if section else ""
+            parts.append(f"{title}\n{reference(rows, lambda option: option.flag)}")
+    return "".join(parts)
 
 
-_ODG = (
-    _option(
-        ODG,
-        "--odg",
-        "Window mended (default), or as published.",
-        type=_choice("centred", "published"),
-    ),
-    _option(ODG, "--threshold", "Least change of brightness [0.18].", type=float),
-    _option(ODG, "--min-events", "Images with fewer are left out [1000].", type=int),
-    _option(
-        ODG, "--resampling", "How images are scaled [nearest].", type=_choice("nearest", "area")
-    ),
-)
-_ODG_FRAMES = (
-    _option(ODG, "--long-side", "Longer side after scaling [254].", type=int),
-    _option(ODG, "--trace", "Placements 'row,col row,col ...' [ES-ImageNet's]."),
-)
-_VIDEO = (
-    _option(VIDEO, "--mode", "Two thresholds a clip (default), or drawn.", type=_choice("1", "2")),
-    _option(VIDEO, "--event-ratio", "Part of cells with events [0.15].", type=float),
-    _option(VIDEO, "--seed", "Of mode 2's draws [0].", type=int),
-    _option(
-        VIDEO,
-        "--interpolation",
-        "How frames are scaled: bilinear (default), bicubic, area, nearest, lanczos.",
-    ),
-)
-_VIDEO_FRAMES = (_option(VIDEO, "--size", "Rows x columns [256x342]."),)
-_FRAMES = (
-    _option(FRAMES, "--frames", "T frames of equal time.", type=int),
-    _option(FRAMES, "--n-event-bins", "T frames of equally many events.", type=int),
-    _option(FRAMES, "--window", "Frames of so many microseconds, with --steps.", type=int),
-    _option(FRAMES, "--events-per-frame", "Frames of so many events, with --steps.", type=int),
-    _option(
-        FRAMES,
-        "--steps",
-        "T by --window and --events-per-frame: shorter samples are padded with empty frames, "
-        "longer ones cut. Of a clip [30].",
-        type=int,
-    ),
-    _option(
-        FRAMES,
-        "--overlap",
-        "What a frame shares with the next: microseconds, events, or of bins a part of one.",
-        type=float,
-    ),
-    _option(
-        FRAMES,
-        "--include-incomplete",
-        "Keep the rest that does not fill a window.",
-        is_flag=True,
-        default=None,
-    ),
-    _option(
-        FRAMES,
-        "--representation",
-        "Whether there was an event, or how many [binary].",
-        type=_choice("binary", "count"),
-    ),
-    _option(FRAMES, "--count-dtype", "Type of counts [uint8].", type=_choice("uint8", "uint16")),
-    _option(
-        FRAMES, "--merge-polarities", "One channel instead of two.", is_flag=True, default=None
-    ),
-    _option(FRAMES, "--every", "Cut recordings into samples of so many microseconds.", type=int),
-    _option(FRAMES, "--sensor-size", "Columns x rows, where files do not say."),
-    _option(
-        FRAMES,
-        "--transform",
-        "One of Tonic's, such as 'Denoise(filter_time=10000)'; can be given several times.",
-        multiple=True,
-        callback=lambda _, __, values: list(values) or None,
-    ),
-)
-_PIXELS = (
-    _option(PIXELS, "--short-side", "Shorter side after scaling [256].", type=int),
-    _option(PIXELS, "--crop", "Rows and columns in the middle [224].", type=int),
-    _option(PIXELS, "--grey", "Brightness alone.", is_flag=True, default=None),
-    _option(
-        PIXELS,
-        "--grey-from-events",
-        "INPUT is a store; put its images together.",
-        is_flag=True,
-        default=None,
-    ),
-)
-
-
-def _all(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
-    def decorate(function: Function) -> Function:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-convert_options = _all(
-    _SPLIT,
-    *_image_labels(LABELS),
-    *_clip_labels(LABELS),
-    *_ODG,
-    *_ODG_FRAMES,
-    *_VIDEO,
-    *_VIDEO_FRAMES,
-    *_PIXELS,
-    *_FRAMES,
-)
-generate_options = _all(_SPLIT, *_image_labels(LABELS), *_ODG, *_VIDEO)
-verify_options = _all(*_image_labels(AGAINST), *_clip_labels(AGAINST))
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

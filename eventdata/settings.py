@@ -19,7 +19,7 @@ from dataclasses import MISSING, dataclass
 from functools import cache
 from numbers import Integral
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from eventdata.errors import OptionError
@@ -39,6 +39,7 @@ class Setting:
     section: the heading of a nested class's options in a help page.
     stored: whether the value goes into a store's parameters.
     needs: another option without which this one has no meaning.
+    repeated: whether a command line may give the option several times.
     read, write: between an option's text and a value that no annotation says how to read. ``read``
     fails for what is not ``form``.
     """
@@ -53,6 +54,7 @@ class Setting:
     section: str = ""
     stored: bool = True
     needs: str = ""
+    repeated: bool = False
     form: str = ""
     read: Callable[[Any], Any] | None = None
     write: Callable[[Any], Any] | None = None
@@ -61,10 +63,11 @@ class Setting:
     def bounds(self) -> str:
         """The bounds in words; "" without any."""
         if self.least is not None and self.most is not None:
-            return f"{self.least:.15g} to {self.most:.15g}"
+            return f"{_number(self.least)} to {_number(self.most)}"
         words = {"at least": self.least, "more than": self.above}
         words |= {"at most": self.most, "less than": self.below}
-        return " and ".join(f"{word} {one:.15g}" for word, one in words.items() if one is not None)
+        known = {word: bound for word, bound in words.items() if bound is not None}
+        return " and ".join(f"{word} {_number(bound)}" for word, bound in known.items())
 
     def allows(self, value: Any) -> bool:
         """Return whether a value, or each of a tuple, lies within the bounds."""
@@ -136,12 +139,18 @@ class Option:
         """The types that a value may have, None not among them."""
         union = get_origin(self.hint) in (Union, UnionType)
         kinds = get_args(self.hint) if union else (self.hint,)
-        return tuple(kind for kind in kinds if kind is not type(None))
+        return tuple(kind for kind in kinds if kind is not NoneType)
 
     @property
     def choices(self) -> tuple[Any, ...]:
         """The values of a Literal; empty for any other type."""
         return get_args(self.kinds[0]) if get_origin(self.kinds[0]) is Literal else ()
+
+    @property
+    def shown(self) -> str:
+        """The default as a help page shows it; "" where there is none."""
+        default = None if self.default in (MISSING, ()) else self.write(self.default)
+        return "" if default is None else str(default)
 
     def read(self, value: Any, where: str = "", *, strict: bool = False) -> Any:
         """Return a value as the field's type, within its bounds.
@@ -264,14 +273,15 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
 
 def unknown_key(where: str, key: str, known: Iterable[str]) -> OptionError:
     """Return the error for a key that does not exist, with the closest one that does."""
-    return OptionError(f"{where} has no key {key!r}; {closest(key, known)}")
+    known = sorted(known)
+    hint = closest(key, known) or f"choose {', '.join(known)}"
+    return OptionError(f"{where} has no key {key!r}; {hint}")
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """Return a hint at the known name that is closest to a wrong one, or at all known names."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose {', '.join(known) or 'none'}"
+    """Return a question for the known name that is closest to a wrong one; "" without one."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def table_of(settings: Any) -> Table:
@@ -302,8 +312,7 @@ def reference(options: Iterable[Option], spell: Callable[[Option], str]) -> str:
     """Return a Markdown table of options: name, value, default and help."""
     rows = ["| | value | default | |", "|---|---|---|---|"]
     for option in options:
-        default = option.write(None if option.default is MISSING else option.default)
-        shown = "" if default is None else f"`{default}`"
+        shown = f"`{option.shown}`" if option.shown else ""
         value = ", ".join(f"`{one}`" for one in option.choices) or option.facts.unit
         if option.kinds != (bool,):
             value = value or option.facts.form or " or ".join(map(_describe, option.kinds))
@@ -320,9 +329,14 @@ def _read(value: Any, hint: Any, where: str, strict: bool) -> Any:
         made = isinstance(hint, type) and isinstance(value, hint)
         return value if made else from_table(hint, value, where)
     if origin in (Union, UnionType):
-        for choice in arguments:
+        if value is None and NoneType in arguments:
+            return None
+        kinds = [kind for kind in arguments if kind is not NoneType]
+        if len(kinds) == 1:
+            return _read(value, kinds[0], where, strict)
+        for kind in kinds:
             with suppress(OptionError):
-                return _read(value, choice, where, strict)
+                return _read(value, kind, where, strict)
     elif origin is Literal:
         for choice in arguments:
             same = type(value) is type(choice) and value == choice
@@ -361,6 +375,10 @@ def _read_plain(value: Any, hint: type, strict: bool) -> Any:
     raise TypeError
 
 
+def _number(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+
+
 def _is_class(hint: Any) -> bool:
     return dataclasses.is_dataclass(hint)
 
@@ -369,7 +387,7 @@ def _describe(hint: Any) -> str:
     """Return a type in a user's words."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return " or ".join(_describe(kind) for kind in arguments if kind is not type(None))
+        return " or ".join(_describe(kind) for kind in arguments if kind is not NoneType)
     if origin is tuple:
         one = _NAMES.get(arguments[0], "value")
         return f"a list of {one if arguments[0] is str else one + 's'}"

@@ -20,7 +20,7 @@ from eventdata.files.fetch import fetch_ahead
 from eventdata.files.inputs import open_input
 from eventdata.jobs.job import Claim, unseen
 from eventdata.jobs.pool import Pool, run_tasks
-from eventdata.raw.registry import build_source, read_options, source_entry
+from eventdata.raw.registry import build_source, given_options, source_entry
 from eventdata.raw.source import Samples, Source
 from eventdata.store.layout import HEADER_KEY, SampleFormat
 from eventdata.store.read import SampleReader, SplitReader, Store, open_store
@@ -33,7 +33,6 @@ from eventdata.store.verify import (
 )
 
 AGAINST_SAMPLES = 256
-PLACES = {"splits", "list", "classes"}  # options that name files, which a store must not choose
 MAX_PROBLEMS = 10_000  # the check ends after these
 COMPARED_AT_ONCE = 64  # samples per task
 
@@ -153,11 +152,13 @@ def source_of(store: Store, root: Path, options: Mapping[str, Any]) -> Source:
         raise OptionError(
             f"{store.files.where}: made from {name!r}, which verify can't read; omit --against"
         ) from None
-    known = {key: parameters[key] for key in entry.options - PLACES if key in parameters}
-    if options.get("splits") is None:
-        known.pop("fold", None)  # a fold is meaningless without its lists
+    safe = entry.options.keys() - entry.files
+    known = {key: parameters[key] for key in safe if key in parameters}
+    for key, option in entry.options.items():
+        if option.facts.needs and options.get(option.facts.needs) is None:
+            known.pop(key, None)  # a fold is meaningless without its lists
     try:
-        known = read_options(name, known)
+        known = given_options(name, known)
     except OptionError as error:
         raise StoreError(f"{store.files.where}: its parameters are damaged ({error})") from None
     return build_source(name, root, {**known, **options})
@@ -218,8 +219,8 @@ def comparisons(
     Raises:
         OptionError: no sample of a split was found, and an option that names a file may be missing.
     """
-    known = source_entry(str(store.header.parameters.get("source"))).options
-    needed = " and ".join(f"--{option}" for option in sorted(PLACES & known))
+    entry = source_entry(str(store.header.parameters.get("source")))
+    needed = " and ".join(f"--{option}" for option in sorted(entry.files))
     with reading(store.files.where):
         listing = source.splits()
     for split_name, split in store.splits.items():

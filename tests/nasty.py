@@ -11,7 +11,7 @@ from eventdata.formats.npz import read_npz
 from eventdata.formats.recording import read_events
 from eventdata.formats.video import read_clip
 from eventdata.kernels.video import VideoSettings
-from eventdata.raw.source import read_lines
+from eventdata.raw.listing import read_lines
 from eventdata.store.shard import crc32c
 from tests.fuzz.cases import reset_peak
 from tests.fuzz.seeds import raw, recordings, stores, training, trees

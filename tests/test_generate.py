@@ -242,9 +242,9 @@ def test_bad_options_and_places(images, tmp_path):
     for options in ({"long_side": 100}, {"steps": 5}, {"splits": "x"}, {"odg": "other"}):
         with pytest.raises(OptionError):
             generate("es-imagenet", images, tmp_path / "raw", **options)
-    with pytest.raises(OptionError, match="does not know the option 'split'"):
+    with pytest.raises(OptionError, match="has no option 'split'; it belongs to es-im"):
         generate("es-ucf101", images, tmp_path / "raw", split="train")
-    with pytest.raises(OptionError, match="raw files are of es-imagenet or es-ucf101"):
+    with pytest.raises(OptionError, match="unknown source 'imagenet'; did you mean 'es-imagenet'"):
         generate("imagenet", images, tmp_path / "raw")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()

@@ -15,7 +15,7 @@ import eventdata
 from eventdata.cli import main
 from eventdata.conversion import convert
 from eventdata.errors import OptionError
-from eventdata.raw.registry import read_options
+from eventdata.raw.registry import source_entry
 from tests.makers import make_clips, make_es_imagenet, make_es_ucf101, make_images
 from tests.source_contract import SettingsContract, SourceContract
 
@@ -170,25 +170,33 @@ def test_command(tmp_path):
     assert "sound; 5 samples, 5 compared" in result.output
     result = call(main, ["convert", "ucf101", str(clips), str(out), "--crop", "5"])
     assert result.exit_code == 2
-    assert "the source ucf101 does not know the option 'crop'" in result.output
+    assert "ucf101 has no option 'crop'; it belongs to imagenet and images." in result.output
 
 
 @pytest.mark.parametrize(
     ("source", "options", "told"),
     [
-        ("es-imagenet", {"split": ["train"]}, "split is ['train']: give a text"),
-        ("es-ucf101", {"splits": 7}, "splits is 7: give a path"),
-        ("imagenet", {"threshold": "much"}, "threshold is 'much': give a number"),
-        ("imagenet", {"long_side": 254.5}, "long_side is 254.5: give a whole number"),
-        ("imagenet", {"trace": 5}, "trace is 5: give a text"),
-        ("ucf101", {"mode": float("inf")}, "mode is inf: give a whole number"),
-        ("ucf101", {"seed": 1}, "--seed is of mode 2's draws"),
-        ("images", {"crop": True}, "crop is True: give a whole number"),
-        ("imagenet", {"threshold": True}, "threshold is True: give a number"),
-        ("recordings", {"frames": 3, "every": "long"}, "every is 'long': give a whole number"),
-        ("recordings", {"frames": 3, "transform": [1]}, "transform is [1]: give a text or several"),
-        ("recordings", {"frames": 3, "sensor_size": (float("inf"), 1)}, "--sensor-size is WIDTH"),
-        ("tonic:NMNIST", {"frames": 3, "split": ["a"]}, "split is ['a']: give a text"),
+        ("es-imagenet", {"split": ["train"]}, "split is ['train'], not text"),
+        ("es-ucf101", {"splits": 7}, "splits is 7, not a path"),
+        ("imagenet", {"threshold": "much"}, "threshold is 'much', not a number"),
+        ("imagenet", {"long_side": 254.5}, "long_side is 254.5, not a whole number"),
+        ("imagenet", {"trace": 5}, "trace is 5, not placements row,column"),
+        ("ucf101", {"mode": float("inf")}, "mode is inf: choose 1, 2"),
+        ("ucf101", {"seed": 1}, "--seed is for --mode 2; remove it"),
+        ("images", {"crop": True}, "crop is True, not a whole number"),
+        ("imagenet", {"threshold": True}, "threshold is True, not a number"),
+        ("recordings", {"frames": 3, "every": "long"}, "every is 'long', not a whole number"),
+        (
+            "recordings",
+            {"frames": 3, "transform": [1]},
+            "transform is [1], not text or a list",
+        ),
+        (
+            "recordings",
+            {"frames": 3, "sensor_size": (float("inf"), 1)},
+            "sensor_size is (inf, 1), not WID",
+        ),
+        ("tonic:NMNIST", {"frames": 3, "split": ["a"]}, "split is ['a'], not text"),
     ],
 )
 def test_values_of_another_kind(tmp_path, source, options, told):
@@ -201,10 +209,10 @@ def test_whole_numbers_of_any_length_and_form(whole):
     """A float has 53 bits: none may stand between a value and what is read."""
     forms = [whole, str(whole), *([7.0, np.int64(7), np.float32(7)] if whole == 7 else [])]
     for value in forms:
-        read = read_options("recordings", {"every": value, "overlap": value})
-        assert read == {"every": whole, "overlap": whole}
-        assert {type(one) for one in read.values()} == {int}
-    assert read_options("recordings", {"overlap": "0.5"}) == {"overlap": 0.5}
+        for source, option in (("recordings", "overlap"), ("ucf101", "seed")):
+            read = source_entry(source).options[option].read(value)
+            assert (read, type(read)) == (whole, int)
+    assert source_entry("recordings").options["overlap"].read("0.5") == 0.5
 
 
 def digests(store: Path) -> dict[str, str]:

@@ -30,7 +30,7 @@ from typing import IO, cast
 
 from eventdata.errors import EventDataError, InputError
 from eventdata.files.local import LocalFiles, check_plain
-from eventdata.raw.source import safe_relative
+from eventdata.raw.listing import safe_relative
 
 _PART = re.compile(r"(?P<name>.+?)(?P<mark>\.|[.-]part-?)(?P<number>\d{2,3}|[a-z]{2})")
 _VOLUME = re.compile(r"(?P<name>.+)\.part(?P<number>\d+)\.rar", re.IGNORECASE)

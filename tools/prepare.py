@@ -21,7 +21,7 @@ from eventdata.errors import EventDataError, InputError, OptionError
 from eventdata.info import human_bytes
 from eventdata.progress import progress_bar
 from eventdata.raw.es_imagenet import MANIFESTS
-from eventdata.raw.ucf101 import KINDS
+from eventdata.raw.ucf101 import Ucf101
 from eventdata.raw.ucf101_lists import find_clips
 from tools.archives import Limits, group_parts, unpack
 
@@ -208,7 +208,7 @@ def unpacked(path: Path, folder: Path) -> Path:
 def holds_clips(folder: Path) -> bool:
     """Return whether a folder or its class folders hold clips."""
     try:
-        return bool(find_clips(folder, KINDS))
+        return bool(find_clips(folder, Ucf101.suffixes))
     except InputError:
         return False
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from eventdata.cli import debug_option, json_option
+from eventdata.console import debug_option, json_option
 from eventdata.errors import OptionError, printable
 
 NEEDED = ("lightning", "matplotlib", "safetensors", "tensorboard", "tomli_w", "torchmetrics")

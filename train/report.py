@@ -17,7 +17,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from eventdata.errors import EventDataError, InputError, OptionError, printable
-from eventdata.raw.source import safe_relative
+from eventdata.raw.listing import safe_relative
 from train.recipe import SCRATCH
 from train.runs.folder import (
     RunFolder,

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
 from eventdata.events import Events
+from eventdata.settings import Settings, setting
 
 MAX_FRAMES = 1 << 16  # per sample: more means a damaged time stamp or a window in the wrong unit
 
@@ -39,70 +40,69 @@ Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Framing:
+class Framing(Settings):
     """How the events of a sample become frames: exactly one of the first four, and its details."""
 
-    frames: int | None = None
-    """T bins of equal time that cover the sample from its first event to its last."""
-
-    n_event_bins: int | None = None
-    """T bins of equally many events."""
-
-    window: int | None = None
-    """Ticks a frame (microseconds, or steps where times are steps)."""
-
-    events_per_frame: int | None = None
-    """Events a frame."""
-
-    overlap: float = 0
-    """What a frame shares with the next one: ticks or events (whole) for ``window`` and
-    ``events_per_frame``; for bins the part of a bin, 0 up to 1, by which each is lengthened."""
-
-    include_incomplete: bool = False
-    """Whether the rest that does not fill a window is a frame too. A sample shorter than one
-    window is a frame in any case."""
-
-    steps: int | None = None
-    """T for ``window`` and ``events_per_frame``, by which samples differ in length: shorter ones
-    are padded with empty frames, longer ones cut."""
-
-    representation: Literal["binary", "count"] = "binary"
-    """Whether a cell says that there was an event, or how many."""
-
-    merge_polarities: bool = False
-    """One channel for both polarities instead of two."""
+    frames: int | None = setting(
+        None, "T frames of equal time, from the first event to the last.", least=1, most=MAX_FRAMES
+    )
+    n_event_bins: int | None = setting(
+        None, "T frames of equally many events.", least=1, most=MAX_FRAMES
+    )
+    window: int | None = setting(
+        None, "Time per frame; needs --steps, or --every.", unit="microseconds", least=1
+    )
+    events_per_frame: int | None = setting(
+        None, "Events per frame; needs --steps.", unit="events", least=1
+    )
+    overlap: int | float = setting(
+        0,
+        "Overlap of a frame with the next: microseconds with --window, events with "
+        "--events-per-frame, otherwise a fraction of a frame.",
+    )
+    include_incomplete: bool = setting(
+        False, "Keep a last frame that does not fill --window or --events-per-frame."
+    )
+    steps: int | None = setting(
+        None,
+        "T frames per sample with --window or --events-per-frame; shorter samples are padded with "
+        "empty frames, longer ones cut.",
+        least=1,
+        most=MAX_FRAMES,
+    )
+    representation: Literal["binary", "count"] = setting(
+        "binary", "Value of a pixel: 1 if it has events, or their count."
+    )
+    count_dtype: Literal["uint8", "uint16"] | None = setting(
+        None, "Type of the counts; uint8 by default."
+    )
+    merge_polarities: bool = setting(False, "Merge both polarities into one channel.")
 
     def __post_init__(self) -> None:
-        ways = {
-            name: getattr(self, name)
-            for name in ("frames", "n_event_bins", "window", "events_per_frame")
-            if getattr(self, name) is not None
-        }
-        if len(ways) != 1:
+        super().__post_init__()
+        methods = ("frames", "n_event_bins", "window", "events_per_frame")
+        given = [name for name in methods if getattr(self, name) is not None]
+        if len(given) != 1:
             raise OptionError(
-                "choose exactly one of frames, n_event_bins, window and events_per_frame, "
-                f"not {' and '.join(ways) or 'none'}"
+                "choose exactly one of --frames T, --n-event-bins T, --window MICROSECONDS and "
+                f"--events-per-frame N, not {' and '.join(given) or 'none'}"
             )
-        for name, value in {**ways, "steps": 1 if self.steps is None else self.steps}.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise OptionError(f"{name} is {value!r}: choose a whole number, 1 or more")
-        if self.fixed_steps is not None and self.fixed_steps > MAX_FRAMES:
-            raise OptionError(f"{self.fixed_steps:,} frames a sample: choose at most {MAX_FRAMES}")
-        if self.representation not in ("binary", "count"):
-            raise OptionError(f"representation is {self.representation!r}: binary or count")
+        if self.count_dtype is not None and self.representation != "count":
+            raise OptionError("count_dtype needs --representation count")
         if self.size is None:
             if not 0 <= self.overlap < 1:
                 raise OptionError(
-                    f"overlap is {self.overlap}: a part of a bin, 0 up to, not with, 1"
+                    f"overlap is {self.overlap}: choose a fraction of a frame, at least 0 and less "
+                    "than 1"
                 )
             if self.include_incomplete or self.steps is not None:
                 raise OptionError(
-                    "include_incomplete and steps go with window or events_per_frame; "
-                    "bins are all complete, and as many as asked for"
+                    "include_incomplete and steps go with --window or --events-per-frame; frames "
+                    "of the other methods are all complete, and as many as asked for"
                 )
         elif not (0 <= self.overlap < self.size and float(self.overlap).is_integer()):
             raise OptionError(
-                f"overlap is {self.overlap}: a whole number from 0 to {self.size - 1}, "
+                f"overlap is {self.overlap}: choose a whole number from 0 to {self.size - 1}, "
                 "less than a frame"
             )
 

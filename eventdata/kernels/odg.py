@@ -11,6 +11,7 @@ Legend: N events, T steps, P polarities (0 = positive), C channels, H rows, W co
 """
 
 import math
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -21,6 +22,7 @@ from eventdata.errors import InputError, LeftOutError, OptionError
 from eventdata.kernels.packing import U8, count_ones
 from eventdata.kernels.placements import add_edges, difference, list_events
 from eventdata.kernels.resample import scale_area, scale_nearest
+from eventdata.settings import Settings, setting
 
 PUBLISHED_TRACE = ((1, 0), (0, 2), (2, 1), (1, 0), (0, 1), (2, 2), (1, 0), (1, 1), (2, 1))
 
@@ -29,53 +31,58 @@ class TooFewEventsError(LeftOutError):
     """An image with too few events; the published generator drops these silently."""
 
 
+def parse_trace(text: str) -> tuple[tuple[int, int], ...]:
+    """Return the placements of a text like ``1,0 0,2 2,1``; raise ValueError for any other."""
+    if not re.fullmatch(r"\s*\d{1,9},\d{1,9}(\s+\d{1,9},\d{1,9})*\s*", text):
+        raise ValueError
+    places = (place.split(",") for place in text.split())
+    return tuple((int(row), int(column)) for row, column in places)
+
+
 @dataclass(frozen=True, kw_only=True)
-class OdgSettings:
-    """How an image becomes events; the defaults are ES-ImageNet's, with its window mended."""
+class OdgSettings(Settings):
+    """How an image becomes events; the defaults are ES-ImageNet's, with its window corrected.
 
-    mode: Literal["centred", "published"] = "centred"
-    """``published`` is bit-exact with ES-ImageNet: it keeps a crop-sized window of the canvas and
-    only then centres the image, so a landscape image loses rows at its top and keeps them at its
-    bottom (and loses the window's first row and column). ``centred`` centres first."""
+    ``published`` is bit-exact with ES-ImageNet: it keeps a crop-sized window of the canvas and only
+    then centres the image, so a landscape image loses rows at its top and keeps them at its bottom,
+    and loses the window's first row and column. ``centred`` centres first.
+    """
 
-    long_side: int = 254
-    """Pixels of the image's longer side after scaling; the other keeps the aspect ratio."""
-
-    crop: int = 224
-    """Rows and columns of the frames, at most ``canvas``."""
-
-    threshold: float = 0.18
-    """An event is a change by more than this, of brightness in 0..1."""
-
-    min_events: int = 1000
-    """An image with fewer events is refused."""
-
-    resampling: Literal["nearest", "area"] = "nearest"
-    """``nearest`` is ES-ImageNet's and aliases; ``area`` takes the mean of the pixels covered."""
-
-    trace: tuple[tuple[int, int], ...] = PUBLISHED_TRACE
-    """The placements (row, column); each after the first makes a step."""
+    mode: Literal["centred", "published"] = setting(
+        "centred",
+        "Crop window: centred (corrected) or published (bit-exact, with the published bug).",
+        option="odg",
+    )
+    long_side: int = setting(
+        254, "Longer side of the scaled image.", unit="pixels", least=1, most=4096
+    )
+    crop: int = setting(224, "Rows and columns of the frames.", unit="pixels", least=1)
+    threshold: float = setting(
+        0.18, "Smallest change of brightness, 0 to 1, that is an event.", least=0, below=1
+    )
+    min_events: int = setting(
+        1000, "Minimum events per image; images with fewer are skipped.", unit="events", least=0
+    )
+    resampling: Literal["nearest", "area"] = setting(
+        "nearest", "How images are scaled: nearest as in ES-ImageNet, or the mean over an area."
+    )
+    trace: tuple[tuple[int, int], ...] = setting(
+        PUBLISHED_TRACE,
+        "Placements of the image; each after the first makes a step.",
+        form="placements row,column such as '1,0 0,2 2,1'",
+        read=parse_trace,
+        write=lambda trace: " ".join(f"{row},{column}" for row, column in trace),
+    )
 
     def __post_init__(self) -> None:
-        if self.mode not in ("centred", "published"):
-            raise OptionError(f"mode is {self.mode!r}: choose 'centred' or 'published'")
-        if self.resampling not in ("nearest", "area"):
-            raise OptionError(f"resampling is {self.resampling!r}: choose 'nearest' or 'area'")
-        if len(self.trace) < 2 or any(
-            len(place) != 2 or not all(0 <= offset < 16 for offset in place) for place in self.trace
-        ):
-            raise OptionError("trace needs at least two placements (row, column), each 0 to 15")
-        if not 1 <= self.long_side <= 4096:
-            raise OptionError(f"long side is {self.long_side}: choose 1 to 4096 pixels")
-        if not 1 <= self.crop <= self.canvas:
+        super().__post_init__()
+        if len(self.trace) < 2 or any(not 0 <= side < 16 for place in self.trace for side in place):
+            raise OptionError("trace needs at least two placements row,column, each 0 to 15")
+        if self.crop > self.canvas:
             raise OptionError(
-                f"crop is {self.crop}: choose 1 to {self.canvas}, the canvas of a "
-                f"long side of {self.long_side}"
+                f"crop is {self.crop}: choose 1 to {self.canvas}, the canvas of a long side of "
+                f"{self.long_side} pixels"
             )
-        if not 0 <= self.threshold < 1:
-            raise OptionError(f"threshold is {self.threshold}: choose 0 up to, not with, 1")
-        if self.min_events < 0:
-            raise OptionError(f"min events is {self.min_events}: choose 0 or more")
 
     @property
     def steps(self) -> int:

@@ -9,6 +9,7 @@ so no difference is ever stored.
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -17,61 +18,58 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from eventdata.errors import InputError, OptionError
+from eventdata.errors import InputError
 from eventdata.kernels.packing import U8, count_ones, unpack
+from eventdata.settings import Settings, setting
 
 GREY = np.arange(256) / 255.0
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Return rows and columns of a text like ``256x342``; raise ValueError for any other."""
+    if not re.fullmatch(r"[0-9]{1,9}x[0-9]{1,9}", text):
+        raise ValueError
+    rows, columns = text.split("x")
+    return int(rows), int(columns)
+
+
 @dataclass(frozen=True, kw_only=True)
-class VideoSettings:
-    """How a clip becomes events; the defaults are ES-UCF101's."""
+class VideoSettings(Settings):
+    """How a clip becomes events; the defaults are ES-UCF101's.
 
-    frames: int = 31
-    """F, spread evenly over the clip; two neighbours make a step."""
+    Mode 1 has two thresholds per clip. They are the means of mode 2, which draws a threshold per
+    pixel and step from a normal distribution of standard deviation ``sigma``, but none nearer to
+    zero than ``least``; each clip has its own random stream, from the seed and its name.
+    """
 
-    size: tuple[int, int] = (256, 342)
-    """H and W; frames of another size are scaled."""
-
-    event_ratio: float = 0.15
-    """The part of all differences that become events, half of them positive."""
-
-    mode: Literal[1, 2] = 1
-    """1: two thresholds a clip. 2: these are the means, each pixel and step draws its own."""
-
-    sigma: float = 0.03
-    """Standard deviation of mode 2's thresholds, in brightness 0..1."""
-
-    least: float = 0.01
-    """Mode 2's thresholds are no nearer to zero than this."""
-
-    seed: int = 0
-    """Of mode 2's draws; each clip has its own stream, from the seed and its name."""
-
-    interpolation: Literal["bilinear", "bicubic", "area", "nearest", "lanczos"] = "bilinear"
-    """How frames of another size are scaled."""
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.frames <= 65536:
-            raise OptionError(f"frames is {self.frames}: choose 2 to 65536")
-        if len(self.size) != 2 or not all(1 <= side <= 8192 for side in self.size):
-            raise OptionError(f"size is {self.size}: choose rows and columns of 1 to 8192")
-        if not 0 < self.event_ratio <= 1:
-            raise OptionError(f"event ratio is {self.event_ratio}: choose more than 0, at most 1")
-        if self.mode not in (1, 2):
-            raise OptionError(f"mode is {self.mode}: choose 1 or 2")
-        if self.sigma < 0 or self.least < 0 or self.seed < 0:
-            raise OptionError("sigma, least and seed can't be negative")
-        if self.interpolation not in ("bilinear", "bicubic", "area", "nearest", "lanczos"):
-            raise OptionError(
-                f"interpolation is {self.interpolation!r}: choose bilinear, bicubic, area, "
-                "nearest or lanczos"
-            )
+    mode: Literal[1, 2] = setting(
+        1, "1: two thresholds per clip; 2: a random threshold per pixel and step."
+    )
+    event_ratio: float = setting(
+        0.15, "Fraction of all differences that become events.", above=0, most=1
+    )
+    steps: int = setting(30, "T frames per clip.", unit="frames", least=1, most=65535)
+    size: tuple[int, int] = setting(
+        (256, 342),
+        "Size of the frames; clips of another size are scaled.",
+        unit="ROWSxCOLUMNS",
+        least=1,
+        most=8192,
+        form="rows x columns such as 256x342",
+        read=parse_size,
+        write=lambda size: f"{size[0]}x{size[1]}",
+    )
+    sigma: float = setting(0.03, "Standard deviation of mode 2's thresholds.", option="", least=0)
+    least: float = setting(0.01, "Smallest threshold of mode 2.", option="", least=0)
+    seed: int = setting(0, "Random seed for --mode 2.", least=0)
+    interpolation: Literal["bilinear", "bicubic", "area", "nearest", "lanczos"] = setting(
+        "bilinear", "How clips of another size are scaled."
+    )
 
     @property
-    def steps(self) -> int:
-        """Return T, one less than the frames."""
-        return self.frames - 1
+    def frames(self) -> int:
+        """F, spread evenly over the clip; two neighbours make a step."""
+        return self.steps + 1
 
     @property
     def frames_shape(self) -> tuple[int, int, int, int]:

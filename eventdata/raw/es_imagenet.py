@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError, OptionError
 from eventdata.formats.npz import read_npz
 from eventdata.kernels.packing import BAD_STEP, OK, count_ones, scatter_coordinates
-from eventdata.raw.source import Sample, Samples, read_lines, safe_relative
+from eventdata.raw.listing import read_lines, safe_relative
+from eventdata.raw.source import Sample, Samples, SourceSettings
 from eventdata.store.layout import Parameters, SampleFormat
 
 MANIFESTS = {"train": "trainlabel.txt", "val": "vallabel.txt"}
@@ -35,12 +35,12 @@ _WHOLE_NUMBER = re.compile("-?[0-9]+")
 
 
 @dataclass(frozen=True)
-class EsImageNet:
+class EsImageNet(SourceSettings):
     """Raw ES-ImageNet under ``root``: manifests there, files in ``train/`` and ``val/``."""
 
-    root: Path
-    only: str | None = None
     dataset = "es-imagenet"
+    example = "ES-imagenet-0.18/ es.zarr"
+    walks = False
 
     @cached_property
     def classes(self) -> Sequence[str]:

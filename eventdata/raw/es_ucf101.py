@@ -5,10 +5,7 @@ positive. The three official splits (Soomro et al., 2012) keep the clips of a gr
 video, on one side.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -17,38 +14,24 @@ from eventdata.errors import InputError
 from eventdata.files import WORK
 from eventdata.formats.npz import read_npz
 from eventdata.kernels.packing import OK, pack_dense
-from eventdata.raw.source import Sample, Samples, SettingsOnly
-from eventdata.raw.ucf101_lists import class_names, find_clips, list_clips
-from eventdata.store.layout import Parameters, SampleFormat
+from eventdata.raw.source import Sample, Samples
+from eventdata.raw.ucf101_lists import ClipFolders
+from eventdata.store.layout import SampleFormat
 
 
 @dataclass(frozen=True, kw_only=True)
-class EsUcf101(SettingsOnly):
-    """Raw ES-UCF101 clips in ``root`` itself or in class folders there.
+class EsUcf101(ClipFolders):
+    """Raw ES-UCF101 clips, listed as `ClipFolders` lists them.
 
-    With ``lists`` (the folder ucfTrainTestlist) and ``fold`` 1 to 3 the splits are train and
-    test; without, one split ``all``. ``steps``, ``height``, ``width``: the raw arrays' shape.
+    ``steps``, ``height``, ``width``: the shape of the raw arrays.
     """
 
-    root: Path
-    lists: Path | None = None
-    fold: int | None = None
-    only: str | None = None
     steps: int = 30
     height: int = 256
     width: int = 342
     dataset = "es-ucf101"
-
-    @cached_property
-    def _clips(self) -> dict[str, list[Path]]:
-        if (self.root / WORK).is_dir():
-            raise InputError(f"{self.root}: not finished; call the same `eventdata generate` again")
-        return find_clips(self.root, (".npz",))
-
-    @cached_property
-    def classes(self) -> Sequence[str]:
-        """The official class list where it is given, otherwise the classes that are there."""
-        return class_names(self._clips, self.lists)
+    example = "event_dvs/ ucf.zarr --splits ucfTrainTestlist/ --fold 1"
+    suffixes = (".npz",)
 
     @property
     def sample_format(self) -> SampleFormat:
@@ -61,14 +44,13 @@ class EsUcf101(SettingsOnly):
             width=self.width,
         )
 
-    @property
-    def parameters(self) -> Parameters:
-        """The fold; the shape is in the store's arrays."""
-        return {"source": "es-ucf101", "fold": self.fold}
-
     def splits(self) -> dict[str, Samples]:
-        """Train and test of the fold, or all."""
-        return list_clips(self._clips, self.classes, self.lists, self.fold, self.only)
+        """Return train and test of the fold, or all clips."""
+        if (self.root / WORK).is_dir():
+            raise InputError(
+                f"{self.root}: `eventdata generate` has not finished; run the same command again"
+            )
+        return super().splits()
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
         """Fill out (K, H, W, 2) from one npz; see `Source.read`."""

@@ -13,13 +13,16 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from eventdata.errors import InputError, OptionError
 from eventdata.files.inputs import files_below, inside
-from eventdata.raw.source import Samples, read_lines, safe_relative, stored_name
+from eventdata.raw.listing import read_lines, safe_relative, stored_name
+from eventdata.raw.source import Samples, SourceSettings
+from eventdata.settings import setting
 
 SPLITS = ("train", "val", "test")
 MAX_CLASSES = 1_000_000
@@ -44,6 +47,35 @@ class ImageList:
 
     classes: Sequence[str]
     splits: Mapping[str, Samples]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolders(SourceSettings):
+    """A source of labelled images under ``root``."""
+
+    list_file: Path | None = setting(
+        None, "Labels, in lines 'path label'.", unit="file", option="list", stored=False
+    )
+    classes_file: Path | None = setting(
+        None,
+        "Class numbers, in lines 'class number'.",
+        unit="file",
+        option="classes",
+        stored=False,
+    )
+
+    @cached_property
+    def _listing(self) -> ImageList:
+        return list_images(self.root, self.list_file, self.classes_file, self.only)
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the class folders, or those in the file of classes."""
+        return self._listing.classes
+
+    def splits(self) -> dict[str, Samples]:
+        """Return the splits that exist of train, val and test."""
+        return dict(self._listing.splits)
 
 
 def list_images(

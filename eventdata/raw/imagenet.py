@@ -1,46 +1,27 @@
 """Still images straight to event frames by ODG, without the raw files of ES-ImageNet between."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
-from eventdata.errors import InputError, OptionError
+from eventdata.errors import InputError
 from eventdata.formats.image import read_picture
 from eventdata.kernels.odg import OdgSettings, image_events, image_frames, scaled_size
 from eventdata.kernels.packing import U8
-from eventdata.raw.image_lists import ImageList, list_images
-from eventdata.raw.source import Sample, Samples, SettingsOnly
-from eventdata.store.layout import Parameters, SampleFormat
+from eventdata.raw.image_lists import ImageFolders
+from eventdata.raw.source import Sample
+from eventdata.settings import setting
+from eventdata.store.layout import SampleFormat
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageNet(SettingsOnly):
-    """Labelled images under ``root``: see `image_lists` for how they may lie and be listed.
+class ImageNet(ImageFolders):
+    """Labelled images, listed as `image_lists` describes."""
 
-    ``list_file``: lines ``path label``; ``classes_file``: lines ``name index``; ``only``: one
-    split alone.
-    """
-
-    root: Path
-    odg: OdgSettings = field(default_factory=OdgSettings)
-    list_file: Path | None = None
-    classes_file: Path | None = None
-    only: str | None = None
+    odg: OdgSettings = setting(factory=OdgSettings, section="Events from images")
     dataset = "imagenet"
-
-    @cached_property
-    def _listing(self) -> ImageList:
-        return list_images(self.root, self.list_file, self.classes_file, self.only)
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of the class folders, or of the file of classes."""
-        return self._listing.classes
+    example = "ILSVRC2012/ es.zarr --odg published --workers 8"
 
     @property
     def sample_format(self) -> SampleFormat:
@@ -49,25 +30,6 @@ class ImageNet(SettingsOnly):
         return SampleFormat(
             representation="binary", steps=self.odg.steps, channels=2, height=side, width=side
         )
-
-    @property
-    def parameters(self) -> Parameters:
-        """The settings of the ODG, by the names of their options."""
-        odg = self.odg
-        return {
-            "source": "imagenet",
-            "odg": odg.mode,
-            "long_side": odg.long_side,
-            "crop": odg.crop,
-            "threshold": odg.threshold,
-            "min_events": odg.min_events,
-            "resampling": odg.resampling,
-            "trace": format_trace(odg.trace),
-        }
-
-    def splits(self) -> dict[str, Samples]:
-        """Those of train, val and test that are there."""
-        return dict(self._listing.splits)
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
         """Fill out (K, H, W, 2) from one image file; see `Source.read`."""
@@ -85,16 +47,3 @@ class ImageNet(SettingsOnly):
         except InputError as error:
             raise type(error)(f"{path}: {error}") from None
         return pos, neg, scaled_size(image.shape[0], image.shape[1], self.odg)
-
-
-def parse_trace(text: str) -> tuple[tuple[int, int], ...]:
-    """Placements of a text like ``1,0 0,2 2,1``; OptionError where it is none."""
-    if not re.fullmatch(r"\s*\d{1,9},\d{1,9}(\s+\d{1,9},\d{1,9})*\s*", text):
-        raise OptionError(f"trace is {text!r:.80}: write placements row,column like '1,0 0,2 2,1'")
-    places = (place.split(",") for place in text.split())
-    return tuple((int(row), int(column)) for row, column in places)
-
-
-def format_trace(trace: Sequence[tuple[int, int]]) -> str:
-    """The text that `parse_trace` reads."""
-    return " ".join(f"{row},{column}" for row, column in trace)

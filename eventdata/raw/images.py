@@ -1,6 +1,6 @@
-"""Still images for pretraining: photographs, or grey images put together from event frames."""
+"""Still images for pretraining: photographs, or grey images reconstructed from event frames."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,47 +11,59 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eventdata.errors import InputError, OptionError, StoreError
+from eventdata.files.inputs import only_local
 from eventdata.formats.image import read_picture
 from eventdata.kernels.odg import OdgSettings, edge_integral
-from eventdata.raw.image_lists import ImageList, list_images
-from eventdata.raw.imagenet import parse_trace
-from eventdata.raw.source import Sample, Samples, SettingsOnly
+from eventdata.raw.image_lists import ImageFolders
+from eventdata.raw.source import Sample, Samples, Source, SourceSettings
+from eventdata.settings import from_options, setting
 from eventdata.store.layout import Parameters, SampleFormat, shard_count, shard_key
 from eventdata.store.read import SampleReader, Split, Store, open_store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images(SettingsOnly):
-    """Labelled images under ``root``, listed as `ImageNet` lists them: (C, H, W).
+class Images(ImageFolders):
+    """Labelled images (C, H, W), listed as `image_lists` describes.
 
     The shorter side is scaled to ``short_side`` with antialiasing (bilinear), then the centre of
-    ``crop`` rows and columns is cut out. ``grey``: brightness alone, C = 1.
+    ``crop`` rows and columns is cut out. With ``grey``, C is 1.
     """
 
-    root: Path
-    short_side: int = 256
-    crop: int = 224
-    grey: bool = False
-    list_file: Path | None = None
-    classes_file: Path | None = None
-    only: str | None = None
+    short_side: int = setting(
+        256, "Shorter side of the scaled image.", unit="pixels", least=1, most=4096
+    )
+    crop: int = setting(
+        224, "Rows and columns that are cut out of the middle.", unit="pixels", least=1, most=4096
+    )
+    grey: bool = setting(False, "Convert brightness only, one channel instead of three.")
+    grey_from_events: bool = setting(
+        False,
+        "Reconstruct grey images from the events of INPUT, a store made from imagenet or "
+        "es-imagenet.",
+        stored=False,
+    )
     dataset = "images"
+    example = "ILSVRC2012/ images.zarr --short-side 256 --crop 224"
+
+    @classmethod
+    def build(cls, name: str, root: Path, options: Mapping[str, Any]) -> Source:
+        """Return this source, or `GreyFromEvents` if the options ask for it."""
+        source = super().build(name, root, options)
+        if not (isinstance(source, cls) and source.grey_from_events):
+            return source
+        only_local(root, "the store for --grey-from-events")
+        unused = sorted(set(options) - {"grey_from_events", "split"})
+        if unused:
+            raise OptionError(f"--grey-from-events does not use {unused[0]!r}; remove it")
+        return GreyFromEvents(root, source.only)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.crop <= self.short_side <= 4096:
+        super().__post_init__()
+        if self.crop > self.short_side:
             raise OptionError(
-                f"crop is {self.crop} and short side {self.short_side}: choose a crop of 1 up to "
-                "the short side, and that at most 4096"
+                f"crop is {self.crop} and short_side {self.short_side}: choose a crop of at most "
+                "the short side"
             )
-
-    @cached_property
-    def _listing(self) -> ImageList:
-        return list_images(self.root, self.list_file, self.classes_file, self.only)
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of the class folders, or of the file of classes."""
-        return self._listing.classes
 
     @property
     def sample_format(self) -> SampleFormat:
@@ -64,20 +76,6 @@ class Images(SettingsOnly):
             width=self.crop,
         )
 
-    @property
-    def parameters(self) -> Parameters:
-        """Scale, crop and colour, by the names of their options."""
-        return {
-            "source": "images",
-            "short_side": self.short_side,
-            "crop": self.crop,
-            "grey": True if self.grey else None,
-        }
-
-    def splits(self) -> dict[str, Samples]:
-        """Those of train, val and test that are there."""
-        return dict(self._listing.splits)
-
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
         """Fill out (1, H, W, C) from one image file; it holds no events."""
         pixels = scale_and_crop(
@@ -88,7 +86,7 @@ class Images(SettingsOnly):
 
 
 def scale_and_crop(pixels: NDArray[np.uint8], short_side: int, crop: int) -> NDArray[np.uint8]:
-    """The centre (crop, crop) of an image (H, W) or (H, W, 3) whose shorter side is short_side.
+    """Return the centre (crop, crop) of an image (H, W) or (H, W, 3) scaled to short_side.
 
     Only what is cut out is computed, so that a long strip costs no more than a square.
     """
@@ -100,15 +98,13 @@ def scale_and_crop(pixels: NDArray[np.uint8], short_side: int, crop: int) -> NDA
     return np.asarray(scaled)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GreyFromEvents(SettingsOnly):
+@dataclass(frozen=True)
+class GreyFromEvents(SourceSettings):
     """The published edge-integral reconstruction of each sample of a store of ODG frames.
 
     ``root`` is the store, made from es-imagenet or imagenet; splits, names and labels stay.
     """
 
-    root: Path
-    only: str | None = None
     dataset = "images"
 
     @cached_property
@@ -117,8 +113,8 @@ class GreyFromEvents(SettingsOnly):
         source = store.header.parameters.get("source")
         if source not in ("es-imagenet", "imagenet"):
             raise InputError(
-                f"{self.root}: a store made from {source!r}; grey images are put together from "
-                "the events of ODG alone (es-imagenet or imagenet)"
+                f"{self.root}: a store made from {source!r}; grey images can be reconstructed only "
+                "from the events of ODG. Give a store made from es-imagenet or imagenet"
             )
         return store
 
@@ -126,8 +122,8 @@ class GreyFromEvents(SettingsOnly):
     def _odg(self) -> OdgSettings:
         trace = self._store.header.parameters.get("trace")
         try:
-            return OdgSettings() if trace is None else OdgSettings(trace=parse_trace(str(trace)))
-        except OptionError as error:  # of who made the store, not of this call
+            return from_options(OdgSettings, {"trace": trace})
+        except OptionError as error:  # the store's parameters are wrong, not this call's options
             raise StoreError(f"{self.root}: {error}") from None
 
     @property
@@ -142,7 +138,7 @@ class GreyFromEvents(SettingsOnly):
 
     @property
     def classes(self) -> Sequence[str]:
-        """The store's."""
+        """The classes of the store."""
         return self._store.header.classes
 
     @property
@@ -159,7 +155,7 @@ class GreyFromEvents(SettingsOnly):
 
     @property
     def parameters(self) -> Parameters:
-        """The parameters that the frames were made with decide what is put together from them."""
+        """The digest of the store's parameters, which decide what its frames hold."""
         header = self._store.header
         return {
             "source": "images",
@@ -169,26 +165,26 @@ class GreyFromEvents(SettingsOnly):
         }
 
     def splits(self) -> dict[str, Samples]:
-        """The store's splits; samples that were left out there are left out here."""
+        """Return the store's splits, without the samples that were skipped there."""
         store = self._store
         wanted = [store.split(self.only)] if self.only else list(store.splits.values())
         numbers = {name: number for number, name in enumerate(store.splits)}
         return {split.name: self._list(numbers[split.name], split) for split in wanted}
 
     def _list(self, number: int, split: Split) -> Samples:
-        """A sample's file is its shard, so that a store that was made again is noticed."""
+        """List a split; a sample's file is its shard, so that a changed store is noticed."""
         indices = np.flatnonzero(split.valid)
         shards = [
             str(self.root / shard_key(split.name, split.sample, shard))
             for shard in range(shard_count(split.count, split.shard_size))
         ]
-        left_out = split.count - len(indices)
+        skipped = split.count - len(indices)
         return Samples(
             names=list(split.sample_names[indices]),
             labels=split.labels[indices],
             paths=[shards[shard] for shard in (indices // split.shard_size).tolist()],
             details=np.stack([np.full(len(indices), number), indices], axis=1).astype(np.int64),
-            notes=[f"{left_out:,} skipped samples of {split.name} left out"] if left_out else [],
+            notes=[f"{skipped:,} invalid samples of {split.name} skipped"] if skipped else [],
         )
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:

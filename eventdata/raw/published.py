@@ -12,30 +12,21 @@ import numpy as np
 from eventdata.errors import InputError, OptionError
 from eventdata.raw.es_imagenet import CLASSES, MANIFESTS
 from eventdata.raw.imagenet import ImageNet
-from eventdata.raw.registry import SOURCES, build_source
+from eventdata.raw.registry import GENERATED, generate_options, unknown_option
 from eventdata.raw.source import Samples
 from eventdata.raw.ucf101 import Ucf101, clip_name
 
 Maker = ImageNet | Ucf101
-MADE_FROM = {"es-imagenet": "imagenet", "es-ucf101": "ucf101"}
-FIXED = {"long_side", "crop", "trace", "steps", "size"}  # by the layouts' readers
-NO_USE = {"es-imagenet": set(), "es-ucf101": {"split", "splits", "fold"}}  # clips have no split
 
 
 def source_of(kind: str, root: Path, options: Mapping[str, Any]) -> Maker:
-    """The images or clips to make raw files of ``kind`` from."""
-    if kind not in MADE_FROM:
-        raise OptionError(f"raw files are of {' or '.join(MADE_FROM)}, not {kind!r}")
-    known = SOURCES[MADE_FROM[kind]].options - FIXED - NO_USE[kind]
-    unknown = sorted(
-        key for key, value in options.items() if value is not None and key not in known
-    )
-    if unknown:
-        raise OptionError(
-            f"generate {kind} does not know the option {unknown[0]!r}; it knows "
-            f"{', '.join(sorted(known))}"
-        )
-    source = build_source(MADE_FROM[kind], root, options)
+    """Return the source of the images or clips to make raw files of ``kind`` from."""
+    known = {one: generate_options(one) for one in {kind: None, **GENERATED}}
+    for name, value in options.items():
+        if value is not None and name not in known[kind]:
+            raise unknown_option(kind, name, known)
+    given = {key: value for key, value in options.items() if value is not None}
+    source = GENERATED[kind].kind.build(kind, root, given)
     if isinstance(source, ImageNet) and len(source.classes) > CLASSES:
         raise InputError(f"{root}: {len(source.classes):,} classes, ES-ImageNet has {CLASSES:,}")
     return cast(Maker, source)

@@ -22,7 +22,9 @@ from eventdata.files.inputs import file_numbers, files_below
 from eventdata.formats.recording import DECODERS, read_recording
 from eventdata.jobs.worker import out_of_memory
 from eventdata.raw.framed import FrameSettings
-from eventdata.raw.source import Sample, Samples, SettingsOnly, stored_name
+from eventdata.raw.listing import stored_name
+from eventdata.raw.source import Sample, Samples, SourceSettings
+from eventdata.settings import setting
 from eventdata.store.layout import Parameters, SampleFormat
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -30,31 +32,32 @@ Files = dict[str, dict[str, list[Path]]]  # split -> class -> recordings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recordings(SettingsOnly):
+class Recordings(SourceSettings):
     """Event files under ``root``; all are of one sensor.
 
     frames: how events become frames, and the sensor size where the files do not say it.
     every: microseconds of a sample; None for one sample a recording. only: this split alone.
     """
 
-    root: Path
-    frames: FrameSettings
-    every: int | None = None
-    only: str | None = None
+    every: int | None = setting(
+        None,
+        "Cut recordings into samples of this length; whole recordings by default.",
+        unit="microseconds",
+        least=1,
+        most=LATEST,
+    )
+    frames: FrameSettings = setting(factory=FrameSettings, section="Frames from events")
     dataset = "recordings"
+    example = "hands/ hands.zarr --every 100000 --window 10000"
+    local = "recordings, which are listed by what is in them,"
 
     def __post_init__(self) -> None:
-        if self.every is None:
-            return
-        if not 1 <= self.every <= LATEST:
-            raise OptionError(
-                f"--every is {self.every}: choose 1 microsecond or more, at most {LATEST}"
-            )
+        super().__post_init__()
         for transform in self.frames.transforms:
-            if transform.changes_time:
+            if self.every is not None and transform.changes_time:
                 raise OptionError(
-                    f"--transform {transform}: changes times, so that samples of --every can't be "
-                    "told; leave one of them out"
+                    f"--transform {transform} changes times, so --every can't cut samples; remove "
+                    "one of them"
                 )
 
     @cached_property
@@ -96,7 +99,7 @@ class Recordings(SettingsOnly):
     def parameters(self) -> Parameters:
         """All settings but the split."""
         every = {} if self.every is None else {"every": self.every}
-        return {"source": "recordings", **every, **self.frames.parameters}
+        return {"source": self.dataset, **every, **self.frames.parameters}
 
     def splits(self) -> dict[str, Samples]:
         """The splits that are there. With ``every`` all recordings are read, to know their ends."""

@@ -1,28 +1,21 @@
 """What a source of samples is, and the columns in which it lists them."""
 
 import contextlib
-import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eventdata.errors import InputError
 from eventdata.files import is_url
-from eventdata.files.inputs import RemotePath, file_numbers, numbers_of
-from eventdata.files.local import check_plain
-from eventdata.jobs.worker import out_of_memory
+from eventdata.files.inputs import file_numbers, only_local
+from eventdata.settings import Settings, from_options, parameters_of, setting
 from eventdata.store.layout import Parameters, SampleFormat
-
-MAX_LIST_BYTES = 1 << 30  # the longest in use have some tens of MB
-_PLAIN_PATH = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
 
 
 class Sample(NamedTuple):
@@ -121,18 +114,11 @@ class Samples:
                     self.input_size[index], self.input_time[index] = size, time
 
 
-class SettingsOnly:
-    """Base of sources that keep what they list: only their fields travel to worker processes."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-
-
 class Source(Protocol):
-    """Lists samples and reads one. A new source is one new file and one line in `raw.registry`.
+    """A source lists samples and reads one.
 
     A source is a frozen dataclass of its settings: it travels to worker processes by pickle, and
-    two with the same ``parameters`` read the same file to the same bytes.
+    two sources with the same ``parameters`` read the same file to the same bytes.
     """
 
     @property
@@ -152,80 +138,85 @@ class Source(Protocol):
         """Settings that decide what the samples hold, as JSON values."""
 
     def splits(self) -> dict[str, Samples]:
-        """The samples of each split, in the order in which they will be stored.
+        """Return the samples of each split, in the order in which they will be stored.
 
-        Raises InputError where the listing as a whole can't be used; a fault of a single sample
-        goes into ``Samples.problems``. Files are not opened here.
+        Files are not opened here. A fault of a single sample goes into ``Samples.problems``.
+
+        Raises:
+            InputError: the listing as a whole can't be used.
         """
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
-        """Fill out (K, H, W, P) with one sample; return how many events its frames hold.
+        """Fill out (K, H, W, P) with one sample; return the number of events in its frames.
 
-        Raises InputError, naming the file, where the sample can't be used.
+        Raises:
+            InputError: the sample can't be used; the message names the file.
         """
 
 
-_told: ContextVar[Counter[str] | None] = ContextVar("told", default=None)
+@dataclass(frozen=True)
+class SourceSettings(Settings):
+    """Base of the sources in `raw.registry`, whose fields are their options.
+
+    Only the fields travel to worker processes, not the listing that a source keeps.
+    """
+
+    root: Path
+    only: str | None = setting(
+        None, "Convert only this split, such as train or val.", option="split", stored=False
+    )
+
+    walks: ClassVar[bool] = True
+    """Whether the source looks into all folders of the input, not only into known ones."""
+    local: ClassVar[str] = ""
+    """What the input is, for a source that reads folders and no URLs; "" for the others."""
+    dataset: ClassVar[str]
+    example: ClassVar[str] = "INPUT OUT"
+    """Words of an example for the help page, after the source's name."""
+
+    @classmethod
+    def build(cls, name: str, root: Path, options: Mapping[str, Any]) -> Source:
+        """Return the source on an input folder.
+
+        Args:
+            name: the source's name, as the user gave it.
+            root: the folder, or a path behind a URL.
+            options: values by the names of options, as `settings.from_options` reads them.
+        """
+        if cls.local:
+            only_local(root, cls.local)
+        return cast(Source, from_options(cls, options, root=root, **cls.named(name)))
+
+    @property
+    def parameters(self) -> Parameters:
+        """The options that decide what the samples hold."""
+        return {"source": self.dataset, **parameters_of(self)}
+
+    @classmethod
+    def named(cls, name: str) -> Mapping[str, Any]:
+        """Return the fields that the source's name decides."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def tell(note: str) -> None:
-    """Say what a user should know of the sample being read; equal notes are counted together."""
-    notes = _told.get()
+_notes: ContextVar[Counter[str] | None] = ContextVar("notes", default=None)
+
+
+def note(text: str) -> None:
+    """Add a note for the user about the sample being read; equal notes are counted together."""
+    notes = _notes.get()
     if notes is not None:
-        notes[note] += 1
+        notes[text] += 1
 
 
 @contextlib.contextmanager
-def listen() -> Iterator[Counter[str]]:
-    """Count what `Source.read` tells while this is open."""
+def collect_notes() -> Iterator[Counter[str]]:
+    """Count the notes that `Source.read` adds while this is open."""
     notes: Counter[str] = Counter()
-    token = _told.set(notes)
+    token = _notes.set(notes)
     try:
         yield notes
     finally:
-        _told.reset(token)
-
-
-def safe_relative(name: str) -> bool:
-    """Whether a listed path stays inside its folder, and does not pass for a URL."""
-    if _PLAIN_PATH.fullmatch(name):  # most are, and a million of them are looked at
-        return True
-    path = Path(name)
-    return (
-        bool(name)
-        and "\\" not in name
-        and "\0" not in name
-        and not re.search("://|::", name)  # :: leads from one file system of fsspec to another
-        and not path.is_absolute()
-        and (".." not in path.parts)
-    )
-
-
-def stored_name(name: str) -> str:
-    """A file's name as text that can be stored: bytes that are no UTF-8 as backslash escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines of a manifest or list, whatever its line ends, blank lines at the end left out.
-
-    InputError where it can't be read, is no text, or has more than ``MAX_LIST_BYTES``.
-    """
-    try:
-        remote = isinstance(path, RemotePath)
-        size = numbers_of(str(path))[0] if remote else check_plain(path).st_size
-        if size > MAX_LIST_BYTES:
-            raise InputError(
-                f"{path}: {size:,} bytes are more than the {MAX_LIST_BYTES:,} of a list; get it "
-                "again"
-            )
-        text = path.read_text(encoding="utf-8-sig")
-        return [line.rstrip() for line in text.rstrip().split("\n")] if text.strip() else []
-    except OSError as error:
-        raise InputError(
-            f"{path}: can't be read ({error.strerror}); give the folder with it"
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file; get it again") from None
-    except MemoryError:
-        raise out_of_memory(str(path)) from None
+        _notes.reset(token)

@@ -6,7 +6,7 @@ system in some sets), else by their number.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,7 +20,8 @@ from eventdata.events import Events, SensorSize, check_events, make_events
 from eventdata.formats.aedat4 import check_aedat4
 from eventdata.formats.npz import check_npy
 from eventdata.raw.framed import FrameSettings
-from eventdata.raw.source import Sample, Samples, SettingsOnly, stored_name
+from eventdata.raw.listing import stored_name
+from eventdata.raw.source import Sample, Samples, SourceSettings
 from eventdata.raw.tonic_sets import (
     Opened,
     Targets,
@@ -31,6 +32,7 @@ from eventdata.raw.tonic_sets import (
     read_targets,
     split_arguments,
 )
+from eventdata.settings import setting
 from eventdata.store.layout import Parameters, SampleFormat
 
 PREFIX = "tonic:"
@@ -38,20 +40,26 @@ _CHECKS = {".aedat4": check_aedat4, ".npy": check_npy}  # before Tonic's readers
 
 
 @dataclass(frozen=True, kw_only=True)
-class TonicSource(SettingsOnly):
+class TonicSource(SourceSettings):
     """The data set of the class ``tonic.datasets.NAME`` under ``root``, Tonic's ``save_to``.
 
     frames: how events become frames, and the sensor size where the class has none.
     only: this split alone; sets without splits have one, ``all``.
     """
 
-    root: Path
     name: str
-    frames: FrameSettings
-    only: str | None = None
+    frames: FrameSettings = setting(factory=FrameSettings, section="Frames from events")
+    example = "data/ nmnist.zarr --frames 10"
+    walks = False
+    local = "data that Tonic opens"
+
+    @classmethod
+    def named(cls, name: str) -> Mapping[str, Any]:
+        """Return the name of Tonic's class."""
+        return {"name": name.removeprefix(PREFIX)}
 
     @property
-    def dataset(self) -> str:
+    def dataset(self) -> str:  # type: ignore[override]
         """Name of Tonic's class."""
         return self.name
 

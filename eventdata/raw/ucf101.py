@@ -1,9 +1,7 @@
 """UCF101's clips straight to event frames, without the raw files of ES-UCF101 between."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +11,28 @@ from eventdata.errors import InputError, OptionError
 from eventdata.formats.video import read_clip
 from eventdata.kernels.packing import U8
 from eventdata.kernels.video import VideoSettings, clip_events, clip_frames
-from eventdata.raw.source import Sample, Samples, SettingsOnly
-from eventdata.raw.ucf101_lists import class_names, find_clips, list_clips
+from eventdata.raw.source import Sample, Source
+from eventdata.raw.ucf101_lists import FOLDERS, ClipFolders
+from eventdata.settings import setting
 from eventdata.store.layout import Parameters, SampleFormat
-
-FOLDERS = ""  # `find_clips`: a clip as a folder of frames
-KINDS = (".avi", ".mp4", ".mkv", ".mov", ".webm", FOLDERS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ucf101(SettingsOnly):
-    """Clips ``v_CLASS_gGG_cCC`` in ``root`` itself or in class folders there.
+class Ucf101(ClipFolders):
+    """Clips, listed as `ClipFolders` lists them: videos, which need PyAV, or folders of frames."""
 
-    A clip is a video file (which needs PyAV) or a folder of frames. With ``lists`` (the folder
-    ucfTrainTestlist) and ``fold`` 1 to 3 the splits are train and test; without, one split
-    ``all``.
-    """
-
-    root: Path
-    video: VideoSettings = field(default_factory=VideoSettings)
-    lists: Path | None = None
-    fold: int | None = None
-    only: str | None = None
+    video: VideoSettings = setting(factory=VideoSettings, section="Events from clips")
     dataset = "ucf101"
+    example = "UCF-101/ ucf.zarr --splits ucfTrainTestlist/ --fold 1"
+    suffixes = (".avi", ".mp4", ".mkv", ".mov", ".webm", FOLDERS)
 
-    @cached_property
-    def _clips(self) -> dict[str, list[Path]]:
-        return find_clips(self.root, KINDS)
-
-    @cached_property
-    def classes(self) -> Sequence[str]:
-        """The official class list where it is given, otherwise the classes that are there."""
-        return class_names(self._clips, self.lists)
+    @classmethod
+    def build(cls, name: str, root: Path, options: Mapping[str, Any]) -> Source:
+        """Return the source; raise OptionError for a seed that nothing would use."""
+        source = super().build(name, root, options)
+        if options.get("seed") is not None and source.parameters["mode"] == 1:
+            raise OptionError("--seed is for --mode 2; remove it, or pass --mode 2")
+        return source
 
     @property
     def sample_format(self) -> SampleFormat:
@@ -60,22 +48,9 @@ class Ucf101(SettingsOnly):
 
     @property
     def parameters(self) -> Parameters:
-        """The fold and the settings of the differences, by the names of their options."""
-        video = self.video
-        return {
-            "source": "ucf101",
-            "fold": self.fold,
-            "mode": video.mode,
-            "event_ratio": video.event_ratio,
-            "steps": video.steps,
-            "size": f"{video.size[0]}x{video.size[1]}",
-            "seed": video.seed if video.mode == 2 else None,  # mode 1 draws nothing
-            "interpolation": video.interpolation,
-        }
-
-    def splits(self) -> dict[str, Samples]:
-        """Train and test of the fold, or all."""
-        return list_clips(self._clips, self.classes, self.lists, self.fold, self.only)
+        """The fold and the settings of the differences; mode 1 has no seed."""
+        parameters = super().parameters
+        return {**parameters, "seed": None} if self.video.mode == 1 else parameters
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
         """Fill out (K, H, W, 2) from one clip; see `Source.read`."""
@@ -94,13 +69,5 @@ class Ucf101(SettingsOnly):
 
 
 def clip_name(path: str) -> str:
-    """A clip's name, by which mode 2 draws: the same for a video and its folder of frames."""
+    """Return a clip's name, the same for a video and its folder of frames; mode 2 draws by it."""
     return Path(path).stem
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Rows and columns of a text like ``256x342``; OptionError where it is none."""
-    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
-    if match is None:
-        raise OptionError(f"size is {text!r:.80}: write rows x columns like 256x342")
-    return int(match[1]), int(match[2])

@@ -6,18 +6,56 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import numpy as np
 
 from eventdata.errors import InputError, OptionError
 from eventdata.files.inputs import inside
-from eventdata.raw.source import Samples, read_lines, safe_relative, stored_name
+from eventdata.raw.listing import read_lines, safe_relative, stored_name
+from eventdata.raw.source import Samples, SourceSettings
+from eventdata.settings import setting
 
 _CLIP = re.compile(r"v_(?P<label>\w+)_g\d+_c\d+")
 _Line = tuple[str, int | None, str]  # clip, label (None: by its name), problem ("": none)
-FOLDS = (1, 2, 3)
 ALL = "all"
+FOLDERS = ""  # in place of a suffix: a clip as a folder of frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFolders(SourceSettings):
+    """A source of clips ``v_CLASS_gGG_cCC`` in ``root`` itself or in class folders there.
+
+    With ``lists`` and ``fold`` the splits are train and test; without, there is one split ``all``.
+    """
+
+    lists: Path | None = setting(
+        None,
+        "Folder ucfTrainTestlist with the official lists; needs --fold.",
+        unit="folder",
+        option="splits",
+        stored=False,
+    )
+    fold: int | None = setting(
+        None, "Official split; needs --splits.", least=1, most=3, needs="splits"
+    )
+    suffixes: ClassVar[Sequence[str]]
+
+    @cached_property
+    def _clips(self) -> dict[str, list[Path]]:
+        return find_clips(self.root, self.suffixes)
+
+    @cached_property
+    def classes(self) -> Sequence[str]:
+        """The official class list where it is given, otherwise the classes of the clips."""
+        return class_names(self._clips, self.lists)
+
+    def splits(self) -> dict[str, Samples]:
+        """Return train and test of the fold, or all clips."""
+        return list_clips(self._clips, self.classes, self.lists, self.fold, self.only)
 
 
 def find_clips(root: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
@@ -105,13 +143,11 @@ def list_clips(
     if (lists is None) != (fold is None):
         raise OptionError("--splits DIR and --fold 1|2|3 go together; give both or neither")
     numbers = _Numbers(classes)
-    if lists is None:
+    if lists is None or fold is None:
         if only not in (None, ALL):
             raise OptionError(f"without --splits there is one split, {ALL!r}, not {only!r}")
         everything: list[_Line] = [(clip, None, "") for clip in clips]
         return {ALL: _samples(everything, clips, numbers)}
-    if fold not in FOLDS:
-        raise OptionError(f"UCF101 has the folds 1, 2 and 3, not {fold}")
     if only not in (None, "train", "test"):
         raise OptionError(f"with --splits the splits are train and test, not {only!r}")
     splits: dict[str, Samples] = {}

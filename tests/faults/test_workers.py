@@ -309,9 +309,15 @@ GATED = """
 from pathlib import Path
 from eventdata.cli import main
 from eventdata.raw.registry import SOURCES, SourceEntry
+from eventdata.raw.source import SourceSettings
 from tests.gated import Gated
+class Build(SourceSettings):
+    walks = False
+    @classmethod
+    def build(cls, name, root, options):
+        return Gated(gate=str(root))
 if __name__ == "__main__":
-    SOURCES["gated"] = SourceEntry("", frozenset(), lambda gate, _: Gated(gate=str(gate)), False)
+    SOURCES["gated"] = SourceEntry("__main__:Build", "")
     main()
 """
 

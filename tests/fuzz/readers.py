@@ -22,6 +22,7 @@ from eventdata.formats.image import read_picture
 from eventdata.formats.recording import read_events
 from eventdata.formats.video import read_clip
 from eventdata.generation import generate
+from eventdata.kernels.framing import Framing
 from eventdata.kernels.video import VideoSettings
 from eventdata.raw.es_imagenet import EsImageNet
 from eventdata.raw.es_ucf101 import EsUcf101
@@ -106,14 +107,14 @@ def _picture(folder: Path, _: Path) -> None:
 
 
 def _clip(folder: Path, _: Path) -> None:
-    read_clip(_the_file(folder), VideoSettings(frames=4, size=(48, 64)))
+    read_clip(_the_file(folder), VideoSettings(steps=3, size=(48, 64)))
 
 
 def _recording(folder: Path, _: Path) -> None:
     events, size = read_events(_the_file(folder))
     with suppress(EventDataError):
         cut(events, 1000)
-    frames = FrameSettings.from_options({"frames": 4})
+    frames = FrameSettings(framing=Framing(frames=4))
     sample = frames.sample_format(size)
     if np.prod(sample.packed_shape) < 16 * MIB:
         frames.fill(events, size, np.zeros(sample.packed_shape, np.uint8))

@@ -34,7 +34,7 @@ from eventdata.formats.video import read_clip
 from eventdata.generation import generate
 from eventdata.info import describe
 from eventdata.kernels.video import VideoSettings
-from eventdata.raw.source import read_lines
+from eventdata.raw.listing import read_lines
 from tests.makers import make_es_imagenet, make_es_ucf101, make_images, write_npz
 from tests.nasty import (
     LIMITS,
@@ -435,7 +435,7 @@ def test_lists_of_a_tib(tmp_path):
 
 
 def test_long_lists(tmp_path, monkeypatch):
-    monkeypatch.setattr("eventdata.raw.source.MAX_LIST_BYTES", 10)
+    monkeypatch.setattr("eventdata.raw.listing.MAX_LIST_BYTES", 10)
     url = f"memory://{uuid.uuid4().hex}"
     for text in (b"123456789\n", b"1234567890\n"):
         (tmp_path / "list.txt").write_bytes(text)

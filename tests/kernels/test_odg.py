@@ -331,11 +331,11 @@ def test_min_events_counts_what_the_window_holds() -> None:
         ({"trace": ((0, 0),)}, "trace"),
         ({"trace": ((0, 0), (0, -1))}, "trace"),
         ({"trace": ((0, 0), (0, 1, 2))}, "trace"),
-        ({"long_side": 0}, "long side"),
+        ({"long_side": 0}, "long_side"),
         ({"crop": 257}, "crop"),
         ({"threshold": 1.0}, "threshold"),
         ({"threshold": float("nan")}, "threshold"),
-        ({"min_events": -1}, "min events"),
+        ({"min_events": -1}, "min_events"),
     ],
 )
 def test_settings_are_checked(options: dict[str, Any], named: str) -> None:

@@ -91,7 +91,7 @@ def test_thresholds_equal_numpys_percentiles(grey: U8, ratio: float) -> None:
 @given(clips, ratios, st.sampled_from([1, 2]), st.integers(0, 9), st.sampled_from(["", "v_a"]))
 def test_events(grey: U8, ratio: float, mode: Any, seed: int, name: str) -> None:
     video = VideoSettings(
-        frames=len(grey), size=grey.shape[1:], event_ratio=ratio, mode=mode, seed=seed
+        steps=len(grey) - 1, size=grey.shape[1:], event_ratio=ratio, mode=mode, seed=seed
     )
     plain = plain_events(grey, video, name)
     np.testing.assert_array_equal(clip_events(grey, video, name), plain)
@@ -105,7 +105,7 @@ def test_every_pair_of_greys() -> None:
     old, new = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
     grey = np.stack([old, new])
     for ratio in (0.15, 0.5, 0.07, 0.93):
-        video = VideoSettings(frames=2, size=(256, 256), event_ratio=ratio)
+        video = VideoSettings(steps=1, size=(256, 256), event_ratio=ratio)
         np.testing.assert_array_equal(clip_events(grey, video), plain_events(grey, video, ""))
 
 
@@ -113,7 +113,7 @@ def test_mode_2_draws_by_seed_and_name() -> None:
     grey = random_clip(0, 16, (40, 50), "walk")
 
     def made(seed: int, name: str) -> U8:
-        return clip_events(grey, VideoSettings(frames=16, size=(40, 50), mode=2, seed=seed), name)
+        return clip_events(grey, VideoSettings(steps=15, size=(40, 50), mode=2, seed=seed), name)
 
     np.testing.assert_array_equal(made(0, "a"), made(0, "a"))
     assert (made(0, "a") != made(0, "b")).any()
@@ -124,7 +124,7 @@ def test_mode_2_has_the_probabilities_of_a_threshold_per_pixel() -> None:
     """A difference d is an event as often as normal(upper, sigma), at least 0.01, is below d."""
     grey = np.zeros((2, 400, 500), np.uint8)
     grey[1] = 20  # a positive difference of 20/255, the threshold's own mean
-    video = VideoSettings(frames=2, size=(400, 500), mode=2)
+    video = VideoSettings(steps=1, size=(400, 500), mode=2)
     assert abs(clip_events(grey, video)[0].mean() - 0.5) < 0.01
     grey[1] = 2  # 2/255 is under 0.01: never an event, whatever is drawn
     assert not clip_events(grey, video).any()
@@ -145,10 +145,10 @@ def test_frame_indices_take_halves_to_the_even_frame() -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"frames": 1}, "frames"),
+        ({"steps": 0}, "steps"),
         ({"size": (0, 4)}, "size"),
-        ({"event_ratio": 0.0}, "event ratio"),
-        ({"event_ratio": float("nan")}, "event ratio"),
+        ({"event_ratio": 0.0}, "event_ratio"),
+        ({"event_ratio": float("nan")}, "event_ratio"),
         ({"mode": 3}, "mode"),
         ({"sigma": -0.1}, "sigma"),
         ({"least": -0.1}, "least"),
@@ -162,7 +162,7 @@ def test_settings_are_checked(options: dict[str, Any], named: str) -> None:
 
 
 def test_other_arrays_are_refused() -> None:
-    video = VideoSettings(frames=3, size=(4, 5))
+    video = VideoSettings(steps=2, size=(4, 5))
     for grey in (np.zeros((3, 5, 4), np.uint8), np.zeros((3, 4, 5)), np.zeros((2, 4, 5), np.uint8)):
         with pytest.raises(InputError, match="a clip must be uint8"):
             clip_events(grey, video)

@@ -8,7 +8,8 @@ from eventdata.errors import InputError, LeftOutError, OptionError
 from eventdata.formats.image import read_picture
 from eventdata.kernels.odg import PUBLISHED_TRACE, OdgSettings, image_frames
 from eventdata.raw.image_lists import list_images
-from eventdata.raw.imagenet import ImageNet, format_trace, parse_trace
+from eventdata.raw.imagenet import ImageNet
+from eventdata.settings import from_options, parameters_of
 from tests.makers import make_images, picture
 
 SMALL = OdgSettings(long_side=62, crop=48, min_events=20)
@@ -180,8 +181,9 @@ def test_errors_name_the_file(tmp_path):
 
 
 def test_trace_as_text():
-    assert parse_trace(format_trace(PUBLISHED_TRACE)) == PUBLISHED_TRACE
-    assert parse_trace(" 0,0  1,12 ") == ((0, 0), (1, 12))
+    trace = parameters_of(OdgSettings())["trace"]
+    assert from_options(OdgSettings, {"trace": trace}).trace == PUBLISHED_TRACE
+    assert from_options(OdgSettings, {"trace": " 0,0  1,12 "}).trace == ((0, 0), (1, 12))
     for text in ("", "1", "1,2,3", "a,b", "1,2;3,4", "-1,0 0,0", f"{'9' * 5000},0"):
-        with pytest.raises(OptionError, match="write placements"):
-            parse_trace(text)
+        with pytest.raises(OptionError, match="not placements row,column such as '1,0"):
+            from_options(OdgSettings, {"trace": text})

@@ -75,21 +75,21 @@ def test_grey_files_fill_three_channels(tmp_path):
 
 def test_bad_settings(tmp_path):
     for settings in ({"crop": 300}, {"crop": 0}, {"short_side": 5000}):
-        with pytest.raises(OptionError, match="choose a crop"):
+        with pytest.raises(OptionError, match="choose (a crop|1 to 4096)"):
             Images(root=tmp_path, **settings)
-    with pytest.raises(OptionError, match="no use for 'crop'"):
+    with pytest.raises(OptionError, match="does not use 'crop'; remove it"):
         convert("images", tmp_path, tmp_path / "out", grey_from_events=True, crop=5)
 
 
 def test_grey_from_events(tmp_path):
-    """Each sample by the kernel; skipped ones left out; splits, names and labels kept."""
+    """Each sample by the kernel; without skipped ones; splits, names and labels kept."""
     raw = make_es_imagenet(tmp_path / "raw")
     name = (raw / "trainlabel.txt").read_text().splitlines()[2].split()[0]
     (raw / "train" / name).write_bytes(b"")
     convert("es-imagenet", raw, tmp_path / "events", on_error="skip", shard_size=5)
     result = convert("images", tmp_path / "events", tmp_path / "out", grey_from_events=True)
     assert result.samples == {"train": 11, "val": 4}
-    assert result.notes == ["1 skipped samples of train left out"]
+    assert result.notes == ["1 invalid samples of train skipped"]
     for split in ("train", "val"):
         frames = eventdata.FrameDataset(tmp_path / "events", split)
         images = eventdata.FrameDataset(tmp_path / "out", split)
@@ -130,5 +130,5 @@ def test_stores_without_odg_events(tmp_path):
     with pytest.raises(StoreError, match="no store there"):
         convert("images", tmp_path / "none", tmp_path / "out", grey_from_events=True)
     convert("images", make_images(tmp_path / "raw"), tmp_path / "images", short_side=8, crop=8)
-    with pytest.raises(InputError, match="the events of ODG alone"):
+    with pytest.raises(InputError, match="only from the events of ODG"):
         convert("images", tmp_path / "images", tmp_path / "out", grey_from_events=True)

@@ -11,16 +11,17 @@ from eventdata.conversion import convert
 from eventdata.errors import InputError, OptionError
 from eventdata.formats.video import read_clip
 from eventdata.kernels.video import VideoSettings, clip_events, clip_frames
-from eventdata.raw.ucf101 import KINDS, Ucf101, parse_size
+from eventdata.raw.ucf101 import Ucf101
 from eventdata.raw.ucf101_lists import find_clips
+from eventdata.settings import from_options
 from tests.makers import make_clips
 
-SMALL = VideoSettings(frames=5, size=(32, 40))
+SMALL = VideoSettings(steps=4, size=(32, 40))
 
 
 @pytest.mark.parametrize("mode", [1, 2])
 def test_reads_what_the_kernel_makes(tmp_path, mode):
-    video = VideoSettings(frames=5, size=(32, 40), mode=mode, seed=3)
+    video = VideoSettings(steps=4, size=(32, 40), mode=mode, seed=3)
     source = Ucf101(root=make_clips(tmp_path), video=video)
     samples = source.splits()["all"]
     for index in range(len(samples)):
@@ -44,7 +45,7 @@ def test_clips_in_class_folders_videos_and_others(tmp_path):
     (tmp_path / "Archery" / "v_Archery_g02_c01.AVI").touch()
     (tmp_path / "README").touch()
     (tmp_path / "other").mkdir()
-    found = find_clips(tmp_path, KINDS)
+    found = find_clips(tmp_path, Ucf101.suffixes)
     assert {name: [path.name for path in paths] for name, paths in found.items()} == {
         "v_Archery_g01_c01": ["v_Archery_g01_c01"],
         "v_Archery_g02_c01": ["v_Archery_g02_c01.AVI"],
@@ -83,7 +84,7 @@ def test_seed_counts_in_mode_2_alone(tmp_path):
 
 
 def test_size_as_text():
-    assert parse_size("256x342") == (256, 342)
+    assert from_options(VideoSettings, {"size": "256x342"}).size == (256, 342)
     for text in ("", "256", "256x", "axb", "1x2x3", "-1x5"):
-        with pytest.raises(OptionError, match="write rows x columns"):
-            parse_size(text)
+        with pytest.raises(OptionError, match="not rows x columns such as"):
+            from_options(VideoSettings, {"size": text})

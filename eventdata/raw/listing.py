@@ -1,0 +1,59 @@
+"""Lists and manifests: text files whose lines name the samples."""
+
+import os
+import re
+from pathlib import Path
+
+from eventdata.errors import InputError
+from eventdata.files.inputs import RemotePath, numbers_of
+from eventdata.files.local import check_plain
+from eventdata.jobs.worker import out_of_memory
+
+MAX_LIST_BYTES = 1 << 30  # the longest in use have some tens of MB
+_PLAIN_PATH = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
+
+
+def safe_relative(name: str) -> bool:
+    """Return whether a listed path stays inside its folder and can't be taken for a URL."""
+    if _PLAIN_PATH.fullmatch(name):  # fast: a list may have a million of them
+        return True
+    path = Path(name)
+    return (
+        bool(name)
+        and "\\" not in name
+        and "\0" not in name
+        and not re.search("://|::", name)  # :: leads from one file system of fsspec to another
+        and not path.is_absolute()
+        and (".." not in path.parts)
+    )
+
+
+def stored_name(name: str) -> str:
+    """Return a file's name as text that can be stored, with bytes outside UTF-8 escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a manifest or list, without line ends and blank lines at its end.
+
+    Raises:
+        InputError: it can't be read, is not text, or has more than ``MAX_LIST_BYTES``.
+    """
+    try:
+        remote = isinstance(path, RemotePath)
+        size = numbers_of(str(path))[0] if remote else check_plain(path).st_size
+        if size > MAX_LIST_BYTES:
+            raise InputError(
+                f"{path}: {size:,} bytes are more than the {MAX_LIST_BYTES:,} of a list; get it "
+                "again"
+            )
+        text = path.read_text(encoding="utf-8-sig")
+        return [line.rstrip() for line in text.rstrip().split("\n")] if text.strip() else []
+    except OSError as error:
+        raise InputError(
+            f"{path}: can't be read ({error.strerror}); give the folder with it"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file; get it again") from None
+    except MemoryError:
+        raise out_of_memory(str(path)) from None
