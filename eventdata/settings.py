@@ -148,7 +148,7 @@ class Option:
 
     @property
     def shown(self) -> str:
-        """The default as a help page shows it; "" where there is none."""
+        """The default as a help page shows it; "" without one."""
         default = None if self.default in (MISSING, ()) else self.write(self.default)
         return "" if default is None else str(default)
 
@@ -178,7 +178,7 @@ class Option:
         return value
 
     def write(self, value: Any) -> Any:
-        """Return a value as JSON has it; an unset flag is None."""
+        """Return a value as JSON has it; null for an unset flag."""
         if value is None or value is False:
             return None
         if self.facts.write is not None:
@@ -285,7 +285,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def table_of(settings: Any) -> Table:
-    """Return settings as a table that `from_table` reads, without those that are None."""
+    """Return settings as a table that `from_table` reads, without unset values."""
     table: Table = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
