@@ -97,11 +97,8 @@ class Job(Generic[Task, Result]):
             nothing was left.
         """
         files = self.files
-        complete = self.is_complete()
-        if complete and WORK not in files.names():
+        if self.is_complete() and WORK not in files.names():
             return self.total, None
-        if not complete:
-            pool.check_start()
         files.prepare()
         with _locked(files):
             if self.is_complete():  # another command may have finished it since

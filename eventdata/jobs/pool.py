@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from eventdata.errors import RESUME, EventDataError, OptionError, check_whole
-from eventdata.jobs.processes import ProcessExecutor, check_may_start, leave_if_imported
+from eventdata.jobs.processes import ProcessExecutor
+from eventdata.jobs.worker import leave_if_imported
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -92,11 +93,6 @@ class Pool:
                 )
         return cls(workers, executor, scheduler)
 
-    def check_start(self) -> None:
-        """Raise OptionError where `open` would. Call it before anything is removed."""
-        if self.workers > 1 and self.executor is None and self.scheduler is None:
-            check_may_start()
-
     @contextlib.contextmanager
     def open(self, unseen: Callable[[], str | None]) -> Iterator[OpenPool]:
         """Open the pool.
@@ -104,7 +100,6 @@ class Pool:
         Args:
             unseen: reports what a Dask worker cannot see of the files; travels by pickle.
         """
-        self.check_start()
         if self.scheduler is not None:
             from eventdata.jobs.dask import open_cluster  # Dask need not be installed
 
@@ -232,7 +227,7 @@ def run_tasks(
         if isinstance(error, MemoryError):
             raise memory_ran_out() from None
         if isinstance(error, BrokenExecutor):
-            raise EventDataError(f"a worker of the executor died; {RESUME}") from error
+            raise EventDataError(f"a worker of the executor ended early; {RESUME}") from error
         raise
 
 

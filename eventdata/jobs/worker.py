@@ -1,76 +1,208 @@
-"""What a worker process worked on when it died: told by memory that it shares with its parent."""
+"""The program of a worker process, and the note of what it reads, for when it ends early.
 
+A worker runs the calls that its parent sends through a socket, which is its standard input. Its
+standard output is a file that holds the note; the parent reads it after the worker has ended.
+"""
+
+import _thread
 import contextlib
-import ctypes
+import io
+import os
+import pickle
+import runpy
 import signal
-from multiprocessing.context import BaseContext
-from typing import Any, TypeAlias
+import socket
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+from weakref import WeakSet
 
-from eventdata.errors import EventDataError, OptionError
+from eventdata.errors import RESUME, EventDataError, OptionError
+
+BOOT = """import sys
+sys.path[:] = sys.argv[3:]
+from eventdata.jobs.worker import serve
+serve(*sys.argv[1:3])"""  # imports nothing from the folder that it runs in
 
 NOTE_BYTES = 1024
-
-Note: TypeAlias = Any  # ctypes' array of NOTE_BYTES characters
-
-NOT_KNOWN = 255  # multiprocessing's exit code, where the fork server died
-NOTHING_YET = " "  # of a worker that has begun and reads no sample
-UNGUARDED = 86  # ours, of a worker that would start workers itself: see `leave_if_imported`
+NOTHING_YET = " "  # the note of a worker that has started and reads no sample
+UNGUARDED = 86  # exit code of a worker that would start workers itself
 NO_GUARD = (
-    "workers import the script that calls this, and it calls outside "
-    '`if __name__ == "__main__":`; put the call there, or call with workers=1'
+    "worker processes import the script that defines this source, and it starts a conversion "
+    'outside `if __name__ == "__main__":`; put the call there, or pass workers=1'
 )
+SCRIPT = "__mp_main__"  # what multiprocessing calls the parent's script in a child
 
-_note: Note | None = None  # in a worker: its own
-
-
-def new_note(context: BaseContext) -> Note:
-    """For one worker; made by the parent."""
-    return context.RawArray(ctypes.c_char, NOTE_BYTES)
+open_sockets: WeakSet[socket.socket] = WeakSet()  # closed in forks, or they would hide an exit
+_note: int | None = None  # in a worker: the descriptor of its note
+_imports_script = False  # in a worker: whether it runs the parent's script
 
 
-def keep_note(note: Note) -> None:
-    """In a worker process: from now on `working_on` writes there."""
-    global _note
-    _note = note
+def send(connection: socket.socket, message: bytes) -> None:
+    """Send a message with its length."""
+    connection.sendall(len(message).to_bytes(8, "little") + message)
+
+
+def receive(connection: socket.socket) -> bytes:
+    """Return the next whole message; EOFError where the other side has ended."""
+    return _receive(connection, int.from_bytes(_receive(connection, 8), "little"))
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    received = bytearray()
+    while len(received) < size:
+        part = connection.recv(min(size - len(received), 2**20))
+        if not part:
+            raise EOFError
+        received += part
+    return bytes(received)
 
 
 def working_on(what: str) -> None:
-    """In a worker process: note what would be to blame should it die now."""
+    """Note in a worker process what it reads now, for the error if it ends early."""
     if _note is not None:
-        _note.raw = what.encode(errors="backslashreplace")[:NOTE_BYTES].ljust(NOTE_BYTES, b"\0")
+        data = what.encode(errors="backslashreplace")[:NOTE_BYTES].ljust(NOTE_BYTES, b"\0")
+        with contextlib.suppress(OSError):  # as of a full disk: the note matters less than the work
+            os.pwrite(_note, data, 0)
 
 
-def told_death(code: int | None, note: Note) -> EventDataError:
-    """What befell a worker that ended by itself, and over what, as far as that is known."""
-    noted = note.raw.rstrip(b"\0").decode(errors="backslashreplace")
-    what = "" if noted == NOTHING_YET else noted
+def leave_if_imported() -> None:
+    """End a worker that imports its parent's script and would repeat what its parent does.
+
+    The parent then raises OptionError with the reason.
+    """
+    if _imports_script:
+        os._exit(UNGUARDED)
+
+
+def early_exit(code: int, note: bytes) -> EventDataError:
+    """Return the error for a worker that ended early, with the sample that it was reading.
+
+    Args:
+        code: exit code; negative for a signal, 0 where another part of the program took it.
+        note: content of the worker's note, empty before it has started.
+    """
+    noted = note.rstrip(b"\0").decode(errors="backslashreplace")
     if code == UNGUARDED:
         return OptionError(NO_GUARD)
-    if code in (None, NOT_KNOWN):
-        how = "(killed, or out of memory)"
-    elif code == 1 and not noted:
-        how = "(as it began: workers import the script that calls this; why is told above)"
+    if code and not noted:
+        how = f"as it started ({_ending(code)}; its output has the reason)"
     else:
-        how = f"{f'while it read {what} ' if what else ''}({_ending(code)})"
+        reading = f"while it read {noted} " if noted.strip() else ""
+        how = f"{reading}({_ending(code)})"
     return EventDataError(
-        f"a worker process died {how}; what is done is kept: call again to go on, with fewer "
-        "workers if memory ran out"
+        f"a worker process ended early {how}; {RESUME}, with fewer workers if memory ran out"
     )
 
 
-def out_of_memory(what: str) -> EventDataError:
-    """For a worker that lives to tell."""
-    return EventDataError(
-        f"{what}: memory ran out while it was read; what is done is kept: call again to go on, "
-        "with fewer workers"
-    )
-
-
-def _ending(code: int | None) -> str:
+def _ending(code: int) -> str:
+    if code == 0:
+        return "killed, or out of memory"
     if code == -signal.SIGKILL:
         return "killed, as the system does when memory runs out"
-    if code is not None and code < 0:
+    if code < 0:
         with contextlib.suppress(ValueError):  # of real-time signals
             return f"killed by {signal.Signals(-code).name}"
         return f"killed by signal {-code}"
     return f"exit code {code}"
+
+
+def out_of_memory(what: str) -> EventDataError:
+    """Return the error for a sample over which memory ran out."""
+    return EventDataError(f"{what}: memory ran out while it was read; {RESUME}, with fewer workers")
+
+
+def serve(module: str, path: str) -> None:
+    """Run the calls that the parent sends, until it ends or kills this process.
+
+    Args:
+        module: name of the parent's ``__main__`` if it was started by ``python -m``, or "".
+        path: file of the parent's script, or "".
+    """
+    global _note
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_RDWR)  # standard error, where that is closed
+    connection = socket.socket(fileno=os.dup(0))
+    open_sockets.add(connection)
+    _note = os.dup(1)
+    os.dup2(null, 0)
+    os.dup2(2, 1)  # what libraries print
+    working_on(NOTHING_YET)
+    requests: SimpleQueue[bytes] = SimpleQueue()
+    # Not threading.Thread, whose start waits forever where memory runs out.
+    _thread.start_new_thread(_receive_requests, (connection, requests))
+    while True:
+        request = requests.get()
+        working_on(NOTHING_YET)
+        answer = _answer(request, module, path)
+        with contextlib.suppress(OSError):
+            send(connection, answer)
+
+
+def _receive_requests(connection: socket.socket, requests: "SimpleQueue[bytes]") -> None:
+    """End this process with its parent, also in the middle of a call."""
+    try:
+        while True:
+            requests.put(receive(connection))
+    finally:
+        os._exit(1)
+
+
+def _answer(request: bytes, module: str, path: str) -> bytes:
+    try:
+        function, arguments, named = _Unpickler(request, module, path).load()
+        return pickle.dumps((True, function(*arguments, **named)))
+    except Exception as error:
+        return _pickled_error(error)
+    except BaseException as error:  # sys.exit() and the like, which would end the caller
+        return _pickled_error(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+class _Unpickler(pickle.Unpickler):
+    """Imports the parent's script where a call refers to it."""
+
+    def __init__(self, data: bytes, module: str, path: str) -> None:
+        super().__init__(io.BytesIO(data))
+        self._script = module, path
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the object of that name."""
+        if module == "__main__" and sys.modules["__main__"].__name__ != SCRIPT:
+            _import_script(*self._script)
+        return super().find_class(module, name)
+
+
+def _import_script(module: str, path: str) -> None:
+    global _imports_script
+    run: Callable[..., dict[str, Any]] = runpy.run_module if module else runpy.run_path
+    if module or path:
+        _imports_script = True
+        content = run(module or path, run_name=SCRIPT)
+        _imports_script = False
+        script = types.ModuleType(SCRIPT)
+        script.__dict__.update(content)
+        sys.modules["__main__"] = sys.modules[SCRIPT] = script
+
+
+def _pickled_error(error: Exception) -> bytes:
+    """Return an error that can be raised again in the parent, with its traceback as a note."""
+    if not isinstance(error, EventDataError):
+        error.add_note(f"In a worker process: {traceback.format_exc()}")
+    try:
+        pickled = pickle.dumps((False, error))
+        pickle.loads(pickled)
+    except Exception:  # as of errors that take other arguments than they keep
+        return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
+    return pickled
+
+
+def _close_sockets() -> None:
+    for connection in list(open_sockets):
+        connection.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_sockets)

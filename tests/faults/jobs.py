@@ -157,9 +157,7 @@ def leftovers(out: Path, temporary: Path) -> list[str]:
         for path in out.rglob("*")
         if path.name == ".work" or path.suffix in (".tmp", ".part")
     ]
-    # Where all processes of a call were killed at once, multiprocessing's folder of a socket stays.
-    outside = [path.name for path in temporary.iterdir() if not path.name.startswith("pymp-")]
-    return inside + outside
+    return inside + [path.name for path in temporary.iterdir()]
 
 
 def _says(path: Path, *keys: str) -> bool:

@@ -175,7 +175,7 @@ def _one_kill(
     faults = []
     if "Traceback" in call.told:
         faults.append(f"a traceback after the kill of {call.victim}: {call.told[-2000:]}")
-    if call.victim == "worker" and "a worker process died" not in call.told:
+    if call.victim == "worker" and "a worker process ended early" not in call.told:
         faults.append(f"the death of a worker is not told: {call.told[-500:]}")
     if job.finished(place.out) and without_work(job.content(place.out)) != whole:
         faults.append("counts as finished, but is not")

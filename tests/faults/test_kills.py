@@ -25,12 +25,6 @@ LONG = 512  # samples, so that a busy machine finds the command running
 TRIES = 3  # because this process may be too slow to find a command running
 
 
-@pytest.fixture
-def folder(tmp_path_factory):
-    """Return a folder with a short name: a long one would change how workers are started."""
-    return tmp_path_factory.mktemp("k")
-
-
 @pytest.mark.parametrize(
     ("make", "kills", "victims"),
     [
@@ -38,8 +32,8 @@ def folder(tmp_path_factory):
         (generate_job, 2, {"parent": 1, "worker": 1}),
     ],
 )
-def test_killed_at_random_moments(folder, make, kills, victims):
-    tried = list(kill_at_random(make(folder), folder, kills, 0, victims))
+def test_killed_at_random_moments(tmp_path, make, kills, victims):
+    tried = list(kill_at_random(make(tmp_path), tmp_path, kills, 0, victims))
     assert [kill.faults for kill in tried] == [()] * kills
 
 
@@ -47,13 +41,13 @@ def test_killed_at_random_moments(folder, make, kills, victims):
     ("make", "samples", "workers"),
     [(convert_job, LONG, 1), (convert_job, LONG, 2), (generate_job, LONG, 2)],
 )
-def test_stopped_by_a_person_or_the_system(folder, make, samples, workers):
+def test_stopped_by_a_person_or_the_system(tmp_path, make, samples, workers):
     """Signal all processes, as Ctrl-C in a terminal does, or one, as batch systems do."""
-    job = make(folder, samples=samples, workers=workers)
-    place = Place(folder, job)
+    job = make(tmp_path, samples=samples, workers=workers)
+    place = Place(tmp_path, job)
     assert place.call().code == 0
     whole = job.content(place.out)
-    place = Place(folder, job)
+    place = Place(tmp_path, job)
     for victim, blow, code in (
         ("group", signal.SIGINT, 130),
         ("parent", signal.SIGINT, 130),
@@ -64,7 +58,7 @@ def test_stopped_by_a_person_or_the_system(folder, make, samples, workers):
             call = place.call(victim, Moment(before + 1, 0), blow)
             if call.code:
                 break
-            place = Place(folder, job)  # it had ended before
+            place = Place(tmp_path, job)  # it had ended before
         assert call.code == code, call.told
         assert "Traceback" not in call.told
         assert ("stopped; call the same again to go on" in call.told) == (code == 130)
@@ -75,11 +69,11 @@ def test_stopped_by_a_person_or_the_system(folder, make, samples, workers):
 
 
 @pytest.mark.parametrize("make", [convert_job, generate_job])
-def test_two_at_once(folder, make):
+def test_two_at_once(tmp_path, make):
     """The second stops with a reason; after the first is killed, the next resumes its work."""
-    job = make(folder, samples=LONG)
+    job = make(tmp_path, samples=LONG)
     for _ in range(TRIES):
-        place, mark = Place(folder, job), uuid.uuid4().hex
+        place, mark = Place(tmp_path, job), uuid.uuid4().hex
         with place.start(mark) as first:
             assert place.wait_for(Moment(1, 0), first)
             os.killpg(first.pid, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""Memory that runs out, and workers that die over a sample: told with its name, nothing lost."""
+"""Memory runs out, or workers end while they read: errors name the sample, nothing is lost."""
 
 import json
 import sys
@@ -59,14 +59,14 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
-def test_what_a_worker_died_of(tmp_path):
+def test_error_of_a_worker_that_ended(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     ends = {
         "limit": "train/s030: memory ran out while it was read",
-        "killed": "died while it read train/s030 (killed, as the system does when memory runs out)",
-        "crash": "died while it read train/s030 (killed by SIGSEGV)",
-        "exit": "died while it read train/s030 (exit code 3)",
+        "killed": "ended early while it read train/s030 (killed, as the system does when memory",
+        "crash": "ended early while it read train/s030 (killed by SIGSEGV)",
+        "exit": "ended early while it read train/s030 (exit code 3)",
     }
     done = run_program([sys.executable, script, tmp_path, *ends])
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Worker processes that die or stop at bad moments: nobody waits for them, no error is lost."""
+"""Worker processes that end or stop at bad moments: nothing waits for them, no error is lost."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from tests.programs import run_program
 
 
 def run_text(folder, text, *words):
-    """Run a program that has to be a file, because workers import it."""
+    """Run a program from a file, because workers import what it defines."""
     program = folder / "program.py"
     program.write_text(text)
     return run_program([sys.executable, program, *words], deadline=60)
@@ -27,8 +27,8 @@ def run_text(folder, text, *words):
 
 PROGRAM = """
 import os, resource, signal, sys, time
-from multiprocessing import connection
 from pathlib import Path
+from eventdata.jobs import worker
 from eventdata.jobs.pool import run_tasks, worker_pool
 
 class OddError(Exception):
@@ -49,11 +49,10 @@ def die_of_an_odd_signal(task):
     os.kill(os.getpid(), 40)
 
 def die_in_the_middle_of_an_answer(task):
-    real = connection.Connection._send
-    def write_some(self, data, write=os.write):
-        real(self, data[:20_000])
+    def send_some(connection, message):
+        connection.sendall((len(message).to_bytes(8, "little") + message)[:20_000])
         os.kill(os.getpid(), signal.SIGKILL)
-    connection.Connection._send = write_some
+    worker.send = send_some
     return bytes(2_000_000)
 
 BEGUN, FAILED = (Path(__file__).with_name(name) for name in ("begun", "failed"))
@@ -79,7 +78,7 @@ def no_files_left(task):
 if __name__ == "__main__":
     work = globals()[sys.argv[1]]
     if work is no_files_left:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6))
     try:
         with worker_pool(2) as pool:
             if work is stopped_when_the_caller_leaves:
@@ -90,7 +89,8 @@ if __name__ == "__main__":
                 list(run_tasks(pool, work, range(20)))
             except ValueError:  # the other worker dies while this is told
                 FAILED.touch()
-                connection.wait([worker.process.sentinel for worker in pool.executor.workers])
+                while all(worker.process.poll() is None for worker in pool.executor.workers):
+                    time.sleep(0.01)
                 raise
     except BaseException as error:
         print(f"{type(error).__name__}: {error}")
@@ -106,11 +106,15 @@ if __name__ == "__main__":
         ("leave", "RuntimeError: SystemExit: 0", "in leave"),
         pytest.param(
             "die_of_an_odd_signal",
-            "EventDataError: a worker process died (killed by signal 40)",
+            "EventDataError: a worker process ended early (killed by signal 40)",
             "",
             marks=pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="no such signals"),
         ),
-        ("die_in_the_middle_of_an_answer", "EventDataError: a worker process died (killed", ""),
+        (
+            "die_in_the_middle_of_an_answer",
+            "EventDataError: a worker process ended early (killed",
+            "",
+        ),
         ("die_once_another_has_failed", "ValueError: first", "In a worker process"),
         ("stopped_when_the_caller_leaves", "KeyboardInterrupt: ", ""),
         ("no_files_left", "EventDataError: worker processes can't be started (", ""),
@@ -125,8 +129,8 @@ def test_the_call_ends_and_tells_why(tmp_path, work, told, note):
 
 
 ONE_AFTER_THE_OTHER = """
-import gc, json, multiprocessing, os, signal, sys, time
-from multiprocessing import forkserver, util
+import gc, json, os, signal, subprocess, sys, time
+from concurrent.futures import wait
 from pathlib import Path
 from eventdata.jobs.pool import run_tasks, worker_pool
 
@@ -171,6 +175,8 @@ def in_one_pool(work, tasks):
 
 if __name__ == "__main__":
     folder, told = sys.argv[1], {}
+    if sys.argv[2:]:
+        child(folder)
     os.environ["TAKEN_AWAY"] = "before"
     in_one_pool(environment, range(2))
     del os.environ["TAKEN_AWAY"]
@@ -187,20 +193,18 @@ if __name__ == "__main__":
         opened.append(len(os.listdir("/proc/self/fd")))
     told["opened"] = max(opened) - opened[0]
     gc.enable()
-    # A child that was killed takes nothing of its parent's with it, its workers aside.
-    process = multiprocessing.get_context("spawn").Process(target=child, args=(folder,))
-    process.start()
+    # Workers end with the process that started them, which is killed.
+    process = subprocess.Popen([sys.executable, __file__, folder, "child"])
     workers = pids(folder, 2)
     process.kill()
+    process.wait()
     wait_for_end(workers)
-    told["folder"] = Path(util.get_temp_dir()).exists()
-    # Workers whose fork server died end with the call that they work for.
-    server = forkserver._forkserver._forkserver_pid
+    # One worker is killed: its call raises an error, the other worker ends with the pool.
     with worker_pool(2) as pool:
         futures = [pool.executor.submit(note_and_wait, folder) for _ in range(2)]
         workers = pids(folder, 2)
-        os.kill(server, signal.SIGKILL)
-        told["told"] = str(futures[0].exception())
+        os.kill(pool.executor.workers[0].process.pid, signal.SIGKILL)
+        told["told"] = str(wait(futures, return_when="FIRST_COMPLETED").done.pop().exception())
         told["deaf"] = deaf_child()
     wait_for_end(workers)
     told["afterwards"] = in_one_pool(environment, range(1))
@@ -213,9 +217,11 @@ def test_one_call_after_the_other(tmp_path):
     done = run_text(tmp_path, ONE_AFTER_THE_OTHER, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
-        '{"environment": [["yes", null], ["yes", null]], "opened": 0, "folder": true, '
-        '"told": "a worker process died (killed, or out of memory); what is done is kept: call '
-        'again to go on, with fewer workers if memory ran out", "deaf": false, '
+        '{"environment": [["yes", null], ["yes", null]], "opened": 0, '
+        '"told": "a worker process ended early (killed, as the system does when memory runs out); '
+        "finished work is kept: run the same command again to resume, with fewer workers if memory "
+        'ran out", '
+        '"deaf": false, '
         '"afterwards": [["yes", null]]}\n'
     )
 
@@ -268,41 +274,93 @@ def test_ctrl_c_is_told_where_it_is_asked_for(monkeypatch):
 
 
 UNGUARDED = """
-import multiprocessing, os, sys
+import sys
+from dataclasses import dataclass
 import eventdata
-os.environ.update(LARGE="x" * 100_000)  # more than a process can be given before it has begun
+from tests.drawn import Drawn
+
+@dataclass(frozen=True)
+class Own(Drawn):
+    pass
+
+source = Own() if sys.argv[1] == "own" else Drawn()
 while True:
     try:
-        eventdata.convert("es-imagenet", sys.argv[1], sys.argv[2], workers=2)
+        eventdata.convert(source, "", sys.argv[2], workers=2)
+        break
     except eventdata.EventDataError as error:
-        if multiprocessing.parent_process() is None:
+        if __name__ == "__main__":
             sys.exit(str(error))
 """
 
 
-def test_a_script_without_its_guard(tmp_path):
-    """Also where it tries again whatever the error, in its workers too."""
-    raw = make_es_imagenet(tmp_path / "raw")
-    done = run_text(tmp_path, UNGUARDED, raw, tmp_path / "out")
+def test_a_script_without_a_guard_starts_workers(tmp_path):
+    done = run_text(tmp_path, UNGUARDED, "imported", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert eventdata.verify(tmp_path / "out").ok
+
+
+def test_a_script_that_defines_its_source_needs_a_guard(tmp_path):
+    """Also a script that tries again after every error, in its workers too."""
+    done = run_text(tmp_path, UNGUARDED, "own", tmp_path / "out")
     assert done.returncode == 1
-    assert done.stderr.startswith("workers import the script that calls this, and it calls outside")
+    assert done.stderr.startswith("worker processes import the script that defines this source")
 
 
-def test_a_daemonic_process_has_no_workers(tmp_path):
-    """But may ask for what needs none; and nothing is removed for what it can't do."""
+def test_a_worker_that_can_not_start(tmp_path):
+    text = (
+        "import sys\n"
+        "from eventdata.jobs.pool import run_tasks, worker_pool\n"
+        "sys.path[:] = []\n"
+        "with worker_pool(2) as pool:\n"
+        "    list(run_tasks(pool, print, range(2)))\n"
+    )
+    done = run_text(tmp_path, text)
+    assert "a worker process ended early as it started (exit code 1; its output" in done.stderr
+
+
+def test_a_daemonic_process_has_workers(tmp_path):
     raw, out = make_es_imagenet(tmp_path / "raw"), tmp_path / "out"
-    eventdata.convert("es-imagenet", raw, out)
-    whole = tree_digest(out)
     text = (
         "import multiprocessing, eventdata, sys\n"
         "multiprocessing.current_process()._config['daemon'] = True\n"
         "print(eventdata.convert('es-imagenet', *sys.argv[1:], workers=2).state)\n"
-        "eventdata.convert('es-imagenet', *sys.argv[1:], workers=2, overwrite=True)\n"
     )
-    done = run_text(tmp_path, text, raw, out)
-    assert done.stdout == "already complete\n"
-    assert "OptionError: a daemonic process can't have worker processes" in done.stderr
-    assert tree_digest(out) == whole
+    assert run_text(tmp_path, text, raw, out).stdout == "complete\n"
+    eventdata.convert("es-imagenet", raw, tmp_path / "whole")
+    assert tree_digest(out) == tree_digest(tmp_path / "whole")
+
+
+OWN = """
+import sys
+from dataclasses import dataclass
+import eventdata
+from tests.drawn import Drawn
+
+@dataclass(frozen=True)
+class Own(Drawn):
+    pass
+
+def main():
+    print("begun")
+    eventdata.convert(Own(), "", sys.argv[1], workers=2)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("words", [["own.py"], ["-m", "own"], ["-m", "package"]])
+def test_a_source_of_the_script(tmp_path, monkeypatch, words):
+    """Whether the script is a file, a module or a package; its work is done once."""
+    (tmp_path / "package").mkdir()
+    for name in ("own.py", "package/__main__.py"):
+        (tmp_path / name).write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    done = run_program([sys.executable, *words, tmp_path / "out"], deadline=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "begun\n", "")
+    assert eventdata.verify(tmp_path / "out").ok
 
 
 GATED = """
