@@ -11,7 +11,6 @@ not grown since its first share of the time, nor its open files. Exit code 1 whe
 import json
 import multiprocessing
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterable
@@ -28,7 +27,7 @@ from torch.utils.data import DataLoader
 
 import eventdata
 from tests.drawn import Drawn
-from tools.bench.report import output_option
+from tools.bench.report import machine, output_option
 
 BATCH = 16
 WARM_UP = 0.1  # share of the time in which memory may still grow, at least half of the rounds of
@@ -104,7 +103,7 @@ def main(store: str | None, readers: int, minutes: float, output: Path | None) -
         click.echo(failure, err=True)
     if output is not None:
         document = {
-            "machine": {"system": platform.platform(), "python": platform.python_version()},
+            "machine": machine(),
             "minutes": minutes,
             "readers": readers,
             "samples": sum(one.samples for one in told),

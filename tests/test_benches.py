@@ -1,4 +1,4 @@
-"""The benchmark programs run on little data and say what they measured."""
+"""The benches run on little data and write their results."""
 
 import json
 
@@ -69,7 +69,7 @@ def test_framing(tmp_path):
     output = tmp_path / "result.json"
     run(framing, tmp_path / "recordings", "--repeats", 3, "--output", output)
     result = json.loads(output.read_text())
-    assert [row["way"] for row in result["rows"]] == list(result["geometric_mean"])
+    assert [row["method"] for row in result["rows"]] == list(result["geometric_mean"])
     for row in result["rows"]:
         ratio = row["tonic_ms"] / row["packed_ms"]
         assert row["times_faster_packed"] == pytest.approx(ratio, rel=0.01, abs=0.06)  # 1 decimal

@@ -1,4 +1,4 @@
-"""What the benchmarks share: times in turn, ratios, and the files they write."""
+"""Tests of what the benches share: interleaved timing, ratios and result files."""
 
 import json
 import sys
@@ -9,10 +9,10 @@ import pytest
 from tools.bench import report as measuring
 
 
-def test_ways_take_turns_and_the_first_round_does_not_count():
+def test_methods_take_turns_and_the_first_round_does_not_count():
     calls = []
-    ways = {name: lambda name=name: calls.append(name) or 2 for name in "ab"}
-    timings = measuring.measure(ways, 3)
+    methods = {name: lambda name=name: calls.append(name) or 2 for name in "ab"}
+    timings = measuring.measure(methods, 3)
     assert calls == ["a", "b"] * 4
     assert [len(timings[name].runs) for name in "ab"] == [3, 3]
 
@@ -34,7 +34,7 @@ def test_report_writes_json_markdown_and_a_plot(tmp_path, capsys):
     assert result["facts"] == {"samples": 3}
     assert result["machine"]["python"]
     lines = (tmp_path / "result.md").read_text().splitlines()
-    assert lines[2] == "| way | ms/sample | spread | over ours | floor | over floor |"
+    assert lines[2] == "| method | ms/sample | spread | over ours | floor | over floor |"
     assert "| ours | 2.000 | 75% | 1.00 | 0.500 | 4.00 |" in lines
     assert "| theirs | 8.000 | 0% | 4.00 |  |  |" in lines
     assert "- not measured: x (not installed)" in lines
@@ -56,9 +56,12 @@ def test_copy_bandwidth_is_a_speed(threads):
     assert measuring.copy_bandwidth(threads) > 1e8
 
 
-def test_a_place_for_the_result_is_told_before_anything_is_measured(tmp_path):
-    place = measuring.ResultFile()
-    assert place(str(tmp_path / "result.json")) == tmp_path / "result.json"
-    for name, told in (("result.md", "the ending .json"), ("no/result.json", "no such folder")):
-        with pytest.raises(click.BadParameter, match=told):
-            place(str(tmp_path / name))
+def test_a_path_for_the_result_is_checked_before_anything_is_measured(tmp_path):
+    path_type = measuring.ResultFile()
+    assert path_type(str(tmp_path / "result.json")) == tmp_path / "result.json"
+    for name, message in (
+        ("result.md", "must end in .json"),
+        ("no/result.json", "the folder does not exist"),
+    ):
+        with pytest.raises(click.BadParameter, match=message):
+            path_type(str(tmp_path / name))

@@ -11,7 +11,6 @@ the content of an unbroken one, and nothing is left over. Exit code 1 where any 
 
 import json
 import multiprocessing
-import platform
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ import click
 from tests.faults.jobs import convert_job, generate_job, train_job
 from tests.faults.kills import Victim, kill_at_random
 from tests.faults.turns import FAULTS, Fault, in_turn
-from tools.bench.report import output_option
+from tools.bench.report import machine, output_option
 
 JOBS = ("convert", "generate", "train")
 SHARES = {"convert": 0.6, "generate": 0.25, "train": 0.15}  # of the kills
@@ -147,7 +146,7 @@ class Plan:
 def _document(rows: Sequence[Row], seed: int) -> dict[str, object]:
     killed = [row for row in rows if row.fault == "killed"]
     return {
-        "machine": {"system": platform.platform(), "python": platform.python_version()},
+        "machine": machine(),
         "seed": seed,
         "kills_tried": sum(row.tried for row in killed),
         "kills_survived": sum(row.survived for row in killed),

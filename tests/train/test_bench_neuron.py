@@ -1,27 +1,28 @@
-"""The benchmarks of neurons and of a training step run and say what they measured."""
+"""The benches of neurons and of a training step run and write their results."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch._C._autograd import DeviceType
 
 from tools.bench import neuron, step
 from train.neurons.neuron import integrate
 
 
-def run(program, output, *options):
-    command = [sys.executable, "-m", program, "--runs=1", f"--output={output}", *options]
-    subprocess.run(command, check=True, timeout=280)
+def run(bench, output, *options):
+    """Run a bench in this process and return its result."""
+    words = ["--runs=1", f"--output={output}", *options]
+    done = CliRunner().invoke(bench.main, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     return json.loads(output.read_text())
 
 
 def test_neurons_beside_relu(tmp_path):
     shape = ["--shape", "4", "2", "8", "16", "16"]
-    result = run("tools.bench.neuron", tmp_path / "result.json", *shape)
+    result = run(neuron, tmp_path / "result.json", *shape)
     ways = result["ms_per_pass"]
     assert {"relu", "lif", "liaf membrane", "lif, torch loop"} <= set(ways)
     assert ("SpikingJelly LIFNode" in ways) != bool(result["not_measured"])
@@ -40,7 +41,7 @@ SMALL = ["--width=4", "--side=32", "--batch=2", "--steps=4", "--threads=1"]
 
 
 def test_a_step_beside_the_same_network_with_relu(tmp_path):
-    result = run("tools.bench.step", tmp_path / "result.json", *SMALL, "--way=lif")
+    result = run(step, tmp_path / "result.json", *SMALL, "--way=lif")
     ways, facts = result["ms_per_step"], result["facts"]
     relu = ways["ann, ReLU"]["median"]
     assert list(ways) == ["ann, ReLU", "lif"]
@@ -59,7 +60,7 @@ def test_blocks_that_are_run_again_keep_less():
 
 
 def test_growth_over_steps_and_samples(tmp_path):
-    result = run("tools.bench.step", tmp_path / "result.json", "--growth", *SMALL)
+    result = run(step, tmp_path / "result.json", "--growth", *SMALL)
     assert set(result["ms_per_frame"]) == {
         f"{name}, T = {steps}, N = {batch}"
         for name in ("lif", "ann, ReLU")

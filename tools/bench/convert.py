@@ -1,13 +1,13 @@
-"""Converting raw ES-ImageNet: ours beside what users would otherwise take.
+"""Convert raw ES-ImageNet: `eventdata convert` against its baselines.
 
     python tools/bench/convert.py RAW_ES_IMAGENET [--runs 5] [--output result.json]
-    python tools/bench/convert.py RAW_ES_IMAGENET --growth events      time an event by their number
-    python tools/bench/convert.py RAW_ES_IMAGENET --growth workers     time a sample by workers
+    python tools/bench/convert.py RAW_ES_IMAGENET --growth events      time per event, by events
+    python tools/bench/convert.py RAW_ES_IMAGENET --growth workers     time per sample, by workers
 
-Ours is the whole of `eventdata.convert`, from the manifest to the complete store, by one worker.
-The floor is what any way must do for these bytes: read and inflate each file (ISA-L), and compress
-the packed frames (zstd level 1). Ours and the floor have all files; the other ways, which take ten
-times as long and more, every so manieth, their cost being the same for each sample.
+Ours is a whole `eventdata.convert` with one worker, from the manifest to the complete store. The
+floor is what any method must do for these bytes: read and inflate each file (ISA-L) and compress
+the packed frames (zstd level 1). Ours and the floor convert all files. The baselines take over ten
+times as long per sample, so they convert only some of the files.
 """
 
 import os
@@ -28,8 +28,14 @@ from isal import isal_zlib
 
 import eventdata
 from eventdata.raw.es_imagenet import EsImageNet
-from tools.bench.peers import published_frames, spikingjelly_cache, tonic_cache
-from tools.bench.published import RawFile, frames, raw_files
+from tools.bench.peers import (
+    RawFile,
+    frames,
+    published_frames,
+    raw_files,
+    spikingjelly_cache,
+    tonic_cache,
+)
 from tools.bench.report import measure, output_option, report, runs_option
 
 OURS, FLOOR = "eventdata convert", "floor: read, inflate, zstd"
@@ -39,7 +45,7 @@ FACTORS = (0.25, 0.5, 1, 2, 4)
 
 
 def by_zarr(files: list[RawFile], out: Path) -> int:
-    """The same store's frames, packed by NumPy and written by zarr-python."""
+    """Write the same frames, packed by NumPy and written by zarr-python."""
     array = zarr.create_array(
         out / "frames",
         shape=(len(files), 1, 2, 224, 224),
@@ -57,7 +63,7 @@ def by_zarr(files: list[RawFile], out: Path) -> int:
 
 
 def ours(root: Path, out: Path, workers: int = 1) -> int:
-    """The whole conversion."""
+    """Convert everything and return the number of samples."""
     done = eventdata.convert("es-imagenet", root, out / "store.zarr", workers=workers)
     return sum(done.samples.values())
 
@@ -66,7 +72,7 @@ Member = tuple[int, int, int]  # start of the deflated bytes, their number, byte
 
 
 def members(path: Path) -> list[Member]:
-    """Where the arrays of an npz lie in it."""
+    """Return the places of an npz file's arrays."""
     data = path.read_bytes()
     found = []
     with zipfile.ZipFile(path) as archive:
@@ -78,7 +84,7 @@ def members(path: Path) -> list[Member]:
 
 
 def floor(files: list[RawFile], places: list[list[Member]], planes: list[bytes]) -> int:
-    """Read, inflate, compress; nothing between."""
+    """Read, inflate and compress, and do nothing else."""
     compress = zstandard.ZstdCompressor(level=1).compress
     for (path, _, _), arrays, plane in zip(files, places, planes, strict=True):
         data = path.read_bytes()
@@ -90,15 +96,15 @@ def floor(files: list[RawFile], places: list[list[Member]], planes: list[bytes])
 
 @click.command()
 @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--copies", default=64, show_default=True, help="How often to have each file.")
+@click.option("--copies", default=64, show_default=True, help="Copies of each file.")
 @runs_option(5)
-@click.option("--growth", type=click.Choice(["events", "workers"]), help="Measure this instead.")
+@click.option("--growth", type=click.Choice(["events", "workers"]), help="Measure growth instead.")
 @output_option
 def main(root: Path, copies: int, runs: int, growth: str | None, output: Path | None) -> None:
-    """Measure all ways on the raw files under ROOT, in one run.
+    """Measure all methods on the raw files under ROOT, in one run.
 
-    A handful of samples says more of the cost of opening a store than of converting; so each file
-    is there --copies times.
+    A few samples would measure the cost of opening a store, so each file is converted --copies
+    times.
     """
     with tempfile.TemporaryDirectory() as folder:
         if growth == "events":
@@ -108,11 +114,11 @@ def main(root: Path, copies: int, runs: int, growth: str | None, output: Path | 
         if growth == "workers":
             over_workers(raw, Path(folder), runs, output)
         else:
-            beside_others(raw, Path(folder), runs, output)
+            against_baselines(raw, Path(folder), runs, output)
 
 
 def copy_files(root: Path, target: Path, copies: int) -> Path:
-    """Raw data in which each file under ``root`` is several times, as a link where that goes."""
+    """Make raw data with several copies of each file under ``root``, as links if possible."""
     for split in ("train", "val"):
         lines = []
         for line in (root / f"{split}label.txt").read_text().splitlines():
@@ -130,24 +136,24 @@ def copy_files(root: Path, target: Path, copies: int) -> Path:
 
 
 class Outputs:
-    """A new folder for each conversion, and all of them removed once its time is taken."""
+    """A new folder for each conversion; all are removed after it is timed."""
 
     def __init__(self, scratch: Path) -> None:
         self.home = scratch / "outputs"
 
     def new(self) -> Path:
-        """The folder of a conversion."""
+        """Create the folder of a conversion."""
         place = self.home / uuid.uuid4().hex
         place.mkdir(parents=True)
         return place
 
     def remove(self) -> None:
-        """Of all conversions so far."""
+        """Remove the folders of all conversions so far."""
         shutil.rmtree(self.home, ignore_errors=True)
 
 
-def beside_others(root: Path, scratch: Path, runs: int, output: Path | None) -> None:
-    """Ours, the floor and the others, per sample."""
+def against_baselines(root: Path, scratch: Path, runs: int, output: Path | None) -> None:
+    """Measure ours, the floor and the baselines per sample."""
     files = raw_files(root)
     some = files[:: max(1, len(files) // PEER_SAMPLES)]
     source = EsImageNet(root)
@@ -160,9 +166,9 @@ def beside_others(root: Path, scratch: Path, runs: int, output: Path | None) -> 
     places = [members(path) for path, _, _ in files]
     outputs = Outputs(scratch)
 
-    def peer(way: Callable[[list[RawFile], Path], object]) -> Callable[[], int]:
+    def peer(method: Callable[[list[RawFile], Path], object]) -> Callable[[], int]:
         def convert_some() -> int:
-            way(some, outputs.new())
+            method(some, outputs.new())
             return len(some)
 
         return convert_some
@@ -184,7 +190,7 @@ def beside_others(root: Path, scratch: Path, runs: int, output: Path | None) -> 
     stored = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
     raw = sum(path.stat().st_size for path, _, _ in files)
     facts = {
-        "samples": f"{len(files):,}; of the others {len(some):,}",
+        "samples": f"{len(files):,}; baselines {len(some):,}",
         "raw bytes": f"{raw:,}",
         "store bytes": f"{stored:,} ({stored / raw:.3f} of raw)",
         "floor bytes a sample": f"{raw // len(files):,} read, {stored // len(files):,} written",
@@ -195,17 +201,17 @@ def beside_others(root: Path, scratch: Path, runs: int, output: Path | None) -> 
 
 
 def over_events(root: Path, copies: int, scratch: Path, runs: int, output: Path | None) -> None:
-    """Samples of a quarter to four times the events of the real ones, per thousand events."""
+    """Measure time per thousand events, with 0.25 to 4 times the events of real samples."""
     outputs = Outputs(scratch)
-    ways: dict[str, Callable[[], float]] = {}
+    methods: dict[str, Callable[[], float]] = {}
     numbers = {}
     for factor in FACTORS:
         name = f"events x {factor:g}"
         raw = copy_files(root, scratch / f"raw{factor:g}", 1)
         numbers[name] = sum(change_events(path, factor) for path, _, _ in raw_files(raw))
         many = copy_files(raw, scratch / f"many{factor:g}", copies)
-        ways[name] = _counted(many, outputs, copies * numbers[name] / 1000)
-    timings = measure(ways, runs, tidy=outputs.remove)
+        methods[name] = _counted(many, outputs, copies * numbers[name] / 1000)
+    timings = measure(methods, runs, tidy=outputs.remove)
     samples = len(raw_files(root))
     facts = {
         "samples": f"{samples * copies:,}",
@@ -225,7 +231,7 @@ def _counted(root: Path, outputs: Outputs, events: float) -> Callable[[], float]
 
 
 def change_events(path: Path, factor: float) -> int:
-    """Leave a part of a file's events, or add them at other steps too; how many it has then."""
+    """Keep part of a file's events or repeat them at other steps; return their number."""
     with np.load(path) as data:
         arrays = {key: data[key] for key in ("pos", "neg")}
     for key, events in arrays.items():
@@ -242,12 +248,12 @@ def change_events(path: Path, factor: float) -> int:
 
 
 def over_workers(root: Path, scratch: Path, runs: int, output: Path | None) -> None:
-    """One worker to as many as there are cores, per sample."""
+    """Measure time per sample, with one worker up to one per core."""
     outputs = Outputs(scratch)
     cores = os.cpu_count() or 1
     numbers = [workers for workers in (1, 2, 4, 8, 16, 32) if workers <= max(cores, 2)]
-    ways = {f"{n} workers": _by_workers(root, outputs, n) for n in numbers}
-    timings = measure(ways, runs, tidy=outputs.remove)
+    methods = {f"{n} workers": _by_workers(root, outputs, n) for n in numbers}
+    timings = measure(methods, runs, tidy=outputs.remove)
     facts = {"samples": f"{len(raw_files(root)):,}"}
     title = "Converting raw ES-ImageNet, by the number of workers"
     report(title, timings, f"{numbers[0]} workers", facts, output, packages=PACKAGES)

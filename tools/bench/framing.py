@@ -1,17 +1,18 @@
-"""Events -> frames beside Tonic's ToFrame, on recordings.
+"""Turn events into frames: ours against Tonic's ToFrame, on recordings.
 
-Each row is one recording cut one way. Ours is measured as packed binary frames, as counts in uint8
-(the store's default; uint16 where that is too narrow) and in uint16 (as many bytes as Tonic's
-int16), into an array that is used again as a conversion does; checking the events, once in a
-conversion, is its own column. All run in turn, in one process. The floors are what frames cost at
-least: reading the events and writing the frames once, at the speed of a copy.
+    python tools/bench/framing.py RECORDINGS [--output result.json]
+
+Each row is one recording, cut by one rule. Ours is measured as packed binary frames, as counts in
+uint8 (uint16 if needed) and as counts in uint16, which have as many bytes as Tonic's int16. The
+output array is reused, as in a conversion. The check of the events, done once in a conversion, has
+its own column. All methods take turns in one process. The floor of frames is one read of the events
+and one write of the frames at the speed of a copy.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,10 @@ from eventdata.kernels.framing import Framing, frame_edges, frame_events
 from tools.bench.report import (
     copy_bandwidth,
     machine,
-    markdown,
+    measure,
     new_figure,
     output_option,
-    show,
-    write,
+    publish,
 )
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ Row = dict[str, Any]
 
 @click.command()
 @click.argument("recordings", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--window", default=10_000, show_default=True, help="Microseconds a frame.")
-@click.option("--events-per-frame", default=3_000, show_default=True, help="Events a frame.")
+@click.option("--window", default=10_000, show_default=True, help="Microseconds per frame.")
+@click.option("--events-per-frame", default=3_000, show_default=True, help="Events per frame.")
 @click.option("--frames", default=10, show_default=True, help="Number of frames.")
-@click.option("--repeats", default=7, show_default=True, help="Runs of each; the median counts.")
+@click.option("--repeats", default=7, show_default=True, help="Timed runs of each method.")
 @output_option
 def main(
     recordings: Path,
@@ -55,8 +55,8 @@ def main(
     repeats: int,
     output: Path | None,
 ) -> None:
-    """Measure framing on all event files in the folder RECORDINGS."""
-    ways: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+    """Measure framing on all recordings in the folder RECORDINGS."""
+    methods: dict[str, tuple[dict[str, int], dict[str, int]]] = {
         "time window": ({"window": window}, {"time_window": window}),
         "event count": ({"events_per_frame": events_per_frame}, {"event_count": events_per_frame}),
         "number of bins": ({"frames": frames}, {"n_time_bins": frames}),
@@ -65,46 +65,44 @@ def main(
     rows: list[Row] = []
     for path in sorted(path for path in recordings.iterdir() if path.suffix in DECODERS):
         events, size = read_events(path)
-        for way, (ours, tonics) in ways.items():
-            row = measure(events, size, ours, tonics, repeats, bandwidth)
-            rows.append({"recording": path.name, "way": way, "events": len(events)} | row)
+        for method, (ours, tonics) in methods.items():
+            row = measure_one(events, size, ours, tonics, repeats, bandwidth)
+            rows.append({"recording": path.name, "method": method, "events": len(events)} | row)
     summary = {
-        way: {
+        method: {
             kind: round(
-                statistics.geometric_mean(row[kind] for row in rows if row["way"] == way), 1
+                statistics.geometric_mean(row[kind] for row in rows if row["method"] == method), 1
             )
             for kind in ("times_faster_packed", "times_faster_count", "times_faster_count16")
         }
-        for way in ways
+        for method in methods
     }
-    title = "Events to frames: ms, median ± half the quartiles' distance"
+    title = "Events to frames: ms, median ± half the interquartile range"
     lines = [cells(row) for row in rows]
     here = machine(("numba", "numpy", "tonic"))
-    told: dict[str, object] = {"copy, read and written": f"{bandwidth / 1e9:.1f} GB/s"}
-    for way, means in summary.items():
+    notes: dict[str, object] = {"copy, read and written": f"{bandwidth / 1e9:.1f} GB/s"}
+    for method, means in summary.items():
         packed, *counts = means.values()
-        told[f"times as fast as Tonic, by {way}"] = (
+        notes[f"times as fast as Tonic, by {method}"] = (
             f"{packed} packed, {' and '.join(map(str, counts))} as counts in uint8 and in uint16 "
             "(geometric means)"
         )
-    told |= here
-    show(title, HEAD, lines, told)
-    if output is not None:
-        result = {"machine": here, "copy_gb_s": round(bandwidth / 1e9, 2), "rows": rows}
-        result |= {"geometric_mean": summary}
-        write(output, result, markdown(title, HEAD, lines, told), plot(title, rows))
+    notes |= here
+    result = {"machine": here, "copy_gb_s": round(bandwidth / 1e9, 2), "rows": rows}
+    result |= {"geometric_mean": summary}
+    publish(title, HEAD, lines, notes, output, result, lambda: plot(title, rows))
 
 
 def plot(title: str, rows: list[Row]) -> Figure | None:
-    """A point a recording: how many times as fast as Tonic over the number of events."""
+    """Draw the speed relative to Tonic over the number of events, a point per recording."""
     figure = new_figure(4)
     if figure is None:
         return None
     axes = figure.subplots()
-    for way in dict.fromkeys(row["way"] for row in rows):
-        mine = [row for row in rows if row["way"] == way]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
         ratios = [row["times_faster_packed"] for row in mine]
-        axes.plot([row["events"] for row in mine], ratios, "o", label=way)
+        axes.plot([row["events"] for row in mine], ratios, "o", label=method)
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("events of the recording")
@@ -114,7 +112,7 @@ def plot(title: str, rows: list[Row]) -> Figure | None:
     return figure
 
 
-def measure(
+def measure_one(
     events: Events,
     size: SensorSize,
     ours: dict[str, int],
@@ -122,7 +120,7 @@ def measure(
     repeats: int,
     bandwidth: float,
 ) -> Row:
-    """Median times and their spread of one recording, cut one way."""
+    """Return median times and spreads for one recording and one rule."""
     binary = Framing(**ours)  # type: ignore[arg-type]
     count = Framing(**ours, representation="count")  # type: ignore[arg-type]
     steps, (width, height) = len(frame_edges(events["t"], binary).start), size
@@ -130,25 +128,19 @@ def measure(
     counts: NDArray[Any] = np.empty((steps, height, width, 2), np.uint8)
     try:
         frame_events(events, count, counts)
-    except InputError:  # a pixel with more events than that in one frame
+    except InputError:  # a pixel has more than 255 events in a frame
         counts = np.empty((steps, height, width, 2), np.uint16)
     wide = np.empty((steps, height, width, 2), np.uint16)
     to_frame = tonic.transforms.ToFrame(sensor_size=(width, height, 2), **tonics)
-    runs: dict[str, Callable[[], Any]] = {
+    works: dict[str, Callable[[], object]] = {
         "packed": lambda: frame_events(events, binary, packed),
         "count": lambda: frame_events(events, count, counts),
         "count16": lambda: frame_events(events, count, wide),
         "tonic": lambda: to_frame(events),
         "check": lambda: check_events(events, size),
     }
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run()
-            if repeat:  # the first run compiles, and fills the caches
-                times[name].append(1e3 * (time.perf_counter() - started))
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    timings = measure({name: _once(work) for name, work in works.items()}, repeats)
+    medians = {name: timing.median for name, timing in timings.items()}
     floors = {
         name: 1e3 * (events.nbytes + out.nbytes) / bandwidth
         for name, out in (("packed", packed), ("count", counts), ("count16", wide))
@@ -156,35 +148,43 @@ def measure(
     return {
         "frames": steps,
         **{f"{name}_ms": round(median, 4) for name, median in medians.items()},
-        **{f"{name}_spread_ms": round(spread(values), 4) for name, values in times.items()},
+        **{f"{name}_spread_ms": round(spread(timing.runs), 4) for name, timing in timings.items()},
         **{f"{name}_floor_ms": round(floor, 4) for name, floor in floors.items()},
         **{f"{name}_over_floor": round(medians[name] / floors[name], 1) for name in floors},
         **{f"times_faster_{name}": round(medians["tonic"] / medians[name], 1) for name in floors},
     }
 
 
-def spread(values: list[float]) -> float:
-    """Half of the distance between the quartiles."""
+def _once(work: Callable[[], object]) -> Callable[[], int]:
+    def run() -> int:
+        work()
+        return 1
+
+    return run
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return half the interquartile range."""
     low, high = np.percentile(values, [25, 75])
     return float(high - low) / 2
 
 
 HEAD = (
-    *("recording", "way", "events", "frames", "Tonic", "packed", "count", "count16", "check"),
+    *("recording", "method", "events", "frames", "Tonic", "packed", "count", "count16", "check"),
     *("Tonic/packed", "Tonic/count", "Tonic/count16", "packed/floor", "count/floor"),
 )
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """What the table has of a row, in the order of `HEAD`."""
-    ways = ("tonic", "packed", "count", "count16", "check")
+    """Return the cells of a row in the order of `HEAD`."""
+    methods = ("tonic", "packed", "count", "count16", "check")
     ratios = [f"times_faster_{name}" for name in ("packed", "count", "count16")]
     return (
         row["recording"],
-        row["way"],
+        row["method"],
         f"{row['events']:,}",
         str(row["frames"]),
-        *(f"{row[f'{name}_ms']:.3g} ± {row[f'{name}_spread_ms']:.1g}" for name in ways),
+        *(f"{row[f'{name}_ms']:.3g} ± {row[f'{name}_spread_ms']:.1g}" for name in methods),
         *(str(row[name]) for name in (*ratios, "packed_over_floor", "count_over_floor")),
     )
 

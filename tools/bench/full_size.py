@@ -1,15 +1,14 @@
-"""The whole ES-ImageNet by its numbers: plan, resume, check and open 1.3 million samples.
+"""Plan, resume, check and open a conversion with the 1.3 million samples of ES-ImageNet.
 
     python tools/bench/full_size.py [--samples 1306916] [--output simulation.json]
 
-Raw files are hard links to a few tiny ones, so that every file is looked up; the store is written
-shard by shard with the same bytes in each, but for the last, which the resumed conversion makes.
-Each step runs in a process of its own. Exit code 1 where one takes longer, or more memory, than
-MAX_SECONDS and MAX_BYTES. Time is that of the step; a command's own start comes on top.
+Raw files are hard links to a few tiny files, so that every file is looked up. All shards of the
+store get the same bytes, except the last, which the resumed conversion makes. Each step runs in its
+own process; its time excludes the start of Python. The exit code is 1 if a step exceeds MAX_SECONDS
+or MAX_BYTES.
 """
 
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from eventdata.raw.es_imagenet import EsImageNet
 from eventdata.store.shard import ShardBuilder
 from eventdata.store.write import ShardRecord, begin, write_shard
 from tools.bench.growth import make_raw
-from tools.bench.report import output_option, resident
+from tools.bench.report import machine, output_option, resident
 
 SAMPLES = 1_257_035 + 49_881  # published: training and validation
 MAX_SECONDS = 60.0
@@ -35,11 +34,11 @@ STEPS = ("plan", "resume", "check again", "open")
 
 
 @click.command()
-@click.option("--samples", default=SAMPLES, show_default=True)
+@click.option("--samples", default=SAMPLES, show_default=True, help="Number of samples.")
 @output_option
-@click.option("--step", nargs=2, hidden=True, help="Do one step and print what it took.")
+@click.option("--step", nargs=2, hidden=True, help="Run one step and print its time and memory.")
 def main(samples: int, output: Path | None, step: tuple[str, str] | None) -> None:
-    """Simulate a conversion of so many samples that was interrupted before its last shard."""
+    """Simulate a conversion that was interrupted before its last shard."""
     if step is not None:
         click.echo(json.dumps(do_step(step[0], Path(step[1]))))
         return
@@ -55,8 +54,7 @@ def main(samples: int, output: Path | None, step: tuple[str, str] | None) -> Non
             row = rows[name]
             click.echo(f"{name:<14}{row['seconds']:>8.1f} s{row['peak_bytes'] / 1e6:>10,.0f} MB")
     if output is not None:
-        machine = {"system": platform.platform(), "python": platform.python_version()}
-        output.write_text(json.dumps({"machine": machine, "samples": samples, "steps": rows}))
+        output.write_text(json.dumps({"machine": machine(), "samples": samples, "steps": rows}))
     over = [
         name
         for name, row in rows.items()
@@ -68,13 +66,13 @@ def main(samples: int, output: Path | None, step: tuple[str, str] | None) -> Non
 
 
 def planned(folder: Path) -> SourcePlan:
-    """The conversion's plan."""
+    """Plan the conversion."""
     source = EsImageNet(folder / "raw")
     return plan_job(source, shard_size=DEFAULT_SHARD_SIZE, limit=None, on_error="fail")
 
 
 def write_all_but_the_last(folder: Path) -> None:
-    """The store as an interrupted conversion leaves it."""
+    """Write the store as an interrupted conversion leaves it."""
     job = planned(folder)
     plan, samples = job.plan, job.listing["train"]
     packed = np.zeros(plan.sample.packed_shape, plan.sample.dtype)
@@ -92,7 +90,7 @@ def write_all_but_the_last(folder: Path) -> None:
 
 
 def do_step(name: str, folder: Path) -> dict[str, float]:
-    """Seconds and peak bytes of a step, done in this process."""
+    """Run a step in this process; return its seconds and peak bytes."""
     raw, store = folder / "raw", folder / "store.zarr"
     if name == "open":
         import torch  # noqa: F401  before the clock starts

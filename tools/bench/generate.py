@@ -1,11 +1,11 @@
-"""Images and clips -> packed frames, beside decoding alone and the published steps.
+"""Generate packed frames from images and clips: ours against decoding and the published steps.
 
     python tools/bench/generate.py [--images DIR] [--clips DIR] [--output result.json]
 
-On one thread: kernels on an image or a clip just decoded, beside a plain statement of the published
-steps; and from the file to packed frames, beside decoding alone, which is its floor. The floor of a
-kernel is what it reads and writes, at the speed of a copy. In each round all ways take turns on
-each file, so that a noisy machine is noisy for all.
+All methods run on one thread. Kernels get a decoded image or clip and are compared with the
+published steps in plain code; their floor is one copy of the bytes that they read and write. The
+path from file to packed frames is compared with decoding only, which is its floor. All methods take
+turns on each file, so that a busy machine slows all of them.
 """
 
 import time
@@ -26,13 +26,17 @@ from eventdata.kernels.video import VideoSettings, clip_frames, frame_indices
 from tools.bench.report import ResultFile, Timing, copy_bandwidth, report, runs_option
 
 WHOLE = "file to frames"
-Way = tuple[Callable[[Path], Any], Callable[[Any], Any]]  # untimed, and timed on what that made
+Method = tuple[
+    Callable[[Path], Any], Callable[[Any], Any]
+]  # an untimed function of a path, and a timed one of its result
 
 
 @click.command()
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--clips", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--limit", type=click.IntRange(1), help="Files of each kind, evenly spread.")
+@click.option(
+    "--limit", type=click.IntRange(1), help="Number of files of each kind, evenly spread."
+)
 @runs_option(5)
 @click.option(
     "--output",
@@ -45,7 +49,7 @@ def main(
     """Measure on the JPEGs under --images and the AVIs under --clips."""
     torch.set_num_threads(1)
     if images is None and clips is None:
-        raise click.UsageError("nothing to measure: give --images, --clips or both")
+        raise click.UsageError("nothing to measure; pass --images, --clips or both")
     for kind, folder, patterns, measure in (
         ("image", images, ("*.jpg", "*.jpeg", "*.JPEG"), measure_images),
         ("clip", clips, ("*.avi",), measure_clips),
@@ -55,7 +59,9 @@ def main(
         paths = sorted(path for pattern in patterns for path in folder.rglob(pattern))
         paths = paths[:: max(1, -(-len(paths) // limit))] if limit else paths
         if not paths:
-            raise click.UsageError(f"{folder}: no {', '.join(patterns)} under it")
+            raise click.UsageError(
+                f"{folder}: no {', '.join(patterns)} in this folder; pass another one"
+            )
         timings, floors, facts = measure(paths, runs)
         report(
             f"{kind.capitalize()}s to packed frames, one thread",
@@ -73,7 +79,7 @@ Measured = tuple[dict[str, Timing], dict[str, float], dict[str, object]]
 
 
 def measure_images(paths: list[Path], runs: int) -> Measured:
-    """Times of all ways, floors, and ratios of interest."""
+    """Return times of all methods, floors and ratios."""
     published, centred = OdgSettings(mode="published", min_events=0), OdgSettings(min_events=0)
     area = OdgSettings(resampling="area", min_events=0)
     out = np.empty(centred.frames_shape, np.uint8)
@@ -99,11 +105,11 @@ def measure_images(paths: list[Path], runs: int) -> Measured:
         },
     )
     pixels = float(np.mean([fresh(path).size for path in paths]))
-    return told(timings, pixels + out.nbytes, "JPEG decoding", "torch, published steps")
+    return with_floors(timings, pixels + out.nbytes, "JPEG decoding", "torch, published steps")
 
 
 def measure_clips(paths: list[Path], runs: int) -> Measured:
-    """Times of all ways, floors, and ratios of interest."""
+    """Return times of all methods, floors and ratios."""
     settings, drawn = VideoSettings(), VideoSettings(mode=2)
     out = np.empty(settings.frames_shape, np.uint8)
 
@@ -123,11 +129,11 @@ def measure_clips(paths: list[Path], runs: int) -> Measured:
         },
     )
     grey = float(np.prod((settings.frames, *settings.size)))
-    return told(timings, grey + out.nbytes, "decoding and scaling", "NumPy, published steps")
+    return with_floors(timings, grey + out.nbytes, "decoding and scaling", "NumPy, published steps")
 
 
-def told(timings: dict[str, Timing], moved: float, decoding: str, plain: str) -> Measured:
-    """With floors (of a kernel: ``moved`` bytes copied) and the ratios that matter most."""
+def with_floors(timings: dict[str, Timing], moved: float, decoding: str, plain: str) -> Measured:
+    """Add floors, for kernels a copy of ``moved`` bytes, and ratios."""
     bandwidth = copy_bandwidth()
     floors = {name: 1e3 * moved / bandwidth for name in timings if name.startswith("kernel")}
     floors[WHOLE] = timings[decoding].median
@@ -140,24 +146,24 @@ def told(timings: dict[str, Timing], moved: float, decoding: str, plain: str) ->
     return timings, floors, facts
 
 
-def take_turns(paths: list[Path], runs: int, ways: dict[str, Way]) -> dict[str, Timing]:
-    """Milliseconds a file of each way's second function on what its first made of a path."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
+def take_turns(paths: list[Path], runs: int, methods: dict[str, Method]) -> dict[str, Timing]:
+    """Return each method's milliseconds per file."""
+    times: dict[str, list[float]] = {name: [] for name in methods}
     for run in range(runs + 1):
-        spent = dict.fromkeys(ways, 0.0)
-        for path in paths if run else paths[:1]:  # the first, uncounted, compiles
-            for name, (prepare, work) in ways.items():
+        spent = dict.fromkeys(methods, 0.0)
+        for path in paths if run else paths[:1]:  # the first run, not counted, compiles
+            for name, (prepare, work) in methods.items():
                 given = prepare(path)
                 started = time.perf_counter()
                 work(given)
                 spent[name] += time.perf_counter() - started
-        for name in ways if run else ():
+        for name in methods if run else ():
             times[name].append(1e3 * spent[name] / len(paths))
     return {name: Timing(tuple(values)) for name, values in times.items()}
 
 
 def published_steps(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The published ODG as one would write it in torch: events of an image (H, W, 3)."""
+    """Generate the events of an image (H, W, 3) as the published ODG does, in torch."""
     brightness = torch.from_numpy(image / 255.0).permute(2, 0, 1)[None]
     height, width = brightness.shape[2:]
     longest = max(height, width)
@@ -185,14 +191,14 @@ def published_steps(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArra
 
 
 def published_differences(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The published video differences as one would write them in NumPy."""
+    """Compute the published video differences in NumPy."""
     change = np.diff(grey / 255.0, axis=0)
     lower, upper = np.percentile(change, [7.5, 92.5])
     return np.stack([change > upper, change < lower]).astype(np.uint8)
 
 
 def decode_clip(path: Path, settings: VideoSettings | None) -> None:
-    """Decode a whole clip on one thread and scale the frames that settings ask for, by PyAV."""
+    """Decode a clip with PyAV on one thread and scale the frames selected by the settings."""
     import av
     from av.video.reformatter import VideoReformatter
 

@@ -1,11 +1,11 @@
-"""How planning, converting, opening and reading grow with the number of samples.
+"""Measure how planning, converting, opening and reading grow with the number of samples.
 
     python tools/bench/growth.py [--sizes 1000,10000,100000,1000000] [--output result.json]
 
-Planned is a synthetic raw ES-ImageNet of hard links to a few tiny files: every file is looked up.
-Converted, opened and read are small frames of no file at all, so that what is measured is the work
-around a sample, which might grow, and not its bytes, which do not. All is told per sample, so
-linear growth is a ratio of one; each step runs in a process of its own.
+Planning looks up every file of a synthetic raw ES-ImageNet, made of hard links to a few tiny files.
+The other steps use small frames that need no file, so that they measure the work around a sample,
+which might grow, and not its bytes, which do not. All times are per sample, so linear growth is a
+ratio of one. Each step runs in its own process.
 """
 
 from __future__ import annotations
@@ -32,27 +32,25 @@ from eventdata.store.layout import SampleFormat
 from tools.bench.report import (
     Timing,
     machine,
-    markdown,
     new_figure,
     output_option,
+    publish,
     resident,
     runs_option,
-    show,
-    write,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CLASSES = 1000
-READS = 4096  # samples read at random, once each shard has been looked at
+READS = 4096  # samples read at random, after one of each shard
 
 Seconds = float
 
 
 @dataclass(frozen=True)
 class Dots:
-    """A source of small frames of a few events, made of the sample's number."""
+    """A source of small frames with a few events, made from the sample's number."""
 
     count: int
     dataset = "dots"
@@ -61,11 +59,11 @@ class Dots:
 
     @property
     def parameters(self) -> dict[str, object]:
-        """Settings."""
+        """Return the settings."""
         return {"source": "dots", "count": self.count}
 
     def splits(self) -> dict[str, Samples]:
-        """One split."""
+        """Return the only split."""
         numbers = np.arange(self.count)
         return {
             "train": Samples(
@@ -77,14 +75,14 @@ class Dots:
         }
 
     def read(self, sample: Sample, out: NDArray[np.uint8]) -> int:
-        """32 events."""
+        """Write 32 events."""
         out[:] = 0
         out[0, :, sample.details[0] % 32, 0] = 128
         return 32
 
 
 def make_raw(root: Path, count: int) -> Path:
-    """Raw ES-ImageNet with ``count`` names of a few files."""
+    """Make raw ES-ImageNet with ``count`` names of a few files."""
     event = np.array([[100, 100, 1]], np.uint8)
     lines = []
     for label in range(CLASSES):
@@ -112,14 +110,14 @@ def plan(folder: Path, count: int) -> tuple[Seconds, int]:
 
 
 def convert(folder: Path, count: int) -> tuple[Seconds, int]:
-    """Convert samples that cost little themselves."""
+    """Convert samples that cost little."""
     start = time.perf_counter()
     eventdata.convert(Dots(count), "", folder / "store.zarr", overwrite=True)
     return time.perf_counter() - start, count
 
 
 def convert_again(folder: Path, count: int) -> tuple[Seconds, int]:
-    """Find that nothing has changed."""
+    """Convert again and find that nothing has changed."""
     start = time.perf_counter()
     done = eventdata.convert(Dots(count), "", folder / "store.zarr")
     seconds = time.perf_counter() - start
@@ -128,7 +126,7 @@ def convert_again(folder: Path, count: int) -> tuple[Seconds, int]:
 
 
 def open_store(folder: Path, count: int) -> tuple[Seconds, int]:
-    """Open the store, all its names read."""
+    """Open the store and read all names."""
     dataset = eventdata.FrameDataset  # imports torch before the clock starts
     start = time.perf_counter()
     names = dataset(folder / "store.zarr").names
@@ -148,7 +146,7 @@ def read_one(folder: Path, count: int) -> tuple[Seconds, int]:
 
 
 def first_batch(folder: Path, count: int) -> tuple[Seconds, int]:
-    """From a loader to its first batch: shuffle all."""
+    """Create a loader, shuffle, and read the first batch."""
     dataset = eventdata.FrameDataset(folder / "store.zarr")
     next(iter(eventdata.FrameLoader(dataset, 64)))  # kernels are loaded
     start = time.perf_counter()
@@ -167,25 +165,30 @@ STEPS: dict[str, Callable[[Path, int], tuple[Seconds, int]]] = {
 
 
 def do_step(step: str, folder: str, count: str) -> dict[str, float]:
-    """Do a step in this process; what it took."""
+    """Run a step in this process and return its time and memory."""
     seconds, samples = STEPS[step](Path(folder), int(count))
     return {"us_per_sample": 1e6 * seconds / samples, "peak_bytes": resident("VmHWM")}
 
 
 def run_step(step: str, folder: Path, count: int) -> tuple[float, float]:
-    """Microseconds a sample and peak megabytes of a step, in a process of its own."""
+    """Run a step in its own process; return microseconds per sample and peak megabytes."""
     words = [sys.executable, "-m", "tools.bench.growth", "--step", step, str(folder), str(count)]
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
-    told = json.loads(done.stdout)
-    return told["us_per_sample"], told["peak_bytes"] / 1e6
+    result = json.loads(done.stdout)
+    return result["us_per_sample"], result["peak_bytes"] / 1e6
 
 
 @click.command()
 @click.option("--sizes", default="1000,10000,100000,1000000", show_default=True)
 @runs_option(3)
-@click.option("--only", multiple=True, type=click.Choice(list(STEPS)), help="Only this step.")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(list(STEPS)),
+    help="Steps to measure; all by default.",
+)
 @output_option
-@click.option("--step", nargs=3, hidden=True, help="Do one step and print what it took.")
+@click.option("--step", nargs=3, hidden=True, help="Run one step and print its time and memory.")
 def main(
     sizes: str,
     runs: int,
@@ -193,7 +196,7 @@ def main(
     output: Path | None,
     step: tuple[str, str, str] | None,
 ) -> None:
-    """Measure every step for each number of samples; a step may need those before it."""
+    """Measure every step for each number of samples; a step may need earlier ones."""
     if step is not None:
         print(json.dumps(do_step(*step)))
         return
@@ -207,7 +210,7 @@ def main(
                 done = [run_step(name, Path(folder_name), count) for _ in range(runs)]
                 times[name].append(Timing(tuple(us for us, _ in done)))
                 peaks[name].append(max(peak for _, peak in done))
-    title = "Microseconds a sample (and peak memory, MB) by number of samples"
+    title = "Microseconds per sample (and peak memory, MB) by number of samples"
     head = ("step", *(f"{count:,}" for count in counts), "last over first", "what")
     rows = [
         (
@@ -222,20 +225,18 @@ def main(
         for name, todo in steps.items()
     ]
     here = machine()
-    show(title, head, rows, here)
-    if output is not None:
-        result = {
-            "title": title,
-            "machine": here,
-            "samples": counts,
-            "us_per_sample": {name: [t.runs for t in found] for name, found in times.items()},
-            "peak_mb": peaks,
-        }
-        write(output, result, markdown(title, head, rows, here), plot(counts, times))
+    result = {
+        "title": title,
+        "machine": here,
+        "samples": counts,
+        "us_per_sample": {name: [t.runs for t in found] for name, found in times.items()},
+        "peak_mb": peaks,
+    }
+    publish(title, head, rows, here, output, result, lambda: plot(counts, times))
 
 
 def plot(counts: list[int], times: dict[str, list[Timing]]) -> Figure | None:
-    """A line a step: level where it grows in proportion to the samples."""
+    """Draw a line for each step; it is level if growth is linear."""
     figure = new_figure(4.5)
     if figure is None:
         return None
@@ -245,7 +246,7 @@ def plot(counts: list[int], times: dict[str, list[Timing]]) -> Figure | None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("samples")
-    axes.set_ylabel("microseconds a sample")
+    axes.set_ylabel("microseconds per sample")
     axes.legend(frameon=False)
     return figure
 

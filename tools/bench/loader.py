@@ -1,11 +1,10 @@
-"""Reading ES-ImageNet in random order as dense frames: ours beside what users would take.
+"""Read ES-ImageNet in random order as dense frames: FrameLoader against its baselines.
 
     python tools/bench/loader.py RAW_ES_IMAGENET [--runs 7] [--device cuda] [--output result.json]
 
-All ways read the same samples in the same random order, from files that the system has in memory.
-The floor of a way of ours is bare zstd decompression of the samples' chunks by one thread and, for
-dense frames, writing them once at the speed of a copy; for two threads both by two, which gain what
-the machine lets them.
+All methods read the same samples in the same random order, from files in the page cache. The floor
+of our methods is zstd decompression of the same chunks and, for dense frames, one write of them at
+the speed of a copy. Floors for two threads are measured with two threads.
 """
 
 import tempfile
@@ -21,15 +20,14 @@ import zstandard
 from torch.utils.data import DataLoader
 
 import eventdata
-from tools.bench.peers import Read, peers
-from tools.bench.published import raw_files
+from tools.bench.peers import Read, peers, raw_files
 from tools.bench.report import copy_bandwidth, measure, output_option, report, runs_option
 
 DENSE_BYTES = 8 * 2 * 224 * 224
 OURS = "FrameLoader, uint8"
-ZSTD, ZSTD_BY_TWO = "floor: zstd alone", "zstd alone, 2 threads"
+ZSTD, ZSTD_BY_TWO = "floor: zstd only", "zstd only, 2 threads"
 PACKAGES = ("eventdata", "torch", "numba", "zstandard", "numcodecs", "zarr", "tensorstore", "tonic")
-# What FrameLoader is asked for, and the bytes that it writes for each of a dense frame.
+# Options of FrameLoader, and bytes written for each value of a dense frame.
 LOADERS: dict[str, tuple[dict[str, Any], int]] = {
     "uint8": ({}, 1),
     "uint8, time first": ({"layout": "TNPHW"}, 1),
@@ -38,7 +36,7 @@ LOADERS: dict[str, tuple[dict[str, Any], int]] = {
     "packed": ({"layout": "packed"}, 0),
 }
 
-Way = Callable[[], int]
+Method = Callable[[], int]
 
 
 @click.command()
@@ -46,17 +44,17 @@ Way = Callable[[], int]
 @runs_option(7)
 @click.option("--batch-size", default=64, show_default=True)
 @click.option(
-    "--repeats", default=64, show_default=True, help="How often loaders read each sample."
+    "--repeats", default=64, show_default=True, help="Repeats of each sample in an epoch."
 )
-@click.option("--device", default="cpu", show_default=True, help="Where batches are made dense.")
+@click.option("--device", default="cpu", show_default=True, help="Device that unpacks the batches.")
 @output_option
 def main(
     root: Path, runs: int, batch_size: int, repeats: int, device: str, output: Path | None
 ) -> None:
-    """Measure all ways on the training samples of the raw files under ROOT, in one run.
+    """Measure all methods on the training samples of the raw files under ROOT, in one run.
 
-    A handful of samples says more of starting threads than of reading; so an epoch of a loader has
-    each --repeats times. (What an epoch's start and end cost shows at --repeats 4.)
+    An epoch of few samples would measure the start of threads, so it has each sample --repeats
+    times. Use --repeats 4 to see the cost of starting and ending an epoch.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -68,24 +66,24 @@ def main(
         chunks = [compress(dataset.packed(index)[0]) for index in order]
 
         others, missing = peers(folder / "store.zarr" / "train", files, folder)
-        ways = our_loaders(dataset.subset(order * repeats), batch_size, device)
-        ways["FrameDataset[i]"] = one_by_one(dataset.__getitem__, order)
+        methods = our_loaders(dataset.subset(order * repeats), batch_size, device)
+        methods["FrameDataset[i]"] = one_by_one(dataset.__getitem__, order)
         few = dataset.subset(order)
         for name, collate in (("", None), (", eventdata.collate", eventdata.collate)):
-            ways[f"FrameDataset in torch's DataLoader{name}"] = batches(
+            methods[f"FrameDataset in torch's DataLoader{name}"] = batches(
                 DataLoader(few, batch_size, pin_memory=device != "cpu", collate_fn=collate), device
             )
-        ways |= {name: one_by_one(read, order) for name, read in others.items()}
-        ways |= {
+        methods |= {name: one_by_one(read, order) for name, read in others.items()}
+        methods |= {
             f"{name}, in batches": in_batches(read, order, batch_size)
             for name, read in others.items()
             if "unpackbits" in name
         }
         with ThreadPoolExecutor(2) as threads:
             halves = [chunks[::2] * repeats, chunks[1::2] * repeats]
-            ways[ZSTD] = lambda: decompress(chunks * repeats)
-            ways[ZSTD_BY_TWO] = lambda: sum(threads.map(decompress, halves))
-            timings = measure(ways, runs)
+            methods[ZSTD] = lambda: decompress(chunks * repeats)
+            methods[ZSTD_BY_TWO] = lambda: sum(threads.map(decompress, halves))
+            timings = measure(methods, runs)
     bandwidths = {threads: copy_bandwidth(threads) for threads in (1, 2)}
     zstd = {1: timings[ZSTD].median, 2: timings[ZSTD_BY_TWO].median}
     floors = {
@@ -104,19 +102,19 @@ def main(
         "copy bandwidth by two threads, GB/s": f"{bandwidths[2] / 1e9:.1f}",
         "two threads over one": f"{timings[OURS].median / timings[two].median:.2f}",
         "two threads over one, floors": f"{floors[OURS] / floors[two]:.2f}",
-        "zstd alone over packed": f"{zstd[1] / timings[loader_name('packed', 1)].median:.2f}",
+        "zstd only, over packed": f"{zstd[1] / timings[loader_name('packed', 1)].median:.2f}",
     }
     title = "Reading random samples as dense frames"
     report(title, timings, OURS, facts, output, floors=floors, missing=missing, packages=PACKAGES)
 
 
 def loader_name(kind: str, threads: int) -> str:
-    """What a loader is called in the table."""
+    """Return the name of a loader in the table."""
     return f"FrameLoader, {kind}" + (f", {threads} threads" if threads > 1 else "")
 
 
-def our_loaders(dataset: eventdata.FrameDataset, batch_size: int, device: str) -> dict[str, Way]:
-    """Every kind of batch, by one thread and by two."""
+def our_loaders(dataset: eventdata.FrameDataset, batch_size: int, device: str) -> dict[str, Method]:
+    """Return loaders for every kind of batch, with one thread and with two."""
     return {
         loader_name(kind, threads): batches(
             eventdata.FrameLoader(
@@ -129,13 +127,13 @@ def our_loaders(dataset: eventdata.FrameDataset, batch_size: int, device: str) -
     }
 
 
-def batches(loader: Any, device: str) -> Way:
-    """Read an epoch of batches, and wait until the last one is on the device."""
+def batches(loader: Any, device: str) -> Method:
+    """Return a method that reads an epoch and waits for the last batch on the device."""
 
     def read() -> int:
         count = 0
         for frames, labels in loader:
-            frames.to(device, non_blocking=True)  # those of a DataLoader; ours are there
+            frames.to(device, non_blocking=True)  # for a DataLoader; ours are there already
             count += len(labels)
         if device != "cpu":
             torch.cuda.synchronize(device)
@@ -144,8 +142,8 @@ def batches(loader: Any, device: str) -> Way:
     return read
 
 
-def one_by_one(read: Read, order: list[int]) -> Way:
-    """Read samples by their number."""
+def one_by_one(read: Read, order: list[int]) -> Method:
+    """Return a method that reads samples by number."""
 
     def read_all() -> int:
         for index in order:
@@ -155,8 +153,8 @@ def one_by_one(read: Read, order: list[int]) -> Way:
     return read_all
 
 
-def in_batches(read: Read, order: list[int], batch_size: int) -> Way:
-    """Read samples by lists of their numbers."""
+def in_batches(read: Read, order: list[int], batch_size: int) -> Method:
+    """Return a method that reads samples by lists of numbers."""
     lists = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
     def read_all() -> int:
@@ -168,7 +166,7 @@ def in_batches(read: Read, order: list[int], batch_size: int) -> Way:
 
 
 def decompress(chunks: list[bytes]) -> int:
-    """Nothing but zstd."""
+    """Decompress all chunks with zstd."""
     decompressor = zstandard.ZstdDecompressor()
     for chunk in chunks:
         decompressor.decompress(chunk)

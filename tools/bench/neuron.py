@@ -1,12 +1,13 @@
-"""LIF neurons forward and backward, beside ReLU and the other ways of running them.
+"""LIF neurons forward and backward, beside ReLU and the other implementations of them.
 
     python tools/bench/neuron.py [--device cuda --dtype bfloat16] [--compile] [--output FILE.json]
 
-Every way gets the same current (T, N, C, H, W) and the same gradient, and all take turns. The floor
-is the bytes that any of them has to move (the input read and the output written forward; one kept
-tensor, the gradient and the input's gradient backward) at the speed at which this device copies
-between tensors it already has. Getting fresh pages for a large tensor can cost more than filling
-it: as in training, malloc keeps those of freed ones (--no-keep-pages: as it does by default).
+Every method gets the same current (T, N, C, H, W) and the same gradient, and all take turns. The
+floor is the bytes that any of them has to move (the input read and the output written forward; one
+kept tensor, the gradient and the input's gradient backward) at the speed at which this device
+copies between tensors it already has. Getting fresh pages for a large tensor can cost more than
+filling it: as in training, malloc keeps those of freed ones (--no-keep-pages: as it does by
+default).
 
 On a GPU tensors are larger than its cache, its own clock tells the time of many passes in a row,
 and the surrogate is the arctangent, for which SpikingJelly has kernels: of its implementations the
@@ -31,7 +32,7 @@ from train.neurons.memory import counted, keep_pages
 from train.neurons.neuron import integrate
 from train.neurons.surrogate import Surrogate
 
-Way = Callable[[Tensor], Tensor]
+Method = Callable[[Tensor], Tensor]
 
 OURS, PEER = "lif", "SpikingJelly LIFNode"
 FORWARD, BACKWARD = 2, 3  # tensors that are moved at the least
@@ -59,12 +60,12 @@ def prepare_peer(device: str, dtype: str) -> tuple[list[str], dict[str, str]]:
     return missing, {PEER: told}
 
 
-def spikingjelly_lif(device: str) -> Way:
+def spikingjelly_lif(device: str) -> Method:
     """SpikingJelly's LIFNode set to the same membrane and surrogate."""
     return spikingjelly_node() if device == "cpu" else spikingjelly_kernels()
 
 
-def spikingjelly_kernels() -> Way:
+def spikingjelly_kernels() -> Method:
     """What its LIFNode calls, so that its kernels run.
 
     They do for a surrogate that they know and a membrane in float32, whatever x is of; else
@@ -130,7 +131,7 @@ def peer_milliseconds(name: str, device: str, dtype: str) -> float | str:
     return float(done.stdout.splitlines()[-1])
 
 
-def spikingjelly_node() -> Way:
+def spikingjelly_node() -> Method:
     """Its LIFNode, as it runs on a CPU."""
     from spikingjelly.activation_based import functional, neuron, surrogate
 
@@ -152,11 +153,11 @@ def spikingjelly_node() -> Way:
     return run
 
 
-def ways(device: str, compiled: bool) -> dict[str, Way]:
+def methods(device: str, compiled: bool) -> dict[str, Method]:
     """What is measured besides SpikingJelly, by name."""
     raw = torch.zeros(1, requires_grad=True, device=device)
     lif = partial(integrate, surrogate=surrogate_on(device))
-    chosen: dict[str, Way] = {
+    chosen: dict[str, Method] = {
         "relu": torch.relu,
         OURS: lambda x: lif(x, 0.25),
         "lif, learned decay": lambda x: lif(x, torch.sigmoid(raw)),
@@ -173,24 +174,24 @@ def timer(device: str) -> Callable[[Callable[[], float]], tuple[float, float]]:
     return by_clock if device == "cpu" else by_events
 
 
-def by_events(way: Callable[[], float]) -> tuple[float, float]:
-    """Seconds that the GPU worked on what a way gave it, and what the way returned."""
+def by_events(method: Callable[[], float]) -> tuple[float, float]:
+    """Seconds that the GPU worked on what a method gave it, and what the method returned."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
-    samples = way()
+    samples = method()
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1000, samples
 
 
-def passes(way: Way, x: Tensor, gradient: Tensor | None) -> Callable[[], int]:
+def passes(method: Method, x: Tensor, gradient: Tensor | None) -> Callable[[], int]:
     """Some passes forward and, with a gradient, backward."""
-    count = 2 if x.is_cpu else 20  # of one way before the next has its turn
+    count = 2 if x.is_cpu else 20  # of one method before the next has its turn
 
     def run() -> int:
         for _ in range(count):
             x.grad = None
-            out = way(x)
+            out = method(x)
             if gradient is not None:
                 out.backward(gradient)  # type: ignore[no-untyped-call]
         return count
@@ -198,10 +199,10 @@ def passes(way: Way, x: Tensor, gradient: Tensor | None) -> Callable[[], int]:
     return run
 
 
-def kept(way: Way, x: Tensor) -> float:
+def kept(method: Method, x: Tensor) -> float:
     """Bytes kept between forward and backward, over those of x."""
     with counted() as counts:
-        out = way(x)
+        out = method(x)
         size = sum(counts.values())
     del out
     return size / x.nbytes
@@ -247,7 +248,7 @@ def main(
     peer_alone: bool,
     output: Path | None,
 ) -> None:
-    """LIF forward and backward beside ReLU and other ways of running it."""
+    """LIF forward and backward beside ReLU and other implementations of it."""
     if keep:
         keep_pages()
     if threads is not None:
@@ -260,15 +261,15 @@ def main(
     x.requires_grad_()
     timed = timer(device)
     if peer_alone:
-        way = passes(spikingjelly_lif(device), x, gradient)
-        alone = measure({PEER: way}, runs, timed=timed)
+        method = passes(spikingjelly_lif(device), x, gradient)
+        alone = measure({PEER: method}, runs, timed=timed)
         click.echo(alone[PEER].median)
         return
-    chosen = ways(device, compiled)
+    chosen = methods(device, compiled)
     missing, told = prepare_peer(device, dtype)
     if not missing:
         chosen[PEER] = spikingjelly_lif(device)
-    both = {name: passes(way, x, gradient) for name, way in chosen.items()}
+    both = {name: passes(method, x, gradient) for name, method in chosen.items()}
     timings = measure(both, runs, timed=timed)
     forward = measure({n: passes(w, x, None) for n, w in chosen.items()}, runs, timed=timed)
     tensor = copy_milliseconds(gradient) / 2  # a copy moves two
@@ -288,7 +289,7 @@ def main(
             for name in chosen
         },
         "kept between the passes, over the input": {
-            name: round(kept(way, x), 2) for name, way in chosen.items()
+            name: round(kept(method, x), 2) for name, method in chosen.items()
         },
         "lif over relu": round(ours / timings["relu"].median, 2),
         "lif over torch loop": round(ours / timings["lif, torch loop"].median, 2),

@@ -1,4 +1,4 @@
-"""Measure ways of doing the same work beside each other: runs in turn, medians, ratios, floors."""
+"""Compare methods that do the same work: interleaved runs, medians, ratios, floors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class ResultFile(click.Path):
-    """A path of a JSON file, told before hours of measuring where it can't be written."""
+    """A path for a JSON file, checked before hours of measuring."""
 
     def __init__(self) -> None:
         super().__init__(dir_okay=False, writable=True, path_type=Path)
@@ -34,62 +34,71 @@ class ResultFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if path.suffix != ".json":
-            self.fail(f"{path}: give it the ending .json; others may lie beside it", param, ctx)
+            self.fail(f"{path}: must end in .json; choose another name", param, ctx)
         if not path.parent.is_dir():
-            self.fail(f"{path}: there is no such folder", param, ctx)
+            self.fail(f"{path}: the folder does not exist; create it first", param, ctx)
         return path
 
 
-output_option = click.option("--output", type=ResultFile(), help="Write JSON here.")
+output_option = click.option(
+    "--output", type=ResultFile(), help="JSON file for the result; .md and .svg go next to it."
+)
 
 
 def runs_option(runs: int) -> Callable[[Any], Any]:
-    """How often each way is timed."""
-    return click.option("--runs", type=click.IntRange(1), default=runs, show_default=True)
+    """Return the option for the number of timed runs of each method."""
+    return click.option(
+        "--runs", type=click.IntRange(1), default=runs, show_default=True, help="Timed runs."
+    )
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds a sample (or whatever a way counts) of several runs."""
+    """Milliseconds per unit of work in each of several runs."""
 
     runs: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """Median of the runs."""
+        """Return the median of the runs."""
         return statistics.median(self.runs)
 
     @property
     def spread(self) -> float:
-        """Half the distance between the slowest and the fastest run, over the median."""
+        """Return half the distance between the slowest and fastest run, over the median."""
         return (max(self.runs) - min(self.runs)) / 2 / self.median
 
 
-Way = Callable[[], float]
+Method = Callable[[], float]
 
 
-def by_clock(way: Way) -> tuple[float, float]:
-    """Seconds that a way took, and what it returned."""
+def by_clock(method: Method) -> tuple[float, float]:
+    """Return the seconds that a method took, and its result."""
     start = time.perf_counter()
-    samples = way()
+    samples = method()
     return time.perf_counter() - start, samples
 
 
 def measure(
-    ways: Mapping[str, Way],
+    methods: Mapping[str, Method],
     runs: int,
     tidy: Callable[[], None] | None = None,
-    timed: Callable[[Way], tuple[float, float]] = by_clock,
+    timed: Callable[[Method], tuple[float, float]] = by_clock,
 ) -> dict[str, Timing]:
-    """Time each way ``runs`` times after one run to warm up; a way returns its number of samples.
+    """Time each method ``runs`` times, after one run to warm up.
 
-    The ways take turns, so that a busy spell of the machine hits all of them. tidy: called after
-    each way, off the clock. timed: calls a way and says how long it took.
+    The methods take turns, so that a busy spell of the machine hits all of them.
+
+    Args:
+        methods: Functions by name; each returns its number of samples.
+        runs: Timed runs of each method.
+        tidy: A function to call after each method, outside the measured time.
+        timed: A function that calls a method and returns its seconds and its result.
     """
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in methods}
     for run in range(runs + 1):
-        for name, way in ways.items():
-            seconds, samples = timed(way)
+        for name, method in methods.items():
+            seconds, samples = timed(method)
             if run:
                 times[name].append(1000 * seconds / samples)
             if tidy is not None:
@@ -98,7 +107,7 @@ def measure(
 
 
 def copy_bandwidth(threads: int = 1) -> float:
-    """Bytes a second of copying 256 MB in memory, read and written bytes both counted."""
+    """Return the bytes per second of a 256 MB copy, counting read and written bytes."""
     source = np.ones((threads, (1 << 28) // threads), np.uint8)
     target = np.empty_like(source)
     seconds = []
@@ -111,9 +120,9 @@ def copy_bandwidth(threads: int = 1) -> float:
 
 
 def resident(field: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at its peak, VmSize of addresses (Linux).
+    """Return bytes of this process on Linux: VmRSS now, VmHWM at its peak, VmSize of addresses.
 
-    The peak that `resource` tells begins with that of the process it was forked from.
+    The peak from `resource` starts at that of the parent process, so it can't be used.
     """
     match = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())
     if match is None:
@@ -122,7 +131,7 @@ def resident(field: str) -> int:
 
 
 def machine(packages: Sequence[str] = ()) -> dict[str, str]:
-    """What the figures were measured on, and with which versions of these packages."""
+    """Describe this machine, with the versions of these packages."""
     return {
         "system": platform.platform(),
         "processor": _processor(),
@@ -153,21 +162,24 @@ def report(
     missing: Sequence[str] = (),
     packages: Sequence[str] = (),
 ) -> None:
-    """Print a table of times, of how many times as fast ``ours`` is, and of floors.
+    """Print a table of times, ratios to ``ours`` and floors, and publish it.
 
-    floors: by way, the time that its work takes at the least. missing: ways that could not be
-    measured here, and why. packages: whose versions matter. With ``output``, a path of a JSON file,
-    that is written (times under the unit's name: "ms/sample" is ms_per_sample), and beside it the
-    table as Markdown and, with matplotlib, a plot as SVG.
+    Args:
+        title: Heading of the table.
+        timings: Timings by method.
+        ours: The method that the ratios refer to.
+        facts: What else was measured.
+        output: JSON file to write; times are in it as "ms_per_sample" for "ms/sample".
+        floors: The least time that a method's work can take, by method.
+        unit: Unit of the times.
+        missing: Methods that could not be measured here, with the reason.
+        packages: Packages whose versions matter.
     """
     summary = summarise(timings, ours, floors or {})
     here = machine(packages)
-    head = ("way", unit, "spread", "over ours", *(("floor", "over floor") if floors else ()))
-    rows = [(name, *cells(way)) for name, way in summary.items()]
-    told = {**facts, **here, **({"not measured": "; ".join(missing)} if missing else {})}
-    show(title, head, rows, told)
-    if output is None:
-        return
+    head = ("method", unit, "spread", "over ours", *(("floor", "over floor") if floors else ()))
+    rows = [(name, *cells(method)) for name, method in summary.items()]
+    notes = {**facts, **here, **({"not measured": "; ".join(missing)} if missing else {})}
     result = {
         "title": title,
         "machine": here,
@@ -175,7 +187,22 @@ def report(
         "not_measured": list(missing),
         unit.replace("/", "_per_"): summary,
     }
-    write(output, result, markdown(title, head, rows, told), plot(title, summary, unit))
+    publish(title, head, rows, notes, output, result, lambda: plot(title, summary, unit))
+
+
+def publish(
+    title: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    facts: Mapping[str, object],
+    output: Path | None,
+    result: Mapping[str, Any],
+    draw: Callable[[], Figure | None],
+) -> None:
+    """Print a table and facts; with ``output``, write JSON, Markdown and, if possible, a plot."""
+    show(title, head, rows, facts)
+    if output is not None:
+        write(output, result, markdown(title, head, rows, facts), draw())
 
 
 Summary = Mapping[str, Mapping[str, Any]]
@@ -184,7 +211,7 @@ Summary = Mapping[str, Mapping[str, Any]]
 def summarise(
     timings: Mapping[str, Timing], ours: str, floors: Mapping[str, float]
 ) -> dict[str, dict[str, Any]]:
-    """By way its figures, as the JSON has them."""
+    """Return the figures of each method for the JSON file."""
     return {
         name: {
             "median": timing.median,
@@ -198,13 +225,13 @@ def summarise(
     }
 
 
-def cells(way: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the table has of a way."""
-    floor, over_floor = way["floor"], way["over_floor"]
+def cells(method: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a method's cells of the table."""
+    floor, over_floor = method["floor"], method["over_floor"]
     return (
-        f"{way['median']:.3f}",
-        f"{way['spread']:.0%}",
-        f"{way['over_ours']:.2f}",
+        f"{method['median']:.3f}",
+        f"{method['spread']:.0%}",
+        f"{method['over_ours']:.2f}",
         *(() if floor is None else (f"{floor:.3f}", f"{over_floor:.2f}")),
     )
 
@@ -215,7 +242,7 @@ def show(
     rows: Iterable[Sequence[str]],
     facts: Mapping[str, object],
 ) -> None:
-    """Print a table, its first column text and the others numbers, and the facts."""
+    """Print a table, whose first column is text and the others numbers, and facts."""
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
     for number, heading in enumerate(head):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
@@ -234,16 +261,16 @@ def markdown(
     rows: Iterable[Sequence[str]],
     facts: Mapping[str, object],
 ) -> str:
-    """The same as Markdown."""
+    """Return the same as Markdown."""
     filled = [(*row, *[""] * (len(head) - len(row))) for row in rows]
     lines = [f"| {' | '.join(row)} |" for row in (head, *filled)]
     lines.insert(1, "|---" + "|---:" * (len(head) - 1) + "|")
-    told = [f"- {key}: {value}" for key, value in facts.items()]
-    return "\n".join([f"# {title}", "", *lines, "", *told, ""])
+    notes = [f"- {key}: {value}" for key, value in facts.items()]
+    return "\n".join([f"# {title}", "", *lines, "", *notes, ""])
 
 
 def write(output: Path, result: Mapping[str, Any], text: str, figure: Figure | None) -> None:
-    """Write a result as JSON, and beside it its Markdown and its plot, if there is one."""
+    """Write a result as JSON, with its Markdown and its plot next to it."""
     output.write_text(json.dumps(result, indent=1))
     output.with_suffix(".md").write_text(text)
     if figure is not None:
@@ -251,11 +278,11 @@ def write(output: Path, result: Mapping[str, Any], text: str, figure: Figure | N
 
         with rc_context({"svg.hashsalt": "bench"}):
             figure.savefig(output.with_suffix(".svg"), metadata={"Date": None})
-    print(f"written: {output}, and beside it .md" + (" and .svg" if figure is not None else ""))
+    print(f"written: {output} and .md" + (" and .svg" if figure is not None else ""))
 
 
 def new_figure(height: float) -> Figure | None:
-    """An empty figure; None where matplotlib is not installed."""
+    """Return an empty figure, or None without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -264,16 +291,18 @@ def new_figure(height: float) -> Figure | None:
 
 
 def plot(title: str, summary: Summary, unit: str) -> Figure | None:
-    """A bar a way on a logarithmic scale: the median, the range of its runs, its floor."""
+    """Draw a bar for each method on a logarithmic scale: median, range of runs, floor."""
     figure = new_figure(1 + 0.32 * len(summary))
     if figure is None:
         return None
     axes = figure.subplots()
-    for row, way in enumerate(summary.values()):
-        axes.barh(row, way["median"], color="#56b4e9")
-        axes.plot([min(way["runs"]), max(way["runs"])], [row, row], color="black", linewidth=1)
-        if way["floor"] is not None:
-            axes.plot([way["floor"]] * 2, [row - 0.4, row + 0.4], color="#d55e00", linewidth=2)
+    for row, method in enumerate(summary.values()):
+        axes.barh(row, method["median"], color="#56b4e9")
+        axes.plot(
+            [min(method["runs"]), max(method["runs"])], [row, row], color="black", linewidth=1
+        )
+        if method["floor"] is not None:
+            axes.plot([method["floor"]] * 2, [row - 0.4, row + 0.4], color="#d55e00", linewidth=2)
     axes.set_yticks(range(len(summary)), labels=list(summary))
     axes.invert_yaxis()
     axes.set_xscale("log")

@@ -4,11 +4,11 @@
     python tools/bench/step.py --growth     time a frame over T and N
 
 A step is forward, loss, backward and SGD with momentum on a batch (N, T, P, H, W); `ann` has ReLU
-and no membrane, so that it sees T*N images. All ways take turns. The floor is the operations of the
-convolutions at the speed of this device's matrix product, plus the bytes that neurons have to move
-at that of its copy. The peak of memory is that of a process of each way's own, above what it has
-once all libraries are loaded and kernels compiled; what is kept between forward and backward is
-counted, parameters aside.
+and no membrane, so that it sees T*N images. All methods take turns. The floor is the operations of
+the convolutions at the speed of this device's matrix product, plus the bytes that neurons have to
+move at that of its copy. The peak of memory is that of a process of each method's own, above what
+it has once all libraries are loaded and kernels compiled; what is kept between forward and backward
+is counted, parameters aside.
 
 On a GPU several steps are under way at once and its own clock tells their time; the surrogate is
 the arctangent, for which SpikingJelly has kernels.
@@ -77,20 +77,20 @@ class Peer(nn.Module):
 
 
 class Trainer:
-    """A network of one of the ways and a batch; a call is some steps, and returns how many."""
+    """A network of one of the methods and a batch; a call is some steps, and returns how many."""
 
     def __init__(
-        self, way: str, *, width: int, side: int, batch: int, steps: int, device: str, dtype: str
+        self, method: str, *, width: int, side: int, batch: int, steps: int, device: str, dtype: str
     ) -> None:
         torch.manual_seed(0)
-        neuron, what, packing = WAYS[way]
+        neuron, what, packing = WAYS[method]
         neuron = replace(neuron, surrogate=surrogate_on(device))
         network = build(
             "event-resnet18", channels=POLARITIES, classes=CLASSES, neuron=neuron, width=width
         )
         recompute(network, what)
         network.pack_spikes = packing
-        if way == PEER:
+        if method == PEER:
             for module in list(network.modules()):
                 for name, child in module.named_children():
                     if isinstance(child, Neuron):
@@ -212,7 +212,7 @@ def matrix_speed(device: str, dtype: torch.dtype) -> float:
     help="Beside lif and ReLU; else all.",
 )
 @click.option("--growth", is_flag=True, help="Time a frame over T and N instead.")
-@click.option("--peak-of", hidden=True, help="Print the peak of memory of a way, and no more.")
+@click.option("--peak-of", hidden=True, help="Print the peak of memory of a method, and no more.")
 @output_option
 def main(
     width: int,
@@ -308,14 +308,14 @@ def growing(
     """Milliseconds a frame of twice and half the steps, and of twice the samples."""
     steps, batch = size["steps"], size["batch"]
     plans = [(max(1, steps // 2), batch), (steps, batch), (2 * steps, batch), (steps, 2 * batch)]
-    ways = {
+    methods = {
         f"{name}, T = {t}, N = {n}": _frames(
             trainer(name, **size | {"steps": t, "batch": n}), t * n
         )
         for name in (OURS, RELU)
         for t, n in plans
     }
-    return measure(ways, runs, timed=timer(device))
+    return measure(methods, runs, timed=timer(device))
 
 
 def _frames(trainer: Trainer, count: int) -> Callable[[], int]:
