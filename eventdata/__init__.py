@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from eventdata.store.read import Store, open_store
     from eventdata.verification import Verification, verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Conversion",
     "EventDataError",

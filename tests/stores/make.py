@@ -1,4 +1,4 @@
-"""Keep small stores as this version of eventdata writes them: run once for each release.
+"""Keep small stores as this version of eventdata writes them; run it once for each release.
 
     python -m tests.stores.make       writes tests/stores/VERSION.zip
 
@@ -32,13 +32,13 @@ CONVERSIONS = {
 
 
 def set_times(root: Path) -> None:
-    """Give all files and folders of the raw data the same time."""
+    """Set the same modification time for all raw files and folders."""
     for path in (root, *root.rglob("*")):
         os.utime(path, (TIME, TIME))
 
 
 def digests(store: Path) -> dict[str, list[str]]:
-    """SHA-256 of each sample's dense frames, by split."""
+    """Return the SHA-256 of each sample's dense frames by split."""
     return {
         split: [
             hashlib.sha256(frames.numpy().tobytes()).hexdigest()
@@ -49,7 +49,7 @@ def digests(store: Path) -> dict[str, list[str]]:
 
 
 def make_raw(root: Path) -> None:
-    """A few samples for each source."""
+    """Make a few samples for each source."""
     rng = np.random.default_rng(0)
     lines = {"train": [], "val": []}
     for number in range(10):
@@ -82,16 +82,16 @@ def make_raw(root: Path) -> None:
 
 
 def stop(done: int, _: int) -> None:
-    """A progress function that ends a conversion after its first shard."""
+    """Stop a conversion after its first shard; this is a progress function."""
     if done:
         raise KeyboardInterrupt
 
 
 def main() -> None:
-    """Write the zip, its files in order and without times."""
+    """Write the zip with its files in order and without times."""
     out = Path(__file__).parent / f"{eventdata.__version__}.zip"
     if out.exists():
-        sys.exit(f"{out}: is there; what a release has written is never written again")
+        sys.exit(f"{out}: exists already; a release writes its stores only once")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_raw(folder / "raw")
