@@ -211,25 +211,14 @@ def weight_facts(path: Path) -> dict[str, Any]:
     return dict(facts)
 
 
-def finite(value: Any) -> float:
-    """Return a number as a float; raise ValueError if it is not a finite one."""
-    try:
-        if isinstance(value, int | float) and math.isfinite(value):
-            return float(value)
-    except OverflowError:
-        pass
-    raise ValueError(f"{str(value)[:100]!r} is not a finite number")
-
-
 def number_in(values: Any, key: str, least: float = 0, most: float = 1e15) -> float:
     """Return a number of a document or row; raise ValueError if it is out of range.
 
     The default range keeps sums of such numbers finite.
     """
     found = values.get(key) if isinstance(values, Mapping) else None
-    with suppress(ValueError):
-        if least <= (value := finite(found)) <= most:
-            return value
+    if isinstance(found, int | float) and least <= found <= most:
+        return float(found)
     raise ValueError(f"{key} is {str(found)[:100]!r}, not a number from {least:g} to {most:g}")
 
 
@@ -252,5 +241,8 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     rows = []
     with suppress(TypeError, ValueError, csv.Error):  # the rest was not written to its end
         for row in csv.DictReader(io.StringIO(text, newline="")):
-            rows.append({key: finite(float(value)) for key, value in row.items() if value})
+            values = {key: float(value) for key, value in row.items() if value}
+            if not all(map(math.isfinite, values.values())):
+                break
+            rows.append(values)
     return rows

@@ -83,7 +83,7 @@ def run(
     plan = make_plan(recipe, data=data, images=images)
     document = plan.document  # fails here, before anything is written
     folder = RunFolder(Path(out).absolute())
-    say = say if say and is_first() else _silent
+    say = say if say and is_first() else lambda _: None
     if images is not None and "images" not in plan.stores:
         say(f"{recipe.label}: has no stage on still images, so --images is not used")
     then = "run the same command again to resume after the last whole epoch"
@@ -167,6 +167,3 @@ def _seconds_into(weights: Path) -> float:
     last = weights.with_name("last.safetensors")
     of_a_stage = weights.name == "best.safetensors" and last.is_file()
     return float(weight_facts(last if of_a_stage else weights).get("seconds", 0))
-
-
-def _silent(_: str) -> None: ...

@@ -8,10 +8,7 @@ from train.settings import Stage
 def rate_factor(stage: Stage, step: int, epoch_steps: int) -> float:
     """Return the factor on a stage's learning rate for a step, counted from 0.
 
-    Args:
-        stage: the settings of the stage.
-        step: number of the optimiser step.
-        epoch_steps: optimiser steps in each epoch.
+    Each epoch has `epoch_steps` steps.
     """
     done = step / epoch_steps  # epochs
     total = stage.epochs
