@@ -44,7 +44,7 @@ from eventdata.jobs.job import (
 )
 from eventdata.jobs.pool import Pool, run_tasks
 from eventdata.jobs.worker import out_of_memory, working_on
-from eventdata.raw.published import Maker, manifests, raw_file, raw_keys, source_of
+from eventdata.raw.layouts import Maker, manifests, raw_file, raw_keys, source_of
 from eventdata.raw.source import Samples
 from eventdata.store.layout import parse_json
 
