@@ -11,7 +11,7 @@ from typing import Any, TextIO, cast
 
 @contextlib.contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A function to call with (samples done, samples in all); None where nobody watches."""
+    """Yield a function to call with samples done and in total; None without a terminal."""
     if sys.stderr is None or not sys.stderr.isatty():  # None: started with it closed
         yield None
         return
@@ -45,7 +45,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
         tasks: list[TaskID] = []
 
         def update(done: int, total: int) -> None:
-            if not tasks:  # what an earlier call did must not count into the speed
+            if not tasks:  # finished work of an earlier run must not count into the speed
                 tasks.append(bar.add_task(label, total=total, completed=done))
             bar.update(tasks[0], completed=done)
 
@@ -53,7 +53,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 class _Terminal:
-    """A stream whose going away, as a terminal's does when it is closed, ends nobody's work."""
+    """A terminal that may be closed without ending the work."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

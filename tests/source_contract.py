@@ -178,4 +178,7 @@ class SettingsContract(SourceContract):
         document["attributes"]["eventdata"]["parameters"][key] = own[key]
         (out / "zarr.json").write_text(json.dumps(document))
         result = eventdata.verify(out, against=raw, samples=None, **self.against)
-        assert any("frames differ from those in the store" in problem.message for problem in result.problems)
+        assert any(
+            "frames differ from those in the store" in problem.message
+            for problem in result.problems
+        )

@@ -61,7 +61,7 @@ class EsImageNet(SourceSettings):
         return {"source": "es-imagenet", "framing": "published"}
 
     def splits(self) -> dict[str, Samples]:
-        """Train and val, those of them whose manifest is there."""
+        """Return train and val, or the one whose manifest exists."""
         if self.only is not None and self.only not in MANIFESTS:
             raise OptionError(f"es-imagenet has the splits train and val, not {self.only!r}")
         wanted = [self.only] if self.only else list(MANIFESTS)
@@ -135,7 +135,7 @@ class EsImageNet(SourceSettings):
 
 
 def _parse_line(line: str) -> tuple[str, int, int, int, str]:
-    """Name, label, height, width of a manifest line, and what is wrong with it ("" if nothing)."""
+    """Return name, label, height, width of a manifest line, and its fault or ""."""
     fields = line.split()
     name = fields[0] if fields else ""
     if len(fields) != 4:
@@ -154,6 +154,6 @@ def _parse_line(line: str) -> tuple[str, int, int, int, str]:
 
 
 def _whole_number(text: str) -> int:
-    """Of digits, however many; -1 for what has a sign, or is too large for anything here."""
+    """Parse a non-negative integer; return -1 if it is signed or too long."""
     digits = text.lstrip("0") or "0"
     return int(digits) if digits.isdecimal() and len(digits) < 10 else -1

@@ -32,7 +32,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 @dataclass
 class _Rows:
-    """What is listed of a split: names in its folder, class names or indices, problems."""
+    """The rows of a split: names in its folder, class names or indices, problems."""
 
     folder: Path
     names: list[str] = field(default_factory=list)
@@ -81,11 +81,18 @@ class ImageFolders(SourceSettings):
 def list_images(
     root: Path, list_file: Path | None, classes_file: Path | None, only: str | None
 ) -> ImageList:
-    """The images under ``root``, sorted, or in the order of ``list_file`` where that has them.
+    """Return the images under ``root``, sorted, or in the order of ``list_file`` if it has them.
 
-    ``only``: list this split alone; classes are numbered by all splits whichever is wanted, so
-    that a split converted alone has the same labels. A sample's name is its path in its split's
-    folder. InputError where nothing can be listed; a bad line is a problem of its sample.
+    A sample's name is its path in its split's folder. A bad line is a problem of its sample.
+
+    Args:
+        root: the folder.
+        list_file: lines ``path label``.
+        classes_file: lines ``name index``.
+        only: the one split to list. All splits number the classes, so its labels stay the same.
+
+    Raises:
+        InputError: nothing can be listed.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the one that holds the images")
@@ -107,7 +114,7 @@ def list_images(
         if not part.names:
             _walk_classes(part, class_folders[split])
         if not part.names and only is None:
-            notes.append(f"{part.folder}: no images in class folders or in the list, left out")
+            notes.append(f"{part.folder}: skipped, without images in class folders or in the list")
     classes = _classes(rows, classes_file)
     splits = {
         split: _samples(part, classes)
@@ -136,7 +143,7 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _walk_classes(rows: _Rows, class_folders: Sequence[str]) -> None:
-    """All images of the class folders, at any depth, by class and then by path."""
+    """Add all images of the class folders, at any depth, by class and then by path."""
     with ThreadPoolExecutor(16) as threads:  # to list over a network is slow, not busy
         listed = threads.map(files_below, (rows.folder / name for name in class_folders))
         for name, files in zip(class_folders, listed, strict=True):
@@ -183,7 +190,7 @@ def _read_list(path: Path, rows: Mapping[str, _Rows], flat: Sequence[str]) -> No
 
 
 def _classes(rows: Mapping[str, _Rows], classes_file: Path | None) -> list[str]:
-    """Class names by index: of the file, of the folders' and lists' names, or just numbers."""
+    """Return class names by index: from the file, the folders and lists, or just numbers."""
     if classes_file is not None:
         return _read_classes(classes_file)
     listed = {
@@ -202,7 +209,7 @@ def _classes(rows: Mapping[str, _Rows], classes_file: Path | None) -> list[str]:
 
 
 def _read_classes(path: Path) -> list[str]:
-    """Class names of lines ``name index``, which count 0, 1, 2, ... in any order."""
+    """Return class names from lines ``name index``, which count 0, 1, 2, ... in any order."""
     names: dict[int, str] = {}
     for number, line in enumerate(read_lines(path), 1):
         fields = line.split()
@@ -215,7 +222,7 @@ def _read_classes(path: Path) -> list[str]:
 
 
 def _samples(rows: _Rows, classes: Sequence[str]) -> Samples:
-    """The columns of a split."""
+    """Return the columns of a split."""
     indices = {name: index for index, name in enumerate(classes)}
     indices |= {str(index): index for index in range(len(classes)) if str(index) not in indices}
     labels = np.full(len(rows.names), -1, np.int32)
@@ -225,7 +232,7 @@ def _samples(rows: _Rows, classes: Sequence[str]) -> Samples:
         else:
             where = f"{rows.folder}/{rows.names[index]}"
             rows.problems.setdefault(
-                index, f"{where}: its class {label!r} is none of the {len(classes):,} classes"
+                index, f"{where}: its class {label!r} is not one of the {len(classes):,} classes"
             )
     folder = str(rows.folder)
     paths = [

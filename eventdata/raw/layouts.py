@@ -1,4 +1,4 @@
-"""The published raw layouts of ES-ImageNet and ES-UCF101, for the files that `generate` makes."""
+"""The published raw layouts of ES-ImageNet and ES-UCF101, which `generate` writes."""
 
 import io
 import re
@@ -33,7 +33,7 @@ def source_of(kind: str, root: Path, options: Mapping[str, Any]) -> Maker:
 
 
 def raw_keys(kind: str, split: str, samples: Samples) -> list[str]:
-    """Where each sample's file lies in the raw folder."""
+    """Return the place of each sample's file in the raw folder."""
     if kind == "es-ucf101":
         return [f"{clip_name(name)}.npz" for name in samples.names]
     if split not in MANIFESTS:
@@ -45,7 +45,7 @@ def raw_keys(kind: str, split: str, samples: Samples) -> list[str]:
 
 
 def _train_keys(labels: list[int]) -> list[str]:
-    """Numbered in each class, from 1."""
+    """Return names that are numbered in each class, from 1."""
     count: Counter[int] = Counter()
     keys = []
     for label in labels:
@@ -55,7 +55,7 @@ def _train_keys(labels: list[int]) -> list[str]:
 
 
 def _val_keys(names: list[str]) -> list[str]:
-    """ImageNet's own numbers, or running ones where the images are named otherwise."""
+    """Return names with ImageNet's numbers, or consecutive ones for images of other names."""
     matches = [re.fullmatch(r"(?:.*/)?ILSVRC2012_val_(\d{8})\.\w+", name) for name in names]
     numbers = [int(match[1]) for match in matches if match]
     if len(numbers) < len(names):
@@ -64,7 +64,7 @@ def _val_keys(names: list[str]) -> list[str]:
 
 
 def raw_file(source: Maker, path: str) -> tuple[bytes, tuple[int, int]]:
-    """Bytes of the npz of an image or clip, and rows and columns for its manifest line."""
+    """Return the npz of an image or clip, and rows and columns for its manifest line."""
     buffer = io.BytesIO()  # numpy dates the members 1980: the same arrays are the same bytes
     if isinstance(source, ImageNet):
         pos, neg, size = source.events(path)
@@ -76,7 +76,7 @@ def raw_file(source: Maker, path: str) -> tuple[bytes, tuple[int, int]]:
 
 
 def manifests(kind: str, lines: Mapping[str, list[str]]) -> dict[str, bytes]:
-    """The manifest of each split; ES-UCF101 has none."""
+    """Return the manifest of each split; ES-UCF101 has no manifests."""
     if kind == "es-ucf101":
         return {}
     return {

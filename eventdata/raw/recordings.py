@@ -3,7 +3,7 @@
     INPUT/CLASS/.../FILE            one split, "all"
     INPUT/SPLIT/CLASS/.../FILE      where all folders in INPUT are called train, val, test
 
-A sample is called by its path in its split, and by its number in the recording where this is cut:
+A sample is named after its path in its split, with its number if the recording is cut:
 ``CLASS/FILE#3``. Formats: `formats.recording`.
 """
 
@@ -33,11 +33,7 @@ Files = dict[str, dict[str, list[Path]]]  # split -> class -> recordings
 
 @dataclass(frozen=True, kw_only=True)
 class Recordings(SourceSettings):
-    """Event files under ``root``; all are of one sensor.
-
-    frames: how events become frames, and the sensor size where the files do not say it.
-    every: microseconds of a sample; None for one sample a recording. only: this split alone.
-    """
+    """Event files under ``root``, all from sensors of one size."""
 
     every: int | None = setting(
         None,
@@ -102,7 +98,7 @@ class Recordings(SourceSettings):
         return {"source": self.dataset, **every, **self.frames.parameters}
 
     def splits(self) -> dict[str, Samples]:
-        """The splits that are there. With ``every`` all recordings are read, to know their ends."""
+        """Return the splits; with ``every``, read all recordings to find their ends."""
         if self.only is not None and self.only not in self._files:
             raise OptionError(
                 f"{self.root}: no split {self.only!r} in it, only {', '.join(self._files)}"
@@ -120,7 +116,7 @@ class Recordings(SourceSettings):
         labels: list[int] = []
         numbers: list[int] = []
         problems: dict[int, str] = {}
-        left_out = 0
+        rest = 0
         for name, files in classes.items():
             label = self.classes.index(stored_name(name))
             for path in files:
@@ -135,7 +131,7 @@ class Recordings(SourceSettings):
                     else:
                         marks = [f"#{number}" for number in range(len(pieces))]
                         span = int(events["t"][-1]) - int(events["t"][0]) + 1
-                        left_out += max(span - len(pieces) * self.every, 0)
+                        rest += max(span - len(pieces) * self.every, 0)
                 called = stored_name(path.relative_to(folder).as_posix())
                 names += [called + mark for mark in marks]
                 paths += [str(path)] * len(marks)
@@ -146,10 +142,9 @@ class Recordings(SourceSettings):
         details[:, 0] = numbers
         details[:, 1:] = self._sensor  # workers need not look for it again
         samples = Samples(names, np.array(labels, np.int32), paths, details, problems)
-        if left_out:
+        if rest:
             samples.notes.append(
-                f"{split}: {left_out:,} us at the ends of recordings, less than --every each, are "
-                "left out"
+                f"{split}: skipped {rest:,} us at the ends of recordings, less than --every each"
             )
         return samples
 
@@ -164,7 +159,9 @@ class Recordings(SourceSettings):
         else:
             whole, pieces = _read_cut(*_state(path), size, self.every)
             if number >= len(pieces):
-                raise InputError(f"{path}: shorter than when it was listed; call again")
+                raise InputError(
+                    f"{path}: shorter than when it was listed; run the same command again"
+                )
             events = whole[pieces[number]]
             start = int(whole["t"][0]) + number * self.every
             span = (start, start + self.every)
@@ -175,10 +172,10 @@ class Recordings(SourceSettings):
 
 
 def find_recordings(root: Path) -> Files:
-    """Event files by split and class, in the order of their names; hidden ones are left out.
+    """Return event files by split and class, in the order of their names, without hidden ones.
 
-    InputError where ``root`` is no folder of class folders with event files, or where such files
-    lie outside of them.
+    Raises:
+        InputError: ``root`` has no class folders with event files, or event files outside of them.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the one that holds the class folders")

@@ -1,4 +1,4 @@
-"""What a source of samples is, and the columns in which it lists them."""
+"""The Protocol of a source of samples, and the columns in which it lists them."""
 
 import contextlib
 from collections import Counter
@@ -33,7 +33,7 @@ class Samples:
 
     names: unique; paths: files they are read from ("" where there is none); labels: int32, -1
     where unknown; details: int64 (N, D), whatever the source wants back in `Source.read`;
-    problems: index -> why a listed sample can't be read (a bad line, a file that isn't there);
+    problems: index -> why a listed sample can't be read (a bad line, a missing file);
     notes: what a user should know of the listing.
     """
 
@@ -169,7 +169,7 @@ class SourceSettings(Settings):
     walks: ClassVar[bool] = True
     """Whether the source looks into all folders of the input, not only into known ones."""
     local: ClassVar[str] = ""
-    """What the input is, for a source that reads folders and no URLs; "" for the others."""
+    """A name for the input of a source that reads folders but no URLs; "" for the others."""
     dataset: ClassVar[str]
     example: ClassVar[str] = "INPUT OUT"
     """Words of an example for the help page, after the source's name."""

@@ -1,8 +1,8 @@
 """Any data set of Tonic whose samples are events and a class: N-MNIST, CIFAR10-DVS, DVS-Gesture ...
 
-Tonic finds and reads the files; nothing is downloaded and nothing written. Where it keeps a file a
-sample, samples are called by that file and ordered by it (Tonic's own order is that of the file
-system in some sets), else by their number.
+Tonic finds and reads the files; nothing is downloaded or written. If a set has one file per sample,
+samples are named and ordered by their files, because Tonic's own order may be that of the file
+system. Otherwise they are named by their numbers.
 """
 
 import os
@@ -43,8 +43,7 @@ _CHECKS = {".aedat4": check_aedat4, ".npy": check_npy}  # before Tonic's readers
 class TonicSource(SourceSettings):
     """The data set of the class ``tonic.datasets.NAME`` under ``root``, Tonic's ``save_to``.
 
-    frames: how events become frames, and the sensor size where the class has none.
-    only: this split alone; sets without splits have one, ``all``.
+    A set without splits has one split, ``all``.
     """
 
     name: str
@@ -65,7 +64,7 @@ class TonicSource(SourceSettings):
 
     @cached_property
     def _found(self) -> dict[str, Opened | InputError]:
-        """All splits, whichever is wanted: as opened, or why one is not there."""
+        """All splits, as they were opened, or the error of one that is missing."""
         arguments = split_arguments(self.name)
         if self.only is not None and self.only not in arguments:
             raise OptionError(
@@ -83,7 +82,7 @@ class TonicSource(SourceSettings):
 
     @cached_property
     def _opened(self) -> dict[str, Opened]:
-        """All splits that are there, whichever is wanted: labels must not depend on that."""
+        """All splits that exist, also with ``only``: labels must not depend on it."""
         opened = {split: found for split, found in self._found.items() if isinstance(found, Opened)}
         if not opened:
             raise InputError("; ".join(dict.fromkeys(map(str, self._found.values()))))
@@ -114,7 +113,7 @@ class TonicSource(SourceSettings):
         return {"source": f"{PREFIX}{self.name}", **self.frames.parameters}
 
     def splits(self) -> dict[str, Samples]:
-        """The splits that are there; labels by Tonic's list, else by reading every sample."""
+        """Return the splits; labels are from Tonic's list, or from reading every sample."""
         _reopen.cache_clear()  # files may have come since this process read the same data set
         numbers = list(split_arguments(self.name))
         listing = {
@@ -149,7 +148,7 @@ class TonicSource(SourceSettings):
         if not is_whole(self.name, opened.dataset):
             samples.notes.append(
                 f"{opened.dataset.location_on_system}: Tonic's own check of {self.name} misses the "
-                f"archive or some files; the {count:,} samples that are there are taken"
+                f"archive or some files; the {count:,} samples found are used"
             )
         return samples
 
@@ -160,7 +159,7 @@ class TonicSource(SourceSettings):
         dataset, places = _reopen(self.name, self.root, list(split_arguments(self.name))[split])
         index = places.get(sample.path, index)
         if not index < len(dataset) or (places and sample.path not in places):
-            raise InputError(f"{where}: no longer in the data set; call again")
+            raise InputError(f"{where}: no longer in the data set; run the same command again")
         size = self._size(dataset)
         check = _CHECKS.get(Path(where).suffix)
         if check is not None:
@@ -192,13 +191,13 @@ class TonicSource(SourceSettings):
 
 @lru_cache(maxsize=4)
 def _reopen(name: str, root: Path, split: str) -> tuple[Any, dict[str, int]]:
-    """A data set opened once in each worker, and the place of each file in it."""
+    """Open a data set once in each worker; return it and the place of each file in it."""
     dataset, files = open_split(name, root, split)
     return dataset, {file: i for i, file in enumerate(files or [])}
 
 
 def _check(made: Any, size: SensorSize, where: str) -> Events:
-    """What Tonic gives as checked events; a sensor of one row (a cochlea) has no y in it."""
+    """Return what Tonic read as checked events; events of a cochlea have no y."""
     events = np.asarray(made)
     fields = events.dtype.names or ()
     if size[1] == 1 and "y" not in fields and {"x", "t", "p"} <= set(fields):

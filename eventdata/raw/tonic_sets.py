@@ -1,4 +1,4 @@
-"""Tonic's data sets: which there are, how one is opened without a download, its classes."""
+"""Tonic's data sets: their splits, opening one without a download, its classes."""
 
 import inspect
 import os
@@ -15,14 +15,14 @@ Targets = list[int] | list[str]
 
 
 class Opened(NamedTuple):
-    """A split of a data set as Tonic opened it, and the file of each of its samples, if it has."""
+    """A split of a data set as Tonic opened it, and a file per sample or None."""
 
     dataset: Any
     files: list[str] | None
 
 
 def split_arguments(name: str) -> Mapping[str, Mapping[str, Any]]:
-    """What Tonic's class is called with for each split; OptionError for a class not to be used."""
+    """Return the arguments of Tonic's class for each split; raise OptionError for other classes."""
     kind = _tonic_class(name)
     parameters = inspect.signature(kind).parameters
     needed = [key for key, one in parameters.items() if one.default is one.empty]
@@ -36,7 +36,7 @@ def split_arguments(name: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def open_split(name: str, root: Path, split: str) -> Opened:
-    """Let Tonic open what is there; InputError, which says where it looks, for nothing."""
+    """Let Tonic open a split; raise InputError with the place where Tonic looks for it."""
     arguments = split_arguments(name)[split]
     kind = _without_download(_tonic_class(name), arguments)
     try:
@@ -68,7 +68,7 @@ def _tonic_class(name: str) -> Any:
 
 
 def _without_download(kind: Any, arguments: Mapping[str, Any]) -> Any:
-    """The class with its checks and its download replaced: what is there is taken as it is."""
+    """Return the class without its download and its checks of the files."""
 
     def _check_exists(self: Any) -> bool:
         folder = Path(self.location_on_system, self.folder_name)
@@ -80,26 +80,26 @@ def _without_download(kind: Any, arguments: Mapping[str, Any]) -> Any:
         folder = Path(self.location_on_system)
         raise _missing(kind, arguments, folder.parent, folder)
 
-    # Of the same name, by which Tonic looks for the folder.
+    # Tonic finds the folder by the name of the class.
     return type(kind.__name__, (kind,), {"_check_exists": _check_exists, "download": download})
 
 
 def _missing(kind: Any, arguments: Mapping[str, Any], root: Path, folder: Path) -> InputError:
     given = "".join(f", {key}={value!r}" for key, value in arguments.items())
     return InputError(
-        f"{folder}: Tonic looks for {kind.__name__} there, and finds none; download it by "
+        f"{folder}: Tonic looks for {kind.__name__} there, and finds none; run "
         f"python -c \"import tonic; tonic.datasets.{kind.__name__}('{root}'{given})\", or give the "
         "folder that holds it as INPUT"
     )
 
 
 def is_whole(name: str, dataset: Any) -> bool:
-    """Whether Tonic itself would take the data set for complete."""
+    """Return whether Tonic's own check takes the data set for complete."""
     return bool(_tonic_class(name)._check_exists(dataset))
 
 
 def common_file(dataset: Any) -> str:
-    """The one file that holds all samples; "" where Tonic does not tell."""
+    """Return the one file that holds all samples; "" if Tonic does not name it."""
     place = dataset.location_on_system
     names = (getattr(dataset, key, None) for key in ("file_path", "data_filename"))
     paths = [os.path.join(place, name) for name in names if isinstance(name, str)]  # noqa: PTH118
@@ -107,9 +107,11 @@ def common_file(dataset: Any) -> str:
 
 
 def read_targets(name: str, dataset: Any) -> Targets:
-    """The label of each sample, all numbers or all texts: Tonic's list, else read from each.
+    """Return the labels, all numbers or all texts, from Tonic's list or from each sample.
 
-    OptionError where they are neither, InputError where a sample can't be read.
+    Raises:
+        OptionError: labels that are neither.
+        InputError: a sample can't be read.
     """
     targets = dataset.targets
     if len(targets) != len(dataset):
@@ -128,7 +130,7 @@ def read_targets(name: str, dataset: Any) -> Targets:
 
 
 def class_names(dataset: Any, targets: Sequence[int | str]) -> list[str]:
-    """Class names by label: the class's own where they fit the labels, else the labels."""
+    """Return class names by label: Tonic's if they fit the labels, otherwise the labels."""
     stated: Any = next(
         (s for key in ("int_classes", "classes") if (s := getattr(dataset, key, None)) is not None),
         [],

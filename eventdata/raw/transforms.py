@@ -1,7 +1,7 @@
 """Tonic's transforms of events, given as text: ``Downsample(spatial_factor=0.5)``.
 
-Only those that make the same events of the same events each time: a store is made once and must be
-the same whoever makes it. Random ones belong to training; frames are made by `kernels.framing`.
+Only deterministic transforms are allowed, because the same input must always give the same store.
+Random ones belong to training; frames are made by `kernels.framing`.
 """
 
 import ast
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError, OptionError
 from eventdata.events import EVENT_DTYPE, LARGEST_SIDE, Events, SensorSize, check_events
 
-# Which arguments, given as a range, Tonic draws from at random.
+# Names, with the arguments that Tonic draws at random if they are a range.
 TRANSFORMS: Mapping[str, tuple[str, ...]] = {
     "CenterCrop": (),
     "CropTime": (),
@@ -44,7 +44,8 @@ class EventTransform:
     def parse(cls, text: str) -> "EventTransform":
         """Read ``Name(key=value, ...)``; values are literals, nothing is evaluated.
 
-        OptionError where it is something else, or no transform that can be stored.
+        Raises:
+            OptionError: other text, or a transform that no store can be made with.
         """
         try:
             call = ast.parse(text.strip(), mode="eval").body
@@ -76,7 +77,7 @@ class EventTransform:
         return cls(name, arguments)
 
     def try_out(self) -> None:
-        """OptionError where Tonic can't do it, found on a few events that are surely sound."""
+        """Raise OptionError if Tonic can't transform a few valid events."""
         events = np.zeros(64, EVENT_DTYPE)
         events["x"] = events["y"] = np.arange(64) % 8
         events["t"] = np.arange(64) * 1000
@@ -92,12 +93,12 @@ class EventTransform:
 
     @property
     def changes_time(self) -> bool:
-        """Whether times are another unit, or count from elsewhere, afterwards."""
+        """Whether times have another unit or another start afterwards."""
         scaled = self.name == "Downsample" and self.arguments.get("time_factor", 1) != 1
         return scaled or self.name in ("EventDownsampling", "TimeAlignment", "TimeSkew")
 
     def sensor_after(self, size: SensorSize) -> SensorSize:
-        """Sensor size (W, H) of the events that come out; OptionError where there is none."""
+        """Return the sensor size (W, H) afterwards; raise OptionError if there can be none."""
         try:
             width, height = self._sides_after(size)
         except (TypeError, ValueError, IndexError, OverflowError) as error:
@@ -123,16 +124,16 @@ class EventTransform:
         return int((size[0] - 1) * factors[0]) + 1, int((size[1] - 1) * factors[1]) + 1
 
     def apply(self, events: Events, size: SensorSize) -> Events:
-        """Transform checked events (N,) of a sensor (W, H), which may be none.
+        """Return checked events (N,) of a sensor (W, H), transformed; N may be 0.
 
-        Tonic's own arguments hold, but that ``sensor_size`` need not be given. InputError where
-        Tonic fails or what comes out is not events of the sensor afterwards.
+        Raises:
+            InputError: Tonic fails, or its events lie outside of the sensor.
         """
         if not len(events):
             return events  # Tonic fails on none, or makes up a shape
         known = _sensor_argument(self.name, (*size, 2))
         try:
-            # A new one each time: CropTime and others keep what they saw in the sample before.
+            # A new one each time: CropTime and others keep state from the sample before.
             transform = _tonic_class(self.name)(**{**known, **self.arguments})
             with np.errstate(invalid="raise"):  # a time that fits no integer
                 made: NDArray[Any] = np.asarray(transform(events))
@@ -144,14 +145,14 @@ class EventTransform:
 
 
 def sensor_after(transforms: tuple[EventTransform, ...], size: SensorSize) -> SensorSize:
-    """Sensor size (W, H) after all transforms in their order."""
+    """Return the sensor size (W, H) after all transforms in their order."""
     for transform in transforms:
         size = transform.sensor_after(size)
     return size
 
 
 def _sensor_argument(name: str, size: Any = None) -> dict[str, Any]:
-    """What Tonic's class is to be told of the sensor, if anything."""
+    """Return the sensor size as an argument for Tonic's class, if it takes one."""
     known = inspect.signature(_tonic_class(name)).parameters
     return {"sensor_size": size} if "sensor_size" in known else {}
 

@@ -59,7 +59,7 @@ class ClipFolders(SourceSettings):
 
 
 def find_clips(root: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
-    """Clip name (stem) -> where it lies, in ``root`` itself or in class folders there, sorted.
+    """Return the paths of each clip, by its stem, in ``root`` or in class folders, sorted.
 
     A suffix of "" stands for folders: a clip as a folder of frames.
     """
@@ -83,13 +83,13 @@ def find_clips(root: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
 
 
 def clip_class(clip: str) -> str | None:
-    """The class in a clip's name, None where it is not named v_CLASS_gGG_cCC."""
+    """Return the class in a clip's name, None if it is not named v_CLASS_gGG_cCC."""
     match = _CLIP.fullmatch(clip)
     return match["label"] if match else None
 
 
 def read_class_index(lists: Path) -> list[str]:
-    """Class names of ``classInd.txt`` in order; InputError where it does not count 1, 2, 3, ..."""
+    """Return class names of ``classInd.txt``; raise InputError if it does not count 1, 2, 3."""
     path = lists / "classInd.txt"
     classes = []
     for number, line in enumerate(read_lines(path), 1):
@@ -112,17 +112,17 @@ class _Numbers:
             self._folded.setdefault(name.lower(), number)
 
     def of(self, name: str | None) -> int | None:
-        """Of a class as it is spelt; None where there is none."""
+        """Return the number of a class, or None."""
         return None if name is None else self._exact.get(name)
 
     def of_published(self, name: str | None) -> int | None:
-        """The same, or in another case: HandStandPushups is spelt in two ways in UCF101's names."""
+        """Return the same, ignoring case: UCF101 has HandStandPushups and HandstandPushups."""
         number = self.of(name)
         return self._folded.get(name.lower()) if name is not None and number is None else number
 
 
 def class_names(clips: Collection[str], lists: Path | None) -> list[str]:
-    """The official class list where there is one, otherwise the classes of the clips, sorted."""
+    """Return the official class list if there is one, otherwise the clips' classes, sorted."""
     if lists is not None:
         return read_class_index(lists)
     return sorted({name for clip in clips if (name := clip_class(clip))})
@@ -135,10 +135,10 @@ def list_clips(
     fold: int | None,
     only: str | None,
 ) -> dict[str, Samples]:
-    """The clips of each split: train and test of the fold, or ``all`` without lists.
+    """Return the clips of each split: train and test of the fold, or ``all`` without lists.
 
-    Of a list, the clips that are there make the split, in the list's order (a part of UCF101 is
-    a common thing to have); how many are not there is noted, as are clips that no list names.
+    The clips of a list that exist make the split, in the list's order, because many have only a
+    part of UCF101. Notes count the missing clips, and the clips that no list names.
     """
     if (lists is None) != (fold is None):
         raise OptionError("--splits DIR and --fold 1|2|3 go together; give both or neither")
@@ -156,23 +156,23 @@ def list_clips(
     for split in ("train", "test"):
         path = lists / f"{split}list{fold:02d}.txt"
         lines: list[_Line] = []
-        absent = 0
+        missing = 0
         for number, line in enumerate(read_lines(path), 1):
             clip, label, problem = _parse_line(line, classes, numbers)
             if not problem and clip in elsewhere:
                 problem = f"{clip!r} is listed twice (also in {elsewhere[clip]})"
             if not problem and clip not in clips:
-                absent += 1
+                missing += 1
                 continue
             elsewhere.setdefault(clip, path.name)
             lines.append((clip, label, f"{path}:{number}: {problem}" if problem else ""))
-        if absent:
-            notes.append(f"{path.name}: {absent:,} of its clips are not in the input, left out")
+        if missing:
+            notes.append(f"{path.name}: {missing:,} clips skipped, which are not in the input")
         if lines and only in (None, split):
             splits[split] = _samples(lines, clips, numbers)
     unlisted = sum(clip not in elsewhere for clip in clips)
     if unlisted:
-        notes.append(f"{unlisted:,} clips of the input are in no list of fold {fold}, left out")
+        notes.append(f"{unlisted:,} clips skipped, which no list of fold {fold} names")
     if not splits:
         raise InputError(f"{lists}: none of the listed clips is in the input")
     next(iter(splits.values())).notes.extend(notes)
@@ -180,7 +180,7 @@ def list_clips(
 
 
 def _parse_line(line: str, classes: Sequence[str], numbers: _Numbers) -> _Line:
-    """Clip, label and what is wrong ("" if nothing) of a line of a train or test list."""
+    """Return clip, label and fault, or "", of a line of a train or test list."""
     fields = line.split()
     clip = PurePosixPath(fields[0]).stem if fields else ""
     if len(fields) not in (1, 2):
@@ -200,7 +200,7 @@ def _samples(
     clips: Mapping[str, list[Path]],
     numbers: _Numbers,
 ) -> Samples:
-    """Columns of (clip, label or None to take it from the name, problem)."""
+    """Return the columns of (clip, label or None to take it from the name, problem)."""
     problems = {}
     labels = np.full(len(lines), -1, np.int32)
     paths = []

@@ -88,7 +88,7 @@ def test_file_of_classes(tmp_path):
     assert rows["train"] == [("n1/1.jpg", 2), ("n2/1.jpg", 0), ("n9/1.jpg", -1)]
     problems = list_images(tmp_path, None, tmp_path / "classes.txt", None).splits["train"].problems
     assert list(problems) == [2]
-    assert "its class 'n9' is none of the 3 classes" in problems[2]
+    assert "its class 'n9' is not one of the 3 classes" in problems[2]
 
 
 @pytest.mark.parametrize("text", ["n1 1\n", "n1 0\nn1 1\n", "n1 0\nn2 0\n", "n1\n", "n1 zero\n"])
@@ -152,7 +152,7 @@ def test_huge_label_takes_no_memory(tmp_path):
     (tmp_path / "list.txt").write_text("a.jpg 99999999999999999999\n")
     samples = list_images(tmp_path, tmp_path / "list.txt", None, None)
     assert list(samples.classes) == []
-    assert "is none of the 0 classes" in samples.splits["train"].problems[0]
+    assert "is not one of the 0 classes" in samples.splits["train"].problems[0]
 
 
 def test_reads_what_the_kernel_makes(tmp_path):

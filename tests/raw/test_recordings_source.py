@@ -171,9 +171,7 @@ def test_pieces_are_windows_of_the_recording(tmp_path):
     write_npz(raw / "b" / "short.npz", **short)
     options = {"every": 100, "window": 25, "representation": "count", "sensor_size": (W, H)}
     result = convert("recordings", raw, out, **options)
-    assert result.notes == [
-        "all: 50 us at the ends of recordings, less than --every each, are left out"
-    ]
+    assert result.notes == ["all: skipped 50 us at the ends of recordings, less than --every each"]
     ds = eventdata.FrameDataset(out, "all")
     assert ds.names == [*(f"a/long.npz#{i}" for i in range(10)), "b/short.npz#0"]
     assert ds.labels.tolist() == [0] * 10 + [1]
