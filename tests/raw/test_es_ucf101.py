@@ -57,8 +57,8 @@ def test_a_part_of_the_clips_is_noted_not_refused(tmp_path, lists):
     splits = EsUcf101(root=root, lists=lists, fold=1).splits()
     assert len(splits["train"]) == 3
     notes = " ".join(splits["train"].notes)
-    assert "trainlist01.txt: 1 of its clips are not in the input" in notes
-    assert "1 clips of the input are in no list" in notes
+    assert "trainlist01.txt: 1 clips skipped, which are not in the input" in notes
+    assert "1 clips skipped, which no list of fold 1 names" in notes
 
 
 @pytest.mark.parametrize(

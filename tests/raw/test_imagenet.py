@@ -144,7 +144,7 @@ def test_lists_and_folders_of_no_use(tmp_path):
     (tmp_path / "list.txt").write_text("train/a.jpg 0\n")
     samples = list_images(tmp_path, tmp_path / "list.txt", None, None).splits
     assert list(samples) == ["train"]
-    assert f"{tmp_path}/val: no images" in samples["train"].notes[0]
+    assert f"{tmp_path}/val: skipped, without images" in samples["train"].notes[0]
 
 
 def test_huge_label_takes_no_memory(tmp_path):
