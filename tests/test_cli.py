@@ -135,7 +135,7 @@ def test_a_range_of_too_many_samples_is_not_listed():
             2,
             "too large",
         ),
-        (["info", "/no/such"], 1, "no store there"),
+        (["info", "/no/such"], 1, "no store found"),
         (["info", "x" * 300], 1, "can't be"),
         (["verify", "STORE", "--against", "RAW", "--samples", "few"], 2, "number or 'all'"),
         (["verify", "STORE", "--against", "RAW", "--samples", "9" * 5000], 2, "--samples is '999"),

@@ -342,7 +342,7 @@ def test_limit_and_split(raw, out):
     result = run(raw, out, limit=3, split="train")
     assert result.samples == {"train": 3}
     assert len(eventdata.FrameDataset(out)) == 3
-    with pytest.raises(OptionError, match="no split 'val'; there are: train"):
+    with pytest.raises(OptionError, match="no split 'val'; the store has train"):
         eventdata.FrameDataset(out, "val")
 
 

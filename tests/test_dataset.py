@@ -238,9 +238,9 @@ def test_relative_path_and_another_folder(store, tmp_path, monkeypatch, truth):
 
 
 def test_wrong_split_and_no_store(store, tmp_path):
-    with pytest.raises(OptionError, match="no split 'test'; there are: train, val"):
+    with pytest.raises(OptionError, match="no split 'test'; the store has train, val"):
         eventdata.FrameDataset(store, "test")
-    with pytest.raises(StoreError, match="no store there"):
+    with pytest.raises(StoreError, match="no store found"):
         eventdata.FrameDataset(tmp_path)
 
 

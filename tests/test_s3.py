@@ -165,7 +165,7 @@ class TestNeverHalfVisible:
             out = f"memory://parts/{uuid.uuid4().hex}"
             with pytest.raises(StoreError, match="no"):
                 attempt(out, number)
-            with pytest.raises(StoreError, match="no store there" if number == 0 else "finish"):
+            with pytest.raises(StoreError, match="no store found" if number == 0 else "finish"):
                 eventdata.open_store(out)
             assert eventdata.convert(source, "", out, shard_size=4).state == "complete"
             assert eventdata.verify(out).ok
@@ -494,7 +494,7 @@ class TestFaults:
                 attempt()
 
     def test_no_store_there(self, bucket):
-        with pytest.raises(StoreError, match=f"{bucket}/none: no store there"):
+        with pytest.raises(StoreError, match=f"{bucket}/none: no store found"):
             eventdata.open_store(f"{bucket}/none")
         with pytest.raises(InputError, match=f"{bucket}/none: no trainlabel.txt"):
             convert(f"{bucket}/none", f"{bucket}/out")

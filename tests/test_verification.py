@@ -146,7 +146,7 @@ def test_columns_against_each_other(store):
     assert "sample 3, name" in found
     assert "label 1000 has no class" in found
     assert f"event_count says {counts[4]:,}" in found
-    assert "sample 5 is marked invalid alone" in found
+    assert "sample 5 is only marked invalid" in found
     assert "2 samples have this name" in found
     assert "skipped, yet it has data" in found
 
@@ -299,5 +299,5 @@ def test_against_images_without_their_list(tmp_path):
 
 
 def test_no_store(tmp_path):
-    with pytest.raises(StoreError, match="no store there"):
+    with pytest.raises(StoreError, match="no store found"):
         eventdata.verify(tmp_path / "none")

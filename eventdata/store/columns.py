@@ -1,11 +1,12 @@
-"""The one-value-a-sample arrays of a split: plain Zarr arrays in chunks of 65,536 samples.
+"""The arrays with one value a sample: plain Zarr arrays in chunks of 65,536 samples.
 
-Written here byte by byte, so that the same values are the same bytes whatever version of a library
-is there (a later call compares them), and read here, so that a stranger's store can't ask for more
-memory than its files are worth.
+They are encoded here byte by byte, so that the same values are the same bytes with any version of
+a library: resuming compares them. They are decoded here so that an untrusted store cannot ask for
+more memory than its files are worth.
+
+Shapes: N samples.
 """
 
-import json
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,17 @@ from numpy.typing import NDArray
 from eventdata.errors import StoreError
 from eventdata.files import Files
 from eventdata.files.local import MAX_ARRAY_DOCUMENT, read_bounded
-from eventdata.store.layout import METADATA_CHUNK, ZSTD_LEVEL, parse_json, whole_number
+from eventdata.store.layout import (
+    COMPRESSION,
+    CONVERT_AGAIN,
+    METADATA_CHUNK,
+    ZSTD_LEVEL,
+    array_document,
+    parse_json,
+    same_document,
+    value_codecs,
+    whole_number,
+)
 from eventdata.store.shard import CRC_BYTES, crc32c
 
 TYPES = {
@@ -28,123 +39,86 @@ TYPES = {
     "input_time": "int64",
 }
 _FILL = {"string": "", "bool": False}
-# What the texts of a chunk may unpack to: paths, which are under 4096 bytes, pack to a fiftieth.
-MAX_TEXT_BYTES, MAX_TEXT_RATIO = 1 << 20, 256
+# Limits on the decoded texts of a chunk; paths compress to a fiftieth.
+MAX_NAME_BYTES, MAX_TEXT_BYTES, MAX_TEXT_RATIO = 4096, 1 << 20, 256
+
+
+def column_document(kind: str, count: int, chunk: int | None = None) -> bytes:
+    """Return the ``zarr.json`` of an array of ``count`` values of a type in `TYPES`."""
+    chunk = chunk or min(METADATA_CHUNK, max(count, 1))
+    text: list[Any] = [{"name": "vlen-utf8", "configuration": {}}, *COMPRESSION]
+    codecs = text if kind == "string" else value_codecs(kind)
+    return array_document([count], [chunk], kind, codecs, ["sample"], _FILL.get(kind, 0))
 
 
 def encode_column(name: str, values: NDArray[Any]) -> dict[str, bytes]:
-    """Files of the array ``name`` with these values (N,): ``NAME/zarr.json``, ``NAME/c/0``, ..."""
+    """Return the files of the array ``name`` (N,): ``NAME/zarr.json``, ``NAME/c/0``, ..."""
     kind = TYPES[name]
     chunk = min(METADATA_CHUNK, max(len(values), 1))
-    document = _document(kind, len(values), chunk)
-    files = {f"{name}/zarr.json": json.dumps(document, indent=2).encode()}
+    files = {f"{name}/zarr.json": column_document(kind, len(values))}
     compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress
     for number, start in enumerate(range(0, len(values), chunk)):
         part = values[start : start + chunk]
-        if kind == "string":
-            full = np.full(chunk, "", dtype=object)
-            full[: len(part)] = part
-            raw = VLenUTF8().encode(full)
-        else:
-            padded = np.zeros(chunk, np.dtype(kind).newbyteorder("<"))
-            padded[: len(part)] = part
-            raw = padded.tobytes()
-        packed = compress(raw)
+        whole = np.full(chunk, _FILL.get(kind, 0), _dtype(kind).newbyteorder("<"))
+        whole[: len(part)] = part
+        packed = compress(VLenUTF8().encode(whole) if kind == "string" else whole.tobytes())
         files[f"{name}/c/{number}"] = packed + crc32c(packed)
     return files
 
 
-def _document(kind: str, count: int, chunk: int) -> dict[str, Any]:
-    to_bytes: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
-    if kind == "string":
-        to_bytes = {"name": "vlen-utf8", "configuration": {}}
-    elif kind == "bool":
-        to_bytes = {"name": "bytes"}
-    return {
-        "shape": [count],
-        "data_type": kind,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk]}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": _FILL.get(kind, 0),
-        "codecs": [
-            to_bytes,
-            {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
-            {"name": "crc32c"},
-        ],
-        "attributes": {},
-        "dimension_names": ["sample"],
-        "zarr_format": 3,
-        "node_type": "array",
-        "storage_transformers": [],
-    }
-
-
 def read_column(files: Files, split: str, name: str) -> NDArray[Any]:
-    """All values of an array of a split; StoreError where a file is missing or damaged.
+    """Return the values (N,) of an array of a split; strings as Python strings.
 
-    Strings come as an array of Python strings. Of what the array's zarr.json declares nothing is
-    taken on trust: memory is needed for chunks that are there, one after the other.
+    Memory is taken only for chunks that exist, not for what the zarr.json declares.
+
+    Raises:
+        StoreError: a file is missing or damaged.
     """
-    where = f"{files.where}/{split}/{name}"
+    kind, where = TYPES[name], f"{files.where}/{split}/{name}"
     document = read_bounded(files, f"{split}/{name}/zarr.json", MAX_ARRAY_DOCUMENT)
     if document is None:
-        raise StoreError(f"{where}: the array is missing; convert again")
+        raise StoreError(f"{where}: the array is missing; {CONVERT_AGAIN}")
+    parts = [np.empty(0, _dtype(kind))]
     try:
-        count, chunk = _parse_document(document, TYPES[name])
-        most = _most_bytes(TYPES[name], chunk)
-        parts = []
+        found = parse_json(document)
+        count = whole_number(found["shape"][0], least=0)
+        chunk = whole_number(found["chunk_grid"]["configuration"]["chunk_shape"][0], least=1)
+        if chunk > METADATA_CHUNK or not same_document(found, column_document(kind, count, chunk)):
+            raise ValueError(f"its zarr.json is not that of {kind} (N,)")
+        most = chunk * _dtype(kind).itemsize
+        if kind == "string":
+            most = max(MAX_TEXT_BYTES, MAX_NAME_BYTES * chunk)
         for number in range(-(-count // chunk)):
-            data = read_bounded(files, f"{split}/{name}/c/{number}", most)
+            data = read_bounded(files, f"{split}/{name}/c/{number}", 2 * most + 1024)
             if data is None:
                 raise ValueError(f"chunk {number} is missing")
-            parts.append(_decode(data, TYPES[name], chunk))
-    except StoreError:  # it could not be read
+            parts.append(_decode(data, kind, chunk, most))
+    except StoreError:  # the disk failed, or a file is too large
         raise
     except (ValueError, KeyError, TypeError, IndexError, zstandard.ZstdError) as error:
-        raise StoreError(f"{where}: the array is damaged ({error}); convert again") from None
-    empty = np.empty(0, _dtype(TYPES[name]))
-    return np.concatenate([empty, *parts])[:count]
+        raise StoreError(f"{where}: the array is damaged ({error}); {CONVERT_AGAIN}") from None
+    return np.concatenate(parts)[:count]
 
 
-def _parse_document(document: bytes, kind: str) -> tuple[int, int]:
-    """Values and values a chunk of an array; ValueError unless it says what `_document` would."""
-    found = parse_json(document)
-    count = whole_number(found["shape"][0], least=0)
-    chunk = whole_number(found["chunk_grid"]["configuration"]["chunk_shape"][0], least=1)
-    expected = _document(kind, count, chunk).items()
-    if chunk > METADATA_CHUNK or any(found.get(key) != value for key, value in expected):
-        raise ValueError(f"its zarr.json is not that of {kind} (N,)")
-    return count, chunk
-
-
-def _most_bytes(kind: str, chunk: int) -> int:
-    """Of a chunk's file: what it may unpack to, twice, as what does not compress grows a little."""
-    if kind == "string":
-        return 2 * max(MAX_TEXT_BYTES, 4096 * chunk)
-    return 2 * chunk * _dtype(kind).itemsize + 1024
-
-
-def _decode(data: bytes, kind: str, chunk: int) -> NDArray[Any]:
-    """The values of a chunk; ValueError or ZstdError where its bytes are not those of so many."""
+def _decode(data: bytes, kind: str, chunk: int, most: int) -> NDArray[Any]:
+    """Return the ``chunk`` values of a chunk file; ValueError or ZstdError if it is damaged."""
     packed = data[:-CRC_BYTES]
     if crc32c(packed) != data[-CRC_BYTES:]:
         raise ValueError("a chunk fails its checksum")
-    dtype = _dtype(kind)
-    most = chunk * dtype.itemsize
     if kind == "string":
-        most = max(MAX_TEXT_BYTES, min(4096 * chunk, MAX_TEXT_RATIO * len(packed)))
+        most = min(most, max(MAX_TEXT_BYTES, MAX_TEXT_RATIO * len(packed)))
     declared = zstandard.frame_content_size(packed)
     if not 0 <= declared <= most:
-        raise ValueError(f"a chunk declares {declared:,} bytes, it has at most {most:,}")
+        raise ValueError(f"a chunk declares {declared:,} bytes, at most {most:,} are valid")
     raw = zstandard.ZstdDecompressor().decompress(packed)
     if kind == "string":
         if int.from_bytes(raw[:4], "little") != chunk:
-            raise ValueError("a chunk has not as many texts as it must")
+            raise ValueError("a chunk has the wrong number of texts")
         return np.asarray(VLenUTF8().decode(raw), object)
-    values = np.frombuffer(raw, dtype.newbyteorder("<"))
+    values = np.frombuffer(raw, _dtype(kind).newbyteorder("<"))
     if len(values) != chunk or (kind == "bool" and np.frombuffer(raw, np.uint8).max() > 1):
         raise ValueError(f"a chunk is not {chunk:,} values of {kind}")
-    return values.astype(dtype, copy=False)
+    return values.astype(_dtype(kind), copy=False)
 
 
 def _dtype(kind: str) -> np.dtype[Any]:

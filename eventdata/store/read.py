@@ -1,7 +1,8 @@
 """Open a store and read samples from it.
 
-On a local disk samples are read by a path of our own (`store.read_local`), behind a URL by ranges
-(`store.read_remote`).
+On a local disk `store.read_local` reads them, behind a URL `store.read_remote`, by byte ranges.
+
+Shapes: N samples, K planes, H rows, W columns, P polarities.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ from eventdata.files.local import (
 from eventdata.files.remote import RemoteFiles
 from eventdata.store.columns import read_column
 from eventdata.store.layout import (
+    CONVERT_AGAIN,
     HEADER_KEY,
     SKIPPED_KEY,
     Header,
@@ -42,10 +44,10 @@ class SampleReader(Protocol):
     """Reads samples of a split by their index in the store."""
 
     def read(self, index: int, out: NDArray[Any]) -> None:
-        """Fill out (K, H, W, P) with sample ``index``; StoreError where its bytes are damaged."""
+        """Fill out (K, H, W, P) with sample ``index``; StoreError if it is damaged."""
 
     def fetch(self, indices: Sequence[int]) -> "SampleReader":
-        """A reader of these samples, whose bytes are asked for together where that saves time."""
+        """Return a reader of these samples; their bytes are requested together if that helps."""
 
 
 class SplitReader(SampleReader, Protocol):
@@ -54,14 +56,14 @@ class SplitReader(SampleReader, Protocol):
     def ahead(
         self, order: Sequence[int], window: int
     ) -> contextlib.AbstractContextManager[SampleReader]:
-        """A reader of samples in an order that keeps to shards, ``window`` of them at a time.
+        """Open a reader of samples in an order that uses ``window`` shards at a time.
 
-        While it is open it may get what comes next before it is asked for.
+        While it is open, it may read shards before they are used.
         """
 
 
 def read_samples(reader: SampleReader, indices: Sequence[int], out: NDArray[Any]) -> None:
-    """Fill out (N, K, H, W, P) with samples, by one call where they are on a local disk."""
+    """Fill out (N, K, H, W, P) with samples; those on a local disk by one call."""
     if isinstance(reader, LocalReader):
         reader.read_many(indices, out)
     else:
@@ -69,65 +71,52 @@ def read_samples(reader: SampleReader, indices: Sequence[int], out: NDArray[Any]
             reader.read(index, place)
 
 
+def _column(name: str) -> Any:
+    """Return a property that reads a column (N,) of a split when it is first used."""
+    return cached_property(lambda split: split.column(name))
+
+
 class Split:
     """One split of a store: its columns, read when first used, and its samples."""
+
+    labels: cached_property[NDArray[np.int32]] = _column("label")
+    """-1 for skipped samples whose label is unknown."""
+    event_counts: cached_property[NDArray[np.uint32]] = _column("event_count")
+    """Events in each sample's frames: set cells, or the sum of counts."""
+    valid: cached_property[NDArray[np.bool_]] = _column("valid")
+    """False for skipped samples."""
+    sample_names: cached_property[NDArray[np.object_]] = _column("name")
+    input_sizes: cached_property[NDArray[np.uint64]] = _column("input_size")
+    """Bytes of each sample's raw file, 0 without one."""
+    input_times: cached_property[NDArray[np.int64]] = _column("input_time")
+    """Time of change of each sample's raw file, ns since 1970."""
 
     def __init__(self, files: Files, name: str, header: Header) -> None:
         self.files = files
         self.name = name
         array = "images" if header.representation == "image" else "frames"
         key = f"{name}/{array}/zarr.json"
+        where = f"{files.where}/{key}"
         document = read_bounded(files, key, MAX_ARRAY_DOCUMENT)
         if document is None:
-            raise StoreError(f"{files.where}/{key}: missing; convert again")
-        self.sample, self.count, self.shard_size = parse_sample_array(
-            document, header, f"{files.where}/{key}"
-        )
+            raise StoreError(f"{where}: missing; {CONVERT_AGAIN}")
+        self.sample, self.count, self.shard_size = parse_sample_array(document, header, where)
 
     def __len__(self) -> int:
         return self.count
 
-    @cached_property
-    def labels(self) -> NDArray[np.int32]:
-        """int32 (N,), -1 for skipped samples whose label is not known."""
-        return self._column("label")
-
-    @cached_property
-    def event_counts(self) -> NDArray[np.uint32]:
-        """uint32 (N,): events in each sample's frames (set cells, or the sum of counts)."""
-        return self._column("event_count")
-
-    @cached_property
-    def valid(self) -> NDArray[np.bool_]:
-        """bool (N,): false for skipped samples."""
-        return self._column("valid")
-
-    @cached_property
-    def sample_names(self) -> NDArray[np.object_]:
-        """str (N,)."""
-        return self._column("name")
-
-    @cached_property
-    def input_sizes(self) -> NDArray[np.uint64]:
-        """uint64 (N,): bytes of each sample's raw file, 0 where it has none."""
-        return self._column("input_size")
-
-    @cached_property
-    def input_times(self) -> NDArray[np.int64]:
-        """int64 (N,): time of change of each sample's raw file, ns since 1970."""
-        return self._column("input_time")
-
-    def _column(self, name: str) -> NDArray[Any]:
+    def column(self, name: str) -> NDArray[Any]:
+        """Read a column (N,); raise StoreError if it is damaged or of another length."""
         values = read_column(self.files, self.name, name)
         if len(values) != self.count:
             raise StoreError(
                 f"{self.files.where}/{self.name}/{name}: {len(values)} values for {self.count} "
-                "samples; convert again"
+                f"samples; {CONVERT_AGAIN}"
             )
         return values
 
     def reader(self) -> SplitReader:
-        """A reader of this split's samples."""
+        """Return a reader of this split's samples."""
         if isinstance(self.files, LocalFiles):
             return LocalReader(self.files, self.name, self.sample, self.shard_size)
         if isinstance(self.files, RemoteFiles):
@@ -145,9 +134,9 @@ class Store:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what is in it: parameters; of all samples names, labels, sizes, event counts.
+        """The SHA-256 of the parameters and of all samples' names, labels, sizes and event counts.
 
-        The same data converted again, elsewhere or later, has the same.
+        Converting the same data again, elsewhere or later, results in the same digest.
         """
         digest = hashlib.sha256(self.header.parameters_sha256.encode())
         for name, split in sorted(self.splits.items()):
@@ -158,19 +147,19 @@ class Store:
 
     @property
     def skipped(self) -> list[dict[str, Any]]:
-        """Samples that were left out: split, index, name, reason."""
+        """The samples that were skipped, each with split, index, name and reason."""
         return read_skipped(self.files)
 
     def split(self, name: str) -> Split:
-        """A split; OptionError tells which there are."""
+        """Return a split; OptionError lists the splits that exist."""
         if name not in self.splits:
-            there = ", ".join(self.splits) or "none"
-            raise OptionError(f"{self.files.where}: no split {name!r}; there are: {there}")
+            found = ", ".join(self.splits) or "no splits"
+            raise OptionError(f"{self.files.where}: no split {name!r}; the store has {found}")
         return self.splits[name]
 
 
 def read_skipped(files: Files) -> list[dict[str, Any]]:
-    """Entries of ``skipped.json``, none where there is none; StoreError where it is damaged."""
+    """Return the entries of ``skipped.json``, if it exists; raise StoreError if it is damaged."""
     content = read_bounded(files, SKIPPED_KEY, MAX_SKIPPED)
     try:
         entries = json.loads(content or b"[]")
@@ -182,32 +171,27 @@ def read_skipped(files: Files) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
-        raise StoreError(f"{files.where}/{SKIPPED_KEY}: damaged; convert again with --overwrite")
+        raise StoreError(f"{files.where}/{SKIPPED_KEY}: damaged; {CONVERT_AGAIN}")
     return list(entries)
 
 
 def open_store(place: str | os.PathLike[str]) -> Store:
     """Open a complete store at a path or URL.
 
-    StoreError where there is none or it is damaged, IncompleteStoreError where its conversion has
-    not finished.
+    Raises:
+        IncompleteStoreError: its conversion has not finished.
+        StoreError: there is no store, or it is damaged or of a newer version.
     """
     files = open_files(place)
     document = read_bounded(files, HEADER_KEY, MAX_HEADER)
-    if document is None:
-        if WORK in files.names():
-            raise _incomplete(files)
+    if document is None and WORK not in files.names():
         raise StoreError(
-            f"{files.where}: no store there (no {HEADER_KEY}); make one with `eventdata convert`"
+            f"{files.where}: no store found (no {HEADER_KEY}); create one with `eventdata convert`"
         )
-    header = parse_header(document, files.where)
-    if not header.complete:
-        raise _incomplete(files)
+    header = None if document is None else parse_header(document, files.where)
+    if header is None or not header.complete:
+        raise IncompleteStoreError(
+            f"{files.where}: its conversion has not finished; run the same `eventdata convert` "
+            "again to finish it"
+        )
     return Store(files, header, {name: Split(files, name, header) for name in header.split_names})
-
-
-def _incomplete(files: Files) -> IncompleteStoreError:
-    return IncompleteStoreError(
-        f"{files.where}: its conversion has not finished; call the same `eventdata convert` again "
-        "to finish it"
-    )

@@ -1,8 +1,10 @@
 """Read samples of a store on a local disk: chunks from open shards, decompressed in place.
 
-Nothing here is broken by a fork, and threads may share it: they work without Python's lock while
-the disk does and while chunks are decompressed. Of several samples first all bytes are read, then
-all decompressed by one call, so that threads seldom wait for each other's Python in between.
+Forks and threads are safe. The lock of Python is released while the disk works and while chunks
+are decompressed. To read several samples, all bytes are read first and then decompressed by one
+call, so that threads seldom wait for each other.
+
+Shapes: N samples, K planes, H rows, W columns, P polarities.
 """
 
 import contextlib
@@ -15,7 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numcodecs.zstd
 import numpy as np
 import zstandard
@@ -24,11 +25,11 @@ from numpy.typing import NDArray
 from eventdata.errors import StoreError
 from eventdata.files.local import LocalFiles, check_plain
 from eventdata.store.layout import SampleFormat, shard_key
-from eventdata.store.shard import CRC_BYTES, MISSING, SOUND, decompress, index_bytes, read_index
+from eventdata.store.shard import CRC_BYTES, checked_chunk, decompress, index_bytes, parse_index
 
 
 class LocalReader:
-    """Samples of one split."""
+    """Reads samples of one split; see `eventdata.store.read.SplitReader` for the methods."""
 
     def __init__(
         self, files: LocalFiles, split: str, sample: SampleFormat, shard_size: int
@@ -56,51 +57,46 @@ class LocalReader:
         """Fill out (N, K, H, W, P) with samples."""
         try:
             decompress_many([chunk for index in indices for chunk in self._chunks(index)], out)
-        except StoreError:  # `read` finds out which, and what is wrong with it
+        except StoreError:  # `read` reports the sample and its fault, or reads them one by one
             for index, place in zip(indices, out, strict=True):
                 self.read(index, place)
 
     def fetch(self, indices: Sequence[int]) -> "LocalReader":
-        """See `SampleReader.fetch`: reading is asking."""
+        """See `SampleReader.fetch`: nothing to request."""
         return self
 
     def ahead(
         self, order: Sequence[int], window: int
     ) -> contextlib.AbstractContextManager["LocalReader"]:
-        """See `SplitReader.ahead`: the system reads ahead by itself."""
+        """See `SplitReader.ahead`: the operating system reads ahead."""
         return contextlib.nullcontext(self)
 
     def _chunks(self, index: int) -> list[bytes]:
-        """The chunks of a sample, compressed, sound by their checksums."""
+        """Return the chunks of a sample, compressed, with sound checksums."""
         number, slot = divmod(index, self.shard_size)
-        file = self._opened(number)
-        chunks = []
-        for offset, length in self._indices[number][slot].tolist():
-            if offset == MISSING:
-                raise StoreError("the chunk is missing; convert again")
-            chunk = file.read(offset, length)
-            if google_crc32c.value(chunk) != SOUND:
-                raise StoreError("a chunk fails its checksum; convert again")
-            chunks.append(chunk)
-        return chunks
+        read = self._opened(number).read
+        entries = self._indices[number][slot].tolist()
+        return [checked_chunk(read, offset, length) for offset, length in entries]
 
     def _open(self, number: int) -> "ShardFile":
-        """A shard's file; its index is read, checked and kept."""
+        """Return a shard's file; its index is read, checked and kept."""
         key = shard_key(self.split, self.sample, number)
         path = self.files.root / key
         try:
             file = self._open_file(path)
             if number not in self._indices:
                 where = f"{self.files.where}/{key}"
-                size, most = file.size(), index_bytes(self.sample, self.shard_size)
-                end = file.read(max(0, size - most), most)
-                self._indices[number] = read_index(end, size, self.sample, self.shard_size, where)
+                length = index_bytes(self.sample, self.shard_size)
+                end = file.read(max(0, file.size - length), length)
+                self._indices[number] = parse_index(
+                    end, self.sample, self.shard_size, where, file.size
+                )
         except OSError as error:
-            raise StoreError(f"{path}: can't be read ({error}); see `eventdata verify`") from None
+            raise StoreError(f"{path}: can't be read ({error}); run `eventdata verify`") from None
         return file
 
     def _open_file(self, path: Path) -> "ShardFile":
-        """A shard's file; where too many are open, those of other readers are let go."""
+        """Open a shard's file; close those of other readers if too many are open."""
         others = [one for ref in [*_readers] if (one := ref()) is not None and one is not self]
         if sum(one._opened.cache_info().currsize for one in (self, *others)) >= self._limit:
             for one in others:
@@ -110,20 +106,22 @@ class LocalReader:
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-        for one in (self, *others):  # the rest of the program has more open than was left to it
+        for one in (self, *others):  # the rest of the program has many files open, too
             one._opened.cache_clear()
         return ShardFile(path)
 
 
 _readers: list[weakref.ref[LocalReader]] = []
-"""Those of this process, which share the files that it may have open."""
+"""The readers of this process, which share its limit on open files."""
 
 
 def decompress_many(chunks: Sequence[bytes], out: NDArray[Any]) -> None:
-    """Decompress chunks that hold as much each, one after the other, into ``out``, contiguous.
+    """Decompress chunks of equal size, one after the other, into ``out``, which is contiguous.
 
-    In one go without Python's lock, for which numcodecs decodes frames that follow each other
-    (0.16.4 and newer). StoreError where that can't be done.
+    numcodecs decodes frames that follow each other in one call without Python's lock, since 0.16.4.
+
+    Raises:
+        StoreError: an older numcodecs, or a chunk is damaged.
     """
     share = out.nbytes // len(chunks)
     frames = b"".join([memoryview(chunk)[:-CRC_BYTES] for chunk in chunks])
@@ -136,24 +134,21 @@ def decompress_many(chunks: Sequence[bytes], out: NDArray[Any]) -> None:
 
 
 class ShardFile:
-    """A shard, open for reading; closed when nobody holds it any more.
+    """A shard open for reading, closed when the object is deleted.
 
-    Read at an offset: that moves no position which threads and forks would share, lets Python's
-    lock go while the disk works, and raises an error where a memory map would end the process.
+    Reading at an offset moves no position that threads and forks would share, releases Python's
+    lock while the disk works, and raises an error where a memory map would end the process.
     """
 
     def __init__(self, path: Path) -> None:
         check_plain(path)
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        self._seeking = threading.Lock()
         weakref.finalize(self, os.close, self._file)
-
-    def size(self) -> int:
-        """Its bytes; OSError where the disk fails."""
-        return os.fstat(self._file).st_size
+        self._seeking = threading.Lock()
+        self.size = os.fstat(self._file).st_size
 
     def read(self, offset: int, length: int) -> bytes:
-        """Bytes at an offset, fewer where the file ends; StoreError where the disk fails."""
+        """Return bytes at an offset, fewer at the end of the file; StoreError if the disk fails."""
         try:
             if hasattr(os, "pread"):
                 return os.pread(self._file, length, offset)
@@ -165,7 +160,7 @@ class ShardFile:
 
 
 def _file_limit() -> int:
-    """How many shards readers keep open, of the files that a process may have."""
+    """Return how many shards readers keep open: at most half the files that a process may open."""
     try:
         import resource
     except ImportError:  # not on Windows

@@ -1,15 +1,17 @@
-"""Read samples of a store behind a URL: few requests, made before they are waited for.
+"""Read samples of a store behind a URL with few requests, made before their bytes are needed.
 
-RemoteReader    a shard's index once, by one range of its end; then of each sample asked for
-                its range of the shard, neighbours as one, all requests at once
-ShardsAhead     whole shards in the order in which they will be needed, the next ones on their
-                way, each let go after its last sample: one request for hundreds of samples
+RemoteReader    reads a shard's index once, by a range of its end; then the range of each sample,
+                those of neighbours as one, all ranges at once
+ShardsAhead     reads whole shards in the order in which they are needed, before they are needed:
+                one request for hundreds of samples
+
+Shapes: K planes, H rows, W columns, P polarities.
 """
 
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -21,24 +23,24 @@ from eventdata.files.remote import RemoteFiles
 from eventdata.store.layout import SampleFormat, shard_key
 from eventdata.store.shard import MISSING, index_bytes, index_of, parse_index, read_chunk
 
-GAP = 1 << 16  # bytes not asked for that cost less than a request of their own
-PART = 1 << 23  # bytes of one request at most, unless a sample has more
-AHEAD_BYTES = 1 << 29  # of the shards that are held and on their way
+GAP = 1 << 16  # bytes; reading such a gap costs less than another request
+PART = 1 << 23  # bytes of a request at most, except for larger samples
+AHEAD_BYTES = 1 << 29  # of the shards that are held or being read
 DOWNLOADS = 4
-SPARSE = 5  # a shard of which less than one in so many samples is wanted is not read whole
+SPARSE = 5  # shards are read whole if at least one in five of their samples is wanted
 
 Index = NDArray[np.uint64]
 
 
 class _Part(NamedTuple):
-    """A piece of a shard: where it starts, and its bytes."""
+    """A piece of a shard: its offset and its bytes."""
 
     start: int
     data: memoryview
 
 
 class RemoteReader:
-    """Samples of one split. Threads may share it; it forks and pickles."""
+    """Reads samples of one split. Threads may share it, and it can be forked and pickled."""
 
     def __init__(
         self, files: RemoteFiles, split: str, sample: SampleFormat, shard_size: int
@@ -56,7 +58,14 @@ class RemoteReader:
 
     def fetch(self, indices: Sequence[int]) -> "Fetched":
         """See `SampleReader.fetch`."""
-        self._fetch_indices({index // self.shard_size for index in indices})
+        numbers = {index // self.shard_size for index in indices}
+        missing = [number for number in sorted(numbers) if number not in self._indices]
+        size = index_bytes(self.sample, self.shard_size)
+        tails = [(self.key(number), -size, None) for number in missing]
+        found = self.files.read_parts(tails) if missing else []
+        for number, tail in zip(missing, found, strict=True):
+            where = f"{self.files.where}/{self.key(number)}"
+            self._indices[number] = parse_index(tail, self.sample, self.shard_size, where)
         requests: list[tuple[int, int, int]] = []  # shard, start, stop
         places: dict[int, int] = {}  # sample -> its request
         for index in sorted(set(indices)):
@@ -64,7 +73,7 @@ class RemoteReader:
             entries = self.entries(index)
             chunks = entries[entries[:, 0] != MISSING].tolist()
             if not chunks:
-                continue  # told by its entries, when it is read
+                continue  # `read` reports it
             start, stop = min(offset for offset, _ in chunks), max(map(sum, chunks))
             if requests:
                 last, first, end = requests[-1]
@@ -84,14 +93,14 @@ class RemoteReader:
 
     @contextlib.contextmanager
     def ahead(self, order: Sequence[int], window: int) -> Iterator["RemoteReader | ShardsAhead"]:
-        """See `SampleReader.ahead`."""
+        """See `SplitReader.ahead`."""
         numbers = [index // self.shard_size for index in order]
         uses = Counter(numbers)
         sparse = len(order) * SPARSE < len(uses) * self.shard_size
-        # Of the first shard: the last one may be short.
+        # The size of the first shard; the last one may be shorter.
         size = self.files.size(self.key(min(uses))) if uses else None
         held = max(2 * window, DOWNLOADS)
-        scattered = most_open(numbers) > held  # to hold each until its last use would take them all
+        scattered = most_open(numbers) > held
         if size is None or sparse or scattered or held * size > AHEAD_BYTES:
             yield self
             return
@@ -103,63 +112,52 @@ class RemoteReader:
                 threads.shutdown(wait=False, cancel_futures=True)
 
     def key(self, number: int) -> str:
-        """Where a shard lies in the store."""
+        """Return the key of a shard in the store."""
         return shard_key(self.split, self.sample, number)
 
-    def decode(self, index: int, entries: Index, part: _Part, out: NDArray[Any]) -> None:
-        """Fill out (K, H, W, P) from a part that holds a sample's chunks, by its index entries."""
+    def decode(self, index: int, part: _Part, out: NDArray[Any]) -> None:
+        """Fill out (K, H, W, P) from a part of the shard that holds the sample's chunks."""
         number = index // self.shard_size
         where = f"{self.files.where}/{self.split}, shard {number}, sample {index}"
-        for plane, entry in enumerate(entries):
-            here = entry if entry[0] == MISSING else entry - np.array([part.start, 0], np.uint64)
-            read_chunk(part.data, here, out[plane], where)
+        for plane, entry in zip(out, self.entries(index), strict=True):
+            read_chunk(part.data, entry, plane, where, part.start)
 
     def entries(self, index: int) -> Index:
-        """Where the chunks (K, 2) of a sample lie in its shard, once that is fetched."""
+        """Return the index entries (K, 2) of a sample, once its shard's index is read."""
         number, slot = divmod(index, self.shard_size)
         entries: Index = self._indices[number][slot]
         return entries
 
     def load(self, number: int) -> _Part:
-        """A whole shard; its index is kept."""
+        """Read a whole shard; keep its index."""
         data = self.files.read(self.key(number))
         where = f"{self.files.where}/{self.key(number)}"
         if data is None:
-            raise StoreError(f"{where}: the shard is missing; see `eventdata verify`")
+            raise StoreError(f"{where}: the shard is missing; run `eventdata verify`")
         view = memoryview(data)
         self._indices.setdefault(number, index_of(view, self.sample, self.shard_size, where))
         return _Part(0, view)
 
-    def _fetch_indices(self, numbers: Iterable[int]) -> None:
-        missing = [number for number in sorted(numbers) if number not in self._indices]
-        if not missing:
-            return
-        size = index_bytes(self.sample, self.shard_size)
-        ends = self.files.read_parts([(self.key(number), -size, None) for number in missing])
-        for number, end in zip(missing, ends, strict=True):
-            where = f"{self.files.where}/{self.key(number)}"
-            self._indices[number] = parse_index(end, self.sample, self.shard_size, where)
-
 
 class Fetched:
-    """Samples whose compressed bytes have come."""
+    """Reads samples whose compressed bytes are in memory."""
 
     def __init__(self, reader: RemoteReader, parts: dict[int, _Part]) -> None:
         self._reader, self._parts = reader, parts
 
     def read(self, index: int, out: NDArray[Any]) -> None:
         """See `SampleReader.read`."""
-        nothing = _Part(0, memoryview(b""))  # a sample without chunks: told by its entries
+        nothing = _Part(0, memoryview(b""))  # of a sample without chunks, which `decode` reports
         part = self._parts.get(index, nothing)
-        self._reader.decode(index, self._reader.entries(index), part, out)
+        self._reader.decode(index, part, out)
 
     def fetch(self, indices: Sequence[int]) -> "Fetched":
-        """See `SampleReader.fetch`: they are here."""
+        """See `SampleReader.fetch`: nothing to request."""
         return self
 
 
 def most_open(shards: Sequence[int]) -> int:
-    """How many shards are between their first and their last use at once, in this order of use."""
+    """Return how many shards are at once between first and last use, in this order of use."""
     order = np.asarray(shards)
     first = np.unique(order, return_index=True)[1]
     last = len(order) - 1 - np.unique(order[::-1], return_index=True)[1]
@@ -168,7 +166,7 @@ def most_open(shards: Sequence[int]) -> int:
 
 
 class ShardsAhead:
-    """Samples of whole shards, which are fetched in order of their first use, before it."""
+    """Reads samples from whole shards, which are read in order of first use, before it."""
 
     def __init__(
         self,
@@ -177,7 +175,14 @@ class ShardsAhead:
         limit: int,
         threads: ThreadPoolExecutor,
     ) -> None:
-        """``uses``: how many samples of each shard, in order of use; ``limit``: shards held."""
+        """Start reading.
+
+        Args:
+            reader: decodes the samples.
+            uses: how many samples of each shard are read, in order of use.
+            limit: how many shards are held in memory.
+            threads: the threads that read shards.
+        """
         self._reader, self._left, self._limit, self._threads = reader, uses, limit, threads
         self._coming = iter(list(uses))
         self._held: dict[int, Future[_Part]] = {}
@@ -185,14 +190,14 @@ class ShardsAhead:
         self._fill()
 
     def fetch(self, indices: Sequence[int]) -> "ShardsAhead":
-        """See `SampleReader.fetch`: they are on their way."""
+        """See `SampleReader.fetch`: they are requested already."""
         return self
 
     def read(self, index: int, out: NDArray[Any]) -> None:
-        """See `SampleReader.read`; each sample of the order once."""
+        """See `SampleReader.read`; each sample of the order is read once."""
         number = index // self._reader.shard_size
         part = self._shard(number).result()
-        self._reader.decode(index, self._reader.entries(index), part, out)
+        self._reader.decode(index, part, out)
         with self._lock:
             self._left[number] -= 1
             if self._left[number] <= 0:
@@ -201,7 +206,7 @@ class ShardsAhead:
 
     def _shard(self, number: int) -> Future[_Part]:
         with self._lock:
-            while number not in self._held:  # needed sooner than the limit would have it
+            while number not in self._held:  # needed now, whatever the limit
                 self._hold(next(self._coming, number))
             return self._held[number]
 

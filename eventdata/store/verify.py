@@ -1,4 +1,4 @@
-"""Check a store against itself: every checksum, every array against the others."""
+"""Check a store against itself: every checksum, and every array against the others."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from eventdata.errors import StoreError
 from eventdata.files import WORK, Files
 from eventdata.files.local import MAX_ARRAY_DOCUMENT, MAX_HEADER, read_bounded
 from eventdata.kernels.packing import count_ones, pad_bits_set
-from eventdata.store.columns import TYPES, encode_column
+from eventdata.store.columns import TYPES, column_document
 from eventdata.store.layout import (
     HEADER_DIGEST,
     HEADER_KEY,
@@ -24,6 +24,7 @@ from eventdata.store.layout import (
     group_document,
     parameters_digest,
     parse_json,
+    same_document,
     shard_count,
     shard_key,
 )
@@ -33,7 +34,7 @@ from eventdata.store.shard import MISSING, index_bytes, index_of, most_chunk_byt
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of a store: where (as far as it is known) and what."""
+    """One fault of a store and its place, as far as that is known."""
 
     message: str
     split: str | None = None
@@ -42,21 +43,14 @@ class Problem:
     name: str | None = None
 
     def __str__(self) -> str:
-        places = [f"{key} {value}" for key, value in self._places() if value is not None]
+        keys = ("split", "shard", "sample", "name")
+        places = [f"{key} {getattr(self, key)}" for key in keys if getattr(self, key) is not None]
         return f"{', '.join(places)}: {self.message}" if places else self.message
-
-    def _places(self) -> list[tuple[str, Any]]:
-        return [
-            ("split", self.split),
-            ("shard", self.shard),
-            ("sample", self.sample),
-            ("name", self.name),
-        ]
 
 
 @dataclass(frozen=True)
 class ShardCheck:
-    """One shard to check, and what the columns say of its samples; it travels by pickle."""
+    """One shard to check, with the columns of its samples. It is pickled for worker processes."""
 
     files: Files
     split: str
@@ -69,28 +63,28 @@ class ShardCheck:
 
 
 def check_metadata(store: Store) -> Iterator[Problem]:
-    """Faults of headers, columns and ``skipped.json``, and files that do not belong there."""
+    """Yield faults of headers, columns and ``skipped.json``, and files that do not belong."""
     header = store.header
     if parameters_digest(header.parameters) != header.parameters_sha256:
         yield Problem("the parameters do not match their sha256 in zarr.json")
     try:
         found = parse_json(read_bounded(store.files, HEADER_KEY, MAX_HEADER) or b"")
-    except ValueError:  # changed since it was opened
+    except ValueError:  # the header changed since it was opened
         found = None
     expected = json.loads(header.document())
     older = {**expected, "attributes": {"eventdata": expected["attributes"]["eventdata"]}}
     if found not in (expected, older):
-        yield Problem(f"{HEADER_KEY} is not what was written: it or its {HEADER_DIGEST} changed")
+        yield Problem(f"{HEADER_KEY} is not as it was written: it or its {HEADER_DIGEST} changed")
     if not store.splits:
         yield Problem("the store has no splits")
     for split in store.splits.values():
         if list(header.polarity) != split.sample.polarity:
-            yield Problem(f"{HEADER_KEY} has other polarities than its frames", split=split.name)
+            yield Problem(f"{HEADER_KEY} and the frames differ in polarities", split=split.name)
         try:
             yield from _check_columns(split, len(header.classes))
         except StoreError as error:
             yield Problem(str(error), split=split.name)
-        except ValueError as error:  # JSON
+        except ValueError as error:  # not JSON
             yield Problem(f"a zarr.json is damaged ({error})", split=split.name)
     yield from _check_skipped(store)
     for key in store.files.list(""):
@@ -101,7 +95,7 @@ def check_metadata(store: Store) -> Iterator[Problem]:
 def _belongs(store: Store, key: str) -> bool:
     split_name, _, rest = key.partition("/")
     if key in (HEADER_KEY, SKIPPED_KEY) or split_name == WORK:
-        return True  # WORK: of a kill just before the end; the next `eventdata convert` removes it
+        return True  # WORK: left by a kill at the end; the next `eventdata convert` removes it
     split = store.splits.get(split_name)
     if split is None:
         return False
@@ -120,30 +114,26 @@ def _belongs(store: Store, key: str) -> bool:
 
 
 def _check_columns(split: Split, classes: int) -> Iterator[Problem]:
-    columns = {
-        "label": split.labels,
-        "event_count": split.event_counts,
-        "valid": split.valid,
-        "name": split.sample_names,
-        "input_size": split.input_sizes,
-        "input_time": split.input_times,
-    }
+    # All columns are read before the first problem: a damaged one is reported instead.
+    labels, events, valid, names = split.labels, split.event_counts, split.valid, split.sample_names
+    split.input_sizes, split.input_times  # noqa: B018
     group = read_bounded(split.files, f"{split.name}/zarr.json", MAX_ARRAY_DOCUMENT) or b"{}"
     if parse_json(group) != json.loads(group_document()):
         yield Problem(f"{split.name}/zarr.json is not what this layout has", split=split.name)
-    for column, values in columns.items():
+    for column, kind in TYPES.items():
         key = f"{split.name}/{column}/zarr.json"
-        expected = json.loads(encode_column(column, values)[f"{column}/zarr.json"])
         found = parse_json(split.files.read(key) or b"{}")
-        if any(found.get(name) != value for name, value in expected.items()):
+        if not same_document(found, column_document(kind, split.count)):
             yield Problem(f"{key} is not what this layout has", split=split.name)
-    outside = split.valid & ((split.labels < 0) | (split.labels >= classes))
-    for index in np.flatnonzero(outside)[:10]:
-        yield _sample_problem(split, int(index), f"label {split.labels[index]} has no class")
-    for index in np.flatnonzero(~split.valid & (split.event_counts != 0))[:10]:
-        yield _sample_problem(split, int(index), "skipped, yet it has an event count")
-    repeated = Counter(split.sample_names[split.valid])
-    for name, times in repeated.most_common(10):
+    faults: list[tuple[int, str]] = []
+    outside = valid & ((labels < 0) | (labels >= classes))
+    faults += [(at, f"label {labels[at]} has no class") for at in np.flatnonzero(outside)[:10]]
+    counted = ~valid & (events != 0)
+    faults += [(at, "skipped, yet it has an event count") for at in np.flatnonzero(counted)[:10]]
+    for index, message in faults:
+        shard = int(index) // split.shard_size
+        yield Problem(message, split.name, shard, int(index), str(names[index]))
+    for name, times in Counter(names[valid]).most_common(10):
         if times > 1:
             yield Problem(f"{times} samples have this name", split=split.name, name=str(name))
 
@@ -161,19 +151,19 @@ def _check_skipped(store: Store) -> Iterator[Problem]:
             for index in np.flatnonzero(~split.valid)
         }
     except StoreError:
-        return  # told by the check of the columns
+        return  # reported by the check of the columns
     for split_name, index in sorted(listed ^ invalid, key=str)[:10]:
         where = f"listed in {SKIPPED_KEY}" if (split_name, index) in listed else "marked invalid"
-        yield Problem(f"sample {index} is {where} alone", split=split_name)
+        yield Problem(f"sample {index} is only {where}", split=split_name)
 
 
 def shard_checks(store: Store) -> Iterator[ShardCheck]:
-    """All shards of splits whose columns can be read."""
+    """Yield a check of every shard of the splits whose columns can be read."""
     for split in store.splits.values():
         try:
             valid, events, names = split.valid, split.event_counts, split.sample_names
         except StoreError:
-            continue  # told by the check of the columns
+            continue  # reported by the check of the columns
         for shard in range(shard_count(split.count, split.shard_size)):
             part = slice(shard * split.shard_size, (shard + 1) * split.shard_size)
             yield ShardCheck(
@@ -189,7 +179,7 @@ def shard_checks(store: Store) -> Iterator[ShardCheck]:
 
 
 def check_shard(task: ShardCheck) -> tuple[int, list[Problem]]:
-    """Samples in a shard, and its faults: checksums, event counts, pad bits, missing chunks."""
+    """Return the number of samples in a shard and its faults."""
     return len(task.valid), list(_shard_problems(task))
 
 
@@ -198,17 +188,12 @@ def _shard_problems(task: ShardCheck) -> Iterator[Problem]:
     sample = task.sample
     key = shard_key(task.split, sample, task.shard)
     slots = min(task.shard_size, METADATA_CHUNK)
-    most = slots * sample.planes * most_chunk_bytes(sample) + 1024
     try:
+        most = slots * sample.planes * most_chunk_bytes(sample) + 1024
         data = read_bounded(task.files, key, most)
-    except StoreError as error:
-        yield replace(here, message=str(error))
-        return
-    if data is None:
-        yield replace(here, message=f"{key}: the shard is missing")
-        return
-    view = memoryview(data)
-    try:
+        if data is None:
+            raise StoreError(f"{key}: the shard is missing")
+        view = memoryview(data)
         index = index_of(view, sample, task.shard_size, key)
     except StoreError as error:
         yield replace(here, message=str(error))
@@ -251,13 +236,3 @@ def _content_problems(
         yield replace(at, message=f"frames hold {held:,} events, event_count says {events:,}")
     if binary and sample.steps is not None and pad_bits_set(packed, sample.steps):
         yield replace(at, message=f"bits after the last step ({sample.steps}) are set")
-
-
-def _sample_problem(split: Split, index: int, message: str) -> Problem:
-    return Problem(
-        message,
-        split=split.name,
-        shard=index // split.shard_size,
-        sample=index,
-        name=str(split.sample_names[index]),
-    )

@@ -126,7 +126,7 @@ def test_json_that_is_nested_or_holds_no_numbers(store, tmp_path):
     (store / "zarr.json").write_text(
         header_text.replace('"parameters": {', f'"parameters": {{"a": {half_deep}, ', 1)
     )
-    with pytest.raises(StoreError, match="not a store of eventdata"):
+    with pytest.raises(StoreError, match="not an eventdata store"):
         eventdata.FrameDataset(store, "all")
     (store / "zarr.json").write_text(header_text)
     eventdata.open_store(store)

@@ -127,7 +127,7 @@ def test_trace_of_the_store_is_used(tmp_path):
 
 
 def test_stores_without_odg_events(tmp_path):
-    with pytest.raises(StoreError, match="no store there"):
+    with pytest.raises(StoreError, match="no store found"):
         convert("images", tmp_path / "none", tmp_path / "out", grey_from_events=True)
     convert("images", make_images(tmp_path / "raw"), tmp_path / "images", short_side=8, crop=8)
     with pytest.raises(InputError, match="only from the events of ODG"):
