@@ -87,7 +87,7 @@ def test_options_in_a_store_are_not_evaluated(store, sound):
         values["parameters"]["transform"] = ["CropTime(min=__import__('os').system('true'))"]
 
     header(evil)(store)
-    with pytest.raises(OptionError, match="write it as Name"):
+    with pytest.raises(StoreError, match="damaged .*write it as Name"):
         eventdata.verify(store, against=sound / "raw")
 
 
