@@ -87,7 +87,7 @@ def test_convert(tmp_path):
     assert ways["eventdata convert"]["floor"] == floor
     for peer in ("published script (dense int8, npz)", "Tonic DiskCachedDataset"):
         assert ways[peer]["over_ours"] > 0
-    assert result["facts"]["samples"] == "6; of the others 6"
+    assert result["facts"]["samples"] == "6; baselines 6"
     run(convert, raw, *few, "--growth", "events")
     result = json.loads(output.read_text())
     events = result["facts"]["events a sample"].replace(",", "").split()

@@ -1,14 +1,13 @@
 """Unpack downloaded archives and trust nothing in them.
 
-Zip and tar (plain, gz, bz2, xz), also in parts that only need to be joined (NAME.zip.001, ...,
-NAME.tar.part-aa, ...), are read here. Rar needs another program: 7-Zip (`7zz` or `7z`, on Debian
-with its package 7zip-rar), which also reads archives in volumes (NAME.part01.rar, ...), or
-`bsdtar`, which reads single ones.
+This module reads zip and tar (plain, gz, bz2, xz), also in parts such as NAME.zip.001 or
+NAME.tar.part-aa. Rar needs another program. 7-Zip (`7zz` or `7z`, on Debian with the package
+7zip-rar) also reads archives in volumes such as NAME.part01.rar; `bsdtar` reads single archives.
 
-Every name must stay inside the folder; links, devices and encrypted members are refused; what a
-member and all of them declare is bounded before anything is written, and what they write by what
-they declare. A file is written beside its place and renamed, so that a file that is there is
-whole, and unpacking again goes on.
+Every name must stay inside the folder. Links, devices and encrypted members are refused. The
+declared sizes are checked before anything is written, and no member may write more than it
+declares. A file is written under another name and renamed, so that an existing file is always
+complete, and a second run resumes.
 """
 
 import io
@@ -39,7 +38,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """More than a sound archive holds: bytes of one file, and of all."""
+    """Upper bounds of a valid archive: bytes of one file and of all files."""
 
     file_bytes: int
     total_bytes: int
@@ -55,7 +54,7 @@ class Member:
 
 
 def group_parts(paths: Sequence[Path]) -> list[list[Path]]:
-    """The files of each archive, parts in order; InputError where one is missing."""
+    """Return the files of each archive, parts in order; raise InputError if one is missing."""
     groups: dict[Path, list[tuple[str, Path]]] = {}
     for path in paths:
         match = _VOLUME.fullmatch(path.name) or _PART.fullmatch(path.name)
@@ -70,7 +69,9 @@ def group_parts(paths: Sequence[Path]) -> list[list[Path]]:
             letters = map("".join, itertools.product("abcdefghijklmnopqrstuvwxyz", repeat=2))
             sound = len(numbers) == 1 or numbers == [*itertools.islice(letters, len(numbers))]
         if not sound:
-            raise InputError(f"{name}: parts {', '.join(numbers)} are not all; get the others")
+            raise InputError(
+                f"{name}: parts {', '.join(numbers)} are not all; download the missing parts"
+            )
     return [[path for _, path in sorted(group)] for group in groups.values()]
 
 
@@ -100,12 +101,12 @@ def unpack(parts: Sequence[Path], folder: Path, limits: Limits) -> int:
             raise InputError(f"{parts[0]}: {error}") from None
         raise InputError(f"{parts[0]}: can't be unpacked ({error})") from error
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError) as error:
-        raise InputError(f"{parts[0]}: damaged ({error}); get it again") from error
+        raise InputError(f"{parts[0]}: damaged ({error}); download it again") from error
     return count
 
 
 class _Joined(io.RawIOBase):
-    """Several files as one."""
+    """Several files, read as one."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._files = [path.open("rb") for path in paths]
@@ -150,8 +151,8 @@ def _joined(paths: Sequence[Path]) -> IO[bytes]:
 
 
 def _members(stream: IO[bytes], *, nested: bool) -> Iterator[Member]:
-    """Files of a zip or tar, in their order, each to be read before the next."""
-    magic = stream.read(4)  # not zipfile's test: a tar of npz files ends like a zip
+    """Yield the files of a zip or tar in order; read each before the next."""
+    magic = stream.read(4)  # zipfile's own test takes a tar of npz files for a zip
     stream.seek(0)
     if magic == b"PK\x03\x04":
         yield from _zip_members(stream)
@@ -175,7 +176,9 @@ def _zip_members(stream: IO[bytes]) -> Iterator[Member]:
             if info.filename.endswith("/"):
                 continue
             if stat.S_ISLNK(info.external_attr >> 16):
-                raise InputError(f"member {info.filename!r} is a link; it should hold files alone")
+                raise InputError(
+                    f"member {info.filename!r} is a link; an archive may only hold files"
+                )
             if info.flag_bits & 1:
                 raise InputError(f"member {info.filename!r} is encrypted")
             yield Member(info.filename, info.file_size, lambda i=info: archive.open(i))  # type: ignore[misc]
@@ -183,32 +186,34 @@ def _zip_members(stream: IO[bytes]) -> Iterator[Member]:
 
 def _tar_files(archive: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
     while (info := archive.next()) is not None:
-        archive.members.clear()  # type: ignore[attr-defined]  # a million would fill the memory
+        archive.members.clear()  # type: ignore[attr-defined]  # a million entries would fill the memory
         if info.isdir():
             continue
         if not info.isreg():
-            raise InputError(f"member {info.name!r} is a link or device, no file")
+            raise InputError(
+                f"member {info.name!r} is a link or a device; an archive may only hold files"
+            )
         yield info.name.removeprefix("./"), info
-    # tarfile takes the end of the file for the end of the archive, which is a block of zeros.
+    # A tar ends with a block of zeros, but tarfile accepts the end of the file instead.
     stream = cast(IO[bytes], archive.fileobj)
     stream.seek(archive.offset)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise InputError("the archive is cut short; get it again")
+        raise InputError("the archive is cut short; download it again")
 
 
 def _check(name: str, size: int, total: int, limits: Limits) -> int:
-    """The new total; InputError where the member must not be unpacked."""
+    """Return the new total; raise InputError if the member must not be unpacked."""
     if not safe_relative(name):
         raise InputError(f"member {name!r} leaves the folder")
     if size > limits.file_bytes:
-        raise InputError(f"member {name!r} declares {size:,} bytes, more than a file here has")
+        raise InputError(f"member {name!r} declares {size:,} bytes, more than a valid file has")
     if total + size > limits.total_bytes:
-        raise InputError(f"it declares more than {limits.total_bytes:,} bytes in all")
+        raise InputError(f"the archive declares more than {limits.total_bytes:,} bytes in all")
     return total + size
 
 
 def _own(folder: Path, name: str) -> Path:
-    """Where a member goes; an error where a link in the folder would lead it out."""
+    """Return a member's target; raise an error if a link in the folder leads outside."""
     target = folder / name
     LocalFiles(folder).own(str(target.parent.relative_to(folder)))
     return target
@@ -219,7 +224,7 @@ def _write(member: Member, target: Path) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.name}.part")
-    beside.unlink(missing_ok=True)  # what a kill left, or a link
+    beside.unlink(missing_ok=True)  # a killed run may leave it; or it is a link
     left = member.size
     try:
         with member.open() as source, beside.open("xb") as file:
@@ -227,7 +232,7 @@ def _write(member: Member, target: Path) -> None:
                 file.write(data)
                 left -= len(data)
         if left:
-            raise InputError(f"member {member.name!r} is not of the size it declares")
+            raise InputError(f"member {member.name!r} does not have the size that it declares")
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -235,19 +240,19 @@ def _write(member: Member, target: Path) -> None:
 
 
 def rar_program(*, volumes: bool) -> str | None:
-    """A program here that reads rar, in volumes if need be."""
+    """Return an installed program that reads rar, with volumes if asked."""
     for name in ("7zz", "7z", "bsdtar"):
         path = shutil.which(name)
         if path is None or (volumes and name == "bsdtar"):
             continue
-        # Some systems' 7-Zip comes without rar, and then finds what looks like a zip inside.
+        # Some systems ship 7-Zip without rar support; it then finds a zip inside.
         if name == "bsdtar" or "Rar5" in "".join(_output([path, "i"], Path(path))):
             return path
     return None
 
 
 def _unpack_rar(archive: Path, folder: Path, limits: Limits) -> int:
-    """By 7-Zip or bsdtar, after their listing was checked."""
+    """Unpack with 7-Zip or bsdtar, after checking the listing."""
     is_volume = _VOLUME.fullmatch(archive.name) is not None
     program = rar_program(volumes=is_volume)
     if program is None:
@@ -259,7 +264,7 @@ def _unpack_rar(archive: Path, folder: Path, limits: Limits) -> int:
     with archive.open("rb") as file:
         magic = file.read(7)
     if not magic.startswith(b"Rar!\x1a\x07"):
-        raise InputError(f"{archive}: not a rar archive; get it again")
+        raise InputError(f"{archive}: not a rar archive; download it again")
     seven = "7z" in Path(program).name
     kind = "-trar5" if magic[6:] == b"\x01" else "-trar"
     listing = ["l", kind, "-slt", "-ba"] if seven else ["-tvf"]
@@ -280,7 +285,7 @@ def _unpack_rar(archive: Path, folder: Path, limits: Limits) -> int:
             elif newest is None or status.st_ctime_ns > newest[0]:
                 newest = status.st_ctime_ns, target
     if newest is not None:
-        newest[1].unlink()  # what an interrupted call was writing may have its full size already
+        newest[1].unlink()  # an interrupted run may have left it with its full size
     extract = ["x", kind, "-y", "-aos", "-bd", f"-o{folder}"] if seven else ["-xkf"]
     place = [] if seven else ["-C", str(folder)]
     for _ in _output([program, *extract, str(archive), *place], archive):
@@ -289,10 +294,10 @@ def _unpack_rar(archive: Path, folder: Path, limits: Limits) -> int:
 
 
 def _output(command: Sequence[str], archive: Path) -> Iterator[str]:
-    """Lines that a program prints; InputError where it fails."""
+    """Return the lines that a program prints; raise InputError if it fails."""
     with subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,  # a password asked for is an end of file
+        stdin=subprocess.DEVNULL,  # a request for a password meets an end of file
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -303,18 +308,22 @@ def _output(command: Sequence[str], archive: Path) -> Iterator[str]:
             last = line.strip() or last
             yield line.rstrip("\n")
     if process.returncode:
-        raise InputError(f"{archive}: {Path(command[0]).name} fails on it ({last}); get it again")
+        raise InputError(
+            f"{archive}: {Path(command[0]).name} fails on it ({last}); download it again"
+        )
 
 
 def _seven_zip_files(lines: Iterator[str]) -> Iterator[tuple[str, int]]:
-    """Name and size of each file in the blocks of `7z l -slt`."""
+    """Yield name and size of each file in the output of `7z l -slt`."""
     entry: dict[str, str] = {}
     for line in itertools.chain(lines, ["Path = "]):
         key, _, value = line.partition(" = ")
         if key == "Path" and "Path" in entry:
             linked = any(entry.get(kind) for kind in ("Symbolic Link", "Hard Link", "Copy Link"))
             if linked or " l" in entry.get("Attributes", ""):
-                raise InputError(f"member {entry['Path']!r} is a link, no file")
+                raise InputError(
+                    f"member {entry['Path']!r} is a link; an archive may only hold files"
+                )
             if entry.get("Folder") != "+":
                 yield entry["Path"], int(entry.get("Size") or 0)
             entry = {}
@@ -322,11 +331,11 @@ def _seven_zip_files(lines: Iterator[str]) -> Iterator[tuple[str, int]]:
 
 
 def _bsdtar_files(lines: Iterator[str]) -> Iterator[tuple[str, int]]:
-    """Name and size of each file in the lines of `bsdtar -tv`."""
+    """Yield name and size of each file in the output of `bsdtar -tv`."""
     for line in lines:
         fields = line.split(maxsplit=8)
         if line.startswith("d"):
             continue
         if not line.startswith("-") or len(fields) != 9:
-            raise InputError(f"{line!r} is no file")
+            raise InputError(f"{line!r} is not a file; an archive may only hold files")
         yield fields[8], int(fields[4])

@@ -1,10 +1,11 @@
-"""The main job from end to end, on real data that comes with scikit-learn.
+"""Run the whole path from raw events to a trained network, on data from scikit-learn.
 
     make demo        (or: python tools/demo.py FOLDER)
 
-Handwritten digits become raw events in ES-ImageNet's published layout, these one verified store,
-the store pictures and batches for torch; a spiking network is trained on them by way of an ANN on
-the images, beside one from scratch. Each command is shown as a user would type it.
+Handwritten digits become raw events in ES-ImageNet's published layout, and these become one
+verified store. The store gives pictures and batches for PyTorch. A spiking network is trained on
+them twice: pretrained as an ANN on the images, and from scratch. Each command is printed as a user
+would type it.
 """
 
 import subprocess
@@ -68,31 +69,31 @@ def main(folder: Path) -> None:
 
 
 def save_digits(root: Path) -> None:
-    """Digits as images in split folders with a folder a class."""
+    """Write digits as images in split folders with a folder per class."""
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
     for number in range(DIGITS):
         split = "train" if number % VALIDATION else "val"
         path = root / split / str(digits.target[order[number]]) / f"{number}.png"
-        if not path.exists():  # so that a second call finds the same input
+        if not path.exists():  # a second run finds the same input
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(enlarge(digits.images[order[number]])).save(path)
 
 
 def enlarge(digit: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """A digit of 8x8 pixels (0 to 16) at 254x254 with smooth, sharp strokes: uint8."""
+    """Scale a digit of 8x8 pixels (0 to 16) to uint8 254x254 with sharp strokes."""
     small = Image.fromarray((digit * (255 / 16)).astype(np.uint8))
     large = np.asarray(small.resize((254, 254), Image.Resampling.BICUBIC), np.float64)
     return np.clip(12 * (large - 110), 0, 255).astype(np.uint8)
 
 
 def say(text: str) -> None:
-    """A line that stands out."""
+    """Print a heading."""
     click.secho(f"\n{text}", bold=True)
 
 
 def run(*words: object) -> None:
-    """Show a command, then run it."""
+    """Print a command, then run it."""
     line = [str(word) for word in words]
     click.secho(f"\n$ {' '.join(line)}", fg="cyan")
     subprocess.run(line, check=True)

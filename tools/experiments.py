@@ -1,13 +1,13 @@
-"""Ways of training beside each other on small real data.
+"""Compare methods of training on small real data.
 
     python tools/experiments.py pictures tiny_imagenet_20.zip WORK --results docs/results.md
     python tools/experiments.py nmnist nmnist_550.zip WORK --results docs/results.md
     python tools/experiments.py ucf101 UCF101_FOLDER WORK --results docs/results.md
 
-Makes the stores, runs every way with every seed, and writes a table. Finished runs are not run
-again, so that a call that was interrupted, or one with more seeds, goes on. The ways of a seed take
-turns: a busy spell of the machine hits all of them. With --jobs, several runs share the cores;
-small networks gain more by that than by several threads each.
+The program makes the stores, runs every method with every seed and writes a table. Finished runs
+are kept, so the same command resumes an interrupted comparison or adds seeds. The methods of a seed
+take turns, so that a busy spell of the machine hits all of them. With --jobs, several runs share
+the cores, which suits small networks better than several threads for each.
 """
 
 import json
@@ -37,7 +37,7 @@ recipes and the protocol). Times are those of one machine, pretraining counted, 
 
 @dataclass(frozen=True)
 class Way:
-    """One way of training: a command's words, and the store of its pictures."""
+    """A method of training: a command's words, and the store of its pictures."""
 
     label: str
     words: tuple[str, ...]
@@ -46,17 +46,17 @@ class Way:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ways that end on the same store."""
+    """Methods that are tested on the same store."""
 
     name: str
     store: Path
     ways: tuple[Way, ...]
     changes: tuple[str, ...] = ()
-    """Of the recipe, in every run."""
+    """Settings of the recipe in every run."""
 
 
 def pictures(archive: Path, work: Path) -> list[Comparison]:
-    """Ten classes of Tiny ImageNet at 32 pixels: pipe-D on their events, pipe-S on themselves."""
+    """Prepare ten classes of Tiny ImageNet at 32 pixels for pipe-D and pipe-S."""
     side, folder = 32, work / "pictures"
     if not folder.exists():
         unpack_pictures(archive, folder, 10)
@@ -92,7 +92,7 @@ def pictures(archive: Path, work: Path) -> list[Comparison]:
 
 
 def unpack_pictures(archive: Path, folder: Path, classes: int) -> None:
-    """The first classes of an archive ROOT/SPLIT/CLASS/*.JPEG as SPLIT/CLASS/*.JPEG."""
+    """Unpack the first classes of an archive ROOT/SPLIT/CLASS/*.JPEG."""
     with zipfile.ZipFile(archive) as zipped:
         files = [PurePosixPath(name) for name in zipped.namelist() if name.endswith(".JPEG")]
         chosen = sorted({path.parts[-2] for path in files})[:classes]
@@ -104,7 +104,7 @@ def unpack_pictures(archive: Path, folder: Path, classes: int) -> None:
 
 
 def nmnist(archive: Path, work: Path) -> list[Comparison]:
-    """N-MNIST's recordings (an archive of NMNIST/{Train,Test}/DIGIT/*.bin) in eight steps."""
+    """Prepare N-MNIST, an archive of NMNIST/{Train,Test}/DIGIT/*.bin, in eight steps."""
     if not (work / "NMNIST").exists():
         with zipfile.ZipFile(archive) as zipped:
             zipped.extractall(work)
@@ -112,13 +112,13 @@ def nmnist(archive: Path, work: Path) -> list[Comparison]:
     eventdata.convert("tonic:NMNIST", work, store, frames=8)
     recipe = ("--recipe", "pipe-d-small-events")
     changes = ("all.batch_size=16", "all.augment.flip=0")
-    few = ("--set", "lif.learning_rate=0.05")  # 26 steps an epoch
+    few = ("--set", "lif.learning_rate=0.05")  # 26 steps per epoch
     ways = (Way("scratch", ("scratch", *recipe)), Way("pipe-D, events", ("pipe-d", *recipe, *few)))
     return [Comparison("pipe-D", store, ways, changes)]
 
 
 def ucf101(folder: Path, work: Path) -> list[Comparison]:
-    """Clips of UCF101 (UCF-101/CLASS/*.avi, ucfTrainTestlist/), the official first split."""
+    """Prepare the first fold of UCF101 from UCF-101/CLASS/*.avi and ucfTrainTestlist/."""
     store = work / "ucf101.zarr"
     lists = folder / "ucfTrainTestlist"
     eventdata.convert("ucf101", folder / "UCF-101", store, splits=lists, fold=1)
@@ -138,7 +138,7 @@ DATA: dict[str, Callable[[Path, Path], list[Comparison]]] = {
 
 
 def machine(jobs: int) -> str:
-    """What the figures were measured on."""
+    """Describe the machine of the measurements."""
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
     device = ", ".join(gpus) or f"{os.cpu_count()} cores, {jobs} runs at a time"
     return f"{device}; {platform.system()}, torch {torch.__version__}"
@@ -147,7 +147,7 @@ def machine(jobs: int) -> str:
 def run(
     comparison: Comparison, way: Way, seed: int, folder: Path, changes: Sequence[str], threads: int
 ) -> None:
-    """Train by one way with one seed, or finish it."""
+    """Train or resume one method with one seed."""
     words = [*way.words, "--data", str(comparison.store), "--out", str(folder)]
     if way.images is not None:
         words += ["--images", str(way.images)]
@@ -162,9 +162,9 @@ def run(
 def run_all(
     comparison: Comparison, work: Path, seeds: int, jobs: int, changes: Sequence[str]
 ) -> list[Path]:
-    """Every way with every seed, ``jobs`` at a time; the runs' folders.
+    """Run every method with every seed, ``jobs`` at a time; return the runs' folders.
 
-    The first that fails ends it once those beside it have ended.
+    After the first failure no more runs are started.
     """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     folders = []
@@ -205,11 +205,19 @@ def append_results(
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("work", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="At a time.")
-@click.option("--only", metavar="COMPARISON", help="One of the data's comparisons.")
-@click.option("--way", "labels", multiple=True, help="One of its ways; else all.")
-@click.option("--set", "changes", multiple=True, metavar="STAGE.KEY=VALUE", help="In every run.")
-@click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="Append to it.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at the same time."
+)
+@click.option("--only", metavar="COMPARISON", help="Comparison to run; all by default.")
+@click.option("--way", "labels", multiple=True, help="Methods to run; all by default.")
+@click.option(
+    "--set", "changes", multiple=True, metavar="STAGE.KEY=VALUE", help="Setting for every run."
+)
+@click.option(
+    "--results",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Markdown file to append the table to.",
+)
 def main(
     data: str,
     source: Path,
@@ -221,15 +229,19 @@ def main(
     changes: tuple[str, ...],
     results: Path | None,
 ) -> None:
-    """Compare ways of training on the DATA in SOURCE; stores and runs go into WORK."""
+    """Compare methods of training on the DATA in SOURCE; stores and runs go to WORK."""
     work.mkdir(parents=True, exist_ok=True)
     comparisons = DATA[data](source, work)
     names = [comparison.name for comparison in comparisons]
     if only not in (None, *names):
-        raise click.BadParameter(f"{only!r} is none of {', '.join(names)}", param_hint="--only")
+        raise click.BadParameter(
+            f"unknown comparison {only!r}; choose from {', '.join(names)}", param_hint="--only"
+        )
     known = [way.label for comparison in comparisons for way in comparison.ways]
     for label in set(labels) - set(known):
-        raise click.BadParameter(f"{label!r} is none of {'; '.join(known)}", param_hint="--way")
+        raise click.BadParameter(
+            f"unknown method {label!r}; choose from {'; '.join(known)}", param_hint="--way"
+        )
     for comparison in comparisons:
         if only not in (None, comparison.name):
             continue

@@ -1,17 +1,16 @@
-"""LIF neurons forward and backward, beside ReLU and the other implementations of them.
+"""Run LIF neurons forward and backward: ours against ReLU and other implementations.
 
     python tools/bench/neuron.py [--device cuda --dtype bfloat16] [--compile] [--output FILE.json]
 
 Every method gets the same current (T, N, C, H, W) and the same gradient, and all take turns. The
-floor is the bytes that any of them has to move (the input read and the output written forward; one
-kept tensor, the gradient and the input's gradient backward) at the speed at which this device
-copies between tensors it already has. Getting fresh pages for a large tensor can cost more than
-filling it: as in training, malloc keeps those of freed ones (--no-keep-pages: as it does by
-default).
+floor is the bytes that each must move, at the speed of a copy between existing tensors: forward,
+the input and the output; backward, one kept tensor, the gradient and the input's gradient. Fresh
+pages for a large tensor can cost more than filling it, so malloc keeps the pages of freed tensors,
+as in training. Pass --no-keep-pages to measure its default.
 
-On a GPU tensors are larger than its cache, its own clock tells the time of many passes in a row,
-and the surrogate is the arctangent, for which SpikingJelly has kernels: of its implementations the
-fastest that runs is taken.
+On a GPU tensors are larger than its cache, and its own clock times many passes in a row. The
+surrogate is then the arctangent, because SpikingJelly has kernels for it; its fastest
+implementation is measured.
 """
 
 import os
@@ -35,7 +34,7 @@ from train.neurons.surrogate import Surrogate
 Method = Callable[[Tensor], Tensor]
 
 OURS, PEER = "lif", "SpikingJelly LIFNode"
-FORWARD, BACKWARD = 2, 3  # tensors that are moved at the least
+FORWARD, BACKWARD = 2, 3  # tensors that must be moved at least
 TENSORS = FORWARD + BACKWARD
 SHAPES = {"cpu": (8, 8, 64, 56, 56), "cuda": (8, 64, 64, 112, 112)}
 PEERS = ("cuda", "triton", "torch")  # SpikingJelly's implementations on a GPU; torch: a loop
@@ -45,12 +44,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def surrogate_on(device: str) -> Surrogate:
-    """The slope that all neurons have."""
+    """Return the surrogate of all neurons on a device."""
     return "rectangular" if device == "cpu" else "arctangent"
 
 
 def prepare_peer(device: str, dtype: str) -> tuple[list[str], dict[str, str]]:
-    """Why SpikingJelly can't be measured, and what is told of it if it can; before its import."""
+    """Choose SpikingJelly's implementation before its import; return what is missing, and notes."""
     if find_spec("spikingjelly") is None:
         return [f"{PEER} (not installed)"], {}
     if device == "cpu":
@@ -61,15 +60,15 @@ def prepare_peer(device: str, dtype: str) -> tuple[list[str], dict[str, str]]:
 
 
 def spikingjelly_lif(device: str) -> Method:
-    """SpikingJelly's LIFNode set to the same membrane and surrogate."""
+    """Return SpikingJelly's LIFNode with the same membrane and surrogate."""
     return spikingjelly_node() if device == "cpu" else spikingjelly_kernels()
 
 
 def spikingjelly_kernels() -> Method:
-    """What its LIFNode calls, so that its kernels run.
+    """Return the function behind LIFNode, called so that SpikingJelly's kernels run.
 
-    They do for a surrogate that they know and a membrane in float32, whatever x is of; else
-    SpikingJelly 2 runs a loop and does not say so.
+    They need a known surrogate and a membrane in float32, whatever the dtype of x. Otherwise
+    SpikingJelly 2 silently runs a loop.
     """
     from spikingjelly.activation_based import functional, surrogate
 
@@ -93,9 +92,9 @@ def spikingjelly_kernels() -> Method:
 
 
 def choose_peer(device: str, dtype: str) -> str:
-    """Have SpikingJelly run the fastest of its implementations on a GPU; what is told of that.
+    """Select SpikingJelly's fastest implementation on a GPU and return a note about it.
 
-    Each is tried in a process of its own, as it is chosen once and for all.
+    Each is tried in its own process, because the choice is final for a process.
     """
     if PEERS_SETTING in os.environ:
         return f"{os.environ[PEERS_SETTING]}, as {PEERS_SETTING} says"
@@ -111,7 +110,7 @@ def choose_peer(device: str, dtype: str) -> str:
 
 
 def peer_milliseconds(name: str, device: str, dtype: str) -> float | str:
-    """Of a pass by one of SpikingJelly's implementations, or why it does not run."""
+    """Return the time of a pass by an implementation, or the reason why it does not run."""
     done = subprocess.run(
         [
             sys.executable,
@@ -132,7 +131,7 @@ def peer_milliseconds(name: str, device: str, dtype: str) -> float | str:
 
 
 def spikingjelly_node() -> Method:
-    """Its LIFNode, as it runs on a CPU."""
+    """Return SpikingJelly's LIFNode as it runs on a CPU."""
     from spikingjelly.activation_based import functional, neuron, surrogate
 
     node = neuron.LIFNode(
@@ -154,7 +153,7 @@ def spikingjelly_node() -> Method:
 
 
 def methods(device: str, compiled: bool) -> dict[str, Method]:
-    """What is measured besides SpikingJelly, by name."""
+    """Return all methods except SpikingJelly by name."""
     raw = torch.zeros(1, requires_grad=True, device=device)
     lif = partial(integrate, surrogate=surrogate_on(device))
     chosen: dict[str, Method] = {
@@ -170,12 +169,12 @@ def methods(device: str, compiled: bool) -> dict[str, Method]:
 
 
 def timer(device: str) -> Callable[[Callable[[], float]], tuple[float, float]]:
-    """For `measure`: a GPU's own clock, from the first piece of work to the last."""
+    """Return a clock for `measure`; on a GPU it is the GPU's own."""
     return by_clock if device == "cpu" else by_events
 
 
 def by_events(method: Callable[[], float]) -> tuple[float, float]:
-    """Seconds that the GPU worked on what a method gave it, and what the method returned."""
+    """Return the seconds of a method's work on the GPU, and its result."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     samples = method()
@@ -185,8 +184,8 @@ def by_events(method: Callable[[], float]) -> tuple[float, float]:
 
 
 def passes(method: Method, x: Tensor, gradient: Tensor | None) -> Callable[[], int]:
-    """Some passes forward and, with a gradient, backward."""
-    count = 2 if x.is_cpu else 20  # of one method before the next has its turn
+    """Return a method that runs passes forward and, with a gradient, backward."""
+    count = 2 if x.is_cpu else 20  # passes per turn
 
     def run() -> int:
         for _ in range(count):
@@ -200,7 +199,7 @@ def passes(method: Method, x: Tensor, gradient: Tensor | None) -> Callable[[], i
 
 
 def kept(method: Method, x: Tensor) -> float:
-    """Bytes kept between forward and backward, over those of x."""
+    """Return the bytes kept between forward and backward, relative to x."""
     with counted() as counts:
         out = method(x)
         size = sum(counts.values())
@@ -209,13 +208,13 @@ def kept(method: Method, x: Tensor) -> float:
 
 
 def copy_milliseconds(like: Tensor, runs: int = 7) -> float:
-    """Of a copy between two tensors that are there already."""
+    """Return the time of a copy between two existing tensors."""
     source, target = torch.ones_like(like), torch.ones_like(like)
     return statistics.median(milliseconds(lambda: target.copy_(source), like.device.type, runs))
 
 
 def milliseconds(work: Callable[[], object], device: str, runs: int) -> list[float]:
-    """Of a piece of work; on a GPU, whose launch would outlast it, means of many in a row."""
+    """Return times of some work; on a GPU each is the mean of many runs in a row."""
     count = 1 if device == "cpu" else 50
 
     def in_a_row() -> int:
@@ -228,12 +227,12 @@ def milliseconds(work: Callable[[], object], device: str, runs: int) -> list[flo
 
 
 @click.command()
-@click.option("--shape", type=int, nargs=5, help=f"T N C H W; else, by device, {SHAPES}.")
+@click.option("--shape", type=int, nargs=5, help=f"T N C H W; by default {SHAPES}.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
 @runs_option(7)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="Of torch and of the kernels.")
-@click.option("--compile", "compiled", is_flag=True, help="Also torch.compile of the loop.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of torch and of the kernels.")
+@click.option("--compile", "compiled", is_flag=True, help="Also measure torch.compile of the loop.")
 @click.option("--keep-pages/--no-keep-pages", "keep", default=True, show_default=True)
 @click.option("--peer-alone", is_flag=True, hidden=True, help="Print SpikingJelly's ms/pass.")
 @output_option
@@ -248,13 +247,13 @@ def main(
     peer_alone: bool,
     output: Path | None,
 ) -> None:
-    """LIF forward and backward beside ReLU and other implementations of it."""
+    """Measure LIF forward and backward against ReLU and other implementations of it."""
     if keep:
         keep_pages()
     if threads is not None:
         torch.set_num_threads(threads)
     if device != "cpu":
-        torch.cuda.set_device(torch.device(device).index or 0)  # whose clock is read
+        torch.cuda.set_device(torch.device(device).index or 0)  # its clock is read
     shape = shape or SHAPES[torch.device(device).type]
     torch.manual_seed(0)
     x, gradient = (torch.randn(shape, device=device).to(DTYPES[dtype]) for _ in range(2))

@@ -1,17 +1,17 @@
-"""A training step of a ResNet-18 on events, beside the same network with ReLU and other neurons.
+"""Run a training step of a ResNet-18 on events: our neurons against ReLU and other neurons.
 
     python tools/bench/step.py [--width 16 --side 64 --batch 8] [--device cuda] [--output FILE.json]
-    python tools/bench/step.py --growth     time a frame over T and N
+    python tools/bench/step.py --growth     time per frame over T and N
 
-A step is forward, loss, backward and SGD with momentum on a batch (N, T, P, H, W); `ann` has ReLU
-and no membrane, so that it sees T*N images. All methods take turns. The floor is the operations of
-the convolutions at the speed of this device's matrix product, plus the bytes that neurons have to
-move at that of its copy. The peak of memory is that of a process of each method's own, above what
-it has once all libraries are loaded and kernels compiled; what is kept between forward and backward
-is counted, parameters aside.
+A step is forward, loss, backward and SGD with momentum on a batch (N, T, P, H, W). `ann` has ReLU
+and no membrane, so it sees T*N images. All methods take turns. The floor is the operations of the
+convolutions at the speed of this device's matrix product, plus the bytes that neurons must move at
+the speed of a copy. Each method's peak of memory is measured in its own process, above the memory
+after all libraries are loaded and kernels compiled. Bytes kept between forward and backward exclude
+parameters.
 
-On a GPU several steps are under way at once and its own clock tells their time; the surrogate is
-the arctangent, for which SpikingJelly has kernels.
+On a GPU several steps run at once and are timed by the GPU's clock. The surrogate is then the
+arctangent, because SpikingJelly has kernels for it.
 """
 
 import subprocess
@@ -50,7 +50,7 @@ from train.neurons.neuron import Neuron, NeuronSettings
 OURS, RELU, LOOP, BITS = "lif", "ann, ReLU", "lif, torch loop", "lif, spikes as bits"
 CLASSES, POLARITIES = 100, 2
 PACKAGES = ("torch", "numba", "numpy")
-# Neurons, what is run again for the pass backward, and whether spikes are kept for it as bits.
+# Neurons, what the backward pass recomputes, and whether spikes are kept for it as bits.
 WAYS: dict[str, tuple[NeuronSettings, Recompute, Packing]] = {
     RELU: (NeuronSettings(kind="ann", activation="relu"), "nothing", "auto"),
     OURS: (NeuronSettings(kind="lif"), "nothing", "auto"),
@@ -60,12 +60,12 @@ WAYS: dict[str, tuple[NeuronSettings, Recompute, Packing]] = {
     LOOP: (NeuronSettings(kind="lif", backend="loop"), "nothing", "auto"),
     PEER: (NeuronSettings(kind="lif"), "nothing", "auto"),
 }
-# Of the neurons, as a profile calls them.
+# Names of the neurons' operations in a profile.
 OPERATIONS = {OURS: ("Fused", "FusedBackward"), RELU: ("aten::relu", "aten::threshold_backward")}
 
 
 class Peer(nn.Module):
-    """SpikingJelly's neurons in the place of ours."""
+    """SpikingJelly's neurons in place of ours."""
 
     def __init__(self, settings: NeuronSettings, device: str) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Peer(nn.Module):
 
 
 class Trainer:
-    """A network of one of the methods and a batch; a call is some steps, and returns how many."""
+    """A network of one method and a batch; a call runs some steps and returns their number."""
 
     def __init__(
         self, method: str, *, width: int, side: int, batch: int, steps: int, device: str, dtype: str
@@ -103,13 +103,13 @@ class Trainer:
         self.device, self.dtype = device, DTYPES[dtype]
 
     def forward(self) -> Tensor:
-        """The loss."""
+        """Compute the loss."""
         mixed = self.dtype != torch.float32
         with torch.autocast(torch.device(self.device).type, self.dtype, enabled=mixed):
             return functional.cross_entropy(self.network(self.frames).float(), self.labels)
 
     def step(self) -> None:
-        """One step of training."""
+        """Run one training step."""
         self.optimizer.zero_grad()
         self.forward().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -121,7 +121,7 @@ class Trainer:
         return count
 
     def kept(self) -> int:
-        """Bytes kept between forward and backward, parameters aside."""
+        """Return the bytes kept between forward and backward, without parameters."""
         own = {tensor.data_ptr() for tensor in self.network.state_dict().values()}
         with counted() as counts:
             loss = self.forward()
@@ -130,7 +130,7 @@ class Trainer:
         return size
 
     def neuron_bytes(self) -> int:
-        """What neurons have to move in a step."""
+        """Return the bytes that neurons must move in a step."""
         moved = 0
 
         def count(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
@@ -145,7 +145,7 @@ class Trainer:
         return moved
 
     def share(self, names: tuple[str, ...]) -> float:
-        """Of the time of a step that operations of these names take."""
+        """Return the share of a step's time in operations with these names."""
         cuda = self.device != "cpu"
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
         with profile(activities=activities) as seen:
@@ -156,9 +156,9 @@ class Trainer:
 
 
 def share_of(events: Sequence[Any], names: tuple[str, ...], *, cuda: bool) -> float:
-    """Of a profile's time that operations of these names take.
+    """Return the share of a profile's time in operations with these names.
 
-    On a GPU that of its kernels: they are events of their own, and once more the operations'.
+    On a GPU the time is that of kernels, which appear as their own events and again in operations.
     """
     on_cpu = [event for event in events if event.device_type == DeviceType.CPU]
     parts = [event for event in on_cpu if event.key in names]
@@ -174,7 +174,7 @@ def share_of(events: Sequence[Any], names: tuple[str, ...], *, cuda: bool) -> fl
 
 
 def peak(trainer: Callable[..., Trainer], device: str, size: dict[str, int]) -> float:
-    """Bytes that two steps need at most, above what the process has after steps of small size."""
+    """Return the peak bytes of two steps, above the process's memory after a small step."""
     trainer(**size | {"width": 4, "side": 64, "batch": 1}).step()
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats(device)
@@ -189,7 +189,7 @@ def peak(trainer: Callable[..., Trainer], device: str, size: dict[str, int]) -> 
 
 
 def matrix_speed(device: str, dtype: torch.dtype) -> float:
-    """Operations a second of a product of square matrices, a product and a sum each counted."""
+    """Return operations per second of a matrix product, counting products and sums."""
     side = 2048 if device == "cpu" else 8192
     a, b = torch.randn(2, side, side).to(device, dtype)
     return 2 * side**3 / (min(milliseconds(lambda: a @ b, device, 6)) / 1000)
@@ -198,21 +198,21 @@ def matrix_speed(device: str, dtype: torch.dtype) -> float:
 @click.command()
 @click.option("--width", default=64, show_default=True, help="Channels of the first stage.")
 @click.option("--side", default=224, show_default=True, help="H and W of the frames.")
-@click.option("--batch", type=click.IntRange(1), help="N; else 1, on a GPU 32.")
+@click.option("--batch", type=click.IntRange(1), help="N; 1 by default, 32 on a GPU.")
 @click.option("--steps", default=8, show_default=True, help="T.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
 @runs_option(7)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="Of torch and of the kernels.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of torch and of the kernels.")
 @click.option(
     "--way",
     "chosen",
     multiple=True,
     type=click.Choice(list(WAYS)),
-    help="Beside lif and ReLU; else all.",
+    help="Methods to add to lif and ReLU; all by default.",
 )
-@click.option("--growth", is_flag=True, help="Time a frame over T and N instead.")
-@click.option("--peak-of", hidden=True, help="Print the peak of memory of a method, and no more.")
+@click.option("--growth", is_flag=True, help="Measure the time per frame over T and N instead.")
+@click.option("--peak-of", hidden=True, help="Print only the peak of memory of a method.")
 @output_option
 def main(
     width: int,
@@ -228,15 +228,15 @@ def main(
     peak_of: str | None,
     output: Path | None,
 ) -> None:
-    """A training step of an event ResNet-18, by neuron."""
+    """Measure a training step of a ResNet-18 on events for each neuron."""
     keep_pages()
     if threads is not None:
         torch.set_num_threads(threads)
     cuda = device != "cpu"
     if cuda:
-        torch.cuda.set_device(torch.device(device).index or 0)  # whose clock is read
+        torch.cuda.set_device(torch.device(device).index or 0)  # its clock is read
         torch.backends.cudnn.benchmark = True  # as in training
-        torch.set_float32_matmul_precision("high")  # TF32, as convolutions have it
+        torch.set_float32_matmul_precision("high")  # TF32, as for convolutions
     batch = batch or (32 if cuda else 1)
     size = {"width": width, "side": side, "batch": batch, "steps": steps}
     trainer: Callable[..., Trainer] = partial(Trainer, device=device, dtype=dtype)
@@ -255,7 +255,7 @@ def main(
         told = (f"{OURS}, T = {steps}, N = {batch}", "A frame of a training step over T and N")
         report(told[1], timings, told[0], facts, output, unit="ms/frame", packages=PACKAGES)
         return
-    usual = set(WAYS) - (set() if cuda else {BITS})  # on a CPU, lif has them as bits
+    usual = set(WAYS) - (set() if cuda else {BITS})  # on a CPU, lif keeps bits anyway
     wanted = {OURS, RELU, *(chosen or usual)}
     missing, of_peer = prepare_peer(device, dtype) if PEER in wanted else ([], {})
     facts |= of_peer
@@ -267,7 +267,7 @@ def main(
     options = [f"--{key}={value}" for key, value in size.items()]
     options += [f"--dtype={dtype}", f"--device={device}", f"--threads={torch.get_num_threads()}"]
     if cuda:
-        torch.cuda.empty_cache()  # the memory is the children's now
+        torch.cuda.empty_cache()  # leave the memory to the child processes
     peaks = {name: float(_child([*options, f"--peak-of={name}"])) for name in names}
     with FlopCounterMode(display=False) as counter:
         trainers[RELU].step()
@@ -305,7 +305,7 @@ def main(
 def growing(
     trainer: Callable[..., Trainer], size: dict[str, int], runs: int, device: str
 ) -> dict[str, Timing]:
-    """Milliseconds a frame of twice and half the steps, and of twice the samples."""
+    """Return milliseconds per frame for half and twice the steps and twice the samples."""
     steps, batch = size["steps"], size["batch"]
     plans = [(max(1, steps // 2), batch), (steps, batch), (2 * steps, batch), (steps, 2 * batch)]
     methods = {
@@ -323,7 +323,7 @@ def _frames(trainer: Trainer, count: int) -> Callable[[], int]:
 
 
 def _child(options: list[str]) -> str:
-    """What this program prints when it is run with these options."""
+    """Run this program with these options and return what it prints."""
     command = [sys.executable, "-m", "tools.bench.step", *options]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
