@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Generator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,12 @@ from eventdata.errors import (
     check_whole,
     reading,
 )
-from eventdata.files import WORK, Files, Output, is_url, open_files, path_or_url, write_behind
+from eventdata.files import WORK, Files, is_url, open_files, path_or_url
 from eventdata.files.fetch import fetch_ahead, local_copy
 from eventdata.files.inputs import file_numbers, open_input
 from eventdata.files.local import LocalFiles
 from eventdata.jobs.job import Claim, Job, OnError, Progress
-from eventdata.jobs.pool import OpenPool, Pool, SerialExecutor, run_tasks
+from eventdata.jobs.pool import OpenPool, Pool, run_tasks
 from eventdata.jobs.worker import out_of_memory, working_on
 from eventdata.raw.registry import build_source, source_entry
 from eventdata.raw.source import Samples, Source, collect_notes
@@ -212,7 +212,7 @@ class ShardTask:
 
     source: Source
     sample: SampleFormat
-    files: Output
+    files: Files
     split: str
     shard: int
     shard_size: int
@@ -221,8 +221,6 @@ class ShardTask:
     plan: str
     """`StorePlan.digest`."""
     claim: Claim
-    compressor: Executor
-    """Compresses samples: in a thread while the next are read, or at once."""
 
 
 def _unfinished(plan: SourcePlan, files: Files) -> tuple[list[tuple[str, int]], int]:
@@ -242,30 +240,23 @@ def _unfinished(plan: SourcePlan, files: Files) -> tuple[list[tuple[str, int]], 
 def _run(
     plan: SourcePlan, files: Files, claim: Claim, pool: OpenPool, left: list[tuple[str, int]]
 ) -> Generator[int, None, None]:
-    with contextlib.ExitStack() as stack:
-        output: Output = files
-        compressor: Executor = SerialExecutor()  # each worker has a core of its own
-        if pool.in_process:
-            output = stack.enter_context(write_behind(files))
-            compressor = stack.enter_context(ThreadPoolExecutor(1, "eventdata-compress"))
-        size = plan.plan.shard_size
-        tasks = (  # one by one: a million samples need not travel at once
-            ShardTask(
-                source=plan.source,
-                sample=plan.plan.sample,
-                files=output,
-                split=split,
-                shard=shard,
-                shard_size=size,
-                samples=plan.listing[split][shard * size : (shard + 1) * size],
-                on_error=plan.on_error,
-                plan=plan.plan.digest,
-                claim=claim,
-                compressor=compressor,
-            )
-            for split, shard in left
+    size = plan.plan.shard_size
+    tasks = (  # one by one: a million samples need not travel at once
+        ShardTask(
+            source=plan.source,
+            sample=plan.plan.sample,
+            files=files,
+            split=split,
+            shard=shard,
+            shard_size=size,
+            samples=plan.listing[split][shard * size : (shard + 1) * size],
+            on_error=plan.on_error,
+            plan=plan.plan.digest,
+            claim=claim,
         )
-        counts = stack.enter_context(contextlib.closing(run_tasks(pool, convert_shard, tasks)))
+        for split, shard in left
+    )
+    with contextlib.closing(run_tasks(pool, convert_shard, tasks)) as counts:
         yield from counts
 
 
@@ -325,15 +316,13 @@ def convert_shard(task: ShardTask) -> int:
     """Make and write one shard; return how many samples it has, skipped ones included."""
     builder = ShardBuilder(task.sample, task.shard_size)
     at_once = max(1, GROUP_BYTES // (task.sample.planes * task.sample.chunk_bytes))
-    # Two groups: one is compressed while the other is filled.
-    groups = np.zeros((2, at_once, *task.sample.packed_shape), task.sample.dtype)
-    compressing = task.compressor.submit(builder.add_all, [])
+    buffer = np.zeros((at_once, *task.sample.packed_shape), task.sample.dtype)
     events = [0] * len(task.samples)
     skipped: dict[int, str] = {}
     with collect_notes() as notes, fetch_ahead(task.samples.paths, task.samples.input_size):
         for start in range(0, len(task.samples), at_once):
             slots = range(start, min(start + at_once, len(task.samples)))
-            group = list(zip(slots, groups[start // at_once % 2], strict=False))
+            group = list(zip(slots, buffer, strict=False))
             for slot, packed in group:
                 try:
                     events[slot] = read_sample(task.source, task.samples, slot, packed)
@@ -342,10 +331,9 @@ def convert_shard(task: ShardTask) -> int:
                         raise
                     # A path may hold bytes that are not UTF-8, which JSON and terminals can't take.
                     skipped[slot] = str(error).encode("utf-8", "backslashreplace").decode()
-            read = [(slot, packed) for slot, packed in group if slot not in skipped]
-            compressing.result()
-            compressing = task.compressor.submit(builder.add_all, read)
-        compressing.result()
+            for slot, packed in group:
+                if slot not in skipped:
+                    builder.add(slot, packed)
     data = builder.finish()
     record = ShardRecord(events, skipped, len(data), dict(notes), task.plan)
     task.claim.check(task.files)

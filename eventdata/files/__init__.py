@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-from eventdata.files.base import WORK, Files, Output, is_url, path_or_url, write_behind
+from eventdata.files.base import WORK, Files, is_url, path_or_url
 from eventdata.files.local import LocalFiles
 from eventdata.files.remote import RemoteFiles
 
-__all__ = ["WORK", "Files", "Output", "is_url", "open_files", "path_or_url", "write_behind"]
+__all__ = ["WORK", "Files", "is_url", "open_files", "path_or_url"]
 
 
 def open_files(place: str | os.PathLike[str]) -> Files:

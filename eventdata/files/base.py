@@ -1,9 +1,7 @@
 """The protocols of a place for files, and the paths and URLs by which users name one."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -41,8 +39,8 @@ def path_or_url(place: str | os.PathLike[str]) -> str:
     return text
 
 
-class Output(Protocol):
-    """A place where a task writes its part of a job."""
+class Files(Protocol):
+    """Files in one place. Keys are paths in it, with forward slashes."""
 
     @property
     def where(self) -> str:
@@ -56,10 +54,6 @@ class Output(Protocol):
 
         Waiting for the disk once for several files is faster than once for each.
         """
-
-
-class Files(Output, Protocol):
-    """Files in one place. Keys are paths in it, with forward slashes."""
 
     def size(self, key: str) -> int | None:
         """Return the bytes of a file, None where it is missing."""
@@ -78,35 +72,3 @@ class Files(Output, Protocol):
 
     def prepare(self) -> None:
         """Create the folder and its ``.work``, where the place has folders."""
-
-
-class _Behind:
-    def __init__(self, files: Files, thread: Executor) -> None:
-        self.where = files.where
-        self._files, self._thread = files, thread
-        self._last: Future[None] | None = None
-
-    def read(self, key: str) -> bytes | None:
-        self.settle()  # a check before a write must see the writes before it
-        return self._files.read(key)
-
-    def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
-        self.settle()
-        self._last = self._thread.submit(self._files.write, documents)
-
-    def settle(self) -> None:
-        if self._last is not None:
-            self._last.result()
-
-
-@contextlib.contextmanager
-def write_behind(files: Files) -> Iterator[Output]:
-    """Yield a place whose last write runs in a thread while the caller makes the next.
-
-    The caller must not change what it has given. The next write, or the exit, raises the error of
-    the last one; after the exit everything is written.
-    """
-    with ThreadPoolExecutor(1, "eventdata-write") as thread:
-        output = _Behind(files, thread)
-        yield output
-        output.settle()

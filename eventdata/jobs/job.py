@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import MismatchError, StoreError, writing
-from eventdata.files import WORK, Files, Output
+from eventdata.files import WORK, Files
 from eventdata.files.inputs import MISSING, Numbers, file_numbers
 from eventdata.files.local import LocalFiles, held, most_record_bytes, read_bounded
 from eventdata.jobs.pool import OpenPool, Pool, memory_ran_out
@@ -43,7 +43,7 @@ class Claim:
     key: str
     content: bytes
 
-    def check(self, files: Output) -> None:
+    def check(self, files: Files) -> None:
         """Raise StoreError where another command has finished or replaced the job since."""
         if files.read(self.key) != self.content:
             raise StoreError(

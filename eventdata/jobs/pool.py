@@ -47,11 +47,6 @@ class OpenPool:
     ends_tasks: bool = False
     """Whether running tasks end with the pool, so that nobody waits for them."""
 
-    @property
-    def in_process(self) -> bool:
-        """Whether tasks run in this process, one by one."""
-        return isinstance(self.executor, SerialExecutor)
-
 
 @dataclass(frozen=True)
 class Pool:

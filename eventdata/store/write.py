@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from eventdata.errors import MismatchError, StoreError
-from eventdata.files import WORK, Files, Output
+from eventdata.files import WORK, Files
 from eventdata.files.local import MAX_HEADER, LocalFiles, is_larger, read_bounded
 from eventdata.jobs.job import (
     LOCK,
@@ -247,7 +247,7 @@ def _check_input(files: Files, plan: StorePlan, split: str, key: str) -> None:
 
 
 def write_shard(
-    files: Output,
+    files: Files,
     split: str,
     sample: SampleFormat,
     shard: int,

@@ -2,14 +2,13 @@
 
 import errno
 import pickle
-import threading
 import uuid
 
 import pytest
 
 from eventdata.errors import StoreError
 from eventdata.files import local as module
-from eventdata.files import open_files, write_behind
+from eventdata.files import open_files
 from eventdata.files.local import LocalFiles
 
 
@@ -95,57 +94,3 @@ class TestRemote(FilesContract):
     def test_unknown_protocol(self):
         with pytest.raises(StoreError, match="nope"):
             open_files("nope://bucket/store")
-
-
-class TestWriteBehind:
-    """A thread writes the last documents; everything is written at the end."""
-
-    @pytest.fixture
-    def files(self, tmp_path):
-        opened = open_files(tmp_path / "store")
-        opened.prepare()
-        return opened
-
-    def test_a_write_returns_before_it_is_finished(self, files, monkeypatch):
-        begun, may_end = threading.Event(), threading.Event()
-        real = LocalFiles.write
-
-        def slowly(self, documents):
-            begun.set()
-            assert may_end.wait(30)
-            real(self, documents)
-
-        monkeypatch.setattr(LocalFiles, "write", slowly)
-        with write_behind(files) as output:
-            output.write({"a": b"1"})  # returns before anything is written
-            assert begun.wait(30)
-            assert files.read("a") is None
-            may_end.set()
-            output.write({"b": b"2"})
-            assert files.read("a") == b"1"  # at most one write waits
-            assert output.read("b") == b"2"  # none waits after a read
-        assert (files.read("a"), files.read("b")) == (b"1", b"2")
-
-    @pytest.mark.parametrize("writes", [1, 2])
-    def test_an_error_is_not_lost(self, files, monkeypatch, writes):
-        def full(self, documents):
-            raise StoreError("no space")
-
-        def write_all():
-            with write_behind(files) as output:
-                for number in range(writes):
-                    output.write({str(number): b"1"})
-
-        monkeypatch.setattr(LocalFiles, "write", full)
-        with pytest.raises(StoreError, match="no space"):
-            write_all()
-
-    def test_earlier_writes_survive_an_error(self, files):
-        def write_and_stop():
-            with write_behind(files) as output:
-                output.write({"a": b"1"})
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            write_and_stop()
-        assert files.read("a") == b"1"
