@@ -26,7 +26,6 @@ PENDING: tuple[str, ...] = (
     "eventdata/generation.py",
     "eventdata/info.py",
     "eventdata/kernels/framing.py",
-    "eventdata/kernels/packing.py",
     "eventdata/kernels/video.py",
     "eventdata/loader.py",
     "eventdata/order.py",

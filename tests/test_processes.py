@@ -1,7 +1,7 @@
-"""Datasets and loaders among forks, spawns and threads: never a hang, always the same samples.
+"""Datasets and loaders never hang in forks, spawns and threads, and return the same samples.
 
-Each case is a program of its own with a deadline, at which all its processes are ended with the
-tracebacks of their threads.
+Each case is a program with a deadline, at which all its processes end with the tracebacks of their
+threads.
 """
 
 import json
@@ -31,7 +31,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def truth(store):
-    """The digest of all training samples, read by zarr-python."""
+    """Digest of all training samples, read by zarr-python."""
     packed = zarr.open_array(f"{store}/train/frames", mode="r")[:]
     frames = np.stack([np.unpackbits(sample, axis=0, count=4) for sample in packed])
     labels = zarr.open_array(f"{store}/train/label", mode="r")[:]
@@ -39,7 +39,7 @@ def truth(store):
 
 
 def run(*words: object) -> list[str]:
-    """What a case prints."""
+    """Run a case and return what it prints."""
     done = run_program(
         [sys.executable, "-W", "ignore", PROGRAM, *words],
         deadline=120,  # of work that takes a few
@@ -59,7 +59,7 @@ def test_same_samples(store, truth, case):
     assert len(found) >= (8 if method != case else 3)
 
 
-# What torch found out about the processor is kept; a look from now on would tell of "DEFAULT".
+# Torch keeps what it has found out about the processor; from now on it would find "DEFAULT".
 LOOK_AT_PROCESSOR = """
 import os, sys
 if sys.argv[1:]:
@@ -71,7 +71,7 @@ print(torch.backends.cpu.get_cpu_capability())
 
 
 def test_no_thread_is_the_first_to_run_an_operator():
-    """A child forked amid torch's look at the processor waits for ever, once in hundreds."""
+    """A child forked while torch inspects the processor hangs, about once in hundreds."""
 
     def seen(*words: str) -> str:
         return run_program([sys.executable, "-c", LOOK_AT_PROCESSOR, *words]).stdout.strip()
@@ -80,8 +80,8 @@ def test_no_thread_is_the_first_to_run_an_operator():
     assert seen("import") == torch.backends.cpu.get_cpu_capability()
 
 
-# Counts of 16 bits, for which a loader has a table of 65,536 values. What a child does is told by
-# its exit code: 0 where it has read all, 2 where it was told that the epoch is its parent's.
+# Counts of 16 bits, for which a loader has a table of 65,536 values. The exit code of a child is 0
+# if it has read everything, 2 if the error said that the epoch is its parent's.
 FORKS = """
 import os, sys
 os.environ["OMP_NUM_THREADS"] = "2"
@@ -111,7 +111,7 @@ print(len(list(begun)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_forks_after_threads_of_torch_and_amid_an_epoch(tmp_path):
+def test_forks_after_threads_of_torch_and_during_an_epoch(tmp_path):
     store = make_store(tmp_path / "wide.zarr", kind="wide", counts=(("train", 16),))
     done = run_program([sys.executable, "-c", FORKS, store], deadline=60)
     assert done.stdout.split() == ["0", "0", "2", "3"], done.stderr
@@ -130,7 +130,7 @@ stuck()
 """
 
 
-def test_a_hang_would_be_told(tmp_path, monkeypatch):
+def test_a_hang_is_reported(tmp_path, monkeypatch):
     real = subprocess.Popen.communicate
 
     def communicate(self, timeout=None):

@@ -1,9 +1,8 @@
 """A Dask cluster as an executor: tasks run on its workers, whichever machines those are on.
 
-Dask runs a task again whose worker died, and may run one twice; a task writes the same bytes each
-time, by files that appear whole, so that no run of it can do harm. What is checked of each
-worker before the first task, of one that joins later before its own: that it has the same
-libraries, and sees what this process sees.
+Dask repeats a task whose worker has ended, and may run a task twice. A task writes the same bytes
+each time, and its files appear whole, so a repetition does no harm. Each worker is checked before
+its first task: it needs the same libraries, and must see the files that this process sees.
 """
 
 import asyncio
@@ -21,26 +20,27 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from eventdata.errors import EventDataError, OptionError
+from eventdata.errors import RESUME, EventDataError, OptionError
 
 SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
 CONNECT_SECONDS = 15.0
 PATIENCE_SECONDS = 60.0  # without any worker
-BACKLOG = 4  # tasks handed out a thread of the workers
-# What decides the bytes of a store. A worker that lacks one can't differ in it, but would fail.
+BACKLOG = 4  # tasks submitted for each thread of the workers
+# Libraries that decide the bytes of a store
 LIBRARIES = ("eventdata", "numpy", "numba", "zstandard", "pillow", "av", "tonic", "aedat")
 
 Probe = Callable[[], str | None]
-"""Run on each worker first: what it doesn't see, None where all is well."""
+"""Runs on a worker: returns what the worker does not see, None if it sees everything."""
 
 
 @contextlib.contextmanager
 def open_cluster(address: str, probe: Probe) -> Iterator[tuple[Executor, int, Callable[[], None]]]:
     """Yield an executor on the workers of a Dask scheduler, its backlog and its check.
 
-    Raises OptionError (Dask isn't installed, no such address, workers of other versions) and
-    EventDataError (the scheduler can't be reached or is lost, no workers, they do not see the
-    files, or they die of a task).
+    Raises:
+        OptionError: Dask is not installed, the address is invalid, or a worker has other versions.
+        EventDataError: the scheduler cannot be reached or is lost, it has no workers, or they do
+            not see the files or repeatedly end during one task.
     """
     with _silent_log(), _connect(address) as client:
         threads = _wait_for_workers(client, address)
@@ -54,19 +54,19 @@ def open_cluster(address: str, probe: Probe) -> Iterator[tuple[Executor, int, Ca
                 _end_tasks(client, executor.fitness.run, Watch(client, address))
             if isinstance(error, EventDataError):
                 raise
-            raise _told(client, address, error) from error
+            raise _in_one_sentence(client, address, error) from error
 
 
 @dataclass(frozen=True)
 class Fitness:
-    """What a worker must be to take part in a run; travels with each task."""
+    """Requirements for a worker that takes part in a run; travels with each task."""
 
     run: str
     versions: dict[str, str | None]
     probe: Probe
 
     def check(self) -> None:
-        """In a worker: raise where it differs. A process is looked at once a run."""
+        """Raise in a worker that does not meet them; it is checked once a run."""
         if self.run in _fit_for:
             return
         from distributed import get_worker
@@ -78,8 +78,8 @@ class Fitness:
 
 
 _fit_for: set[str] = set()
-# Of this worker: tasks at work, by run; and the runs that have ended.
-_at_work: Counter[str] = Counter()
+# In a worker: running tasks of each run, and the runs that have ended.
+_running: Counter[str] = Counter()
 _ended: set[str] = set()
 _counting = threading.Lock()
 
@@ -90,27 +90,27 @@ def _run_if_fit(
     with _counting:
         if fitness.run in _ended:
             raise CancelledError
-        _at_work[fitness.run] += 1
+        _running[fitness.run] += 1
     try:
         fitness.check()
         return fn(*args, **kwargs)
     finally:
         with _counting:
-            _at_work[fitness.run] -= 1
+            _running[fitness.run] -= 1
 
 
 def _end(run: str) -> int:
-    """In a worker: begin no task of a run any more; how many of its tasks are at work."""
+    """Start no more tasks of a run in this worker; return how many are running."""
     with _counting:
         _ended.add(run)
-        return _at_work[run]
+        return _running[run]
 
 
 def _end_tasks(client: Any, run: str, watch: Callable[[], None]) -> None:
-    """Wait for the tasks of a run that are at work, however long they take.
+    """Wait for the running tasks of a run, however long they take.
 
-    Dask cancels what has not begun. What has would go on unseen, and write into a place that is no
-    longer its caller's. Not waited for are workers that have given no answer for a while.
+    Dask cancels tasks that have not started. Those that have would write unseen into a store that
+    another command may have taken over. Workers that have not answered for a while are ignored.
     """
     silent_since = None
     while True:
@@ -131,14 +131,14 @@ def _end_tasks(client: Any, run: str, watch: Callable[[], None]) -> None:
 
 
 class DaskExecutor(Executor):
-    """Runs calls on those workers of a Dask client that are fit for it."""
+    """Runs calls on the workers of a Dask client that meet the requirements."""
 
     def __init__(self, client: Any, fitness: Fitness) -> None:
         self.client, self.fitness = client, fitness
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """A future that follows Dask's."""
-        # pure: or a task with the same arguments would be taken for one already done.
+        """Return a future that follows Dask's."""
+        # Dask would take a pure task with the same arguments for one that it has done.
         task = self.client.submit(_run_if_fit, self.fitness, fn, args, kwargs, pure=False)
         future = _TaskFuture(task)
         future.set_running_or_notify_cancel()
@@ -147,7 +147,7 @@ class DaskExecutor(Executor):
 
 
 class _TaskFuture(Future[Any]):
-    """Follows a future of Dask's: it ends when that ends, by being cancelled too."""
+    """Follows a future of Dask's, and ends with an error if that is cancelled."""
 
     def __init__(self, task: Any) -> None:
         super().__init__()
@@ -158,29 +158,29 @@ class _TaskFuture(Future[Any]):
         return False
 
     def settle(self, task: Any) -> None:
-        """Called by Dask when the task has ended."""
-        if task.status == "cancelled":  # there may be nobody left to ask for more
+        """Take over the result; Dask calls this when the task has ended."""
+        if task.status == "cancelled":  # its scheduler may be gone
             self.set_exception(CancelledError())
             return
         try:
             self.set_result(task.result(timeout=CONNECT_SECONDS))
         except BaseException as error:
             if isinstance(error, TimeoutError) and task.status != "error":
-                # Who had the result has died, and the task is run again.
+                # The worker that held the result has ended; Dask repeats the task.
                 task.add_done_callback(self.settle)
             else:
                 self.set_exception(error)
 
 
 class Watch:
-    """Called while tasks are waited for: raises where they will never end."""
+    """A check while tasks run: raises if they will never end."""
 
     def __init__(self, client: Any, address: str) -> None:
         self.client, self.address = client, address
-        self._missing_since: float | None = None  # not of the last look: looks are rare
+        self._missing_since: float | None = None
 
     def __call__(self) -> None:
-        """EventDataError where the scheduler is lost, or has had no worker for a while."""
+        """Raise EventDataError if the scheduler is lost or has had no worker for a while."""
         if self.client.status != "running":
             raise _lost(self.address)
         now = time.monotonic()
@@ -191,23 +191,22 @@ class Watch:
         elif now - self._missing_since > PATIENCE_SECONDS:
             raise EventDataError(
                 f"the scheduler at {self.address} has had no workers for "
-                f"{PATIENCE_SECONDS:.0f} s; start some (dask worker {self.address}) and call "
-                "again: what is done is kept"
+                f"{PATIENCE_SECONDS:.0f} s. Start some with `dask worker {self.address}`; {RESUME}"
             )
 
 
 @contextlib.contextmanager
 def _connect(address: str) -> Iterator[Any]:
-    """A client of the scheduler; its tasks are cancelled at the end, however that comes."""
+    """Yield a client of the scheduler, whose tasks are cancelled at the end."""
     try:
         from distributed import Client
     except ImportError:
         raise OptionError(
-            "--scheduler needs Dask, which is not installed: pip install 'eventdata[dask]'"
+            "--scheduler needs Dask, which is not installed. Run pip install 'eventdata[dask]'"
         ) from None
     _check_address(address)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of versions: those that matter are checked below
+        warnings.simplefilter("ignore")  # about versions, which are checked below
         try:
             client: Any = Client(  # type: ignore[no-untyped-call]
                 address, timeout=CONNECT_SECONDS, set_as_default=False
@@ -222,25 +221,25 @@ def _connect(address: str) -> Iterator[Any]:
 
 
 def _check_address(address: str) -> None:
-    """See that a scheduler answers, which a client would wait for without end."""
+    """Raise unless a scheduler answers; a client would wait for one forever."""
     try:
         parts = urlsplit(address)
         sound = parts.scheme in SCHEMES and bool(parts.hostname) and bool(parts.port)
     except ValueError:
         sound = False
     if not sound:
-        raise OptionError(f"--scheduler is an address like tcp://host:8786, not {address!r}")
+        raise OptionError(f"--scheduler needs an address like tcp://host:8786, not {address!r}")
     try:
-        with ThreadPoolExecutor(1) as thread:  # this one may run an event loop of its own
+        with ThreadPoolExecutor(1) as thread:  # this thread may run an event loop
             kind = thread.submit(asyncio.run, _identify(address)).result()
     except Exception as error:
         raise _unreachable(address, error) from None
     if kind != "Scheduler":
-        raise OptionError(f"{address}: is the address of a {kind}, not of a Dask scheduler")
+        raise OptionError(f"{address} is the address of a {kind}. Pass that of a Dask scheduler")
 
 
 async def _identify(address: str) -> str:
-    """What kind of server of Dask's answers at an address."""
+    """Return which kind of Dask server answers at an address."""
     from distributed.comm.core import connect
     from distributed.security import Security
 
@@ -262,14 +261,14 @@ async def _identify(address: str) -> str:
 
 def _unreachable(address: str, error: Exception) -> EventDataError:
     return EventDataError(
-        f"{address}: no Dask scheduler can be reached there ({_reason(error)}); start one by `dask "
-        "scheduler`, or correct the address; dask and distributed must be of the same version "
-        "there and here"
+        f"{address}: no Dask scheduler can be reached there ({_reason(error)}). Start one with "
+        "`dask scheduler`, or correct the address. It needs the versions of dask and distributed "
+        "that this process has"
     )
 
 
 def _wait_for_workers(client: Any, address: str) -> int:
-    """Threads of all workers, as soon as there is one."""
+    """Return the threads of all workers, once there is a worker."""
     watch = Watch(client, address)
     while not (threads := _threads(client)):
         watch()
@@ -278,7 +277,7 @@ def _wait_for_workers(client: Any, address: str) -> int:
 
 
 def _threads(client: Any) -> int:
-    """Threads of all workers; of a scheduler that gives no answer now, 0."""
+    """Return the threads of all workers, 0 if the scheduler does not answer now."""
     try:
         return sum(client.sync(client.scheduler.ncores, callback_timeout=CONNECT_SECONDS).values())
     except Exception:
@@ -295,12 +294,12 @@ def _check_versions(client: Any) -> None:
         version = str(found["host"]["python"]) if found else "no"
         if tuple(version.split(".")[:2]) != python:
             raise OptionError(
-                f"the worker {worker} runs Python {version}, this process {'.'.join(python)}; "
-                "start it with the same"
+                f"the worker {worker} runs Python {version}, this process {'.'.join(python)}. "
+                "Start the worker with the same version"
             )
     for worker, there in client.run(_report_versions(), LIBRARIES, on_error="return").items():
         if not isinstance(there, dict):
-            raise OptionError(f"the worker {worker} can't tell its versions ({_reason(there)})")
+            raise OptionError(f"the worker {worker} can't report its versions ({_reason(there)})")
         _check_same(worker, here, there)
 
 
@@ -311,8 +310,8 @@ def _check_same(
         if wanted is not None and there[name] != wanted:
             has = f"has {name} {there[name]}" if there[name] else f"lacks {name}"
             raise OptionError(
-                f"the worker {worker} {has}, this process has {wanted}: the bytes could differ; "
-                "install the same there"
+                f"the worker {worker} {has}, this process has {wanted}, so the bytes could differ. "
+                "Install the same version there"
             )
 
 
@@ -324,14 +323,14 @@ def _check_sight(client: Any, probe: Probe) -> None:
 def _check_seen(worker: str, missing: str | None) -> None:
     if missing:
         raise EventDataError(
-            f"the worker {worker} does not see what this process sees: {missing}; put input and "
-            "output where every worker finds them under the same path (a shared folder) or URL "
+            f"the worker {worker} does not see what this process sees: {missing}. Put input and "
+            "output into a folder that all workers share under the same path, or at a URL "
             "(s3://...)"
         )
 
 
 def _report_versions() -> Callable[[tuple[str, ...]], dict[str, str | None]]:
-    """`_versions` as a function that travels by value: the worker may have no eventdata."""
+    """Return `_versions` as a function that travels by value to a worker without eventdata."""
 
     def report(names: tuple[str, ...]) -> dict[str, str | None]:
         from importlib import metadata
@@ -351,29 +350,26 @@ def _versions(names: tuple[str, ...]) -> dict[str, str | None]:
     return _report_versions()(names)
 
 
-def _told(client: Any, address: str, error: Exception) -> Exception:
-    """What ended a run, in one sentence where it is the cluster's doing."""
+def _in_one_sentence(client: Any, address: str, error: Exception) -> Exception:
+    """Return the error that ended a run, in one sentence if the cluster has caused it."""
     from distributed.scheduler import KilledWorker
 
     if client.status != "running":
         return _lost(address)
     if isinstance(error, KilledWorker):
         return EventDataError(
-            f"workers of {address} died over the same task, again and again ({_reason(error)}): "
-            "out of memory, most likely; what is done is kept: call again with fewer threads or "
-            "more memory a worker"
+            f"workers of {address} ended one after the other during the same task "
+            f"({_reason(error)}), probably out of memory; {RESUME}, with fewer threads or more "
+            "memory for each worker"
         )
     if isinstance(error, CancelledError):
-        return EventDataError(
-            f"the tasks were cancelled at {address}; what is done is kept: call again to go on"
-        )
+        return EventDataError(f"the tasks were cancelled at {address}; {RESUME}")
     return error
 
 
 def _lost(address: str) -> EventDataError:
     return EventDataError(
-        f"{address}: the connection to the scheduler is lost; what is done is kept: call again "
-        "once it runs to go on"
+        f"{address}: the connection to the scheduler is lost; {RESUME}, once the scheduler runs"
     )
 
 
@@ -385,7 +381,7 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _silent_log() -> Iterator[None]:
-    """Dask logs with tracebacks what is told here in one sentence."""
+    """Silence Dask's log: its tracebacks repeat what this module reports in one sentence."""
     log = logging.getLogger("distributed")
     level = log.level
     log.setLevel(logging.CRITICAL + 1)

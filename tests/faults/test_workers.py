@@ -87,7 +87,7 @@ if __name__ == "__main__":
                 raise KeyboardInterrupt
             try:
                 list(run_tasks(pool, work, range(20)))
-            except ValueError:  # the other worker dies while this is told
+            except ValueError:  # the other worker ends while this is raised
                 FAILED.touch()
                 while all(worker.process.poll() is None for worker in pool.executor.workers):
                     time.sleep(0.01)
@@ -120,7 +120,7 @@ if __name__ == "__main__":
         ("no_files_left", "EventDataError: worker processes can't be started (", ""),
     ],
 )
-def test_the_call_ends_and_tells_why(tmp_path, work, told, note):
+def test_the_call_ends_with_the_reason(tmp_path, work, told, note):
     done = run_text(tmp_path, PROGRAM, work)
     assert (done.returncode, done.stderr) == (0, "")
     first, _, rest = done.stdout.partition("\n")
@@ -213,7 +213,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into Linux's /proc")
-def test_one_call_after_the_other(tmp_path):
+def test_calls_one_after_the_other(tmp_path):
     done = run_text(tmp_path, ONE_AFTER_THE_OTHER, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
@@ -226,7 +226,7 @@ def test_one_call_after_the_other(tmp_path):
     )
 
 
-def test_ctrl_c_is_told_where_it_is_asked_for(monkeypatch):
+def test_ctrl_c_is_raised_where_it_is_asked_for(monkeypatch):
     reached = []
 
     def asked():
@@ -381,8 +381,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into Linux's /proc")
-def test_ctrl_c_again_while_workers_start(tmp_path):
-    """By somebody who can't wait. The conversion does not end before, however slow this process."""
+def test_ctrl_c_twice_while_workers_start(tmp_path):
+    """The gate keeps the conversion from ending before, however slow this process is."""
     script, gate = tmp_path / "gated_cli.py", tmp_path / "gate"
     script.write_text(GATED)
     gate.mkdir()

@@ -1,4 +1,4 @@
-"""Many machines: a Dask cluster makes the same bytes, and says in one sentence what is wrong."""
+"""A Dask cluster makes the same bytes and reports problems in one sentence."""
 
 import contextlib
 import os
@@ -53,7 +53,7 @@ def cluster_of(count):
     """A cluster of worker processes."""
     from distributed import LocalCluster
 
-    # To start workers sets OMP_NUM_THREADS and the like here, which later tests would pass on.
+    # Starting workers sets OMP_NUM_THREADS and similar here, which later tests would pass on.
     with (
         mock.patch.dict(os.environ),
         LocalCluster(
@@ -65,21 +65,21 @@ def cluster_of(count):
 
 @pytest.fixture(scope="module")
 def workers():
-    """A cluster of two, for tests that let them live."""
+    """Two workers, for tests that do not end them."""
     with cluster_of(2) as started:
         yield started
 
 
 @pytest.fixture
 def mortal():
-    """A cluster of two, to be killed: not every one of them comes back."""
+    """Two workers for a test to kill; Dask does not restart each of them."""
     with cluster_of(2) as started:
         yield started
 
 
 @pytest.fixture
 def outside(tmp_path):
-    """A cluster of a process of its own, which can be killed: the process and the address."""
+    """A cluster in its own process, for a test to kill: the process and the address."""
     script = tmp_path / "start.py"
     script.write_text(START)
     with subprocess.Popen(
@@ -98,12 +98,12 @@ def gate(tmp_path):
     folder = tmp_path / "gate"
     folder.mkdir()
     yield folder
-    (folder / "open").touch()  # nobody waits for longer than the test
+    (folder / "open").touch()  # nothing waits longer than the test
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """What the gated source makes on this machine."""
+    """Digest of what the gated source makes on this machine."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "open").touch()
     eventdata.convert(Gated(gate=str(folder)), "", folder / "store.zarr", shard_size=4)
@@ -132,7 +132,7 @@ class Background(threading.Thread):
         return self.result
 
 
-class TestTheSame:
+class TestSameResult:
     def test_bytes_by_the_command(self, workers, tmp_path):
         raw = make_es_imagenet(tmp_path / "raw")
         eventdata.convert("es-imagenet", raw, tmp_path / "local.zarr", shard_size=4)
@@ -158,7 +158,7 @@ class TestTheSame:
         generate("es-imagenet", images, tmp_path / "out", min_events=1, scheduler=address)
         assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "local")
 
-    def test_samples_that_can_not_be_read(self, workers, tmp_path):
+    def test_unreadable_samples(self, workers, tmp_path):
         address = workers.scheduler_address
         with pytest.raises(InputError, match="^s3: torn$"):
             eventdata.convert(Faulty(), "", tmp_path / "a", shard_size=4, scheduler=address)
@@ -170,15 +170,15 @@ class TestTheSame:
             assert result.skipped == 2
         assert tree_digest(tmp_path / "a") == tree_digest(tmp_path / "b")
 
-    def test_what_is_amid_when_another_fails_has_ended(self, workers, tmp_path, gate):
-        """Or it would write into a store that the next call may have replaced."""
+    def test_running_tasks_have_ended_when_the_call_fails(self, workers, tmp_path, gate):
+        """A task that runs on would write into a store that the next call may have replaced."""
         address, source = workers.scheduler_address, Laggard(gate=str(gate))
         with pytest.raises(InputError, match="^s0: torn$"):
             eventdata.convert(source, "", tmp_path / "a", shard_size=4, scheduler=address)
         assert (gate / "ended").exists()
 
 
-class TestDeaths:
+class TestEarlyExit:
     def test_a_worker_killed_in_the_middle(self, mortal, tmp_path, gate, whole):
         out, source = tmp_path / "out.zarr", Gated(gate=str(gate))
         run = Background(
@@ -194,7 +194,7 @@ class TestDeaths:
     def test_a_worker_killed_in_the_middle_of_a_store_on_s3(self, tmp_path, gate, whole):
         with (
             pytest.MonkeyPatch.context() as patch,
-            serve(patch),  # first: workers inherit how to reach it
+            serve(patch),  # first: workers inherit its address
             cluster_of(2) as mortal,
         ):
             bucket = fsspec.filesystem("s3")
@@ -216,7 +216,7 @@ class TestDeaths:
 
     def test_a_task_that_kills_every_worker(self, mortal, tmp_path, monkeypatch):
         monkeypatch.setattr(mortal.scheduler, "allowed_failures", 0)
-        with pytest.raises(EventDataError, match="died over the same task, again and again"):
+        with pytest.raises(EventDataError, match="ended one after the other during the same task"):
             eventdata.convert(
                 Deadly(), "", tmp_path / "out.zarr", scheduler=mortal.scheduler_address
             )
@@ -239,7 +239,7 @@ class TestDeaths:
 
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
     def test_the_caller_stopped(self, outside, tmp_path, gate, whole, how):
-        """Its tasks are cancelled; the one that runs on does no harm to what is there later."""
+        """Its tasks are cancelled; one that runs on does no harm to a later store."""
         from distributed import Client
 
         _, address = outside
@@ -272,46 +272,46 @@ class TestDeaths:
         assert tree_digest(out) == whole
 
 
-class TestTold:
+class TestErrors:
     @pytest.fixture
     def impatient(self, monkeypatch):
         monkeypatch.setattr(cluster, "CONNECT_SECONDS", 2.0)
 
     @pytest.fixture
     def attempt(self, tmp_path):
-        """Convert by a scheduler; the error's text."""
+        """Convert with a scheduler; return the text of the error."""
 
         def attempt(address, kind=EventDataError):
-            with pytest.raises(kind) as told:
+            with pytest.raises(kind) as error:
                 eventdata.convert(Drawn(), "", tmp_path / "out.zarr", scheduler=address)
-            assert type(told.value) is kind
-            assert "\n" not in str(told.value)
-            return str(told.value)
+            assert type(error.value) is kind
+            assert "\n" not in str(error.value)
+            return str(error.value)
 
         return attempt
 
     @pytest.mark.parametrize("address", ["here", "host:8786", "http://host:8786", "tcp://host:x"])
-    def test_no_address(self, attempt, address):
+    def test_invalid_address(self, attempt, address):
         text = attempt(address, OptionError)
-        assert text == f"--scheduler is an address like tcp://host:8786, not {address!r}"
+        assert text == f"--scheduler needs an address like tcp://host:8786, not {address!r}"
 
     @pytest.mark.usefixtures("impatient")
-    def test_nobody_there(self, attempt):
-        with socket.socket() as bound:  # it does not listen, and nobody else can get its port
+    def test_no_server_at_the_address(self, attempt):
+        with socket.socket() as bound:  # it does not listen, and no other program can get its port
             bound.bind(("127.0.0.1", 0))
             port = bound.getsockname()[1]
             text = attempt(f"tcp://127.0.0.1:{port}")
         assert text.startswith(f"tcp://127.0.0.1:{port}: no Dask scheduler can be reached there (")
 
     @pytest.mark.usefixtures("impatient")
-    def test_somebody_who_does_not_answer(self, attempt):
+    def test_a_server_that_does_not_answer(self, attempt):
         with socket.create_server(("127.0.0.1", 0)) as server:
             assert "no answer in 2 s" in attempt(f"tcp://127.0.0.1:{server.getsockname()[1]}")
 
-    def test_somebody_else_there(self, attempt, workers):
+    def test_a_server_of_another_kind(self, attempt, workers):
         address = workers.workers[0].worker_address
         assert attempt(address, OptionError) == (
-            f"{address}: is the address of a Worker, not of a Dask scheduler"
+            f"{address} is the address of a Worker. Pass that of a Dask scheduler"
         )
 
     def test_no_workers(self, attempt, monkeypatch):
@@ -320,30 +320,30 @@ class TestTold:
             assert "has had no workers for" in attempt(empty.scheduler_address)
 
     @pytest.mark.parametrize(
-        ("here", "told"),
+        ("here", "error"),
         [
-            ({"zstandard": "0.0.1"}, "this process has 0.0.1: the bytes could differ"),
+            ({"zstandard": "0.0.1"}, "this process has 0.0.1, so the bytes could differ"),
             ({"no-such-library": "1"}, "lacks no-such-library, this process has 1"),
         ],
     )
-    def test_other_versions(self, attempt, workers, monkeypatch, here, told):
+    def test_other_versions(self, attempt, workers, monkeypatch, here, error):
         monkeypatch.setattr(cluster, "LIBRARIES", tuple(here))
         monkeypatch.setattr(cluster, "_versions", lambda names: here)
         text = attempt(workers.scheduler_address, OptionError)
         assert text.startswith("the worker tcp://127.0.0.1:")
-        assert told in text
+        assert error in text
 
     def test_other_versions_of_a_worker_that_joins_later(self, attempt, workers, monkeypatch):
-        """By when those that were there have been looked at."""
+        """It joins after the first workers have been checked."""
         monkeypatch.setattr(cluster, "_check_versions", lambda client: None)
         monkeypatch.setattr(cluster, "_versions", lambda names: {"zstandard": "0.0.1"})
         text = attempt(workers.scheduler_address, OptionError)
         assert text.startswith("the worker tcp://127.0.0.1:")
-        assert "this process has 0.0.1: the bytes could differ" in text
+        assert "this process has 0.0.1, so the bytes could differ" in text
 
     def test_another_python(self, attempt, workers, monkeypatch):
         monkeypatch.setattr(cluster.platform, "python_version_tuple", lambda: ("3", "99", "0"))
-        assert "this process 3.99; start it with the same" in attempt(
+        assert "this process 3.99. Start the worker with the same version" in attempt(
             workers.scheduler_address, OptionError
         )
 
@@ -359,15 +359,17 @@ class TestTold:
         mine = "/proc/self/cwd"
         if not Path(mine).is_dir():
             pytest.skip("needs /proc")
-        with pytest.raises(EventDataError) as told:
+        with pytest.raises(EventDataError) as error:
             eventdata.convert("es-imagenet", raw, f"{mine}/out.zarr", scheduler=address)
-        assert f"does not see what this process sees: {mine}/out.zarr is missing" in str(told.value)
-        with pytest.raises(EventDataError) as told:
+        assert f"does not see what this process sees: {mine}/out.zarr is missing" in str(
+            error.value
+        )
+        with pytest.raises(EventDataError) as error:
             eventdata.convert("es-imagenet", f"{mine}/raw", tmp_path / "out", scheduler=address)
-        assert f"process sees: {mine}/raw/train/" in str(told.value)
-        assert "under the same path (a shared folder) or URL" in str(told.value)
+        assert f"process sees: {mine}/raw/train/" in str(error.value)
+        assert "share under the same path, or at a URL" in str(error.value)
 
-    def test_what_a_process_does_not_see(self, tmp_path):
+    def test_unseen_files(self, tmp_path):
         files = open_files(tmp_path)
         files.prepare()
         files.write({"key": b"content"})
@@ -380,7 +382,7 @@ class TestTold:
         assert unseen(files, claim, {path: (7, 0)}) == f"{path} is another file"
         assert unseen(files, claim, {"/none": (7, 0)}) == "/none is missing"
 
-    def test_two_ways_to_work(self, tmp_path):
+    def test_executor_and_scheduler_exclude_each_other(self, tmp_path):
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor() as threads, pytest.raises(OptionError, match="pass one of them"):
@@ -390,13 +392,13 @@ class TestTold:
 
 
 class TestPatience:
-    """With what Dask tells at bad moments, told by hand."""
+    """Answers of Dask at bad moments, given by mocks."""
 
-    def test_workers_are_missed_from_when_they_are_gone(self, monkeypatch):
-        """However long ago the cluster was looked at last: while results come, it is not."""
+    def test_patience_begins_when_the_workers_are_gone(self, monkeypatch):
+        """Not at the last check, because nothing checks the cluster while results come."""
         client = mock.Mock(status="running")
         monkeypatch.setattr(cluster, "_threads", lambda client: client.threads)
-        clock = mock.Mock()  # of that module alone
+        clock = mock.Mock()  # of that module only
         clock.monotonic.side_effect = [0, 1000, 1060, 1061]
         monkeypatch.setattr(cluster, "time", clock)
         watch = cluster.Watch(client, "tcp://here:1")
@@ -408,7 +410,7 @@ class TestPatience:
         with pytest.raises(EventDataError, match="has had no workers for 60 s"):
             watch()
 
-    def test_a_result_whose_holder_died_is_made_again(self):
+    def test_a_result_whose_worker_has_ended_is_made_again(self):
         task = mock.Mock(status="finished")
         task.result.side_effect = [TimeoutError, 7]
         future = cluster._TaskFuture(task)
@@ -426,7 +428,7 @@ class TestPatience:
         with pytest.raises(TimeoutError, match="of the network"):
             future.result(0)
 
-    def test_tasks_are_waited_for_and_silent_workers_are_not(self, monkeypatch):
+    def test_tasks_are_waited_for_but_silent_workers_are_not(self, monkeypatch):
         answers = [{"a": 1, "b": OSError()}, TimeoutError, {"a": 1}, {"a": 0, "b": 0}]
 
         class Client:
