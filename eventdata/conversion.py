@@ -3,11 +3,10 @@
 import contextlib
 import os
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,15 +20,14 @@ from eventdata.errors import (
     check_whole,
     reading,
 )
-from eventdata.files import WORK, Files, is_url, open_files, path_or_url
+from eventdata.files import WORK, Files, open_files
 from eventdata.files.fetch import fetch_ahead, local_copy
-from eventdata.files.inputs import file_numbers, open_input
-from eventdata.files.local import LocalFiles
+from eventdata.files.inputs import check_apart, file_numbers, open_input
 from eventdata.jobs.job import Claim, Job, OnError, Progress
 from eventdata.jobs.pool import OpenPool, Pool, run_tasks
 from eventdata.jobs.worker import out_of_memory, working_on
 from eventdata.raw.registry import build_source, source_entry
-from eventdata.raw.source import Samples, Source, collect_notes
+from eventdata.raw.source import Sample, Samples, Source, collect_notes
 from eventdata.store.layout import (
     MAX_SAMPLE_BYTES,
     MAX_SHARD_SIZE,
@@ -62,7 +60,7 @@ ESTIMATE_SAMPLES = 64  # samples of each split that a dry run compresses to esti
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` did, or would do with ``dry_run``.
+    """The result of `convert`; with ``dry_run``, the expected one.
 
     samples: samples of each split; done_before: samples that an earlier call finished;
     skipped: slots without a sample; bytes: size of the store, an estimate in a dry run.
@@ -94,7 +92,7 @@ def convert(
     progress: Progress | None = None,
     **options: Any,
 ) -> Conversion:
-    """Convert raw samples into a store. To resume an interrupted conversion, call it again.
+    """Convert raw samples into a store. To resume an interrupted one, make the same call.
 
     In a script, call it under ``if __name__ == "__main__":`` when workers > 1.
 
@@ -344,6 +342,16 @@ def convert_shard(task: ShardTask) -> int:
 def read_sample(source: Source, samples: Samples, index: int, out: NDArray[Any]) -> int:
     """Read one listed sample into out (K, H, W, P); return its number of events.
 
+    Raises as `local_sample`.
+    """
+    with local_sample(samples, index) as sample:
+        return source.read(sample, out)
+
+
+@contextlib.contextmanager
+def local_sample(samples: Samples, index: int) -> Iterator[Sample]:
+    """Yield a listed sample with its file on this machine.
+
     Raises:
         InputError: the sample can't be used.
         MismatchError: its file has changed since it was listed.
@@ -355,15 +363,15 @@ def read_sample(source: Source, samples: Samples, index: int, out: NDArray[Any])
     working_on(what)
     with reading(what), local_copy(row.path) as path:
         try:
-            return source.read(row._replace(path=path), out)
+            yield row._replace(path=path)
         except MemoryError:
             raise out_of_memory(what) from None
         finally:
             # After reading, so that the store records the size and time of what was read.
             if file_numbers([path]) != [samples.file_numbers(index)]:
                 raise MismatchError(
-                    f"{path}: changed while the conversion ran; wait until nothing writes to the "
-                    "input, then run the same command again, with --overwrite to accept the change"
+                    f"{path}: changed while it was read; wait until nothing writes to the input, "
+                    "then run the same command again"
                 )
 
 
@@ -401,25 +409,6 @@ def _estimate(job: SourcePlan, files: Files, found: Header | None, started: floa
         seconds=time.monotonic() - started,
         notes=job.notes,
     )
-
-
-def check_apart(files: Files, source: str | os.PathLike[str], *, walked: bool) -> None:
-    """Raise OptionError where the input lies in the output, which --overwrite would remove.
-
-    If all folders of the input are ``walked``, the output must not lie in the input either: the
-    next call would list it.
-    """
-    place = path_or_url(source)
-    if isinstance(files, LocalFiles) and not is_url(place):
-        # By realpath, which survives links in a circle.
-        input_root, root = (Path(os.path.realpath(path)) for path in (place, files.root))
-        if root.is_relative_to(input_root) and root != input_root and walked:
-            raise OptionError(f"{files.where}: lies in the input; choose an OUT outside {place}")
-        inside = input_root.is_relative_to(root)
-    else:
-        inside = f"{place.rstrip('/')}/".startswith(f"{files.where}/")
-    if inside:
-        raise OptionError(f"{files.where}: contains the input; choose an OUT that does not")
 
 
 def _check_options(shard_size: int, limit: int | None, on_error: str) -> tuple[int, int | None]:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eventdata.conversion import check_apart, plan_job
+from eventdata.conversion import local_sample, plan_job
 from eventdata.errors import (
     InputError,
     LeftOutError,
@@ -29,8 +29,8 @@ from eventdata.errors import (
     reading,
 )
 from eventdata.files import WORK, Files, is_url, path_or_url
-from eventdata.files.fetch import fetch_ahead, local_copy
-from eventdata.files.inputs import file_numbers, open_input
+from eventdata.files.fetch import fetch_ahead
+from eventdata.files.inputs import check_apart, open_input
 from eventdata.files.local import MAX_SKIPPED, LocalFiles, is_larger
 from eventdata.jobs.job import (
     Claim,
@@ -43,7 +43,6 @@ from eventdata.jobs.job import (
     record_key,
 )
 from eventdata.jobs.pool import Pool, run_tasks
-from eventdata.jobs.worker import out_of_memory, working_on
 from eventdata.raw.layouts import Maker, manifests, raw_file, raw_keys, source_of
 from eventdata.raw.source import Samples
 from eventdata.store.layout import parse_json
@@ -55,7 +54,7 @@ LEFT = ("left_out", "skipped")
 
 @dataclass(frozen=True)
 class Generation:
-    """What `generate` did.
+    """The result of `generate`.
 
     samples: files of each split; done_before: samples that an earlier call finished;
     left_out: images with too few events; skipped: images or clips that can't be read.
@@ -119,7 +118,7 @@ def generate(
     """Generate raw files of ``es-imagenet`` from images, or of ``es-ucf101`` from clips.
 
     `convert` makes the same frames from them as from the input itself. To resume an interrupted
-    generation, call it again; the files have the same bytes.
+    generation, make the same call; the files have the same bytes.
 
     Args:
         kind: "es-imagenet" or "es-ucf101".
@@ -211,29 +210,18 @@ def _make_files(batch: Batch) -> tuple[dict[str, bytes], Record]:
     made: dict[str, bytes] = {}
     for index, key in enumerate(batch.keys):
         try:
-            if index in batch.samples.problems:
-                raise InputError(batch.samples.problems[index])
-            row = batch.samples.row(index)
-            working_on(row.path)
-            with local_copy(row.path) as path:
-                made[key], size = raw_file(batch.source, path)
-                if file_numbers([path]) != [batch.samples.file_numbers(index)]:
-                    raise MismatchError(
-                        f"{path}: changed while it was read; wait until nothing writes to it, then "
-                        "run the same command again"
-                    )
+            with local_sample(batch.samples, index) as sample:
+                made[key], size = raw_file(batch.source, sample.path)
         except LeftOutError as error:
             record.left_out[key] = str(error)
         except InputError as error:
             if batch.on_error == "fail":
                 raise
             record.skipped[key] = str(error)
-        except MemoryError:
-            raise out_of_memory(row.path) from None
         else:
             record.sizes[key] = len(made[key])
             name = key.removeprefix(f"{batch.split}/")
-            record.lines.append(f"{name} {row.label} {size[0]} {size[1]}")
+            record.lines.append(f"{name} {sample.label} {size[0]} {size[1]}")
     return made, record
 
 

@@ -39,7 +39,7 @@ COMPARED_AT_ONCE = 64  # samples per task
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found.
+    """The result of `verify`.
 
     samples: how many were checked against the store's own checksums and columns; compared: how many
     were read again from raw files; problems: empty for a sound store.
@@ -120,16 +120,16 @@ def verify(
         pool.open(partial(unseen, opened.files, claim, {})) as running,
         contextlib.closing(run_tasks(running, _run_task, chain(*tasks))) as results,
     ):
-        for done in results:
-            problems += done.problems
+        for found, checked_now, compared_now in results:
+            problems += found
             if len(problems) > MAX_PROBLEMS:
                 problems = [
                     *problems[:MAX_PROBLEMS],
                     Problem("the check ends here, after too many problems"),
                 ]
                 break
-            checked += done.checked
-            compared += done.compared
+            checked += checked_now
+            compared += compared_now
             if progress is not None:
                 progress(checked + compared, total)
     return Verification(
@@ -186,18 +186,12 @@ class Comparison:
     raw_labels: list[str]
 
 
-@dataclass(frozen=True)
-class _Done:
-    problems: list[Problem]
-    checked: int = 0
-    compared: int = 0
-
-
-def _run_task(task: ShardCheck | Comparison) -> _Done:
+def _run_task(task: ShardCheck | Comparison) -> tuple[list[Problem], int, int]:
+    """Return the problems, and how many samples were checked and compared."""
     if isinstance(task, ShardCheck):
         count, problems = check_shard(task)
-        return _Done(problems, checked=count)
-    return _Done(compare(task), compared=len(task.indices))
+        return problems, count, 0
+    return compare(task), 0, len(task.indices)
 
 
 def draw_samples(store: Store, samples: int | None, seed: int | None) -> dict[str, list[int]]:

@@ -246,7 +246,7 @@ def test_file_that_changes_while_it_is_read(raw, out, monkeypatch):
         return read(self, sample, packed)
 
     monkeypatch.setattr(EsImageNet, "read", touch_then_read)
-    with pytest.raises(MismatchError, match="changed while the conversion ran"):
+    with pytest.raises(MismatchError, match="changed while it was read"):
         run(raw, out, on_error="skip")
 
 

@@ -367,7 +367,7 @@ class TestRaw:
                 system.pipe_file(path, system.cat_file(path) + b"\0")
 
         monkeypatch.setattr("eventdata.conversion.begin", begin)
-        how = "vanished while it was read" if gone else "changed while the conversion ran"
+        how = "vanished while it was read" if gone else "changed while it was read"
         with pytest.raises(MismatchError, match=f"{url}/train/{name}: {how}"):
             convert(url, tmp_path / "out.zarr", on_error="skip")
 
@@ -417,7 +417,7 @@ class TestRaw:
 
     def test_a_huge_file_is_not_fetched(self):
         with (
-            pytest.raises(InputError, match=r"memory://huge/a: 1,000,000,000,000 bytes are more"),
+            pytest.raises(InputError, match=r"memory://huge/a: 1,000,000,000,000 bytes, a raw"),
             fetch_ahead(["memory://huge/a"], [10**12]),
             local_copy("memory://huge/a"),
         ):

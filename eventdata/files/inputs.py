@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, cast
 
-from eventdata.errors import EventDataError, InputError
-from eventdata.files.base import is_url, path_or_url
-from eventdata.files.local import walking
+from eventdata.errors import EventDataError, InputError, OptionError
+from eventdata.files.base import Files, is_url, path_or_url
+from eventdata.files.local import LocalFiles, walking
 from eventdata.files.remote import Remote
 
 REQUESTS = 16  # at once; each waits for the network
@@ -25,6 +25,25 @@ def open_input(place: str | os.PathLike[str]) -> Path:
     text = path_or_url(place)
     # Absolute, because workers on other machines have another current folder.
     return cast(Path, RemotePath(text.rstrip("/"))) if is_url(text) else Path(text).absolute()
+
+
+def check_apart(files: Files, source: str | os.PathLike[str], *, walked: bool) -> None:
+    """Raise OptionError where the input lies in the output, which --overwrite would remove.
+
+    If all folders of the input are ``walked``, the output must not lie in the input either: the
+    next call would list it.
+    """
+    place = path_or_url(source)
+    if isinstance(files, LocalFiles) and not is_url(place):
+        # By realpath, which survives links in a circle.
+        input_root, root = (Path(os.path.realpath(path)) for path in (place, files.root))
+        if root.is_relative_to(input_root) and root != input_root and walked:
+            raise OptionError(f"{files.where}: lies in the input; choose an OUT outside {place}")
+        inside = input_root.is_relative_to(root)
+    else:
+        inside = f"{place.rstrip('/')}/".startswith(f"{files.where}/")
+    if inside:
+        raise OptionError(f"{files.where}: contains the input; choose an OUT that does not")
 
 
 @dataclass(frozen=True, order=True)
@@ -160,7 +179,7 @@ def _numbers_in(folder: str, urls: list[str]) -> dict[str, Numbers]:
 
 
 def numbers_of(url: str) -> Numbers:
-    """Return the size and time of a file or folder behind a URL, MISSING where there is none."""
+    """Return the size and time of a file or folder behind a URL, MISSING for a missing one."""
     remote = Remote(url, EventDataError)
     try:
         return _entry_numbers(url, remote.ask("read", "", lambda system, path: system.info(path)))

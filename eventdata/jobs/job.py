@@ -102,7 +102,7 @@ class Job(Generic[Task, Result]):
         files.prepare()
         with _locked(files):
             if self.is_complete():  # another command may have finished it since
-                clear(files)  # a kill between the last two steps leaves it
+                _clear(files)  # a kill between the last two steps leaves it
                 return self.total, None
             self.begin()
             files.write({self.claim.key: self.claim.content})
@@ -112,7 +112,7 @@ class Job(Generic[Task, Result]):
             tasks, done = self.unfinished()
             self._run(pool, tasks, done, progress or (lambda done, total: None))
             result = self.finish()
-            clear(files)
+            _clear(files)
         return done, result
 
     def _run(self, pool: Pool, tasks: list[Task], done: int, progress: Progress) -> None:
@@ -142,7 +142,7 @@ def _locked(files: Files) -> Iterator[None]:
         yield
 
 
-def clear(files: Files) -> None:
+def _clear(files: Files) -> None:
     """Remove ``.work``. A command that comes meanwhile may put its lock there, and removes it."""
     if isinstance(files, LocalFiles):
         for key in files.list(WORK):

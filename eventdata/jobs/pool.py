@@ -43,7 +43,7 @@ class OpenPool:
     check: Callable[[], None] = _nothing
     """Called while no results come: raises where they never will."""
     interrupt: Callable[[], None] = _nothing
-    """Called again and again: raises where Ctrl-C was pressed (`ctrl_c_noted`)."""
+    """Called repeatedly: raises where Ctrl-C was pressed (`ctrl_c_noted`)."""
     ends_tasks: bool = False
     """Whether running tasks end with the pool, so that nobody waits for them."""
 
