@@ -61,7 +61,7 @@ def test_stopped_by_a_person_or_the_system(tmp_path, make, samples, workers):
             place = Place(tmp_path, job)  # it had ended before
         assert call.code == code, call.told
         assert "Traceback" not in call.told
-        assert ("stopped; call the same again to go on" in call.told) == (code == 130)
+        assert ("stopped; run the same command again to resume" in call.told) == (code == 130)
         assert job.kept(place.out) > before  # what was done is not lost
     assert place.call().code == 0
     assert job.content(place.out) == whole
