@@ -1,0 +1,156 @@
+"""Faults on purpose, the long form: commands killed at random moments, then a fault at each write.
+
+    python -m tests.faults [--kills 200] [--turns 40] [--output faults.json]
+
+Real calls of convert, generate and train are killed (the parent, a worker, all at once), several in
+a row, and then let finish; and at each of many file operations in turn the process is killed, the
+disk is full, a read fails, a file vanishes or changes. Held against each: what counts as finished
+is whole, errors are told in a sentence, no process outlives its call, the next call finishes with
+the content of an unbroken one, and nothing is left over. Exit code 1 where any of that fails.
+"""
+
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from tests.faults.jobs import convert_job, generate_job, train_job
+from tests.faults.kills import Victim, kill_at_random
+from tests.faults.turns import FAULTS, Fault, in_turn
+from tools.bench.report import machine, output_option
+
+JOBS = ("convert", "generate", "train")
+SHARES = {"convert": 0.6, "generate": 0.25, "train": 0.15}  # of the kills
+VICTIMS: dict[Victim, int] = {"parent": 3, "worker": 2, "group": 1}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of fault on one job. midway: kills that found some of the work done, not all."""
+
+    job: str
+    fault: str
+    tried: int
+    survived: int
+    midway: int | None
+    seconds: float
+    failures: list[str]
+
+
+@click.command()
+@click.option("--kills", default=200, show_default=True, help="Calls killed at random moments.")
+@click.option("--turns", default=40, show_default=True, help="Operations struck, of each fault.")
+@click.option("--job", "jobs", multiple=True, type=click.Choice(JOBS), help="Only this  [all].")
+@click.option("--fault", "faults", multiple=True, type=click.Choice(FAULTS), help="Only this.")
+@click.option("--seed", default=0, show_default=True, help="Of moments, victims and operations.")
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="To work in.")
+@output_option
+def main(
+    kills: int,
+    turns: int,
+    jobs: Sequence[str],
+    faults: Sequence[Fault],
+    seed: int,
+    folder: Path | None,
+    output: Path | None,
+) -> None:
+    """Try faults on convert, generate and train, and tell how many were survived."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as place:
+        Path(place).mkdir(exist_ok=True)
+        click.echo(f"{'job':<10}{'fault':<16}{'tried':>8}{'survived':>10}{'midway':>8}{'s':>8}")
+        plan = Plan(jobs or JOBS, faults or FAULTS, kills, turns, seed, Path(place))
+        for row in plan.rows():
+            rows.append(row)
+            midway = "" if row.midway is None else row.midway
+            click.echo(
+                f"{row.job:<10}{row.fault:<16}{row.tried:>8}{row.survived:>10}{midway:>8}"
+                f"{row.seconds:>8.0f}"
+            )
+            for failure in row.failures:
+                click.echo(f"  {failure}", err=True)
+            if output is not None:  # after each row, because all take long
+                output.write_text(json.dumps(_document(rows, seed), indent=1))
+    if any(row.failures for row in rows):
+        raise SystemExit(1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to try: kills in all, turns of each fault on each job."""
+
+    jobs: Sequence[str]
+    faults: Sequence[Fault]
+    kills: int
+    turns: int
+    seed: int
+    folder: Path
+
+    def rows(self) -> Iterator[Row]:
+        """Rows as they are known."""
+        shares = sum(SHARES[name] for name in self.jobs)
+        for name in self.jobs:
+            if self.kills:
+                yield self._kill_row(name, round(self.kills * SHARES[name] / shares))
+            if self.turns:
+                # A process of its own, whose forks have nothing of the jobs before.
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                    for fault in self.faults:
+                        yield process.submit(self.turn_row, name, fault).result()
+
+    def _kill_row(self, name: str, kills: int) -> Row:
+        started = time.monotonic()
+        job = {"convert": convert_job, "generate": generate_job, "train": train_job}[name](
+            self.folder
+        )
+        victims: dict[Victim, int] = VICTIMS if name != "train" else {"parent": 1}
+        tried = list(kill_at_random(job, self.folder, kills, self.seed, victims))
+        return Row(
+            job=name,
+            fault="killed",
+            tried=len(tried),
+            survived=sum(not kill.faults for kill in tried),
+            midway=sum(bool(kill.kept) for kill in tried),
+            seconds=round(time.monotonic() - started, 1),
+            failures=[f"{kill.victim}: {fault}" for kill in tried for fault in kill.faults],
+        )
+
+    def turn_row(self, name: str, fault: Fault) -> Row:
+        """Turns on less data than is killed, because each takes two calls."""
+        started = time.monotonic()
+        if name == "convert":
+            job = convert_job(self.folder, samples=16, workers=1)
+        elif name == "generate":
+            job = generate_job(self.folder, samples=8, workers=1)
+        else:
+            job = train_job(self.folder)
+        tried = list(in_turn(job, fault, self.folder, sample=self.turns, seed=self.seed))
+        return Row(
+            job=name,
+            fault=fault,
+            tried=len(tried),
+            survived=sum(not turn.faults for turn in tried),
+            midway=None,
+            seconds=round(time.monotonic() - started, 1),
+            failures=[f"operation {turn.number}: {one}" for turn in tried for one in turn.faults],
+        )
+
+
+def _document(rows: Sequence[Row], seed: int) -> dict[str, object]:
+    killed = [row for row in rows if row.fault == "killed"]
+    return {
+        "machine": machine(),
+        "seed": seed,
+        "kills_tried": sum(row.tried for row in killed),
+        "kills_survived": sum(row.survived for row in killed),
+        "faults_tried": sum(row.tried for row in rows),
+        "faults_survived": sum(row.survived for row in rows),
+        "rows": [asdict(row) for row in rows],
+    }
