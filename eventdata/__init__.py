@@ -1,7 +1,7 @@
-"""Event-camera datasets for spiking neural networks.
+"""Event-camera datasets for spiking neural networks: raw events, one verified store, batches.
 
-Raw events -> one verified Zarr store -> batches for torch. The command is ``eventdata --help``;
-the names here are loaded when first used, so that importing the package costs nothing.
+The command is ``eventdata --help``. The names here are imported when first used, so that importing
+the package is fast.
 """
 
 from importlib import import_module
@@ -30,25 +30,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Conversion": "eventdata.conversion",
-    "EventDataError": "eventdata.errors",
-    "FrameDataset": "eventdata.dataset",
-    "FrameLoader": "eventdata.loader",
-    "Store": "eventdata.store.read",
-    "Verification": "eventdata.verification",
-    "collate": "eventdata.dataset",
-    "convert": "eventdata.conversion",
-    "open_store": "eventdata.store.read",
-    "verify": "eventdata.verification",
+    "conversion": ("Conversion", "convert"),
+    "dataset": ("FrameDataset", "collate"),
+    "errors": ("EventDataError",),
+    "loader": ("FrameLoader",),
+    "store.read": ("Store", "open_store"),
+    "verification": ("Verification", "verify"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'eventdata' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"eventdata.{module}"), name)
+    raise AttributeError(f"module 'eventdata' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

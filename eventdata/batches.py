@@ -1,6 +1,6 @@
-"""Batches in host memory: how threads make them of samples, and the memory that they lie in.
+"""Batches in host memory: decoding by threads, and the memory that holds them.
 
-N samples, T steps, K planes as stored (of binary frames time bytes, ceil(T/8)), P polarities,
+Shapes: N samples, T steps, K planes as stored (binary frames: ceil(T/8) time bytes), P polarities,
 C colour channels, H rows, W columns.
 """
 
@@ -22,7 +22,7 @@ from eventdata.store.read import SampleReader, read_samples
 
 Layout = Literal["NTPHW", "TNPHW", "packed"]
 
-# For each type a dense batch may have, unsigned integers as wide: kernels write its values' bits.
+# For each type of a dense batch, unsigned integers as wide: kernels write the values' bits.
 BITS: dict[torch.dtype, torch.dtype] = {
     torch.uint8: torch.uint8,
     torch.float16: torch.uint16,
@@ -31,14 +31,14 @@ BITS: dict[torch.dtype, torch.dtype] = {
 }
 
 GROUP_BYTES = 1 << 20
-"""Of packed samples that are made dense by one call, while they are in the cache."""
+"""The packed samples that one call makes dense, while they are in the cache."""
 
 
 class Decoding:
-    """How a batch is made in host memory: dense, or as stored.
+    """How a batch is made in host memory: dense, or packed as stored.
 
-    As stored is (N, K, H, W, P). Dense is (N, T, P, H, W), or (T, N, P, H, W) with layout="TNPHW";
-    of images (N, C, H, W).
+    Packed is (N, K, H, W, P). Dense is (N, T, P, H, W), or (T, N, P, H, W) with layout="TNPHW";
+    images are (N, C, H, W).
     """
 
     def __init__(
@@ -48,26 +48,24 @@ class Decoding:
         self.dense = dense
         self._time_first = dense and layout == "TNPHW" and sample.steps is not None
         count = 2 if sample.representation == "binary" else np.iinfo(sample.dtype).max + 1
-        # The bits of each stored value as a dense batch has it. Counted by NumPy: torch would have
-        # its threads count many, and a child that was forked after them would wait for them.
+        # The bits of each stored value in a dense batch. NumPy counts, because torch would start
+        # threads for it, and a child that is forked later would wait for them.
         values = torch.from_numpy(np.arange(count, dtype=np.float32))
         self._values: NDArray[Any] = values.to(dtype).view(BITS[dtype]).numpy()
         self.dtype = self._values.dtype if dense else np.dtype(sample.dtype)
         self._group = max(1, GROUP_BYTES // (sample.planes * sample.chunk_bytes))
 
     def shape(self, count: int) -> tuple[int, ...]:
-        """Of a batch of so many samples."""
+        """Return the shape of a batch of this many samples."""
         if not self.dense:
             return (count, *self.sample.packed_shape)
-        if self.sample.steps is None:
-            return (count, *self.sample.array_shape)
-        head = (self.sample.steps, count) if self._time_first else (count, self.sample.steps)
-        return (*head, *self.sample.array_shape[1:])
+        steps, *rest = self.sample.dense_shape
+        return (steps, count, *rest) if self._time_first else (count, steps, *rest)
 
     def fill(
         self, batch: NDArray[Any], part: slice, reader: SampleReader, stored: Sequence[int]
     ) -> None:
-        """Read and decode a part of a batch's samples; ``stored``: by slot, which one it is."""
+        """Read and decode a part of a batch; ``stored`` has the store's index of each sample."""
         reader = reader.fetch(stored[part])
         samples = batch.swapaxes(0, 1) if self._time_first else batch
         scratch = np.empty((self._group, *self.sample.packed_shape), self.sample.dtype)
@@ -87,15 +85,15 @@ class Decoding:
 
 
 class BufferPool:
-    """Host memory for batches, given out again when no tensor looks at it any more."""
+    """Host memory for batches, reused once no tensor refers to it."""
 
     def __init__(self, nbytes: int, keep: int, pinned: bool) -> None:
-        """nbytes: of the largest batch; keep: so many buffers when none is in use."""
+        """Keep at most ``keep`` unused buffers of ``nbytes``, the size of the largest batch."""
         self._nbytes, self._keep, self._pinned = nbytes, keep, pinned
-        # The arrays given out last, and their memory. Twice as many as are in use at a time: one
-        # that is used for longer is forgotten and not given out again.
+        # The arrays lent last, with their memory: twice as many as are in use at a time. An array
+        # that is used for longer is forgotten and its memory not lent again.
         self._lent: list[tuple[weakref.ref[NDArray[Any]], NDArray[np.uint8]]] = []
-        # By process: one that was forked amid a thread's `take` would wait for that for ever.
+        # One a process: a fork during another thread's `take` would leave a lock held forever.
         self._locks: dict[int, threading.Lock] = {}
         self._copies: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
 
@@ -103,23 +101,28 @@ class BufferPool:
         return BufferPool, (self._nbytes, self._keep, self._pinned)
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """An uninitialised array; its memory comes back once it and tensors of it are gone."""
+        """Return an uninitialised array; its memory is reused once it and its tensors are gone."""
         with self._locks.setdefault(os.getpid(), threading.Lock()):
             memory = self._unused()
-            # A tensor of NumPy memory holds that array until its storage goes, whoever views it.
+            # Tensors and views of NumPy memory keep that array alive as long as they exist.
             array = memory[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
             self._lent.append((weakref.ref(array), memory))
         return array
 
     def _unused(self) -> NDArray[np.uint8]:
-        # Looked for here and not told by a callback, in which Ctrl-C would be lost.
+        # Searched here and not reported by a callback, in which Ctrl-C would be lost.
         unused = [entry for entry in self._lent if entry[0]() is None]
         used = [entry for entry in self._lent if entry[0]() is not None]
         self._lent = [*unused[1 : self._keep], *used[-2 * self._keep :]]
-        return unused[0][1] if unused else self._allocate()
+        if unused:
+            return unused[0][1]
+        if self._pinned:
+            return torch.empty(self._nbytes, dtype=torch.uint8, pin_memory=True).numpy()
+        # NumPy asks for huge pages, unlike torch: touching them first takes a fifth of the time.
+        return np.empty(self._nbytes, np.uint8)
 
     def copy_to(self, batch: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """The batch on the device; a pinned one is kept until its copy is done."""
+        """Return the batch on the device; a pinned one is kept until its copy is done."""
         copied = batch.to(device, non_blocking=self._pinned)
         if self._pinned:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -130,9 +133,3 @@ class BufferPool:
             while self._copies and self._copies[0][0].query():  # type: ignore[no-untyped-call]
                 self._copies.popleft()
         return copied
-
-    def _allocate(self) -> NDArray[np.uint8]:
-        if self._pinned:
-            return torch.empty(self._nbytes, dtype=torch.uint8, pin_memory=True).numpy()
-        # NumPy asks for huge pages, torch does not: to touch them first takes a fifth of the time.
-        return np.empty(self._nbytes, np.uint8)

@@ -1,5 +1,6 @@
-"""What is in a store, as plain values for programs and as a table for people."""
+"""Describe a store: as JSON values for programs, as a table for people."""
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ from eventdata.store.read import Split, Store
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """Splits, shapes, classes, bytes, event rates and parameters, as JSON values.
+    """Return splits, shapes, classes, bytes, event rates and parameters as JSON values.
 
-    ``event_rate`` is the share of cells (step, polarity, row, column) that hold an event in
-    binary frames, and events a cell in counts; None for still images.
+    ``event_rate`` is the share of cells (step, polarity, row, column) with an event in binary
+    frames, the events per cell in counts, and None for still images.
     """
     header = store.header
     return {
@@ -41,14 +42,13 @@ def _describe_split(split: Split) -> dict[str, Any]:
     sizes = [split.files.size(shard_key(split.name, sample, shard)) for shard in range(shards)]
     total = sum(size or 0 for size in sizes)
     events = int(split.event_counts[split.valid].sum(dtype=np.int64))
-    cells = (sample.steps or 0) * sample.channels * sample.height * sample.width * valid
-    shape = (sample.channels, sample.height, sample.width)
+    cells = prod(sample.dense_shape) * valid if sample.steps else 0
     return {
         "samples": split.count,
         "valid": valid,
         "skipped": split.count - valid,
         "classes_present": len(np.unique(split.labels[split.valid])),
-        "shape": list(shape if sample.steps is None else (sample.steps, *shape)),
+        "shape": list(sample.dense_shape),
         "dtype": sample.dtype,
         "stored_shape": list(sample.array_shape),
         "shards": shards,
@@ -62,7 +62,7 @@ def _describe_split(split: Split) -> dict[str, Any]:
 
 
 def print_table(facts: dict[str, Any]) -> None:
-    """Print `describe`'s values for a person."""
+    """Print the values of `describe` as a table."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -80,10 +80,9 @@ def print_table(facts: dict[str, Any]) -> None:
         f"{facts['classes']} classes, {human_bytes(facts['bytes'])}, format {facts['version']}"
     )
     table = Table("split", box=None, header_style="bold", pad_edge=False)
-    for column in ("samples", "skipped", "shape", "shards", "bytes", "bytes/sample"):
+    names = ["samples", "skipped", "shape", "shards", "bytes", "bytes/sample", "events/sample"]
+    for column in [*names, "event rate"]:
         table.add_column(column, justify="right")
-    table.add_column("events/sample", justify="right")
-    table.add_column("event rate", justify="right")
     for name, split in facts["splits"].items():
         rate = split["event_rate"]
         table.add_row(
@@ -107,7 +106,7 @@ def print_table(facts: dict[str, Any]) -> None:
 
 
 def human_bytes(count: float) -> str:
-    """Bytes in the unit that leaves one to three digits before the point."""
+    """Return bytes in the unit with one to three digits before the point."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

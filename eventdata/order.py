@@ -1,4 +1,4 @@
-"""In which order the samples of an epoch are read: a pure function of seed and epoch."""
+"""The order in which an epoch reads its samples: a pure function of seed and epoch."""
 
 from typing import Literal
 
@@ -12,11 +12,12 @@ Indices = NDArray[np.int64]
 def epoch_order(
     shards: NDArray[np.integer], *, shuffle: bool, order: Order, window: int, seed: int, epoch: int
 ) -> Indices:
-    """Indices 0..N-1 in the order of an epoch.
+    """Return the indices 0..N-1 in the order of an epoch.
 
-    shards: (N,) the shard in which each sample lies. order="samples" shuffles all samples; "shards"
-    draws shards in random order and shuffles the samples of ``window`` of them together, so that a
-    slow disk or a remote store is read shard by shard.
+    Args:
+        shards: the shard in which each sample lies (N,).
+        order: "samples" shuffles all samples. "shards" shuffles shards and, within each ``window``
+            of them, their samples, so that slow disks and remote stores are read shard by shard.
     """
     count = len(shards)
     if not shuffle:
@@ -35,10 +36,10 @@ def epoch_order(
 def rank_batches(
     indices: Indices, *, batch_size: int, rank: int, world_size: int, drop_last: bool
 ) -> list[Indices]:
-    """The batches of one rank: of every ``batch_size * world_size`` indices, its share.
+    """Return the batches of a rank: its share of every ``batch_size * world_size`` indices.
 
-    Ranks together see each index once. Of the last batch, ranks may get a sample more or less, or
-    none; with drop_last all have the same batches, as training in step needs.
+    All ranks together read each index once. Their shares of the last batch may differ by a sample
+    or be empty; with ``drop_last`` all are equal, as training in step needs.
     """
     step = batch_size * world_size
     stop = len(indices) // step * step if drop_last else len(indices)
@@ -50,6 +51,6 @@ def rank_batches(
 def batch_count(
     samples: int, *, batch_size: int, rank: int, world_size: int, drop_last: bool
 ) -> int:
-    """How many batches `rank_batches` makes of so many samples."""
+    """Return how many batches `rank_batches` makes of this many samples."""
     whole, rest = divmod(samples, batch_size * world_size)
     return whole + (not drop_last and rest > rank)

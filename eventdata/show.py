@@ -1,7 +1,9 @@
-"""Pictures of stored samples: the steps of one, a contact sheet of many, or an animation.
+"""Pictures of stored samples: the steps of one, a contact sheet of several, or an animation.
 
-Positive events are blue, negative ones vermilion (Okabe and Ito's palette, which colour-blind
-readers can tell apart), on white; where both fall on a pixel the colours mix to dark.
+Positive events are blue and negative ones vermilion on white, colours of Okabe and Ito's palette
+that colour-blind readers can distinguish. If both fall on a pixel, the colours mix to dark.
+
+Shapes: T steps, K planes, P polarities, C colour channels, H rows, W columns.
 """
 
 import math
@@ -16,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from eventdata.errors import OptionError, writing
 from eventdata.store.layout import SampleFormat
-from eventdata.store.read import Store
+from eventdata.store.read import Split, Store
 
 POSITIVE = (0, 114, 178)
 NEGATIVE = (213, 94, 0)
@@ -28,8 +30,8 @@ STEP_MILLISECONDS = 120
 MAX_TILES = 256
 _LEGENDS = {1: "dark: events", 2: "blue: positive, vermilion: negative"}  # by number of channels
 MAX_PIXELS = 1 << 26
-MAX_MOVING_PIXELS = 1 << 28  # of all pictures of an animation
-MAX_CELLS = 1 << 30  # (step, polarity, row, column) of what is in memory at once
+MAX_MOVING_PIXELS = 1 << 28  # in all pictures of an animation
+MAX_CELLS = 1 << 30  # (step, polarity, row, column) in memory at once
 
 Rgb = NDArray[np.uint8]
 
@@ -39,49 +41,47 @@ def show(
 ) -> Path:
     """Write a picture of samples of a split to a .png, or an animation over steps to a .gif.
 
-    index: ``7``, ``-1``, or a range ``0:16`` or ``0:100:10`` (a contact sheet, of each sample the
-    step with the most events). scale: pixels on a side for each pixel of a frame.
+    Args:
+        index: ``7``, ``-1``, or a range ``0:16`` or ``0:100:10``. A range makes a contact sheet
+            with the busiest step of each sample.
+        scale: pixels on a side for each pixel of a frame.
+
+    Raises:
+        OptionError: the path, split, index or size is not possible.
     """
     path = Path(out)
-    suffix = path.suffix.lower()
-    if suffix not in (".png", ".gif"):
-        raise OptionError(f"{path}: a picture is .png or .gif; name it so")
-    chosen = parse_index(index, len(store.split(split)))
-    sample = store.split(split).sample
-    steps = sample.steps or 1
-    _check_size(sample, len(chosen), scale, moving=suffix == ".gif")
-    titles = [_title(store, split, number) for number in chosen]
-    draw = paint_image if sample.representation == "image" else paint_events
-    legend = _LEGENDS.get(sample.channels, "") if draw is paint_events else ""
-    dense = (_dense(store, split, number) for number in chosen)
-    if suffix == ".gif":
+    moving = path.suffix.lower() == ".gif"
+    if not moving and path.suffix.lower() != ".png":
+        raise OptionError(f"{path}: pictures are .png or .gif; choose such a name")
+    part = store.split(split)
+    chosen, sample = parse_index(index, len(part)), part.sample
+    _check_size(sample, len(chosen), scale, moving=moving)
+    titles = [_title(store, part, number) for number in chosen]
+    images = sample.representation == "image"
+    draw = paint_image if images else paint_events
+    legend = "" if images else _LEGENDS.get(sample.channels, "")
+
+    def sheet(tiles: Sequence[Rgb], captions: list[str], title: str = "") -> Image.Image:
+        return _sheet([draw(tile) for tile in tiles], captions, scale, legend, title)
+
+    dense = (_dense(part, number) for number in chosen)
+    steps = range(sample.steps or 1)
+    if moving:
         samples = list(dense)
-        pictures = [
-            _sheet([draw(frames[step]) for frames in samples], titles, scale, legend)
-            for step in range(steps)
-        ]
-    elif len(chosen) == 1 and steps > 1:
-        captions = [f"step {step + 1}" for step in range(steps)]
-        pictures = [_sheet([draw(f) for f in next(dense)], captions, scale, legend, titles[0])]
+        pictures = [sheet([frames[step] for frames in samples], titles) for step in steps]
+    elif len(chosen) == 1 and len(steps) > 1:
+        pictures = [sheet([*next(dense)], [f"step {step + 1}" for step in steps], titles[0])]
     else:
-        tiles = [draw(frames[busiest_step(frames)]) for frames in dense]
-        pictures = [_sheet(tiles, titles, scale, legend)]
+        pictures = [sheet([frames[busiest_step(frames)] for frames in dense], titles)]
+    animation: dict[str, Any] = {"save_all": True, "append_images": pictures[1:], "loop": 0}
+    animation["duration"] = STEP_MILLISECONDS
     with writing(path):
-        if suffix == ".gif":
-            pictures[0].save(
-                path,
-                save_all=True,
-                append_images=pictures[1:],
-                duration=STEP_MILLISECONDS,
-                loop=0,
-            )
-        else:
-            pictures[0].save(path)
+        pictures[0].save(path, **(animation if moving else {}))
     return path
 
 
 def _check_size(sample: SampleFormat, count: int, scale: int, *, moving: bool) -> None:
-    """OptionError where samples would take too much memory, or their pictures."""
+    """Raise OptionError if samples or pictures would take too much memory."""
     steps, height, width = sample.steps or 1, sample.height, sample.width
     cells = steps * sample.channels * height * width * (count if moving else 1)
     tile = (scale * height + GAP + CAPTION) * (scale * width + GAP)
@@ -93,13 +93,13 @@ def _check_size(sample: SampleFormat, count: int, scale: int, *, moving: bool) -
 
 
 def parse_index(text: str, count: int) -> list[int]:
-    """Sample numbers of ``7``, ``-1``, ``0:16`` or ``0:100:10`` in a split of ``count`` samples."""
+    """Return the samples of ``7``, ``-1``, ``0:16`` or ``0:100:10`` in a split of ``count``."""
     try:
         numbers = [int(part) if part else None for part in text.split(":")]
     except ValueError:
         numbers = []
     if not 1 <= len(numbers) <= 3 or numbers == [None]:
-        raise OptionError(f"--index {text!r}: give a number (7) or a range (0:16)")
+        raise OptionError(f"--index {text!r}: pass a number (7) or a range (0:16)")
     if len(numbers) == 1:
         number = numbers[0] or 0
         if not -count <= number < count:
@@ -116,32 +116,31 @@ def parse_index(text: str, count: int) -> list[int]:
 
 
 def paint_events(frame: NDArray[Any]) -> Rgb:
-    """One step (P, H, W) of events as RGB (H, W, 3): cells by their share of the largest."""
+    """Return a step (P, H, W) of events as RGB (H, W, 3), cells relative to the largest."""
     weights = frame.astype(np.float32) / max(1, int(frame.max()))
-    return _mix(weights[0], weights[-1])  # merged polarities: both colours, which is dark
+    return _mix(weights[0], weights[-1])  # merged polarities are both: dark
 
 
 def paint_image(image: NDArray[Any]) -> Rgb:
-    """An image (C, H, W), grey or RGB, as RGB (H, W, 3)."""
+    """Return an image (C, H, W), grey or RGB, as RGB (H, W, 3)."""
     return np.ascontiguousarray(np.broadcast_to(np.moveaxis(image, 0, -1), (*image.shape[1:], 3)))
 
 
 def busiest_step(frames: NDArray[Any]) -> int:
-    """The step of (T, P, H, W) with the most events; all at once would paint every edge dark."""
+    """Return the step of (T, P, H, W) with the most events; all steps would make edges dark."""
     return int(np.argmax(frames.sum(axis=(1, 2, 3), dtype=np.int64)))
 
 
 def _mix(positive: NDArray[np.float32], negative: NDArray[np.float32]) -> Rgb:
-    """White less the colours' complements, by weights (H, W) from 0 to 1."""
+    """Return white minus the colours' complements, by weights (H, W) from 0 to 1."""
     rgb = np.full((*positive.shape, 3), 255, np.float32)
     rgb -= positive[..., None] * (255 - np.array(POSITIVE, np.float32))
     rgb -= negative[..., None] * (255 - np.array(NEGATIVE, np.float32))
     return np.clip(rgb, 0, 255).astype(np.uint8)
 
 
-def _dense(store: Store, split_name: str, index: int) -> NDArray[Any]:
-    """Frames (T, P, H, W) of a sample; zeros for a skipped one; images as one step."""
-    split = store.split(split_name)
+def _dense(split: Split, index: int) -> NDArray[Any]:
+    """Return the frames (T, P, H, W) of a sample; zeros if skipped; images as one step."""
     sample = split.sample
     packed = np.zeros(sample.packed_shape, sample.dtype)
     if split.valid[index]:
@@ -152,34 +151,29 @@ def _dense(store: Store, split_name: str, index: int) -> NDArray[Any]:
     return frames
 
 
-def _title(store: Store, split_name: str, index: int) -> str:
-    split = store.split(split_name)
-    name = f"{split_name} {index}: {split.sample_names[index]}"
+def _title(store: Store, split: Split, index: int) -> str:
+    name = f"{split.name} {index}: {split.sample_names[index]}"
     if not split.valid[index]:
         return f"{name} (skipped)"
-    label = store.header.class_name(int(split.labels[index]))
-    if split.sample.representation == "image":
-        return f"{name}, {label}"
-    return f"{name}, {label}, {split.event_counts[index]:,} events"
+    name += f", {store.header.class_name(int(split.labels[index]))}"
+    image = split.sample.representation == "image"
+    return name if image else f"{name}, {split.event_counts[index]:,} events"
 
 
 def _sheet(
     tiles: Sequence[Rgb], captions: Sequence[str], scale: int, legend: str, title: str = ""
 ) -> Image.Image:
-    """Tiles in rows under their captions, as near to 16:9 as they come."""
+    """Return tiles in rows under their captions, as near to 16:9 as possible."""
     height, width = (scale * side for side in tiles[0].shape[:2])
     columns = _columns(len(tiles), width / height)
     rows = -(-len(tiles) // columns)
     top = TITLE if title else 0
     caption = CAPTION if any(captions) else 0
-    size = (
-        GAP + columns * (width + GAP),
-        GAP + top + rows * (height + caption + GAP) + (CAPTION if legend else 0),
-    )
-    sheet = Image.new("RGB", size, "white")
+    total = GAP + top + rows * (height + caption + GAP) + (CAPTION if legend else 0)
+    sheet = Image.new("RGB", (GAP + columns * (width + GAP), total), "white")
     draw = ImageDraw.Draw(sheet)
     small, large = ImageFont.load_default(10), ImageFont.load_default(13)
-    draw.text((GAP, 3), _shorten(title, size[0], large), INK, large)
+    draw.text((GAP, 3), _shorten(title, sheet.width, large), INK, large)
     for number, (tile, text) in enumerate(zip(tiles, captions, strict=True)):
         row, column = divmod(number, columns)
         left = GAP + column * (width + GAP)
@@ -187,16 +181,14 @@ def _sheet(
         draw.text((left, upper), _shorten(text, width, small), INK, small)
         picture = Image.fromarray(tile).resize((width, height), Image.Resampling.NEAREST)
         sheet.paste(picture, (left, upper + caption))
-        draw.rectangle(
-            (left - 1, upper + caption - 1, left + width, upper + caption + height),
-            outline=(200,) * 3,
-        )
-    draw.text((GAP, size[1] - CAPTION), legend, INK, small)
+        frame = (left - 1, upper + caption - 1, left + width, upper + caption + height)
+        draw.rectangle(frame, outline=(200,) * 3)
+    draw.text((GAP, total - CAPTION), legend, INK, small)
     return sheet
 
 
 def _columns(tiles: int, aspect: float) -> int:
-    """Tiles a row: near to a sheet of 16:9, with few places left empty in the last row."""
+    """Return the tiles a row: near to 16:9, with few empty places in the last row."""
     best = math.sqrt(tiles * 16 / 9 / aspect)
     least = min(tiles, max(1, math.floor(0.7 * best)))
     near = range(least, max(least, min(tiles, math.ceil(1.3 * best))) + 1)
@@ -204,7 +196,7 @@ def _columns(tiles: int, aspect: float) -> int:
 
 
 def _shorten(text: str, width: int, font: Any) -> str:
-    """The text, its end cut where it is wider than its tile."""
+    """Return the text, cut at its end if it is wider than its tile."""
     text = "".join(one if one.isprintable() else "?" for one in text[: width + 1])
     if font.getlength(text) <= width:
         return text

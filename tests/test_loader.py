@@ -184,7 +184,7 @@ def test_an_epoch_that_was_broken_off_is_over(dataset):
     assert again == flat(indices_of(dataset, fresh))
 
 
-def test_goes_on_in_the_middle_of_an_epoch(dataset):
+def test_resumes_in_the_middle_of_an_epoch(dataset):
     options = {"shuffle": True, "seed": 1}
     whole = FrameLoader(dataset, 4, **options)
     expected = indices_of(dataset, whole) + indices_of(dataset, whole)

@@ -38,7 +38,6 @@ TYPES = {
     "input_size": "uint64",
     "input_time": "int64",
 }
-_FILL = {"string": "", "bool": False}
 # Limits on the decoded texts of a chunk; paths compress to a fiftieth.
 MAX_NAME_BYTES, MAX_TEXT_BYTES, MAX_TEXT_RATIO = 4096, 1 << 20, 256
 
@@ -48,7 +47,7 @@ def column_document(kind: str, count: int, chunk: int | None = None) -> bytes:
     chunk = chunk or min(METADATA_CHUNK, max(count, 1))
     text: list[Any] = [{"name": "vlen-utf8", "configuration": {}}, *COMPRESSION]
     codecs = text if kind == "string" else value_codecs(kind)
-    return array_document([count], [chunk], kind, codecs, ["sample"], _FILL.get(kind, 0))
+    return array_document([count], [chunk], kind, codecs, ["sample"])
 
 
 def encode_column(name: str, values: NDArray[Any]) -> dict[str, bytes]:
@@ -59,7 +58,7 @@ def encode_column(name: str, values: NDArray[Any]) -> dict[str, bytes]:
     compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress
     for number, start in enumerate(range(0, len(values), chunk)):
         part = values[start : start + chunk]
-        whole = np.full(chunk, _FILL.get(kind, 0), _dtype(kind).newbyteorder("<"))
+        whole = np.full(chunk, "" if kind == "string" else 0, _dtype(kind).newbyteorder("<"))
         whole[: len(part)] = part
         packed = compress(VLenUTF8().encode(whole) if kind == "string" else whole.tobytes())
         files[f"{name}/c/{number}"] = packed + crc32c(packed)
@@ -67,12 +66,9 @@ def encode_column(name: str, values: NDArray[Any]) -> dict[str, bytes]:
 
 
 def read_column(files: Files, split: str, name: str) -> NDArray[Any]:
-    """Return the values (N,) of an array of a split; strings as Python strings.
+    """Return the values (N,) of an array; StoreError if a file is missing or damaged.
 
     Memory is taken only for chunks that exist, not for what the zarr.json declares.
-
-    Raises:
-        StoreError: a file is missing or damaged.
     """
     kind, where = TYPES[name], f"{files.where}/{split}/{name}"
     document = read_bounded(files, f"{split}/{name}/zarr.json", MAX_ARRAY_DOCUMENT)

@@ -61,9 +61,7 @@ class SampleFormat:
 
     def __post_init__(self) -> None:
         if (self.steps is None) != (self.representation == "image"):
-            raise StoreError(
-                f"a store of {self.representation} frames can't have steps={self.steps}"
-            )
+            raise StoreError(f"{self.representation} frames can't have steps={self.steps}")
 
     @property
     def planes(self) -> int:
@@ -206,11 +204,7 @@ def _is_plain(name: object) -> bool:
 
 
 def parse_json(document: bytes) -> Any:
-    """Return a JSON document's value.
-
-    Raises:
-        ValueError: it is not JSON, or is nested so deeply that copying or printing it could fail.
-    """
+    """Return a JSON document's value; ValueError if it is not JSON or nested dangerously deep."""
     try:
         value = json.loads(document)
     except RecursionError:
@@ -225,10 +219,9 @@ def parse_json(document: bytes) -> Any:
 
 
 def whole_number(value: Any, *, least: int) -> int:
-    """Return a whole number read from JSON, at most 2**53: up to there all JSON readers agree.
+    """Return a whole number of JSON up to 2**53, which all readers agree on; ValueError otherwise.
 
-    Raises:
-        ValueError: it is out of bounds, or 8.0, true or a text, which could pass for a number.
+    8.0, true and a text could pass for one and are refused.
     """
     if type(value) is not int or not least <= value <= 2**53:
         raise ValueError(f"{value!r:.40} is not a whole number of at least {least}")
@@ -242,12 +235,7 @@ def group_document(attributes: Mapping[str, Any] | None = None) -> bytes:
 
 
 def array_document(
-    shape: Sequence[int],
-    chunk: Sequence[int],
-    dtype: str,
-    codecs: Sequence[Mapping[str, Any]],
-    dimension_names: Sequence[str],
-    fill_value: Any = 0,
+    shape: list[int], chunk: list[int], dtype: str, codecs: list[Any], names: list[str]
 ) -> bytes:
     """Return an array's ``zarr.json``, with its keys in the order that zarr-python writes."""
     document = {
@@ -255,10 +243,10 @@ def array_document(
         "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": fill_value,
+        "fill_value": {"string": "", "bool": False}.get(dtype, 0),
         "codecs": codecs,
         "attributes": {},
-        "dimension_names": dimension_names,
+        "dimension_names": names,
         "zarr_format": 3,
         "node_type": "array",
         "storage_transformers": [],
@@ -289,8 +277,8 @@ def sample_array_document(sample: SampleFormat, count: int, shard_size: int) -> 
         "index_location": "end",
     }
     return array_document(
-        (count, *sample.array_shape),
-        (shard_size, *sample.array_shape),
+        [count, *sample.array_shape],
+        [shard_size, *sample.array_shape],
         sample.dtype,
         [{"name": "sharding_indexed", "configuration": sharding}],
         sample.dimension_names,
@@ -303,25 +291,18 @@ def parse_sample_array(
     """Return the sample format, number of samples and shard size from an array's ``zarr.json``.
 
     Raises:
-        StoreError: it is not what `sample_array_document` writes, so the readers here might not
-            know its codecs; or samples or shards are larger than in any store.
+        StoreError: `sample_array_document` writes another, or samples or shards are too large.
     """
     try:
         found = parse_json(document)
         count = whole_number(found["shape"][0], least=0)
         shard_size = whole_number(found["chunk_grid"]["configuration"]["chunk_shape"][0], least=1)
-        channels, height, width = (whole_number(side, least=1) for side in found["shape"][-3:])
-        sample = SampleFormat(
-            representation=header.representation,
-            steps=header.steps,
-            channels=channels,
-            height=height,
-            width=width,
-            dtype=found["data_type"],
-        )
-        sound = sample.dtype in ("uint8", "uint16") and same_document(
-            found, sample_array_document(sample, count, shard_size)
-        )
+        lengths = [whole_number(length, least=1) for length in found["shape"][-3:]]
+        facts: dict[str, Any] = {"representation": header.representation, "steps": header.steps}
+        facts |= zip(("channels", "height", "width"), lengths, strict=True)
+        sample = SampleFormat(**facts, dtype=found["data_type"])
+        expected = sample_array_document(sample, count, shard_size)
+        sound = sample.dtype in ("uint8", "uint16") and same_document(found, expected)
     except (ValueError, KeyError, TypeError, IndexError):
         sound = False
     if not sound:

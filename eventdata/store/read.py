@@ -117,10 +117,11 @@ class Split:
 
     def reader(self) -> SplitReader:
         """Return a reader of this split's samples."""
+        place = self.name, self.sample, self.shard_size
         if isinstance(self.files, LocalFiles):
-            return LocalReader(self.files, self.name, self.sample, self.shard_size)
+            return LocalReader(self.files, *place)
         if isinstance(self.files, RemoteFiles):
-            return RemoteReader(self.files, self.name, self.sample, self.shard_size)
+            return RemoteReader(self.files, *place)
         raise TypeError(f"no reader for {type(self.files).__name__}")
 
 

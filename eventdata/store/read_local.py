@@ -24,34 +24,24 @@ from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
 from eventdata.files.local import LocalFiles, check_plain
-from eventdata.store.layout import SampleFormat, shard_key
-from eventdata.store.shard import CRC_BYTES, checked_chunk, decompress, index_bytes, parse_index
+from eventdata.store.shard import CRC_BYTES, ShardReader, checked_chunk, decompress, index_bytes
 
 
-class LocalReader:
+class LocalReader(ShardReader[LocalFiles]):
     """Reads samples of one split; see `eventdata.store.read.SplitReader` for the methods."""
 
-    def __init__(
-        self, files: LocalFiles, split: str, sample: SampleFormat, shard_size: int
-    ) -> None:
-        self.files, self.split = files, split
-        self.sample, self.shard_size = sample, shard_size
-        self._indices: dict[int, NDArray[np.uint64]] = {}
+    def __init__(self, *place: Any) -> None:
+        super().__init__(*place)
         self._limit = _file_limit()
         self._opened = lru_cache(maxsize=self._limit)(self._open)
         _readers.append(weakref.ref(self, _readers.remove))
 
-    def __reduce__(self) -> tuple[Any, ...]:  # open files don't travel to another process
-        return LocalReader, (self.files, self.split, self.sample, self.shard_size)
-
     def read(self, index: int, out: NDArray[Any]) -> None:
-        """See `SampleReader.read`."""
         try:
             for plane, chunk in zip(out, self._chunks(index), strict=True):
                 decompress(chunk, plane)
         except StoreError as error:
-            where = f"{self.files.where}/{self.split}, shard {index // self.shard_size}"
-            raise StoreError(f"{where}, sample {index}: {error}") from None
+            raise StoreError(f"{self.where(index)}: {error}") from None
 
     def read_many(self, indices: Sequence[int], out: NDArray[Any]) -> None:
         """Fill out (N, K, H, W, P) with samples."""
@@ -62,35 +52,26 @@ class LocalReader:
                 self.read(index, place)
 
     def fetch(self, indices: Sequence[int]) -> "LocalReader":
-        """See `SampleReader.fetch`: nothing to request."""
         return self
 
     def ahead(
         self, order: Sequence[int], window: int
     ) -> contextlib.AbstractContextManager["LocalReader"]:
-        """See `SplitReader.ahead`: the operating system reads ahead."""
-        return contextlib.nullcontext(self)
+        return contextlib.nullcontext(self)  # the operating system reads ahead
 
     def _chunks(self, index: int) -> list[bytes]:
         """Return the chunks of a sample, compressed, with sound checksums."""
-        number, slot = divmod(index, self.shard_size)
-        read = self._opened(number).read
-        entries = self._indices[number][slot].tolist()
-        return [checked_chunk(read, offset, length) for offset, length in entries]
+        read = self._opened(index // self.shard_size).read
+        return [checked_chunk(read, *entry) for entry in self.entries(index).tolist()]
 
     def _open(self, number: int) -> "ShardFile":
         """Return a shard's file; its index is read, checked and kept."""
-        key = shard_key(self.split, self.sample, number)
-        path = self.files.root / key
+        path = self.files.root / self.key(number)
         try:
             file = self._open_file(path)
             if number not in self._indices:
-                where = f"{self.files.where}/{key}"
                 length = index_bytes(self.sample, self.shard_size)
-                end = file.read(max(0, file.size - length), length)
-                self._indices[number] = parse_index(
-                    end, self.sample, self.shard_size, where, file.size
-                )
+                self.add_index(number, file.read(max(0, file.size - length), length), file.size)
         except OSError as error:
             raise StoreError(f"{path}: can't be read ({error}); run `eventdata verify`") from None
         return file
@@ -118,10 +99,8 @@ _readers: list[weakref.ref[LocalReader]] = []
 def decompress_many(chunks: Sequence[bytes], out: NDArray[Any]) -> None:
     """Decompress chunks of equal size, one after the other, into ``out``, which is contiguous.
 
-    numcodecs decodes frames that follow each other in one call without Python's lock, since 0.16.4.
-
-    Raises:
-        StoreError: an older numcodecs, or a chunk is damaged.
+    numcodecs does so in one call without Python's lock, since 0.16.4. StoreError if an older one
+    is installed or a chunk is damaged.
     """
     share = out.nbytes // len(chunks)
     frames = b"".join([memoryview(chunk)[:-CRC_BYTES] for chunk in chunks])

@@ -20,16 +20,13 @@ from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
 from eventdata.files.remote import RemoteFiles
-from eventdata.store.layout import SampleFormat, shard_key
-from eventdata.store.shard import MISSING, index_bytes, index_of, parse_index, read_chunk
+from eventdata.store.shard import MISSING, ShardReader, index_bytes, read_chunk
 
 GAP = 1 << 16  # bytes; reading such a gap costs less than another request
 PART = 1 << 23  # bytes of a request at most, except for larger samples
 AHEAD_BYTES = 1 << 29  # of the shards that are held or being read
 DOWNLOADS = 4
 SPARSE = 5  # shards are read whole if at least one in five of their samples is wanted
-
-Index = NDArray[np.uint64]
 
 
 class _Part(NamedTuple):
@@ -39,33 +36,20 @@ class _Part(NamedTuple):
     data: memoryview
 
 
-class RemoteReader:
-    """Reads samples of one split. Threads may share it, and it can be forked and pickled."""
-
-    def __init__(
-        self, files: RemoteFiles, split: str, sample: SampleFormat, shard_size: int
-    ) -> None:
-        self.files, self.split = files, split
-        self.sample, self.shard_size = sample, shard_size
-        self._indices: dict[int, Index] = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteReader, (self.files, self.split, self.sample, self.shard_size)
+class RemoteReader(ShardReader[RemoteFiles]):
+    """Reads samples of one split as a `SplitReader`; it can be shared, forked and pickled."""
 
     def read(self, index: int, out: NDArray[Any]) -> None:
-        """See `SampleReader.read`."""
         self.fetch([index]).read(index, out)
 
     def fetch(self, indices: Sequence[int]) -> "Fetched":
-        """See `SampleReader.fetch`."""
         numbers = {index // self.shard_size for index in indices}
         missing = [number for number in sorted(numbers) if number not in self._indices]
         size = index_bytes(self.sample, self.shard_size)
         tails = [(self.key(number), -size, None) for number in missing]
         found = self.files.read_parts(tails) if missing else []
         for number, tail in zip(missing, found, strict=True):
-            where = f"{self.files.where}/{self.key(number)}"
-            self._indices[number] = parse_index(tail, self.sample, self.shard_size, where)
+            self.add_index(number, tail)
         requests: list[tuple[int, int, int]] = []  # shard, start, stop
         places: dict[int, int] = {}  # sample -> its request
         for index in sorted(set(indices)):
@@ -82,18 +66,16 @@ class RemoteReader:
                     requests.pop()
             requests.append((number, start, stop))
             places[index] = len(requests) - 1
-        found = self.files.read_parts(
-            [(self.key(number), start, stop) for number, start, stop in requests]
-        )
-        parts = [
-            _Part(start, memoryview(data))
-            for (_, start, _), data in zip(requests, found, strict=True)
-        ]
-        return Fetched(self, {index: parts[place] for index, place in places.items()})
+        wanted = [(self.key(number), start, stop) for number, start, stop in requests]
+        found = self.files.read_parts(wanted)
+        parts = {
+            index: _Part(requests[place][1], memoryview(found[place]))
+            for index, place in places.items()
+        }
+        return Fetched(self, parts)
 
     @contextlib.contextmanager
     def ahead(self, order: Sequence[int], window: int) -> Iterator["RemoteReader | ShardsAhead"]:
-        """See `SplitReader.ahead`."""
         numbers = [index // self.shard_size for index in order]
         uses = Counter(numbers)
         sparse = len(order) * SPARSE < len(uses) * self.shard_size
@@ -111,32 +93,20 @@ class RemoteReader:
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 
-    def key(self, number: int) -> str:
-        """Return the key of a shard in the store."""
-        return shard_key(self.split, self.sample, number)
-
     def decode(self, index: int, part: _Part, out: NDArray[Any]) -> None:
         """Fill out (K, H, W, P) from a part of the shard that holds the sample's chunks."""
-        number = index // self.shard_size
-        where = f"{self.files.where}/{self.split}, shard {number}, sample {index}"
+        where = self.where(index)
         for plane, entry in zip(out, self.entries(index), strict=True):
             read_chunk(part.data, entry, plane, where, part.start)
-
-    def entries(self, index: int) -> Index:
-        """Return the index entries (K, 2) of a sample, once its shard's index is read."""
-        number, slot = divmod(index, self.shard_size)
-        entries: Index = self._indices[number][slot]
-        return entries
 
     def load(self, number: int) -> _Part:
         """Read a whole shard; keep its index."""
         data = self.files.read(self.key(number))
-        where = f"{self.files.where}/{self.key(number)}"
         if data is None:
+            where = f"{self.files.where}/{self.key(number)}"
             raise StoreError(f"{where}: the shard is missing; run `eventdata verify`")
-        view = memoryview(data)
-        self._indices.setdefault(number, index_of(view, self.sample, self.shard_size, where))
-        return _Part(0, view)
+        self.add_index(number, memoryview(data), len(data))
+        return _Part(0, memoryview(data))
 
 
 class Fetched:
@@ -146,13 +116,10 @@ class Fetched:
         self._reader, self._parts = reader, parts
 
     def read(self, index: int, out: NDArray[Any]) -> None:
-        """See `SampleReader.read`."""
         nothing = _Part(0, memoryview(b""))  # of a sample without chunks, which `decode` reports
-        part = self._parts.get(index, nothing)
-        self._reader.decode(index, part, out)
+        self._reader.decode(index, self._parts.get(index, nothing), out)
 
     def fetch(self, indices: Sequence[int]) -> "Fetched":
-        """See `SampleReader.fetch`: nothing to request."""
         return self
 
 
@@ -169,20 +136,9 @@ class ShardsAhead:
     """Reads samples from whole shards, which are read in order of first use, before it."""
 
     def __init__(
-        self,
-        reader: RemoteReader,
-        uses: Counter[int],
-        limit: int,
-        threads: ThreadPoolExecutor,
+        self, reader: RemoteReader, uses: Counter[int], limit: int, threads: ThreadPoolExecutor
     ) -> None:
-        """Start reading.
-
-        Args:
-            reader: decodes the samples.
-            uses: how many samples of each shard are read, in order of use.
-            limit: how many shards are held in memory.
-            threads: the threads that read shards.
-        """
+        """Read shards in the order of ``uses``, the samples of each; hold ``limit`` of them."""
         self._reader, self._left, self._limit, self._threads = reader, uses, limit, threads
         self._coming = iter(list(uses))
         self._held: dict[int, Future[_Part]] = {}
@@ -190,11 +146,9 @@ class ShardsAhead:
         self._fill()
 
     def fetch(self, indices: Sequence[int]) -> "ShardsAhead":
-        """See `SampleReader.fetch`: they are requested already."""
         return self
 
     def read(self, index: int, out: NDArray[Any]) -> None:
-        """See `SampleReader.read`; each sample of the order is read once."""
         number = index // self._reader.shard_size
         part = self._shard(number).result()
         self._reader.decode(index, part, out)

@@ -12,7 +12,7 @@ Shapes: K planes, H rows, W columns, P polarities.
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -20,8 +20,10 @@ import zstandard
 from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
-from eventdata.store.layout import CONVERT_AGAIN, ZSTD_LEVEL, SampleFormat
+from eventdata.files import Files
+from eventdata.store.layout import CONVERT_AGAIN, ZSTD_LEVEL, SampleFormat, shard_key
 
+AnyFiles = TypeVar("AnyFiles", bound=Files)
 MISSING = np.uint64(2**64 - 1)
 CRC_BYTES = 4
 SOUND = google_crc32c.value(bytes(CRC_BYTES))
@@ -88,19 +90,22 @@ def most_chunk_bytes(sample: SampleFormat) -> int:
 
 
 def parse_index(
-    end: bytes, sample: SampleFormat, shard_size: int, where: str, size: int | None = None
+    data: bytes | memoryview,
+    sample: SampleFormat,
+    shard_size: int,
+    where: str,
+    size: int | None = None,
 ) -> NDArray[np.uint64]:
-    """Return the index (shard_size, K, 2) of a shard.
+    """Return the index (shard_size, K, 2) of a shard; StoreError if it is damaged.
 
     Args:
-        end: the last `index_bytes` of the shard.
+        data: the shard, or at least its last `index_bytes`.
         where: the shard, for messages.
-        size: the bytes of the whole shard; None if they are not known.
-
-    Raises:
-        StoreError: the index is damaged or points outside the shard.
+        size: the bytes of the whole shard, if they are known; entries beyond are damage.
     """
-    if len(end) < index_bytes(sample, shard_size):
+    length = index_bytes(sample, shard_size)
+    end = bytes(data[-length:])
+    if len(end) < length:
         raise StoreError(f"{where}: the shard is cut short ({len(end)} bytes); {CONVERT_AGAIN}")
     raw = end[:-CRC_BYTES]
     if crc32c(raw) != end[-CRC_BYTES:]:
@@ -110,19 +115,11 @@ def parse_index(
     if (lengths > most_chunk_bytes(sample)).any():
         raise StoreError(f"{where}: the shard's index has impossible lengths; {CONVERT_AGAIN}")
     if size is not None:
-        body = size - len(end)
+        body = size - length
         # Two comparisons, because offset + length could wrap around.
         if (lengths > body).any() or (offsets > body - lengths).any():
             raise StoreError(f"{where}: the shard's index points outside it; {CONVERT_AGAIN}")
     return index
-
-
-def index_of(
-    shard: memoryview, sample: SampleFormat, shard_size: int, where: str
-) -> NDArray[np.uint64]:
-    """Return the index of a whole shard; see `parse_index`."""
-    end = bytes(shard[-index_bytes(sample, shard_size) :])
-    return parse_index(end, sample, shard_size, where, len(shard))
 
 
 def checked_chunk(read: Callable[[int, int], bytes], offset: int, length: int) -> bytes:
@@ -140,12 +137,7 @@ def read_chunk(
 ) -> None:
     """Decode the chunk of an index entry (offset, length) into ``out`` (H, W, P).
 
-    Args:
-        data: the shard from byte ``start`` on.
-        where: the sample, for messages.
-
-    Raises:
-        StoreError: the chunk is missing or damaged.
+    ``data`` is the shard from byte ``start`` on. A StoreError begins with ``where``.
     """
 
     def read(offset: int, length: int) -> bytes:
@@ -167,3 +159,34 @@ def decompress(chunk: bytes, out: NDArray[Any]) -> None:
             raise StoreError("a chunk ends before the bytes that it declares")
     except zstandard.ZstdError as error:
         raise StoreError(f"a chunk can't be decompressed ({error})") from None
+
+
+class ShardReader(Generic[AnyFiles]):
+    """Base of the readers of a split. It travels between processes without indices and files."""
+
+    def __init__(self, files: AnyFiles, split: str, sample: SampleFormat, shard_size: int) -> None:
+        self.files, self.split, self.sample, self.shard_size = files, split, sample, shard_size
+        self._indices: dict[int, NDArray[np.uint64]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.files, self.split, self.sample, self.shard_size)
+
+    def key(self, shard: int) -> str:
+        """Return the key of a shard in the store."""
+        return shard_key(self.split, self.sample, shard)
+
+    def where(self, index: int) -> str:
+        """Return the place of a sample, for messages."""
+        return f"{self.files.where}/{self.split}, shard {index // self.shard_size}, sample {index}"
+
+    def entries(self, index: int) -> NDArray[np.uint64]:
+        """Return the index entries (K, 2) of a sample, once `add_index` has its shard's."""
+        shard, slot = divmod(index, self.shard_size)
+        entries: NDArray[np.uint64] = self._indices[shard][slot]
+        return entries
+
+    def add_index(self, shard: int, data: bytes | memoryview, size: int | None = None) -> None:
+        """Keep the index of a shard; see `parse_index`."""
+        where = f"{self.files.where}/{self.key(shard)}"
+        if shard not in self._indices:
+            self._indices[shard] = parse_index(data, self.sample, self.shard_size, where, size)

@@ -29,7 +29,14 @@ from eventdata.store.layout import (
     shard_key,
 )
 from eventdata.store.read import Split, Store
-from eventdata.store.shard import MISSING, index_bytes, index_of, most_chunk_bytes, read_chunk
+from eventdata.store.shard import (
+    MISSING,
+    ShardReader,
+    index_bytes,
+    most_chunk_bytes,
+    parse_index,
+    read_chunk,
+)
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,8 @@ class Problem:
 class ShardCheck:
     """One shard to check, with the columns of its samples. It is pickled for worker processes."""
 
-    files: Files
-    split: str
-    sample: SampleFormat
+    reader: ShardReader[Files]
     shard: int
-    shard_size: int
     valid: NDArray[np.bool_]
     events: NDArray[np.uint32]
     names: NDArray[np.object_]
@@ -125,14 +129,14 @@ def _check_columns(split: Split, classes: int) -> Iterator[Problem]:
         found = parse_json(split.files.read(key) or b"{}")
         if not same_document(found, column_document(kind, split.count)):
             yield Problem(f"{key} is not what this layout has", split=split.name)
-    faults: list[tuple[int, str]] = []
-    outside = valid & ((labels < 0) | (labels >= classes))
-    faults += [(at, f"label {labels[at]} has no class") for at in np.flatnonzero(outside)[:10]]
-    counted = ~valid & (events != 0)
-    faults += [(at, "skipped, yet it has an event count") for at in np.flatnonzero(counted)[:10]]
-    for index, message in faults:
-        shard = int(index) // split.shard_size
-        yield Problem(message, split.name, shard, int(index), str(names[index]))
+    faults = {
+        "label {} has no class": valid & ((labels < 0) | (labels >= classes)),
+        "skipped, yet it has an event count": ~valid & (events != 0),
+    }
+    for message, found_at in faults.items():
+        for index in np.flatnonzero(found_at)[:10].tolist():
+            place = split.name, index // split.shard_size, index, str(names[index])
+            yield Problem(message.format(labels[index]), *place)
     for name, times in Counter(names[valid]).most_common(10):
         if times > 1:
             yield Problem(f"{times} samples have this name", split=split.name, name=str(name))
@@ -164,18 +168,10 @@ def shard_checks(store: Store) -> Iterator[ShardCheck]:
             valid, events, names = split.valid, split.event_counts, split.sample_names
         except StoreError:
             continue  # reported by the check of the columns
+        reader = ShardReader(split.files, split.name, split.sample, split.shard_size)
         for shard in range(shard_count(split.count, split.shard_size)):
             part = slice(shard * split.shard_size, (shard + 1) * split.shard_size)
-            yield ShardCheck(
-                files=split.files,
-                split=split.name,
-                sample=split.sample,
-                shard=shard,
-                shard_size=split.shard_size,
-                valid=valid[part],
-                events=events[part],
-                names=names[part],
-            )
+            yield ShardCheck(reader, shard, valid[part], events[part], names[part])
 
 
 def check_shard(task: ShardCheck) -> tuple[int, list[Problem]]:
@@ -184,31 +180,30 @@ def check_shard(task: ShardCheck) -> tuple[int, list[Problem]]:
 
 
 def _shard_problems(task: ShardCheck) -> Iterator[Problem]:
-    here = Problem("", split=task.split, shard=task.shard)
-    sample = task.sample
-    key = shard_key(task.split, sample, task.shard)
-    slots = min(task.shard_size, METADATA_CHUNK)
+    reader, sample, shard_size = task.reader, task.reader.sample, task.reader.shard_size
+    here = Problem("", split=reader.split, shard=task.shard)
+    key, slots = reader.key(task.shard), min(shard_size, METADATA_CHUNK)
     try:
         most = slots * sample.planes * most_chunk_bytes(sample) + 1024
-        data = read_bounded(task.files, key, most)
+        data = read_bounded(reader.files, key, most)
         if data is None:
             raise StoreError(f"{key}: the shard is missing")
         view = memoryview(data)
-        index = index_of(view, sample, task.shard_size, key)
+        index = parse_index(view, sample, shard_size, key, len(view))
     except StoreError as error:
         yield replace(here, message=str(error))
         return
     entries = index[index[..., 0] != MISSING]
     entries = entries[np.argsort(entries[:, 0])]
     starts = np.concatenate([[0], np.cumsum(entries[:, 1], dtype=np.uint64)])
-    body = len(data) - index_bytes(sample, task.shard_size)
+    body = len(data) - index_bytes(sample, shard_size)
     if (entries[:, 0] != starts[:-1]).any() or starts[-1] != body:
         yield replace(here, message=f"{key}: chunks overlap or leave gaps")
     if (index[len(task.valid) :, :, 0] != MISSING).any():
         yield replace(here, message=f"{key}: chunks after the last sample")
     packed = np.empty(sample.packed_shape, sample.dtype)
     for slot, valid in enumerate(task.valid):
-        number = task.shard * task.shard_size + slot
+        number = task.shard * shard_size + slot
         at = replace(here, sample=number, name=str(task.names[slot]))
         if not valid:
             if (index[slot, :, 0] != MISSING).any():

@@ -9,7 +9,7 @@ import zstandard
 
 from eventdata.errors import StoreError
 from eventdata.store.layout import SampleFormat, sample_array_document, shard_key
-from eventdata.store.shard import MISSING, ShardBuilder, crc32c, index_of, read_chunk
+from eventdata.store.shard import MISSING, ShardBuilder, crc32c, parse_index, read_chunk
 
 SHARD = 8
 FORMATS = {
@@ -81,8 +81,8 @@ def test_zarr_writes_the_same_metadata_and_chunks(written, tmp_path):
         assert their_shard[: 16 * SHARD] == shard.read_bytes()[: 16 * SHARD]
     ours, other = (memoryview(data) for data in (shard.read_bytes(), their_shard))
     for mine, yours in zip(
-        index_of(ours, sample, SHARD, "x")[:6].reshape(-1, 2),
-        index_of(other, sample, SHARD, "x")[:6].reshape(-1, 2),
+        parse_index(ours, sample, SHARD, "x", len(ours))[:6].reshape(-1, 2),
+        parse_index(other, sample, SHARD, "x", len(other))[:6].reshape(-1, 2),
         strict=True,
     ):
         assert ours[int(mine[0]) : int(mine.sum())] == other[int(yours[0]) : int(yours.sum())]
@@ -91,7 +91,7 @@ def test_zarr_writes_the_same_metadata_and_chunks(written, tmp_path):
 def test_our_reader_reads_it(written):
     sample, packed, _, shard = written
     data = memoryview(shard.read_bytes())
-    index = index_of(data, sample, SHARD, "x")
+    index = parse_index(data, sample, SHARD, "x", len(data))
     assert (index[6:] == MISSING).all()
     out = np.empty(sample.packed_shape, sample.dtype)
     for slot in range(6):
@@ -112,7 +112,7 @@ def test_every_flipped_bit_is_seen(written):
         damaged[bit // 8] ^= 1 << (bit % 8)
         data = memoryview(bytes(damaged))
         with pytest.raises(StoreError):  # noqa: PT012 which of the reads fails depends on the bit
-            index = index_of(data, sample, SHARD, "x")
+            index = parse_index(data, sample, SHARD, "x", len(data))
             for slot in range(6):
                 for plane in range(sample.planes):
                     read_chunk(data, index[slot, plane], out[plane], "x")
@@ -122,7 +122,7 @@ def test_every_flipped_bit_is_seen(written):
 def test_shard_cut_short(written, cut):
     sample, _, _, shard = written
     with pytest.raises(StoreError):
-        index_of(memoryview(shard.read_bytes()[:cut]), sample, SHARD, "x")
+        parse_index(memoryview(shard.read_bytes()[:cut]), sample, SHARD, "x")
 
 
 def test_chunk_that_declares_another_size(written):
