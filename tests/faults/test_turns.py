@@ -9,13 +9,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import eventdata
 from eventdata.errors import StoreError
 from eventdata.files import local as files
 from tests.drawn import Drawn
+from tests.faults.__main__ import main
 from tests.makers import make_es_imagenet, tree_digest
-from tests.programs import run_program
 
 
 @pytest.mark.parametrize(
@@ -31,8 +32,8 @@ def test_faults_in_turn(tmp_path, job, turns, faults):
     words = ["--kills", "0", "--turns", str(turns), "--job", job, "--output", str(output)]
     words += ["--folder", str(tmp_path / "work")]
     words += [word for fault in faults for word in ("--fault", fault)]
-    done = run_program([sys.executable, "-m", "tests.faults", *words])
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
     rows = json.loads(output.read_text())["rows"]
     assert [row["fault"] for row in rows] == faults
     assert all(row["survived"] == row["tried"] == turns for row in rows)
