@@ -191,7 +191,7 @@ def _tar_files(archive: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]
             continue
         if not info.isreg():
             raise InputError(
-                f"member {info.name!r} is a link or a device; an archive may only hold files"
+                f"member {info.name!r} is a link or device; an archive may only hold files"
             )
         yield info.name.removeprefix("./"), info
     # A tar ends with a block of zeros, but tarfile accepts the end of the file instead.
