@@ -48,6 +48,7 @@ class FrameLoader:
     Args:
         dataset: a dataset without transforms of its own, which are for single samples.
         batch_size: samples in a batch of one rank.
+        shuffle, seed: whether epochs are shuffled, and by which seed; else as stored.
         order: "samples" shuffles all samples; "shards" shuffles within a few shards at a time, for
             slow disks and remote stores.
         drop_last: whether to drop the last batch, whose shares may be unequal; ranks that train in
@@ -58,7 +59,7 @@ class FrameLoader:
             order; images are (N, C, H, W) in both. "packed": samples as stored, (N, K, H, W, P), an
             eighth of the bytes, for `unpack_frames`.
         transform: a function that gets each batch on the device.
-        rank, world_size: the ranks of a training read different samples.
+        rank, world_size: each sample is read by only one of the ranks.
         threads: how many threads decode.
         prefetch: how many batches are decoded ahead.
 
@@ -160,10 +161,7 @@ class FrameLoader:
         turn = self._turn
         batches = self._batches()[self._position :]
         process = os.getpid()
-        with (
-            self._reading(batches) as reader,
-            _Threads(self.threads, "eventdata-loader") as threads,
-        ):
+        with self._open(batches) as reader, _Threads(self.threads, "eventdata-loader") as threads:
             todo = (self._start(threads, reader, batch) for batch in batches)
             coming = deque(islice(todo, self.prefetch))
             while coming:
@@ -186,8 +184,8 @@ class FrameLoader:
 
         Any rank can load the state of any other.
         """
-        place = {"version": STATE_VERSION, "epoch": self._epoch, "position": self._position}
-        return place | self._identity()
+        place = {"epoch": self._epoch, "position": self._position}
+        return {"version": STATE_VERSION, **place, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume where a state was taken, also within an epoch.
@@ -234,9 +232,7 @@ class FrameLoader:
         )
         return rank_batches(indices, rank=self.rank, **self._shares)
 
-    def _reading(
-        self, batches: Sequence[Indices]
-    ) -> contextlib.AbstractContextManager[SampleReader]:
+    def _open(self, batches: Sequence[Indices]) -> contextlib.AbstractContextManager[SampleReader]:
         """Open a reader of these batches, which reads ahead if their order keeps to shards."""
         reader = self.dataset.reader
         if not batches or (self.shuffle and self.order == "samples"):

@@ -1,4 +1,4 @@
-"""FrameDataset in every way that torch uses one."""
+"""FrameDataset in every use that torch makes of one."""
 
 import multiprocessing
 import pickle
@@ -27,7 +27,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def truth(store):
-    """All training frames by zarr-python."""
+    """Return all training frames, read by zarr-python."""
     import zarr
 
     packed = zarr.open_array(store / "train/frames", mode="r")[:]
@@ -80,7 +80,7 @@ def test_packed_is_what_unpackbits_takes(store, truth):
     assert np.array_equal(np.unpackbits(packed, axis=0, count=8), truth[5])
 
 
-def test_subset_is_a_view_of_some_samples(store, truth):
+def test_subset_has_the_chosen_samples(store, truth):
     ds = eventdata.FrameDataset(store, transform=torch.Tensor.float)
     picked = [19, 3, 3, 7]
     part = ds.subset(picked)
@@ -138,7 +138,7 @@ TRANSFORMS = {
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
-def test_collate_makes_what_torch_makes(store, transform):
+def test_collate_equals_that_of_torch(store, transform):
     ds = eventdata.FrameDataset(store, transform=transform)
     batches = [DataLoader(ds, 6, **options) for options in ({"collate_fn": eventdata.collate}, {})]
     for ours, theirs in zip(*batches, strict=True):
@@ -155,7 +155,7 @@ def test_collate_copies_nothing(store):
     assert torch.equal(frames, torch.stack([one for one, _ in samples[:2]]))
 
 
-# The parent has threads by then (torch, zarr), which is the very case that this must survive.
+# The parent has threads by then, of torch and zarr, which is the case to survive.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_dataloader_workers_after_the_parent_has_read(store, truth, method):
@@ -194,7 +194,7 @@ def test_steps_that_do_not_fill_a_byte(tmp_path):
     assert np.array_equal(ds[1][0].numpy(), expected)
 
 
-def test_damage_is_told_not_served(store, tmp_path):
+def test_damage_is_reported(store, tmp_path):
     import shutil
 
     copy = shutil.copytree(store, tmp_path / "copy.zarr")
@@ -214,7 +214,7 @@ def test_damage_is_told_not_served(store, tmp_path):
 
 
 def test_more_shards_than_files_may_be_open(tmp_path):
-    """Each mapped shard holds a file open; a large store has thousands."""
+    """Each shard in use is an open file; a large store has thousands."""
     raw = make_es_imagenet(tmp_path / "raw", train=150, val=0)
     eventdata.convert("es-imagenet", raw, tmp_path / "store.zarr", shard_size=1)
     code = (
@@ -223,7 +223,7 @@ def test_more_shards_than_files_may_be_open(tmp_path):
         "ds, other = (eventdata.FrameDataset(sys.argv[1]) for _ in range(2))\n"
         "assert all(one[i][0].sum() == ds.event_counts[i] for i in [*range(150), 0, 77]"
         " for one in (ds, other))\n"
-        "rest = [open(sys.executable) for _ in range(28)]\n"  # of the program's own
+        "rest = [open(sys.executable) for _ in range(28)]\n"  # files of the rest of the program
         "assert all(one[i][0].sum() == ds.event_counts[i] for i in range(150)"
         " for one in (ds, other))\n"
     )

@@ -1,4 +1,4 @@
-"""FrameLoader: the right samples, in the right order, whatever way they are delivered."""
+"""FrameLoader: the right samples in the right order, with every option."""
 
 import gc
 import itertools
@@ -50,7 +50,7 @@ def truth(dataset):
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory):
-    """A dataset of every representation."""
+    """Return a dataset of every representation."""
     folder = tmp_path_factory.mktemp("kinds")
     return {
         kind: eventdata.FrameDataset(make_store(folder / f"{kind}.zarr", kind=kind))
@@ -59,7 +59,7 @@ def kinds(tmp_path_factory):
 
 
 def indices_of(dataset, loader):
-    """Which samples the loader gives, by their labels' unique names."""
+    """Return the indices of the samples in the loader's batches, found by their frames."""
     by_frames = {frames.numpy().tobytes(): i for i, (frames, _) in enumerate(dataset)}
     return [[by_frames[one.numpy().tobytes()] for one in frames] for frames, _ in loader]
 
@@ -93,8 +93,8 @@ def test_steps_that_do_not_fill_a_byte(folder):
 @pytest.mark.parametrize("layout", ["NTPHW", "TNPHW"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("kind", ["binary", "count", "image"])
-def test_threads_and_devices_make_the_same(kinds, kind, dtype, layout):
-    """What threads make for the CPU is what a device makes of packed batches."""
+def test_threads_and_devices_agree(kinds, kind, dtype, layout):
+    """Dense batches by threads equal packed batches unpacked on a device."""
     dataset = kinds[kind]
     dense = FrameLoader(dataset, 7, dtype=dtype, layout=layout)
     packed = FrameLoader(dataset, 7, layout="packed")
@@ -120,7 +120,7 @@ def test_packed_batches_are_as_stored(dataset):
         assert np.array_equal(frames.numpy(), dataset.packed(index))
 
 
-def test_unpack_frames_is_what_a_gpu_does(folder):
+def test_unpack_frames(folder):
     for store, split in (("store.zarr", "train"), ("ucf.zarr", "all")):
         dataset = eventdata.FrameDataset(folder / store, split)
         packed = torch.stack([torch.from_numpy(dataset.packed(i)) for i in range(3)])
@@ -162,15 +162,15 @@ def test_ranks_share_an_epoch(count, batch_size, world_size, drop_last):
 
 
 def test_by_shards_whatever_the_order_of_a_subset(dataset):
-    """Samples of a shard are together though the subset has them apart."""
+    """Samples of a shard are read together even if the subset separates them."""
     mixed = dataset.subset(np.random.default_rng(0).permutation(23))
     order = epoch_order(mixed.shards, shuffle=True, order="shards", window=1, seed=0, epoch=0)
     assert sorted(order) == list(range(23))
     assert len(list(itertools.groupby(mixed.shards[order]))) == len(set(mixed.shards))
 
 
-def test_an_epoch_that_was_broken_off_is_over(dataset):
-    """A look at one batch must not cost the next epoch a batch."""
+def test_unfinished_epoch_is_over(dataset):
+    """Looking at one batch must not remove it from the next epoch."""
     loader = FrameLoader(dataset, 4, shuffle=True, seed=5)
     next(iter(loader))
     assert loader.state_dict()["position"] == 1
@@ -213,8 +213,8 @@ def test_resumes_in_the_middle_of_an_epoch(dataset):
         second.load_state_dict({**state, "version": 1})
 
 
-def test_the_state_of_any_rank_serves_all(dataset):
-    """Of the last, short batch this rank may have nothing: then its epoch is over."""
+def test_any_rank_can_load_the_state_of_another(dataset):
+    """A rank without a share of the last, short batch has finished its epoch."""
     part = dataset.subset(range(9))
     ranks = [FrameLoader(part, 4, rank=rank, world_size=2) for rank in (0, 1)]
     assert [len(loader) for loader in ranks] == [2, 1]
@@ -227,8 +227,8 @@ def test_the_state_of_any_rank_serves_all(dataset):
         assert flat(indices_of(part, loader)) == own
 
 
-def test_a_batch_that_did_not_arrive_is_not_counted(dataset):
-    """An error of the transform (no memory left on a device) ends the epoch before its batch."""
+def test_batch_that_fails_is_not_counted(dataset):
+    """An error in the transform, as when a device is full, ends the epoch before its batch."""
     calls = itertools.count()
 
     def fails_at_the_third(frames):
@@ -273,7 +273,7 @@ def test_numbers_of_numpy(dataset):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"position": 99}, "batch 99 of"),
         ({"position": -1}, "position must be a whole number of at least 0"),
@@ -281,17 +281,17 @@ def test_numbers_of_numpy(dataset):
         ({"epoch": -1}, "epoch must be a whole number of at least 0"),
     ],
 )
-def test_a_state_that_no_loader_has(dataset, change, told):
+def test_impossible_states(dataset, change, message):
     loader = FrameLoader(dataset, 4)
-    with pytest.raises(OptionError, match=told):
+    with pytest.raises(OptionError, match=message):
         loader.load_state_dict({**loader.state_dict(), **change})
     for nothing in (None, {}, {"epoch": 1}):
         with pytest.raises(OptionError, match="not the state of a FrameLoader"):
             loader.load_state_dict(nothing)
 
 
-def test_a_kept_batch_is_not_overwritten(dataset, truth):
-    """Buffers are used again, but never one that somebody still looks at."""
+def test_kept_batch_is_not_overwritten(dataset, truth):
+    """Buffers are reused, but never while a tensor refers to one."""
     loader = FrameLoader(dataset, 4)
     kept = [frames[0, 0] for frames, _ in loader]  # a view keeps the whole batch
     memory = {frames.data_ptr() for _ in range(5) for frames, _ in loader}
@@ -299,7 +299,7 @@ def test_a_kept_batch_is_not_overwritten(dataset, truth):
         assert torch.equal(frames, truth[4 * number, 0])
     del kept
     gc.collect()
-    assert len(memory) <= 6 * 2 + 6  # of five epochs of six batches: they did come again
+    assert len(memory) <= 6 * 2 + 6  # of five epochs of six batches: memory was reused
 
 
 def test_threads_share_a_batch(dataset, monkeypatch):
@@ -314,7 +314,7 @@ def test_threads_share_a_batch(dataset, monkeypatch):
     assert sorted(parts) == sorted(2 * tenths + rest)
 
 
-def test_a_loader_travels_without_its_memory(dataset, truth):
+def test_pickled_without_its_buffers(dataset, truth):
     loader = FrameLoader(dataset, 4, seed=1)
     list(loader)
     content = pickle.dumps(loader)
@@ -350,7 +350,7 @@ try:
             print("batch", flush=True)
 finally:
     del batch
-    # One that was being started, or waited for, when Ctrl-C came ends a little later.
+    # A thread that was just starting when Ctrl-C came ends a little later.
     deadline = time.monotonic() + 20
     left = [None]
     while left and time.monotonic() < deadline:
@@ -361,16 +361,16 @@ finally:
 
 
 def test_ctrl_c_ends_it(folder):
-    """At once, by KeyboardInterrupt alone."""
+    """It ends at once, with nothing but KeyboardInterrupt."""
     words = [sys.executable, "-c", ENDLESS, folder / "store.zarr"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "batch\n"
     process.send_signal(signal.SIGINT)
-    said, told = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
-    assert told.rstrip().endswith("KeyboardInterrupt")
-    assert said.endswith("left []\n")  # maybe in the line of a batch that was being printed
-    assert "Exception ignored" not in told
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert output.endswith("left []\n")  # perhaps in the line of a batch
+    assert "Exception ignored" not in errors
 
 
 def test_transform(dataset):
@@ -421,7 +421,7 @@ def test_counts_of_two_bytes(tmp_path):
     assert frames[:, 0, 0, 0, 0].tolist() == [1000, 1001, 1002]
     ((packed, _),) = FrameLoader(dataset, 3, layout="packed")
     assert packed.dtype == torch.uint16
-    assert [int(one.max()) for one, _ in dataset] == [1000, 1001, 1002]  # none of torch's uint16
+    assert [int(one.max()) for one, _ in dataset] == [1000, 1001, 1002]  # not torch's uint16
 
 
 def test_bad_options(dataset):
@@ -446,7 +446,7 @@ def test_bad_options(dataset):
             FrameLoader(dataset, **{"batch_size": 4, **options})
 
 
-def test_what_it_reads(folder, dataset):
+def test_only_frame_datasets(folder, dataset):
     for other in (random_split(dataset, [20, 3])[0], dataset + dataset, folder / "store.zarr"):
         with pytest.raises(OptionError, match=r"reads a FrameDataset, .* dataset.subset"):
             FrameLoader(other, 4)
@@ -457,12 +457,12 @@ def test_what_it_reads(folder, dataset):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there(dataset):
+def test_missing_gpu(dataset):
     with pytest.raises(OptionError, match="device is cuda:1, but torch finds no GPU here"):
         FrameLoader(dataset, 4, device="cuda:1")
 
 
-def test_buffers_go_with_their_pool_though_copies_of_them_were_on_their_way():
+def test_pool_is_freed_with_copies_in_flight():
     pool = BufferPool(100, keep=2, pinned=False)
     batch = torch.from_numpy(pool.take((10,), np.dtype(np.uint8)))
     pool._copies.append((None, batch))
@@ -472,7 +472,7 @@ def test_buffers_go_with_their_pool_though_copies_of_them_were_on_their_way():
     assert gone() is None
 
 
-def test_buffers_are_given_out_again():
+def test_buffers_are_reused():
     pool = BufferPool(100, keep=2, pinned=False)
 
     def take():
@@ -483,11 +483,11 @@ def test_buffers_are_given_out_again():
     view = first[1:]
     del first
     second, other = take()
-    assert other != place  # a view of the first is still there
+    assert other != place  # a view of the first still exists
     del view
     third, again = take()
     assert again == place
-    many = [take() for _ in range(9)]  # none is in use by two
+    many = [take() for _ in range(9)]  # no buffer has two users
     assert len({other, again, *(there for _, there in many)}) == 11
     del many, second, third
     assert take()[1] in {take()[1] for _ in range(3)}
@@ -495,8 +495,8 @@ def test_buffers_are_given_out_again():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("layout", ["NTPHW", "TNPHW", "packed"])
-def test_batches_on_a_gpu_are_those_on_the_cpu(dataset, layout):
-    """Pinned buffers are filled again only once their copy is done."""
+def test_gpu_batches_equal_cpu_batches(dataset, layout):
+    """Pinned buffers are filled again only after their copy is done."""
     here, there = (
         FrameLoader(dataset, 3, shuffle=True, layout=layout, device=device)
         for device in ("cpu", "cuda")

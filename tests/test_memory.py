@@ -8,7 +8,7 @@ import pytest
 
 from tests.makers import make_es_imagenet, make_es_ucf101
 
-# VmHWM and not ru_maxrss, which a child has from its parent: that of a long test run is large.
+# VmHWM, because a child inherits ru_maxrss, which is large after a long test run.
 PEAK = """
 import re, sys, eventdata
 eventdata.convert(sys.argv[1], sys.argv[2], sys.argv[3], shard_size=int(sys.argv[4]))
@@ -29,7 +29,7 @@ def peak_bytes(source, raw, out, shard_size):
     return int(run.stdout) * KIB
 
 
-def test_flat_in_the_number_of_samples(tmp_path):
+def test_constant_in_the_number_of_samples(tmp_path):
     few = make_es_imagenet(tmp_path / "few", train=32, val=0)
     many = make_es_imagenet(tmp_path / "many", train=640, val=0)
     small = peak_bytes("es-imagenet", few, tmp_path / "few.zarr", 32)

@@ -1,4 +1,4 @@
-"""Columns are the bytes that zarr-python writes, and come back as they were."""
+"""Columns have the bytes that zarr-python writes, and are read back unchanged."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Reading a store on a local disk: faults are told, whichever way the bytes come."""
+"""Reading a store on a local disk: every method reports faults."""
 
 import errno
 import os
@@ -27,14 +27,14 @@ def read_all(dataset):
     return out
 
 
-def test_many_at_once_are_what_each_is(dataset):
+def test_read_many_equals_single_reads(dataset):
     together = read_all(dataset)
     for index, packed in enumerate(together):
         assert np.array_equal(packed, dataset.packed(index))
 
 
-def test_where_frames_cant_be_decoded_together(dataset, monkeypatch):
-    """As with older releases of numcodecs: slower, and the same."""
+def test_frames_that_cannot_be_decoded_together(dataset, monkeypatch):
+    """Older releases of numcodecs are slower, with the same result."""
     expected = read_all(dataset)
 
     def refuse(chunks, out):
@@ -50,7 +50,7 @@ def test_without_pread(dataset, monkeypatch):
     assert np.array_equal(read_all(dataset), expected)
 
 
-def test_a_disk_that_fails(dataset, monkeypatch):
+def test_failing_disk(dataset, monkeypatch):
     dataset[0]  # the shard is open
 
     def fail(*_):
@@ -63,7 +63,7 @@ def test_a_disk_that_fails(dataset, monkeypatch):
         read_all(dataset)
 
 
-def test_a_shard_cut_short_while_it_is_open(dataset, tmp_path):
+def test_shard_truncated_while_open(dataset, tmp_path):
     """A memory map would end the process here."""
     dataset[0]
     os.truncate(tmp_path / "store.zarr" / SHARD, 10)
@@ -71,7 +71,7 @@ def test_a_shard_cut_short_while_it_is_open(dataset, tmp_path):
         dataset[7]
 
 
-def test_a_damaged_index(dataset, tmp_path):
+def test_damaged_index(dataset, tmp_path):
     path = tmp_path / "store.zarr" / SHARD
     content = bytearray(path.read_bytes())
     content[-10] ^= 1
@@ -80,7 +80,7 @@ def test_a_damaged_index(dataset, tmp_path):
         dataset[0]
 
 
-def test_a_chunk_of_another_size_is_refused_before_it_is_decompressed():
+def test_chunk_of_another_size_is_refused_before_decompression():
     frame = zstandard.ZstdCompressor().compress(bytes(10**6))
     chunk = frame + crc32c(frame)
     out = np.empty((2, 8), np.uint8)
@@ -93,8 +93,8 @@ def test_a_chunk_of_another_size_is_refused_before_it_is_decompressed():
         local.decompress(nothing + crc32c(nothing), out)
 
 
-def test_a_chunk_of_two_frames_does_not_move_those_after_it():
-    """Its first frame is of the right size; the second must not be taken for the next sample."""
+def test_chunk_of_two_frames_does_not_shift_the_next_ones():
+    """Its first frame has the right size; the second must not become the next sample."""
     frames = [zstandard.ZstdCompressor().compress(bytes([n]) * 8) for n in (1, 2, 3)]
     double = frames[0] + frames[1]
     chunks = [double + crc32c(double), frames[2] + crc32c(frames[2])]

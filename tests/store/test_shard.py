@@ -1,4 +1,4 @@
-"""Shards put together here are what zarr-python writes, and are read by others; damage is seen."""
+"""Shards equal those of zarr-python, other readers can read them, and damage is detected."""
 
 import json
 
@@ -31,13 +31,13 @@ def random_samples(sample, count):
 
 
 def as_stored(sample, packed):
-    """(N, K, H, W, P) in memory -> the array on disk."""
+    """Return samples (N, K, H, W, P) in the shape of the array on disk."""
     return np.moveaxis(packed, -1, 2).reshape(len(packed), *sample.array_shape)
 
 
 @pytest.fixture(params=FORMATS)
 def written(request, tmp_path):
-    """One array in a folder, written by our code: (sample format, values, folder, shard path)."""
+    """Write one array in a folder; return sample format, values, folder and shard path."""
     sample = FORMATS[request.param]
     packed = random_samples(sample, 6).astype(sample.dtype)
     builder = ShardBuilder(sample, SHARD)
@@ -102,7 +102,7 @@ def test_our_reader_reads_it(written):
         read_chunk(data, index[7, 0], out[0], "x")
 
 
-def test_every_flipped_bit_is_seen(written):
+def test_every_flipped_bit_is_detected(written):
     sample, _, _, shard = written
     sound = shard.read_bytes()
     out = np.empty(sample.packed_shape, sample.dtype)
@@ -126,7 +126,7 @@ def test_shard_cut_short(written, cut):
 
 
 def test_chunk_that_declares_another_size(written):
-    """A frame of the right checksum but another size is refused before it is decompressed."""
+    """A frame with a valid checksum but another size is refused before decompression."""
     sample = written[0]
     chunk = zstandard.ZstdCompressor().compress(bytes(10**6))
     data = memoryview(chunk + crc32c(chunk))
