@@ -14,9 +14,10 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,15 +44,17 @@ def open_cluster(address: str, probe: Probe) -> Iterator[tuple[Executor, int, Ca
             not see the files or repeatedly end during one task.
     """
     with _silent_log(), _connect(address) as client:
-        threads = _wait_for_workers(client, address)
-        _check_versions(client)
-        _check_sight(client, probe)
-        executor = DaskExecutor(client, Fitness(uuid.uuid4().hex, _versions(LIBRARIES), probe))
+        watch = Watch(client, address)
+        while not (threads := _threads(client)):
+            watch()
+            time.sleep(0.1)
+        fitness = Fitness(uuid.uuid4().hex, _versions(LIBRARIES), probe)
+        _check_workers(client, fitness)
         try:
-            yield executor, BACKLOG * threads, Watch(client, address)
+            yield DaskExecutor(client, fitness), BACKLOG * threads, watch
         except Exception as error:
             with contextlib.suppress(Exception):  # of a lost scheduler: this error came first
-                _end_tasks(client, executor.fitness.run, Watch(client, address))
+                _end_tasks(client, fitness.run, watch)
             if isinstance(error, EventDataError):
                 raise
             raise _in_one_sentence(client, address, error) from error
@@ -65,15 +68,29 @@ class Fitness:
     versions: dict[str, str | None]
     probe: Probe
 
-    def check(self) -> None:
+    def check(self, dask_worker: Any) -> None:
         """Raise in a worker that does not meet them; it is checked once a run."""
         if self.run in _fit_for:
             return
-        from distributed import get_worker
-
-        address = str(get_worker().address)
-        _check_same(address, self.versions, _versions(tuple(self.versions)))
-        _check_seen(address, self.probe())
+        worker = f"the worker {dask_worker.address}"
+        there = _versions(tuple(self.versions))
+        for name, wanted in self.versions.items():
+            if wanted is not None and there[name] != wanted:
+                has = f"has {name} {there[name]}" if there[name] else f"lacks {name}"
+                raise OptionError(
+                    f"{worker} {has}, this process has {wanted}, so the bytes could differ. "
+                    "Install the same version there"
+                )
+        try:
+            missing = self.probe()
+        except Exception as error:
+            missing = _reason(error)
+        if missing:
+            raise EventDataError(
+                f"{worker} does not see what this process sees: {missing}. "
+                "Put input and output into a folder that all workers share under the same path, or "
+                "at a URL (s3://...)"
+            )
         _fit_for.add(self.run)
 
 
@@ -87,12 +104,14 @@ _counting = threading.Lock()
 def _run_if_fit(
     fitness: Fitness, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
+    from distributed import get_worker
+
     with _counting:
         if fitness.run in _ended:
             raise CancelledError
         _running[fitness.run] += 1
     try:
-        fitness.check()
+        fitness.check(get_worker())
         return fn(*args, **kwargs)
     finally:
         with _counting:
@@ -112,20 +131,15 @@ def _end_tasks(client: Any, run: str, watch: Callable[[], None]) -> None:
     Dask cancels tasks that have not started. Those that have would write unseen into a store that
     another command may have taken over. Workers that have not answered for a while are ignored.
     """
-    silent_since = None
-    while True:
-        try:
+    heard = time.monotonic()
+    while time.monotonic() - heard < PATIENCE_SECONDS:
+        with contextlib.suppress(TimeoutError):
             answers = client.sync(
                 client._run, _end, run, on_error="return", callback_timeout=CONNECT_SECONDS
             ).values()
-        except TimeoutError:
-            silent_since = silent_since or time.monotonic()
-            if time.monotonic() - silent_since > PATIENCE_SECONDS:
-                return
-        else:
-            silent_since = None
             if not any(count for count in answers if isinstance(count, int)):
                 return
+            heard = time.monotonic()
             time.sleep(0.05)
         watch()
 
@@ -134,50 +148,22 @@ class DaskExecutor(Executor):
     """Runs calls on the workers of a Dask client that meet the requirements."""
 
     def __init__(self, client: Any, fitness: Fitness) -> None:
-        self.client, self.fitness = client, fitness
+        # Dask would take a pure task with the same arguments for one that it has done.
+        self.executor, self.fitness = client.get_executor(pure=False), fitness
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Return a future that follows Dask's."""
-        # Dask would take a pure task with the same arguments for one that it has done.
-        task = self.client.submit(_run_if_fit, self.fitness, fn, args, kwargs, pure=False)
-        future = _TaskFuture(task)
-        future.set_running_or_notify_cancel()
-        task.add_done_callback(future.settle)
+        """Return the future of a call; Dask repeats it if its worker ends."""
+        future: Future[Any] = self.executor.submit(_run_if_fit, self.fitness, fn, args, kwargs)
         return future
 
 
-class _TaskFuture(Future[Any]):
-    """Follows a future of Dask's, and ends with an error if that is cancelled."""
-
-    def __init__(self, task: Any) -> None:
-        super().__init__()
-        self.task = task
-
-    def cancel(self) -> bool:
-        self.task.cancel()
-        return False
-
-    def settle(self, task: Any) -> None:
-        """Take over the result; Dask calls this when the task has ended."""
-        if task.status == "cancelled":  # its scheduler may be gone
-            self.set_exception(CancelledError())
-            return
-        try:
-            self.set_result(task.result(timeout=CONNECT_SECONDS))
-        except BaseException as error:
-            if isinstance(error, TimeoutError) and task.status != "error":
-                # The worker that held the result has ended; Dask repeats the task.
-                task.add_done_callback(self.settle)
-            else:
-                self.set_exception(error)
-
-
+@dataclass
 class Watch:
     """A check while tasks run: raises if they will never end."""
 
-    def __init__(self, client: Any, address: str) -> None:
-        self.client, self.address = client, address
-        self._missing_since: float | None = None
+    client: Any
+    address: str
+    missing_since: float | None = None
 
     def __call__(self) -> None:
         """Raise EventDataError if the scheduler is lost or has had no worker for a while."""
@@ -185,10 +171,10 @@ class Watch:
             raise _lost(self.address)
         now = time.monotonic()
         if _threads(self.client):
-            self._missing_since = None
-        elif self._missing_since is None:
-            self._missing_since = now
-        elif now - self._missing_since > PATIENCE_SECONDS:
+            self.missing_since = None
+        elif self.missing_since is None:
+            self.missing_since = now
+        elif now - self.missing_since > PATIENCE_SECONDS:
             raise EventDataError(
                 f"the scheduler at {self.address} has had no workers for "
                 f"{PATIENCE_SECONDS:.0f} s. Start some with `dask worker {self.address}`; {RESUME}"
@@ -222,11 +208,10 @@ def _connect(address: str) -> Iterator[Any]:
 
 def _check_address(address: str) -> None:
     """Raise unless a scheduler answers; a client would wait for one forever."""
-    try:
+    sound = False
+    with contextlib.suppress(ValueError):
         parts = urlsplit(address)
         sound = parts.scheme in SCHEMES and bool(parts.hostname) and bool(parts.port)
-    except ValueError:
-        sound = False
     if not sound:
         raise OptionError(f"--scheduler needs an address like tcp://host:8786, not {address!r}")
     try:
@@ -240,23 +225,14 @@ def _check_address(address: str) -> None:
 
 async def _identify(address: str) -> str:
     """Return which kind of Dask server answers at an address."""
-    from distributed.comm.core import connect
+    from distributed import rpc
     from distributed.security import Security
 
     security: Any = Security()  # type: ignore[no-untyped-call]
-
-    async def ask() -> str:
-        arguments = security.get_connection_args("client")
-        comm: Any = await connect(  # type: ignore[no-untyped-call]
-            address, timeout=CONNECT_SECONDS, **arguments
-        )
-        try:
-            await comm.write({"op": "identity", "reply": True})
-            return str((await comm.read())["type"])
-        finally:
-            comm.abort()
-
-    return await asyncio.wait_for(ask(), CONNECT_SECONDS)
+    arguments = security.get_connection_args("client")
+    connection: Any = rpc(address, timeout=CONNECT_SECONDS, connection_args=arguments)  # type: ignore[no-untyped-call]
+    async with connection as server:
+        return str((await asyncio.wait_for(server.identity(), CONNECT_SECONDS))["type"])
 
 
 def _unreachable(address: str, error: Exception) -> EventDataError:
@@ -267,15 +243,6 @@ def _unreachable(address: str, error: Exception) -> EventDataError:
     )
 
 
-def _wait_for_workers(client: Any, address: str) -> int:
-    """Return the threads of all workers, once there is a worker."""
-    watch = Watch(client, address)
-    while not (threads := _threads(client)):
-        watch()
-        time.sleep(0.1)
-    return threads
-
-
 def _threads(client: Any) -> int:
     """Return the threads of all workers, 0 if the scheduler does not answer now."""
     try:
@@ -284,70 +251,38 @@ def _threads(client: Any) -> int:
         return 0
 
 
-def _check_versions(client: Any) -> None:
-    here = _versions(LIBRARIES)
+def _check_workers(client: Any, fitness: Fitness) -> None:
     python = platform.python_version_tuple()[:2]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        systems = client.get_versions()["workers"]
-    for worker, found in systems.items():
-        version = str(found["host"]["python"]) if found else "no"
+    for worker, version in _run_on_workers(client, platform.python_version).items():
         if tuple(version.split(".")[:2]) != python:
             raise OptionError(
                 f"the worker {worker} runs Python {version}, this process {'.'.join(python)}. "
                 "Start the worker with the same version"
             )
-    for worker, there in client.run(_report_versions(), LIBRARIES, on_error="return").items():
-        if not isinstance(there, dict):
-            raise OptionError(f"the worker {worker} can't report its versions ({_reason(there)})")
-        _check_same(worker, here, there)
+    _run_on_workers(client, fitness.check)
 
 
-def _check_same(
-    worker: str, here: Mapping[str, str | None], there: Mapping[str, str | None]
-) -> None:
-    for name, wanted in here.items():
-        if wanted is not None and there[name] != wanted:
-            has = f"has {name} {there[name]}" if there[name] else f"lacks {name}"
+def _run_on_workers(client: Any, function: Callable[..., Any]) -> dict[str, Any]:
+    """Return what a function returns on each worker."""
+    answers: dict[str, Any] = client.run(function, on_error="return")
+    for worker, answer in answers.items():
+        if isinstance(answer, EventDataError):
+            raise answer
+        if isinstance(answer, BaseException):
             raise OptionError(
-                f"the worker {worker} {has}, this process has {wanted}, so the bytes could differ. "
-                "Install the same version there"
+                f"the worker {worker} can't be checked ({_reason(answer)}). Install the same "
+                "version of eventdata there"
             )
-
-
-def _check_sight(client: Any, probe: Probe) -> None:
-    for worker, missing in client.run(probe, on_error="return").items():
-        _check_seen(worker, _reason(missing) if isinstance(missing, BaseException) else missing)
-
-
-def _check_seen(worker: str, missing: str | None) -> None:
-    if missing:
-        raise EventDataError(
-            f"the worker {worker} does not see what this process sees: {missing}. Put input and "
-            "output into a folder that all workers share under the same path, or at a URL "
-            "(s3://...)"
-        )
-
-
-def _report_versions() -> Callable[[tuple[str, ...]], dict[str, str | None]]:
-    """Return `_versions` as a function that travels by value to a worker without eventdata."""
-
-    def report(names: tuple[str, ...]) -> dict[str, str | None]:
-        from importlib import metadata
-
-        found: dict[str, str | None] = {}
-        for name in names:
-            try:
-                found[name] = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                found[name] = None
-        return found
-
-    return report
+    return answers
 
 
 def _versions(names: tuple[str, ...]) -> dict[str, str | None]:
-    return _report_versions()(names)
+    """Return the versions of installed libraries, None for missing ones."""
+    found: dict[str, str | None] = dict.fromkeys(names)
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _in_one_sentence(client: Any, address: str, error: Exception) -> Exception:

@@ -132,6 +132,27 @@ class Background(threading.Thread):
         return self.result
 
 
+class DiesOnceWhenSent:
+    """A result that ends the first worker to send it, and arrives as 7 from the second."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        if not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return int, (7,)
+
+
+def time_out():
+    raise TimeoutError("of the network")
+
+
+def unseen_by_nobody():
+    """The probe of a task without files."""
+
+
 class TestSameResult:
     def test_bytes_by_the_command(self, workers, tmp_path):
         raw = make_es_imagenet(tmp_path / "raw")
@@ -169,6 +190,13 @@ class TestSameResult:
             )
             assert result.skipped == 2
         assert tree_digest(tmp_path / "a") == tree_digest(tmp_path / "b")
+
+    def test_a_task_that_times_out_by_itself(self, workers):
+        with (
+            cluster.open_cluster(workers.scheduler_address, unseen_by_nobody) as opened,
+            pytest.raises(TimeoutError, match="of the network"),
+        ):
+            opened[0].submit(time_out).result(PATIENCE)
 
     def test_running_tasks_have_ended_when_the_call_fails(self, workers, tmp_path, gate):
         """A task that runs on would write into a store that the next call may have replaced."""
@@ -220,6 +248,12 @@ class TestEarlyExit:
             eventdata.convert(
                 Deadly(), "", tmp_path / "out.zarr", scheduler=mortal.scheduler_address
             )
+
+    def test_a_result_whose_worker_ends_before_it_is_fetched_is_made_again(self, mortal, tmp_path):
+        marker = tmp_path / "marker"
+        with cluster.open_cluster(mortal.scheduler_address, unseen_by_nobody) as opened:
+            assert opened[0].submit(DiesOnceWhenSent, marker).result(PATIENCE) == 7
+        assert marker.exists()
 
     def test_the_scheduler_lost(self, outside, tmp_path, gate, whole):
         process, address = outside
@@ -335,7 +369,7 @@ class TestErrors:
 
     def test_other_versions_of_a_worker_that_joins_later(self, attempt, workers, monkeypatch):
         """It joins after the first workers have been checked."""
-        monkeypatch.setattr(cluster, "_check_versions", lambda client: None)
+        monkeypatch.setattr(cluster, "_check_workers", lambda *_: None)
         monkeypatch.setattr(cluster, "_versions", lambda names: {"zstandard": "0.0.1"})
         text = attempt(workers.scheduler_address, OptionError)
         assert text.startswith("the worker tcp://127.0.0.1:")
@@ -346,6 +380,16 @@ class TestErrors:
         assert "this process 3.99. Start the worker with the same version" in attempt(
             workers.scheduler_address, OptionError
         )
+
+    def test_a_worker_without_eventdata(self, attempt):
+        from distributed import Client
+
+        with cluster_of(1) as started:
+            with Client(started, set_as_default=False) as client:
+                client.run(lambda: sys.modules.update({"eventdata.jobs.dask": None}))
+            text = attempt(started.scheduler_address, OptionError)
+        assert "can't be checked (" in text
+        assert text.endswith("Install the same version of eventdata there")
 
     def test_dask_is_not_installed(self, attempt, monkeypatch):
         monkeypatch.setitem(sys.modules, "distributed", None)
@@ -409,24 +453,6 @@ class TestPatience:
         watch()
         with pytest.raises(EventDataError, match="has had no workers for 60 s"):
             watch()
-
-    def test_a_result_whose_worker_has_ended_is_made_again(self):
-        task = mock.Mock(status="finished")
-        task.result.side_effect = [TimeoutError, 7]
-        future = cluster._TaskFuture(task)
-        future.settle(task)
-        task.add_done_callback.assert_called_once_with(future.settle)
-        assert not future.done()
-        future.settle(task)  # as Dask does when it has run again
-        assert future.result(0) == 7
-
-    def test_a_task_may_time_out_by_itself(self):
-        task = mock.Mock(status="error")
-        task.result.side_effect = TimeoutError("of the network")
-        future = cluster._TaskFuture(task)
-        future.settle(task)
-        with pytest.raises(TimeoutError, match="of the network"):
-            future.result(0)
 
     def test_tasks_are_waited_for_but_silent_workers_are_not(self, monkeypatch):
         answers = [{"a": 1, "b": OSError()}, TimeoutError, {"a": 1}, {"a": 0, "b": 0}]
