@@ -32,8 +32,8 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
     Tensors are uint8, or int32 for counts stored as uint16, for which torch has few operators.
     Binary frames hold 0 and 1. Channel 0 is positive. Still images are (C, H, W).
 
-    It can be pickled, shared by threads, and used in DataLoader workers by fork (also after the
-    parent has read) and spawn. DataLoader reads each batch by one call of ``__getitems__``; pass it
+    It can be pickled, shared by threads, and used in DataLoader workers by spawn and fork, even if
+    the parent has read before. DataLoader reads each batch by one call of ``__getitems__``; pass it
     ``collate_fn=eventdata.collate`` to avoid another copy of the batch.
 
     Args:

@@ -1,1 +1,1 @@
-"""The store: what is on disk (layout), and who writes, reads and verifies it."""
+"""The store: its layout on disk, and how it is written, read and verified."""

@@ -9,9 +9,9 @@
       skipped.json            samples that were skipped, with the reasons; only if there are any
       .work/                  only during a conversion, or after an interrupted one
 
-Shapes: N samples, T steps, K planes (binary frames: time bytes, counts: T, images: 1), P polarities
-or C colour channels, H rows, W columns. In memory a sample is (K, H, W, P), the order in which it
-is compressed: polarity comes last.
+Shapes: N samples, T steps, K planes, P polarities or C colour channels, H rows, W columns. A plane
+is a time byte of binary frames, a step of counts, or an image. In memory a sample is (K, H, W, P),
+the order in which it is compressed: polarity comes last.
 """
 
 import hashlib

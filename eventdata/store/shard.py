@@ -162,7 +162,7 @@ def decompress(chunk: bytes, out: NDArray[Any]) -> None:
 
 
 class ShardReader(Generic[AnyFiles]):
-    """Base of the readers of a split. It travels between processes without indices and files."""
+    """Base of the readers of a split. Pickling omits indices and open files."""
 
     def __init__(self, files: AnyFiles, split: str, sample: SampleFormat, shard_size: int) -> None:
         self.files, self.split, self.sample, self.shard_size = files, split, sample, shard_size
