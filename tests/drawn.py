@@ -1,4 +1,4 @@
-"""Tiny stores of drawn samples, a bright quadrant a class, for tests of training."""
+"""Tiny stores of random samples for tests of training; each class has a bright quadrant."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +25,15 @@ keep_pages = false
 [run]
 held_out = 0.2
 """
-"""How the recipes of tests begin: a small network on a CPU; `[run]` and stages may follow."""
+"""The beginning of test recipes: a small network on a CPU; `[run]` and stages may follow."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Samples whose class is where most of their events, or their light, are."""
+    """A source whose classes differ in the place of most of their events or their light."""
 
     kind: str = "binary"
-    """A representation, or wide: counts that need uint16."""
+    """A representation, or "wide" for counts that need uint16."""
     counts: tuple[tuple[str, int], ...] = (("train", 60), ("test", 24))
     names: str = "s{:03}"
     channels: int = 2
@@ -94,6 +94,6 @@ class Drawn:
 
 
 def make_store(path: Path, **settings: object) -> str:
-    """A store of drawn samples; its path."""
+    """Make a store of random samples and return its path."""
     eventdata.convert(Drawn(**settings), "", path)
     return str(path)

@@ -1,10 +1,10 @@
-"""Bits of a store flipped, one at a time: `eventdata verify` is to find each.
+"""Flip bits of a store one at a time and check that `eventdata verify` finds each of them.
 
     python -m tests.flips STORE [--flips 10000] [--output flips.json]
 
-Works on a copy. Struck are all files (chunks, shard indices, columns, each zarr.json) in turn but
-the reasons in skipped.json, each at a bit drawn at random. Exit code 1 where a flip is not found,
-or where the store is not sound before and after.
+The program works on a copy. It takes all files in turn (chunks, shard indices, columns, zarr.json)
+except skipped.json, whose reasons have no checksum, and flips a random bit. The exit code is 1 if a
+flip is not found, or if the store is not sound before and after.
 """
 
 import json
@@ -29,13 +29,13 @@ from tools.bench.report import machine, output_option
 @click.option("--seed", default=0, show_default=True)
 @output_option
 def main(store: Path, flips: int, seed: int, output: Path | None) -> None:
-    """Flip bits of a copy of STORE; a small one, since each flip is followed by a verification."""
+    """Flip bits of a copy of STORE, which should be small: each flip needs a verification."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name) / "store.zarr"
         shutil.copytree(store, copy)
         if not is_sound(copy):
-            raise click.UsageError(f"{store}: is damaged already; see `eventdata verify`")
+            raise click.UsageError(f"{store} is damaged already; run `eventdata verify` on it")
         files = sorted(
             path for path in copy.rglob("*") if path.is_file() and path.name != SKIPPED_KEY
         )
@@ -62,11 +62,11 @@ def main(store: Path, flips: int, seed: int, output: Path | None) -> None:
         output.write_text(json.dumps(found, indent=1))
     click.echo(f"{found['found']} of {flips} flips in {len(files)} files found")
     if missed or not sound:
-        sys.exit("\n".join(missed) or "the copy is not sound, though each flip was undone")
+        sys.exit("\n".join(missed) or "the copy is not sound after each flip was undone")
 
 
 def is_sound(store: Path) -> bool:
-    """Whether `eventdata verify` finds nothing; a store that does not open is damaged."""
+    """Return whether `eventdata verify` finds nothing; a store that does not open is damaged."""
     try:
         return eventdata.verify(store).ok
     except StoreError:

@@ -1,4 +1,4 @@
-"""A source whose reading can be held at one sample, for what should happen in the middle of it."""
+"""Sources whose reading can be held at one sample, for tests that interrupt it there."""
 
 import os
 import signal
@@ -13,14 +13,14 @@ from eventdata.errors import InputError
 from eventdata.raw.source import Sample
 from tests.drawn import Drawn
 
-PATIENCE = 120  # seconds, after which a test has gone wrong
+PATIENCE = 120  # seconds after which a test has failed
 
 
 @dataclass(frozen=True)
 class Gated(Drawn):
-    """Reads sample ``held`` of train only once the file ``open`` is in ``gate``.
+    """A source that reads sample ``held`` of train only once ``gate`` contains the file ``open``.
 
-    Who comes there first writes its process id to the file ``pid``.
+    The first process that reaches the sample writes its id to the file ``pid``.
     """
 
     counts: tuple[tuple[str, int], ...] = (("train", 24), ("test", 8))
@@ -40,7 +40,7 @@ class Gated(Drawn):
 
 @dataclass(frozen=True)
 class Deadly(Drawn):
-    """Kills whoever reads it."""
+    """A source that kills the process that reads it."""
 
     def read(self, sample: Sample, out: NDArray[np.uint8]) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -49,7 +49,7 @@ class Deadly(Drawn):
 
 @dataclass(frozen=True)
 class Faulty(Drawn):
-    """Has a sample that can't be read."""
+    """A source with a sample that can't be read."""
 
     def read(self, sample: Sample, out: NDArray[np.uint8]) -> int:
         if sample.details == (3,):
@@ -59,9 +59,10 @@ class Faulty(Drawn):
 
 @dataclass(frozen=True)
 class Laggard(Drawn):
-    """Has a sample that can't be read, tried once another one is amid: that takes a while longer.
+    """A source with an unreadable sample, which is tried while another sample is being read.
 
-    In the folder ``gate`` lie the files ``begun`` and ``ended`` of the other one.
+    Reading the other sample takes longer and leaves the files ``begun`` and ``ended`` in
+    ``gate``.
     """
 
     gate: str = ""
@@ -81,7 +82,7 @@ class Laggard(Drawn):
 
 
 def wait_for(path: Path) -> str:
-    """The content of a file, once it is there."""
+    """Wait until a file exists and return its content."""
     deadline = time.monotonic() + PATIENCE
     while not path.exists():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Small raw data in the published layouts, made of random numbers."""
+"""Make small raw data in the published layouts from random numbers."""
 
 import hashlib
 from pathlib import Path
@@ -11,7 +11,7 @@ EVENTS_SHAPE = (8, 224, 224)
 
 
 def write_npz(path: Path, **arrays: NDArray[np.generic]) -> None:
-    """A compressed npz in a folder that is made if need be."""
+    """Write a compressed npz; create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **arrays)
 
@@ -19,14 +19,14 @@ def write_npz(path: Path, **arrays: NDArray[np.generic]) -> None:
 def events_between(
     rng: np.random.Generator, count: int, height: int, width: int
 ) -> NDArray[np.uint8]:
-    """Random (row, column, step) that the published window could hold."""
+    """Return random events (row, column, step) that fit into the published window."""
     rows = rng.integers(17, max(18, min(240, height)), count)
     columns = rng.integers(17, max(18, min(240, width)), count)
     return np.stack([rows, columns, rng.integers(1, 9, count)], axis=1).astype(np.uint8)
 
 
 def make_es_imagenet(root: Path, *, train: int = 12, val: int = 4, seed: int = 0) -> Path:
-    """Raw ES-ImageNet under ``root``: manifests, train/class{K}/, val/."""
+    """Write raw ES-ImageNet under ``root``: manifests, train/class{K}/, val/."""
     rng = np.random.default_rng(seed)
     for split, count in (("train", train), ("val", val)):
         lines = []
@@ -50,7 +50,7 @@ def make_es_imagenet(root: Path, *, train: int = 12, val: int = 4, seed: int = 0
 
 
 def make_es_ucf101(root: Path, *, clips: int = 6, folders: bool = False, seed: int = 0) -> Path:
-    """Raw ES-UCF101 clips of two classes in ``root`` itself, or in class folders there."""
+    """Write raw ES-UCF101 clips of two classes to ``root`` itself or to class folders there."""
     rng = np.random.default_rng(seed)
     for number in range(clips):
         name = ("Archery", "PushUps")[number % 2]
@@ -61,7 +61,7 @@ def make_es_ucf101(root: Path, *, clips: int = 6, folders: bool = False, seed: i
 
 
 def published_es_imagenet_frames(path: Path, height: int, width: int) -> NDArray[np.uint8]:
-    """What the published loader makes of a raw file, stated plainly: uint8 (8, 2, 224, 224)."""
+    """Read a raw file as the published loader does, in plain code: uint8 (8, 2, 224, 224)."""
     canvas = np.zeros((8, 2, 256, 256), np.uint8)
     with np.load(path) as raw:
         for polarity, key in enumerate(("pos", "neg")):
@@ -73,7 +73,7 @@ def published_es_imagenet_frames(path: Path, height: int, width: int) -> NDArray
 
 
 def tree_digest(root: Path) -> dict[str, str]:
-    """SHA-256 of every file under a folder, by its path there."""
+    """Return the SHA-256 of every file under a folder by its relative path."""
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
@@ -82,13 +82,13 @@ def tree_digest(root: Path) -> dict[str, str]:
 
 
 def picture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
-    """Squares of random colours: edges, so events, wherever one looks. uint8 (H, W, 3)."""
+    """Draw squares of random colours, so that there are edges everywhere: uint8 (H, W, 3)."""
     colours = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     return np.ascontiguousarray(colours.repeat(8, 0).repeat(8, 1)[:height, :width])
 
 
 def make_images(root: Path, *, train: int = 4, val: int = 2, seed: int = 0) -> Path:
-    """Images of two classes in split folders with class folders."""
+    """Write images of two classes in split folders with class folders."""
     rng = np.random.default_rng(seed)
     for split, count in (("train", train), ("val", val)):
         for number in range(count):
@@ -101,7 +101,7 @@ def make_images(root: Path, *, train: int = 4, val: int = 2, seed: int = 0) -> P
 
 
 def make_clips(root: Path, *, clips: int = 5, frames: int = 6, seed: int = 0) -> Path:
-    """Clips of two classes as folders of grey frames in which squares move."""
+    """Write clips of two classes as folders of grey frames in which squares move."""
     rng = np.random.default_rng(seed)
     for number in range(clips):
         name = ("Archery", "PushUps")[number % 2]

@@ -1,4 +1,4 @@
-"""Files that mean harm, made by hand; and a bound on the memory that reading them may take."""
+"""Make malicious files by hand, and bound the memory that reading them may take."""
 
 import contextlib
 import json
@@ -28,13 +28,13 @@ __all__ = [
     "training",
     "trees",
     "unpack",
-]  # for the tests, which have no such path
+]  # for tests in folders that can't import these modules
 
 MIB = 1 << 20
 CAN_MEASURE = Path("/proc/self/clear_refs").exists()
 LIMITS = Limits(file_bytes=4 * MIB, total_bytes=8 * MIB)
 
-# A reader for each kind of file that is read by itself, by the file's name.
+# A reader for each kind of file that is read on its own, by the file's name.
 READ_ONE = {
     "a.npz": lambda path: read_npz(path, ("pos",), 1000),
     "trainlabel.txt": read_lines,
@@ -56,7 +56,7 @@ READ_ONE = {
 
 @contextlib.contextmanager
 def at_most(mib):
-    """The block takes no more memory than this on top of what the process has (Linux tells)."""
+    """Assert that the block needs at most this much more memory; only Linux reports it."""
     if not CAN_MEASURE:
         yield
         return
@@ -67,14 +67,14 @@ def at_most(mib):
 
 
 def zeros_deflated(mib):
-    """A raw deflate stream of so many MiB of zeros: blocks that end whole can be repeated."""
+    """Return a raw deflate stream of this many MiB of zeros, in blocks that can be repeated."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = packer.compress(bytes(MIB)) + packer.flush(zlib.Z_FULL_FLUSH)
     return block * mib + packer.flush()
 
 
 def zip_bomb(path, name, mib, head=b"", declared=None):
-    """A zip of one member that inflates to ``head`` and so many MiB, and says so or less."""
+    """Write a zip whose member inflates to ``head`` and ``mib`` MiB but may declare less."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     data = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH) + zeros_deflated(mib)
     size = len(head) + mib * MIB if declared is None else declared
@@ -88,13 +88,13 @@ def zip_bomb(path, name, mib, head=b"", declared=None):
 
 
 def npy_head(shape, descr="|u1"):
-    """The header of an npy file that declares a shape."""
+    """Return the header of an npy file that declares a shape."""
     text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
 
 
 def png(width, height, *chunks):
-    """A PNG of 8-bit RGB with these chunks (type, data), their checksums right."""
+    """Return a PNG of 8-bit RGB with these chunks (type, data) and correct checksums."""
     header = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     made = b"\x89PNG\r\n\x1a\n"
     for kind, data in (header, *chunks, (b"IEND", b"")):
@@ -104,12 +104,12 @@ def png(width, height, *chunks):
 
 
 def zlib_zeros(mib):
-    """So many MiB of zeros as zlib packs them."""
+    """Return this many MiB of zeros, compressed by zlib."""
     return b"\x78\x9c" + zeros_deflated(mib) + struct.pack(">I", 1)
 
 
 def chunk_file(content):
-    """Bytes and their checksum, as a chunk of a store has it."""
+    """Return bytes with their checksum, as in a chunk of a store."""
     return content + crc32c(content)
 
 
@@ -121,7 +121,7 @@ def edit(path, change):
 
 
 def header(change):
-    """A function of a store that changes the `eventdata` attributes."""
+    """Return a function that changes the `eventdata` attributes of a store."""
 
     def change_header(document):
         change(document["attributes"]["eventdata"])
@@ -130,5 +130,5 @@ def header(change):
 
 
 def array(key, change):
-    """A function of a store that changes an array's zarr.json."""
+    """Return a function that changes an array's zarr.json in a store."""
     return lambda store: edit(store / key / "zarr.json", change)

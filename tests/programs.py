@@ -1,4 +1,4 @@
-"""Programs with a deadline, at which they tell where they hang."""
+"""Run programs with a deadline; a program that hangs reports where."""
 
 import contextlib
 import os
@@ -14,7 +14,8 @@ def run_program(
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end.
 
-    After ``deadline`` seconds it is ended, and the test fails with the tracebacks of all threads.
+    After ``deadline`` seconds it is stopped, and the test fails with the tracebacks of all
+    threads.
     """
     with subprocess.Popen(
         [str(word) for word in words],
@@ -25,12 +26,12 @@ def run_program(
         start_new_session=True,
     ) as process:
         try:
-            out, told = process.communicate(timeout=deadline)
+            out, stderr = process.communicate(timeout=deadline)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGABRT)  # faulthandler's cue
-            _, told = process.communicate()
-            pytest.fail(f"hangs after {deadline} s: {told}")
+            os.killpg(process.pid, signal.SIGABRT)  # makes faulthandler print tracebacks
+            _, stderr = process.communicate()
+            pytest.fail(f"hangs after {deadline} s: {stderr}")
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, told)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, stderr)

@@ -1,4 +1,4 @@
-"""An S3 of this process (moto), whose requests are written down and fail when they are told to."""
+"""An S3 server (moto) in this process that records requests and fails them on demand."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ SLOW_DOWN = (
 
 
 class Request(NamedTuple):
-    """A request that came."""
+    """A request that the server received."""
 
     method: str
     path: str
@@ -26,7 +26,7 @@ class Request(NamedTuple):
 
 
 class S3:
-    """The server's address, what was asked, and which requests fail."""
+    """A server: its address, the requests it received, and which requests fail."""
 
     def __init__(self) -> None:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -50,7 +50,7 @@ class S3:
 
     @contextlib.contextmanager
     def failing(self, fails: Callable[[int, Request], str | None]) -> Iterator[None]:
-        """While this is open, requests (numbered from 0) fail by "503" or "cut"; None: not."""
+        """Make requests, numbered from 0, fail by "503" or "cut" inside the block; None passes."""
         self.requests.clear()
         self.fails = fails
         try:
@@ -58,10 +58,10 @@ class S3:
         finally:
             self.fails = lambda number, request: None
 
-    def asked(self) -> list[Request]:
-        """The requests since this was last called."""
-        asked, self.requests = self.requests, []
-        return asked
+    def take_requests(self) -> list[Request]:
+        """Return the requests since the last call."""
+        requests, self.requests = self.requests, []
+        return requests
 
     def _answer(self, environ: dict[str, Any], start: Any) -> Any:
         request = Request(
@@ -73,7 +73,7 @@ class S3:
             return self._moto(environ, start)
         if fault == "cut":
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-            raise ConnectionResetError  # nothing is answered
+            raise ConnectionResetError  # no answer is sent
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         start("503 Slow Down", [("Content-Type", "application/xml")])
         return [SLOW_DOWN]
@@ -81,7 +81,7 @@ class S3:
 
 @contextlib.contextmanager
 def serve(patch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """The server, and an environment in which S3 is there and nowhere else."""
+    """Start the server, and set an environment in which S3 exists only there."""
     import s3fs
 
     server = S3()
@@ -96,9 +96,9 @@ def serve(patch: pytest.MonkeyPatch) -> Iterator[S3]:
     patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     patch.setenv("AWS_MAX_ATTEMPTS", "1")
-    forkserver._forkserver._stop()  # one of earlier tests would start workers without all these
-    patch.setattr(s3fs.S3FileSystem, "retries", 1)  # quick, and to see our own
-    s3fs.S3FileSystem.clear_instance_cache()  # they know the address
+    forkserver._forkserver._stop()  # one of earlier tests lacks these variables
+    patch.setattr(s3fs.S3FileSystem, "retries", 1)  # fast, and shows our own retries
+    s3fs.S3FileSystem.clear_instance_cache()  # instances keep the address
     try:
         yield server
     finally:
@@ -107,7 +107,7 @@ def serve(patch: pytest.MonkeyPatch) -> Iterator[S3]:
 
 
 def upload(folder: Path, url: str) -> None:
-    """Put a folder's files below a URL, and give them the times of change that they have there."""
+    """Upload a folder, then give its files the modification times that the objects have."""
     from fsspec.core import url_to_fs
 
     system, root = url_to_fs(url)
@@ -125,7 +125,7 @@ def upload(folder: Path, url: str) -> None:
 
 
 def download(url: str, folder: Path) -> Path:
-    """All files below a URL, in a folder."""
+    """Download all files below a URL into a folder."""
     from fsspec.core import url_to_fs
 
     system, root = url_to_fs(url)

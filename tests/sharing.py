@@ -1,8 +1,8 @@
-"""Ways in which processes and threads share a dataset or a loader, each a program of its own.
+"""Programs in which processes and threads share a dataset or a loader.
 
-    python sharing.py CASE STORE        prints digests of the samples that each of them has read
+    python sharing.py CASE STORE        prints a digest of the samples that each of them has read
 
-Samples are told by (epoch order aside) the digest of all of them with their labels.
+The digest covers all samples of an epoch with their labels, in any order.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ FORKS = 20
 
 
 def digest(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> str:
-    """Of all samples and labels of an epoch, whatever their order."""
+    """Return the digest of all samples and labels of an epoch, in any order."""
     samples = [
         hashlib.sha256(frames.numpy().tobytes() + bytes([int(label)])).hexdigest()
         for batch in batches
@@ -39,14 +39,14 @@ def loader(dataset: eventdata.FrameDataset) -> eventdata.FrameLoader:
 
 
 def put_digests(dataset: eventdata.FrameDataset, used: eventdata.FrameLoader, queue) -> None:
-    """In another process: by the dataset, by a loader that came along, and by a new one."""
+    """Read in another process: by the dataset, by an inherited loader and by a new one."""
     queue.put(digest(DataLoader(dataset, BATCH)))
     queue.put(digest(used))
     queue.put(digest(loader(dataset)))
 
 
 def by_process(store: str, method: str) -> list[str]:
-    """After the parent has read with both, and while it is in the middle of an epoch."""
+    """Read in a process that is started in the middle of an epoch, after both readers were used."""
     dataset = eventdata.FrameDataset(store)
     used = loader(dataset)
     found = [digest(DataLoader(dataset, BATCH)), digest(used)]
@@ -62,9 +62,9 @@ def by_process(store: str, method: str) -> list[str]:
     return found
 
 
-def by_fork_amid_threads(store: str) -> list[str]:
-    """Forks at any moment of threads that read: no lock of theirs may be held in the child."""
-    digest([(torch.zeros(1, 1), torch.zeros(1))])  # torch's operators that only this file calls
+def by_fork_during_threads(store: str) -> list[str]:
+    """Fork at random moments while threads read: the child must inherit no held lock."""
+    digest([(torch.zeros(1, 1), torch.zeros(1))])  # operators of torch that only this file calls
     dataset = eventdata.FrameDataset(store)
     stop = threading.Event()
 
@@ -82,8 +82,8 @@ def by_fork_amid_threads(store: str) -> list[str]:
             os.write(write_end, digest(loader(dataset)).encode())
             os._exit(0)
         os.close(write_end)
-        with os.fdopen(read_end) as told:
-            found.append(told.read())
+        with os.fdopen(read_end) as pipe:
+            found.append(pipe.read())
         os.wait()
     stop.set()
     for reader in readers:
@@ -92,15 +92,15 @@ def by_fork_amid_threads(store: str) -> list[str]:
 
 
 def by_threads(store: str) -> list[str]:
-    """Eight loaders of one dataset at once, each in a thread, beside DataLoaders of it."""
+    """Read by eight threads at once: four FrameLoaders and four DataLoaders of one dataset."""
     dataset = eventdata.FrameDataset(store)
-    ways = [lambda: digest(loader(dataset)), lambda: digest(DataLoader(dataset, BATCH))] * 4
-    with ThreadPoolExecutor(len(ways)) as threads:
-        return [one.result() for one in [threads.submit(way) for way in ways]]
+    readers = [lambda: digest(loader(dataset)), lambda: digest(DataLoader(dataset, BATCH))] * 4
+    with ThreadPoolExecutor(len(readers)) as threads:
+        return [one.result() for one in [threads.submit(reader) for reader in readers]]
 
 
 def by_data_loader(store: str, method: str) -> list[str]:
-    """Two epochs of persistent workers, after the parent has used a FrameLoader."""
+    """Read two epochs by persistent workers, after the parent has used a FrameLoader."""
     dataset = eventdata.FrameDataset(store)
     found = [digest(loader(dataset))]
     workers = DataLoader(
@@ -115,24 +115,24 @@ def by_data_loader(store: str, method: str) -> list[str]:
 
 
 def by_method(store: str, method: str) -> list[str]:
-    """Both in one program: most of its time goes into imports."""
+    """Run both cases in one program, because imports take most of its time."""
     return by_process(store, method) + by_data_loader(store, method)
 
 
 def by_ddp(store: str, folder: str) -> list[str]:
-    """Lightning's DDP, two processes: each sample is seen by one, by a loader of either kind."""
+    """Train by Lightning's DDP; each sample must be seen by one process, with either loader."""
     from lightning.pytorch import LightningModule, Trainer
 
     class Net(LightningModule):
-        def __init__(self, way: str) -> None:
+        def __init__(self, kind: str) -> None:
             super().__init__()
             self.layer = torch.nn.Linear(4, 3)
-            self.way = way
+            self.kind = kind
             self.seen: list[str] = []
 
         def train_dataloader(self) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
             dataset = eventdata.FrameDataset(store)
-            if self.way == "torch":
+            if self.kind == "torch":
                 return DataLoader(dataset, BATCH)  # Lightning gives it a sampler by rank
             rank, size = self.trainer.global_rank, self.trainer.world_size
             return eventdata.FrameLoader(dataset, BATCH, rank=rank, world_size=size)
@@ -143,14 +143,14 @@ def by_ddp(store: str, folder: str) -> list[str]:
             return torch.nn.functional.cross_entropy(self.layer(features), batch[1])
 
         def on_train_end(self) -> None:
-            name = f"{self.way}-{self.global_rank}.json"
+            name = f"{self.kind}-{self.global_rank}.json"
             Path(folder, name).write_text(json.dumps(self.seen))
             self.trainer.strategy.barrier()
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), 0.1)
 
-    for way in ("torch", "ours"):
+    for kind in ("torch", "ours"):
         Trainer(
             strategy="ddp",
             devices=2,
@@ -160,19 +160,19 @@ def by_ddp(store: str, folder: str) -> list[str]:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-        ).fit(Net(way))
+        ).fit(Net(kind))
     dataset = eventdata.FrameDataset(store)
     whole = sorted(hashlib.sha256(one.numpy().tobytes()).hexdigest() for one, _ in dataset)
-    for way in ("torch", "ours"):
-        ranks = [json.loads(Path(folder, f"{way}-{rank}.json").read_text()) for rank in (0, 1)]
+    for kind in ("torch", "ours"):
+        ranks = [json.loads(Path(folder, f"{kind}-{rank}.json").read_text()) for rank in (0, 1)]
         assert all(ranks)
-        assert sorted(ranks[0] + ranks[1]) == whole, way
+        assert sorted(ranks[0] + ranks[1]) == whole, kind
     return [digest(DataLoader(dataset, BATCH))]
 
 
 CASES = {
     **{f"by {m}": (by_method, m) for m in ("fork", "spawn", "forkserver")},
-    "fork amid threads": (by_fork_amid_threads,),
+    "fork during threads": (by_fork_during_threads,),
     "threads": (by_threads,),
 }
 
@@ -180,7 +180,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "ddp":
         is_first = os.environ.get("LOCAL_RANK", "0") == "0"
         found = by_ddp(*sys.argv[2:])
-        if is_first:  # two that print at once may do so in one line
+        if is_first:  # two processes that print at once may share a line
             print(json.dumps(found))
     else:
         case, *words = CASES[sys.argv[1]]

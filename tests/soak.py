@@ -1,11 +1,11 @@
-"""Readers on one store for a long time, while it is verified over and over.
+"""Read one store in many processes for a long time while it is verified again and again.
 
     python -m tests.soak [--readers 8] [--minutes 10] [--output soak.json] [STORE]
 
-Half of the readers are FrameLoaders, half torch DataLoaders with persistent workers; each reads
-epoch after epoch and compares every sample with its checksum, while `verify` runs in a process of
-its own. Held at the end: every sample was right, verify found nothing, each process's memory has
-not grown since its first share of the time, nor its open files. Exit code 1 where that fails.
+Half of the readers are FrameLoaders, half are torch DataLoaders with persistent workers. Each reads
+epoch after epoch and compares every sample with its checksum, while `verify` runs in its own
+process. The exit code is 1 if a sample was wrong, if verify found a problem, or if a process's
+memory or open files have grown since the beginning.
 """
 
 import json
@@ -30,19 +30,19 @@ from tests.drawn import Drawn
 from tools.bench.report import machine, output_option
 
 BATCH = 16
-WARM_UP = 0.1  # share of the time in which memory may still grow, at least half of the rounds of
-LEAST_ROUNDS = 4  # a run that is short
-GROWTH_BYTES = 16 << 20  # that an allocator may add after that
-FILES_IN_FLIGHT = 16  # of batches between a DataLoader's processes, at one moment or another
+WARM_UP = 0.1  # share of the time in which memory may still grow, and at least
+LEAST_ROUNDS = 4  # half of these rounds in a short run
+GROWTH_BYTES = 16 << 20  # that an allocator may add afterwards
+FILES_IN_FLIGHT = 16  # of batches on their way between a DataLoader's processes
 SAMPLES = 512
 
 
 @dataclass
 class Watched:
-    """What one process has done, and the most it has had of memory (bytes) and open files.
+    """The work of one process, with its peaks of memory in bytes and of open files.
 
-    wrong: samples that were not as they should be, or problems of verify; first, last: peaks in
-    the first share of the time and after it.
+    wrong: samples that differ, or problems that verify found; first, last: peaks in the first
+    share of the time and after it.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Watched:
     faults: list[str] = field(default_factory=list)
 
     def look(self, share: float) -> None:
-        """Note memory and files of this process and its children, at a share of the time."""
+        """Record memory and files of this process and its children at a share of the time."""
         family = [os.getpid(), *(child.pid or 0 for child in multiprocessing.active_children())]
         memory, files = sum(map(_resident, family)), sum(map(_open_files, family))
         if share < WARM_UP or self.rounds < LEAST_ROUNDS / 2:
@@ -68,7 +68,7 @@ class Watched:
             self.last_files = max(self.last_files, files)
 
     def judge(self) -> None:
-        """Fill in what does not hold."""
+        """List the failures of this process."""
         if self.error:
             self.faults.append(self.error)
         if self.wrong:
@@ -85,20 +85,20 @@ class Watched:
 @click.option("--minutes", default=10.0, show_default=True)
 @output_option
 def main(store: str | None, readers: int, minutes: float, output: Path | None) -> None:
-    """Read and verify STORE, or a drawn one."""
+    """Read and verify STORE, or a random store."""
     with tempfile.TemporaryDirectory() as folder:
         place = store or make_store(Path(folder))
-        told = run(place, readers, 60 * minutes)
-    for one in told:
+        processes = run(place, readers, 60 * minutes)
+    for one in processes:
         one.judge()
     click.echo(f"{'process':<14}{'rounds':>8}{'samples':>11}{'wrong':>7}{'MB':>15}{'files':>12}")
-    for one in told:
+    for one in processes:
         memory = f"{one.first_bytes / 1e6:,.0f} -> {one.last_bytes / 1e6:,.0f}"
         files = f"{one.first_files} -> {one.last_files}"
         click.echo(
             f"{one.name:<14}{one.rounds:>8}{one.samples:>11,}{one.wrong:>7}{memory:>15}{files:>12}"
         )
-    failures = [f"{one.name}: {fault}" for one in told for fault in one.faults]
+    failures = [f"{one.name}: {fault}" for one in processes for fault in one.faults]
     for failure in failures:
         click.echo(failure, err=True)
     if output is not None:
@@ -106,9 +106,9 @@ def main(store: str | None, readers: int, minutes: float, output: Path | None) -
             "machine": machine(),
             "minutes": minutes,
             "readers": readers,
-            "samples": sum(one.samples for one in told),
+            "samples": sum(one.samples for one in processes),
             "failures": failures,
-            "processes": [asdict(one) for one in told],
+            "processes": [asdict(one) for one in processes],
         }
         output.write_text(json.dumps(document, indent=1))
     if failures:
@@ -116,39 +116,39 @@ def main(store: str | None, readers: int, minutes: float, output: Path | None) -
 
 
 def make_store(folder: Path) -> str:
-    """A store of drawn samples in shards of 16, so that files are opened all the time."""
+    """Make a random store in shards of 16, so that files are opened all the time."""
     out = folder / "soak.zarr"
     eventdata.convert(Drawn(counts=(("train", SAMPLES),), side=64), "", out, shard_size=16)
     return str(out)
 
 
 def run(store: str, readers: int, seconds: float) -> list[Watched]:
-    """All processes side by side; what each tells at its end."""
+    """Run all processes at once; return what each reports at its end."""
     context = multiprocessing.get_context("spawn")
-    told: Queue[Watched] = context.Queue()
+    reports: Queue[Watched] = context.Queue()
     sums = checksums(store)
-    jobs: list[tuple[Any, ...]] = [(verify_over_and_over, "verify", store, seconds, told)]
+    jobs: list[tuple[Any, ...]] = [(verify_over_and_over, "verify", store, seconds, reports)]
     for number in range(readers):
         kind = "DataLoader" if number % 2 else "FrameLoader"
-        jobs.append((read_over_and_over, f"{kind} {number}", store, seconds, told, kind, sums))
+        jobs.append((read_over_and_over, f"{kind} {number}", store, seconds, reports, kind, sums))
     processes = [context.Process(target=job, args=arguments) for job, *arguments in jobs]
     for process in processes:
         process.start()
-    found = [told.get(timeout=2 * seconds + 600) for _ in processes]
+    found = [reports.get(timeout=2 * seconds + 600) for _ in processes]
     for process in processes:
         process.join()
     return sorted(found, key=lambda one: one.name)
 
 
 def checksums(store: str) -> list[int]:
-    """CRC-32C of each training sample's dense frames."""
+    """Return the CRC-32C of each training sample's dense frames."""
     dataset = eventdata.FrameDataset(store)
     frames = (dataset[index][0] for index in range(len(dataset)))
     return [google_crc32c.value(one.numpy().tobytes()) for one in frames]
 
 
-def verify_over_and_over(name: str, store: str, seconds: float, told: "Queue[Watched]") -> None:
-    """In a process: verify until the time is over."""
+def verify_over_and_over(name: str, store: str, seconds: float, reports: "Queue[Watched]") -> None:
+    """Verify in this process until the time is over."""
     watched, started = Watched(name), time.monotonic()
     try:
         while (share := (time.monotonic() - started) / seconds) < 1 or (
@@ -161,13 +161,13 @@ def verify_over_and_over(name: str, store: str, seconds: float, told: "Queue[Wat
             watched.look(share)
     except Exception as error:
         watched.error = repr(error)
-    told.put(watched)
+    reports.put(watched)
 
 
 def read_over_and_over(
-    name: str, store: str, seconds: float, told: "Queue[Watched]", kind: str, sums: list[int]
+    name: str, store: str, seconds: float, reports: "Queue[Watched]", kind: str, sums: list[int]
 ) -> None:
-    """In a process: read epochs until the time is over, each sample held against its checksum."""
+    """Read epochs until the time is over and compare each sample with its checksum."""
     torch.set_num_threads(1)
     watched, started = Watched(name), time.monotonic()
     try:
@@ -186,7 +186,7 @@ def read_over_and_over(
             watched.look(share)
     except Exception as error:
         watched.error = repr(error)
-    told.put(watched)
+    reports.put(watched)
 
 
 def _batches(store: str, kind: str, seed: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
@@ -197,17 +197,17 @@ def _batches(store: str, kind: str, seed: int) -> Iterable[tuple[torch.Tensor, t
 
 
 def _resident(process: int) -> int:
-    """Resident bytes of a process, without those that it may share with others."""
+    """Return the resident bytes of a process, without those that it may share with others."""
     try:
         pages = Path(f"/proc/{process}/statm").read_text().split()
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return 0
     return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _open_files(process: int) -> int:
     try:
-        return len(os.listdir(f"/proc/{process}/fd"))  # noqa: PTH208 counted, not looked at
+        return len(os.listdir(f"/proc/{process}/fd"))  # noqa: PTH208 counted only
     except OSError:
         return 0
 

@@ -1,4 +1,4 @@
-"""What a conversion promises, whatever the source: one class, subclassed for each."""
+"""The promises of a conversion from any source: one class, subclassed for each source."""
 
 import json
 import os
@@ -19,28 +19,28 @@ from tests.makers import tree_digest
 
 
 class SourceContract:
-    """Subclasses name a source and make an input of at least five samples for it."""
+    """A contract; subclasses name a source and make an input of at least five samples for it."""
 
     source: ClassVar[str]
     options: ClassVar[dict[str, Any]] = {}
     other: ClassVar[dict[str, Any]] = {}
-    """Options of another store from the same input; empty where the source has none."""
+    """Options that make another store from the same input; empty if the source has none."""
 
     def make(self, folder: Path) -> Path:
-        """Write INPUT below the folder; returns it."""
+        """Write the input below the folder and return it."""
         raise NotImplementedError
 
     def damage(self, raw: Path) -> str:
-        """Make one sample unreadable; returns its name."""
+        """Make one sample unreadable and return its name."""
         raise NotImplementedError
 
     def file_of_a_sample(self, raw: Path) -> Path:
-        """One file that is read for a sample."""
+        """Return a file that is read for a sample."""
         raise NotImplementedError
 
     @pytest.fixture
     def made(self, tmp_path_factory) -> tuple[Path, Path]:
-        """INPUT and its store, made once a class: for tests that change neither."""
+        """Return an input and its store, made once per class for tests that change neither."""
         cls = type(self)
         if "_made" not in vars(cls):
             folder = tmp_path_factory.mktemp(self.source)
@@ -51,20 +51,20 @@ class SourceContract:
 
     @pytest.fixture
     def raw(self, made, tmp_path) -> Path:
-        """A copy of INPUT, times of change kept."""
+        """Return a copy of the input with its modification times."""
         return Path(shutil.copytree(made[0], tmp_path / made[0].name))
 
     def run(self, raw: Path, out: Path, **options: Any) -> Any:
         return convert(self.source, raw, out, **{"shard_size": 2, **self.options, **options})
 
-    def test_same_bytes_whatever_the_workers(self, made, tmp_path):
+    def test_any_number_of_workers_writes_the_same_bytes(self, made, tmp_path):
         raw, out = made
         result = self.run(raw, tmp_path / "two.zarr", workers=2)
         assert result.state == "complete"
         assert sum(result.samples.values()) >= 5
         assert tree_digest(tmp_path / "two.zarr") == tree_digest(out)
 
-    def test_interrupted_then_finished(self, made, tmp_path, monkeypatch):
+    def test_a_resumed_conversion_writes_the_same_bytes(self, made, tmp_path, monkeypatch):
         raw, whole = made
         out, real = tmp_path / "out.zarr", write.write_shard
         calls = []
@@ -84,7 +84,7 @@ class SourceContract:
         assert tree_digest(out) == tree_digest(whole)
         assert self.run(raw, out).state == "already complete"
 
-    def test_other_settings_stop_it(self, made):
+    def test_other_settings_are_refused(self, made):
         raw, out = made
         before = tree_digest(out)
         for key, value in {"limit": 1, **self.other}.items():
@@ -94,11 +94,11 @@ class SourceContract:
             self.run(raw, out, nonsense=1)
         assert tree_digest(out) == before
 
-    def test_changed_input_stops_it(self, raw, tmp_path):
+    def test_changed_input_is_refused(self, raw, tmp_path):
         out = tmp_path / "out.zarr"
         self.run(raw, out)
         path = self.file_of_a_sample(raw)
-        # Later than the file and its folder, as an editor would leave it.
+        # later than the file and its folder, as an editor leaves it
         later = path.stat().st_mtime_ns + 10**12
         os.utime(path, ns=(later, later))
         with pytest.raises(MismatchError, match="is a file that was changed since"):
@@ -107,7 +107,7 @@ class SourceContract:
         with pytest.raises(MismatchError, match=r"(different size|changed since)"):
             self.run(raw, out)
 
-    def test_damaged_sample_fails_then_is_skipped(self, raw, tmp_path):
+    def test_a_damaged_sample_stops_it_or_is_skipped(self, raw, tmp_path):
         out, name = tmp_path / "out.zarr", self.damage(raw)
         with pytest.raises(InputError) as error:
             self.run(raw, out)
@@ -122,7 +122,7 @@ class SourceContract:
         assert split.sample_names[~split.valid].tolist() == [name]
         assert eventdata.verify(out).ok
 
-    def test_verify(self, made, tmp_path):
+    def test_verify_compares_every_sample(self, made, tmp_path):
         raw, out = made
         result = eventdata.verify(out, against=raw, samples=None, **self.against)
         assert result.ok, result.problems
@@ -130,29 +130,29 @@ class SourceContract:
 
     @property
     def against(self) -> dict[str, Any]:
-        """Options that `verify` can't take from the store."""
+        """Options that `verify` can't read from the store."""
         return {key: self.options[key] for key in ("list", "classes") if key in self.options}
 
-    def test_dry_run_touches_nothing(self, made, tmp_path):
+    def test_a_dry_run_writes_nothing(self, made, tmp_path):
         raw, out = made
-        told = self.run(raw, tmp_path / "none.zarr", dry_run=True)
+        dry = self.run(raw, tmp_path / "none.zarr", dry_run=True)
         assert not (tmp_path / "none.zarr").exists()
-        assert (told.state, told.done_before) == ("dry run", 0)
+        assert (dry.state, dry.done_before) == ("dry run", 0)
         store = eventdata.open_store(out)
-        assert told.samples == {name: len(split) for name, split in store.splits.items()}
+        assert dry.samples == {name: len(split) for name, split in store.splits.items()}
         shards = [path for array in ("frames", "images") for path in out.glob(f"*/{array}/c/**/0")]
         stored = sum(path.stat().st_size for path in shards if path.is_file())
-        assert told.bytes == pytest.approx(stored, rel=0.01)
+        assert dry.bytes == pytest.approx(stored, rel=0.01)
 
     def build(self, raw: Path) -> Any:
         return build_source(self.source, raw, self.options)
 
-    def test_source_travels_light_and_reads_the_same(self, made):
+    def test_a_pickled_source_is_small_and_reads_the_same(self, made):
         raw, out = made
         source = self.build(raw)
         listing = source.splits()
         pickled = pickle.dumps(source)
-        assert len(pickled) < 2000  # a listing of a million images must not go with every shard
+        assert len(pickled) < 2000  # the listing of a million images must not go with every shard
         there = pickle.loads(pickled)
         for name, split in eventdata.open_store(out).splits.items():
             stored = np.empty(split.sample.packed_shape, split.sample.dtype)
@@ -165,10 +165,10 @@ class SourceContract:
 
 
 class SettingsContract(SourceContract):
-    """A source whose ``other`` settings make other frames of the same input."""
+    """The contract of a source whose ``other`` settings make other frames of the same input."""
 
-    def test_verify_sees_other_frames(self, made, tmp_path):
-        """A store whose parameters lie about how its samples were made."""
+    def test_verify_reports_other_frames(self, made, tmp_path):
+        """A store whose parameters contradict its frames is reported."""
         raw, _ = made
         out = tmp_path / "other.zarr"
         key, value = next(iter(self.other.items()))

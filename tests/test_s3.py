@@ -52,7 +52,7 @@ def bucket(s3):
     """The URL of a bucket of its own."""
     name = f"b{uuid.uuid4().hex}"
     fsspec.filesystem("s3").mkdir(name)
-    s3.asked()
+    s3.take_requests()
     return f"s3://{name}"
 
 
@@ -209,24 +209,24 @@ class TestReading:
 
     def test_each_index_once_and_neighbours_together(self, s3, store):
         dataset = eventdata.FrameDataset(store)
-        s3.asked()
+        s3.take_requests()
         dataset.__getitems__([0, 1, 2, 7])
-        asked = s3.asked()
-        ranges = [request.range for request in asked]
+        requests = s3.take_requests()
+        ranges = [request.range for request in requests]
         assert ranges.count("bytes=-84") == 2  # the index of each shard
         assert len(ranges) == 4  # samples 0 to 2 at once, and sample 7
         dataset[1]
-        assert [request.method for request in s3.asked()] == ["GET"]
+        assert [request.method for request in s3.take_requests()] == ["GET"]
 
     def test_whole_shards_in_order_of_shards(self, s3, store):
         dataset = eventdata.FrameDataset(store)
-        s3.asked()
+        s3.take_requests()
         assert len(list(FrameLoader(dataset, 4, shuffle=True, order="shards"))) == 4
-        asked = s3.asked()
-        assert sorted(request.path[-9:] for request in asked if request.method == "GET") == [
+        requests = s3.take_requests()
+        assert sorted(request.path[-9:] for request in requests if request.method == "GET") == [
             f"{number}/0/0/0/0" for number in range(3)
         ]
-        assert not any(request.range for request in asked)
+        assert not any(request.range for request in requests)
 
     def test_an_order_that_does_not_keep_to_shards_holds_none(self, s3, store, monkeypatch):
         """To read ahead by whole shards would hold nearly all of them."""
@@ -252,9 +252,9 @@ class TestReading:
     def test_large_shards_are_read_by_ranges(self, s3, store, monkeypatch):
         monkeypatch.setattr("eventdata.store.read_remote.AHEAD_BYTES", 1000)
         dataset = eventdata.FrameDataset(store)
-        s3.asked()
+        s3.take_requests()
         list(FrameLoader(dataset, 4))
-        assert all(request.range for request in s3.asked() if request.method == "GET")
+        assert all(request.range for request in s3.take_requests() if request.method == "GET")
 
     def test_workers_of_a_dataloader_after_the_parent_has_read(self, store, local):
         dataset = eventdata.FrameDataset(store)
@@ -451,7 +451,7 @@ class TestFaults:
                     strict=True,
                 ):
                     assert torch.equal(frames, expected)
-            assert len(s3.asked()) > 100
+            assert len(s3.take_requests()) > 100
             assert len(failed) > 10
         assert same(f"{bucket}/store", tmp_path / "store.zarr", tmp_path)
 

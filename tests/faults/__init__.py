@@ -1,1 +1,1 @@
-"""Faults on purpose: jobs that are killed and starved, and what must hold afterwards."""
+"""Deliberate faults: kill jobs or take their resources, then check what must hold afterwards."""

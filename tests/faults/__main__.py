@@ -1,4 +1,4 @@
-"""Run the long form: ``python -m tests.faults``."""
+"""Run the long tests of faults: ``python -m tests.faults``."""
 
 from tests.faults.plan import main
 

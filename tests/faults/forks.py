@@ -1,4 +1,4 @@
-"""Calls of a job in forks of one process, in which things can be arranged to go wrong."""
+"""Run a job's calls in forks of one process, where faults can be injected."""
 
 import contextlib
 import faulthandler
@@ -15,12 +15,12 @@ from typing import Any
 
 from tests.faults.jobs import Content, Job, leftovers
 
-CALL_LIMIT = 200  # seconds: a call that takes longer hangs
+CALL_LIMIT = 200  # seconds after which a call counts as hanging
 
 
 @dataclass(frozen=True)
 class Forks:
-    """Where a job's calls run, each in a fork of this process.
+    """The place of a job's calls, each in a fork of this process.
 
     This process has imported what they need, so that a call takes little longer than its work.
     """
@@ -38,13 +38,13 @@ class Forks:
 
     @property
     def operations(self) -> Path:
-        """A byte for each operation that a fault could strike."""
+        """The file with one byte for each operation that a fault could strike."""
         return self.folder / "operations"
 
     def get_ready(self) -> None:
-        """Import and compile here what a call needs, which takes longer than the call."""
+        """Import and compile what a call needs, because that takes longer than a call."""
         self.renew()
-        if self.job.name == "train":  # not run here: torch would start threads, which no fork has
+        if self.job.name == "train":  # not run: torch would start threads, which forks lack
             os.environ["OMP_NUM_THREADS"] = "1"
             import train.runs.run  # noqa: F401
         else:
@@ -54,12 +54,12 @@ class Forks:
                 main(self.job.arguments(self.folder / "first"), standalone_mode=False)
 
     def renew(self) -> None:
-        """Make it empty."""
+        """Empty the place."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.temporary.mkdir(parents=True)
 
     def start(self, arm: Callable[[], None]) -> int:
-        """Begin a call after ``arm``; returns its process."""
+        """Start a call after ``arm`` and return its process id."""
         said = self.folder / "said.txt"
         said.touch()
         sys.stdout.flush()
@@ -70,10 +70,10 @@ class Forks:
         return pid
 
     def call(self, arm: Callable[[], None]) -> tuple[int, str]:
-        """Exit code (minus a signal) of a call after ``arm``, and what it said."""
+        """Return the exit code of a call after ``arm`` (minus a signal), and its output."""
         _, status = os.waitpid(self.start(arm), 0)
-        told = (self.folder / "said.txt").read_text(errors="replace")
-        return os.waitstatus_to_exitcode(status), told
+        output = (self.folder / "said.txt").read_text(errors="replace")
+        return os.waitstatus_to_exitcode(status), output
 
     def _in_the_fork(self, arm: Callable[[], None], said: Path) -> None:
         from eventdata.cli import main
@@ -85,7 +85,7 @@ class Forks:
                 os.dup2(file.fileno(), 2)
             faulthandler.dump_traceback_later(CALL_LIMIT, exit=True)
             os.environ["TMPDIR"] = str(self.temporary)
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder / "torch")  # kept on purpose
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder / "torch")  # kept between calls
             tempfile.tempdir = None
             arm()
             main(self.job.arguments(self.out), prog_name="eventdata")
@@ -99,13 +99,13 @@ class Forks:
             os._exit(code)
 
     def faults_of_the_next_call(self, whole: Content) -> list[str]:
-        """What does not hold of a call that nothing disturbs."""
-        code, told = self.call(lambda: None)
+        """Return what is wrong after a call without faults."""
+        code, output = self.call(lambda: None)
         if code:
-            return [f"the next call fails: {told[-2000:]}"]
+            return [f"the next call fails: {output[-2000:]}"]
         faults = []
         if self.job.content(self.out) != whole:
-            faults.append("other content than of an unbroken call")
+            faults.append("content differs from that of an uninterrupted call")
         if left := leftovers(self.out, self.temporary):
             faults.append(f"left over: {', '.join(left)}")
         return faults

@@ -1,8 +1,8 @@
 """The jobs that faults are tried on: convert, generate and train, on small data.
 
-A job is the command as a user calls it. What it leaves must be the same however often it was
-stopped: every byte of a store and of raw files; of a run its weights, tables and test (seconds, and
-the files that hold them, differ from call to call).
+A job is a command as a user runs it. Its results must not depend on how often it was stopped. These
+are all bytes of a store and of raw files, and the weights, tables and test of a run; seconds differ
+from call to call, and so do the files that hold them.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from tests.makers import (
 )
 
 OUT = "OUT"
-"""Stands in a job's words for the place that it writes to."""
+"""Stands for the output path in a job's words."""
 
 RECIPE = (
     TINY_RECIPE
@@ -49,10 +49,11 @@ Content = dict[str, str]
 
 @dataclass(frozen=True)
 class Job:
-    """A command, and how to judge what it leaves.
+    """A command, and functions that judge its output.
 
-    inputs: the folder that it reads; content: what must be the same at the end; finished: whether
-    what lies there says that it is whole; kept: units of work that it says are done.
+    inputs: the folder that it reads; content: what must be the same at the end; finished:
+    whether the output claims to be complete; kept: units of work that the output records as
+    done.
     """
 
     name: str
@@ -63,16 +64,16 @@ class Job:
     kept: Callable[[Path], int]
 
     def arguments(self, out: Path) -> list[str]:
-        """The words of the command."""
+        """Return the words of the command."""
         return [str(out) if word == OUT else word for word in self.words]
 
     def command(self, out: Path) -> list[str]:
-        """The call, in a process of its own."""
+        """Return the command line of a call in its own process."""
         return [sys.executable, "-m", "eventdata", *self.arguments(out)]
 
 
 def convert_job(folder: Path, *, samples: int = 128, workers: int = 2) -> Job:
-    """Raw ES-ImageNet to a store in shards of four samples."""
+    """Convert raw ES-ImageNet to a store in shards of four samples."""
     raw = folder / f"raw-{samples}"
     if not raw.exists():
         make_es_imagenet(raw, train=samples * 3 // 4, val=samples // 4)
@@ -88,7 +89,7 @@ def convert_job(folder: Path, *, samples: int = 128, workers: int = 2) -> Job:
 
 
 def generate_job(folder: Path, *, samples: int = 128, workers: int = 2) -> Job:
-    """Raw ES-ImageNet files from images, in batches of 64."""
+    """Generate raw ES-ImageNet files from images, in batches of 64."""
     images = folder / f"images-{samples}"
     if not images.exists():
         make_images(images, train=samples * 3 // 4, val=samples // 4)
@@ -104,7 +105,7 @@ def generate_job(folder: Path, *, samples: int = 128, workers: int = 2) -> Job:
 
 
 def train_job(folder: Path) -> Job:
-    """pipe-D from still images: two stages of two epochs."""
+    """Train pipe-D from still images: two stages of two epochs."""
     stores = folder / "stores"
     if not stores.exists():
         make_store(stores / "events.zarr")
@@ -127,7 +128,7 @@ def train_job(folder: Path) -> Job:
 
 
 def run_content(run: Path) -> Content:
-    """Digests of a run's weights, its tables without their seconds, and its test."""
+    """Return digests of a run's weights, its tables without their seconds, and its test."""
     content = {}
     for path in sorted(run.glob("*/*.safetensors")):
         with safe_open(path, "np") as file:
@@ -146,12 +147,12 @@ def run_content(run: Path) -> Content:
 
 
 def without_work(content: Content) -> Content:
-    """What is not of an unfinished call; a kill at the very end leaves that in a whole store."""
+    """Return the content without the .work folder, which a kill at the very end leaves."""
     return {key: value for key, value in content.items() if not key.startswith(".work/")}
 
 
 def leftovers(out: Path, temporary: Path) -> list[str]:
-    """Files that only an unfinished call may have: in its place, and in the system's folder."""
+    """Return the files that only an unfinished call may have, here and among temporary files."""
     inside = [
         str(path.relative_to(out))
         for path in out.rglob("*")
@@ -172,5 +173,5 @@ def _says(path: Path, *keys: str) -> bool:
 
 def _records(out: Path) -> Iterator[dict[str, list[object]]]:
     for path in sorted(out.glob(".work/*.json")):
-        with contextlib.suppress(FileNotFoundError):  # the end of a call that runs
+        with contextlib.suppress(FileNotFoundError):  # removed by a call that is finishing
             yield json.loads(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Real commands killed at random moments, again and again, and then let finish."""
+"""Kill real commands at random moments, again and again, and then let them finish."""
 
 import contextlib
 import os
@@ -15,9 +15,9 @@ from typing import Literal
 
 from tests.faults.jobs import Content, Job, leftovers, without_work
 
-MARK = "EVENTDATA_FAULTS"  # in the environment of a call and of all that it starts
+MARK = "EVENTDATA_FAULTS"  # in the environment of a call and of all its processes
 IN_A_ROW = 4  # kills before a job may finish
-CALL_LIMIT = 200  # seconds: a call that takes longer hangs
+CALL_LIMIT = 200  # seconds after which a call counts as hanging
 END_LIMIT = 20  # seconds that a worker may outlive its parent
 
 Victim = Literal["parent", "worker", "group"]
@@ -25,7 +25,7 @@ Victim = Literal["parent", "worker", "group"]
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: so many seconds after the start, or after so much work is kept."""
+    """The moment of a kill: seconds after the start, or after this much work is kept."""
 
     kept: int | None
     seconds: float
@@ -35,7 +35,7 @@ class Moment:
 class Kill:
     """One call that was killed.
 
-    seconds: that it ran; kept: units of work that were done then; faults: what did not hold.
+    seconds: its duration; kept: units of work done by then; faults: what was wrong.
     """
 
     job: str
@@ -50,25 +50,25 @@ class Call:
     """A call that has ended."""
 
     code: int
-    told: str
+    output: str
     victim: Victim | None
     seconds: float
 
 
 class Place:
-    """Where a job's calls run: its output, and the system's folder of temporary files."""
+    """The place of a job's calls: its output and the folder of temporary files."""
 
     def __init__(self, folder: Path, job: Job) -> None:
         self.job = job
         self.out = folder / f"{job.name}.out"
         self.temporary = folder / f"{job.name}.tmp"
-        self.said = folder / f"{job.name}.txt"
+        self.log = folder / f"{job.name}.txt"
         shutil.rmtree(self.out, ignore_errors=True)
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.temporary.mkdir()
 
     def start(self, mark: str) -> subprocess.Popen[bytes]:
-        """Begin a call in a process group of its own."""
+        """Start a call in its own process group."""
         environment = os.environ | {
             MARK: mark,
             "TMPDIR": str(self.temporary),
@@ -76,10 +76,10 @@ class Place:
             "OMP_NUM_THREADS": "1",
             "PYTHONFAULTHANDLER": "1",
         }
-        with self.said.open("wb") as said:
+        with self.log.open("wb") as log:
             return subprocess.Popen(
                 self.job.command(self.out),
-                stdout=said,
+                stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
@@ -91,7 +91,7 @@ class Place:
         moment: Moment | None = None,
         blow: signal.Signals = signal.SIGKILL,
     ) -> Call:
-        """One call to its end, or until one of its processes gets a signal at a moment."""
+        """Run one call to its end, or until one of its processes gets a signal at a moment."""
         mark = uuid.uuid4().hex
         started = time.monotonic()
         with self.start(mark) as process:
@@ -101,20 +101,20 @@ class Place:
             try:
                 process.wait(CALL_LIMIT)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGABRT)  # faulthandler's cue
+                os.killpg(process.pid, signal.SIGABRT)  # makes faulthandler print tracebacks
                 process.wait()
-                told = self.said.read_text(errors="replace")
+                output = self.log.read_text(errors="replace")
                 raise TimeoutError(
-                    f"{self.job.name}: hangs after the kill of {hit}: {told}"
+                    f"{self.job.name}: hung after the kill of {hit}: {output}"
                 ) from None
         seconds = time.monotonic() - started
         for pid in outliving(mark):
             os.kill(pid, signal.SIGKILL)
-            raise TimeoutError(f"{self.job.name}: process {pid} outlives its call")
-        return Call(process.returncode, self.said.read_text(errors="replace"), hit, seconds)
+            raise TimeoutError(f"{self.job.name}: process {pid} outlived its call")
+        return Call(process.returncode, self.log.read_text(errors="replace"), hit, seconds)
 
     def wait_for(self, moment: Moment, process: subprocess.Popen[bytes]) -> bool:
-        """Wait for the moment; false where the call ends before."""
+        """Wait for the moment; return false if the call ends before it."""
         deadline = time.monotonic() + CALL_LIMIT
         while process.poll() is None and time.monotonic() < deadline:
             if moment.kept is None or self.job.kept(self.out) >= moment.kept:
@@ -127,9 +127,9 @@ class Place:
 def kill_at_random(
     job: Job, folder: Path, kills: int, seed: int, victims: Mapping[Victim, int]
 ) -> Iterator[Kill]:
-    """Kill ``kills`` calls of a job; of every few in a row, the last is followed by a whole call.
+    """Kill ``kills`` calls of a job; after a few in a row, let one call finish.
 
-    victims: which process, and how often one over the others.
+    victims: the processes to kill, each with its relative frequency.
     """
     draw = random.Random(f"{seed} {job.name}")
     place = Place(folder, job)
@@ -145,7 +145,7 @@ def kill_at_random(
         for _ in range(min(IN_A_ROW, kills - done)):
             (victim,) = draw.choices(list(victims), list(victims.values()))
             kill = _one_kill(job, place, whole, victim, _draw_moment(draw, job, place, first))
-            if kill is None:  # it had finished before
+            if kill is None:  # it had finished before the kill
                 break
             row.append(kill)
         kept = row[-1].kept if row else 0
@@ -160,7 +160,7 @@ def kill_at_random(
 
 
 def _draw_moment(draw: random.Random, job: Job, place: Place, whole: Call) -> Moment:
-    """Any time of a call; or, every other time, soon after it has done more than those before."""
+    """Draw any time of a call or, every other time, a moment after more work than ever before."""
     if draw.random() < 0.5:
         return Moment(None, draw.uniform(0, 1) * whole.seconds)
     return Moment(job.kept(place.out) + 1, draw.uniform(0, 0.1) * whole.seconds)
@@ -173,10 +173,10 @@ def _one_kill(
     if call.victim is None or call.code == 0:
         return None
     faults = []
-    if "Traceback" in call.told:
-        faults.append(f"a traceback after the kill of {call.victim}: {call.told[-2000:]}")
-    if call.victim == "worker" and "a worker process ended early" not in call.told:
-        faults.append(f"the death of a worker is not told: {call.told[-500:]}")
+    if "Traceback" in call.output:
+        faults.append(f"a traceback after the kill of {call.victim}: {call.output[-2000:]}")
+    if call.victim == "worker" and "a worker process ended early" not in call.output:
+        faults.append(f"the death of a worker is not reported: {call.output[-500:]}")
     if job.finished(place.out) and without_work(job.content(place.out)) != whole:
         faults.append("counts as finished, but is not")
     return Kill(job.name, call.victim, round(call.seconds, 2), job.kept(place.out), tuple(faults))
@@ -185,12 +185,12 @@ def _one_kill(
 def _faults_at_the_end(
     job: Job, place: Place, call: Call, whole: Content | None, kept: int
 ) -> list[str]:
-    """What does not hold of a call that nobody disturbed."""
+    """Return what is wrong after a call without faults."""
     if call.code != 0:
-        return [f"the next call fails: {call.told[-2000:]}"]
+        return [f"the next call failed: {call.output[-2000:]}"]
     faults = []
     if whole is not None and job.content(place.out) != whole:
-        faults.append("other content than of an unbroken call")
+        faults.append("content differs from that of an uninterrupted call")
     if left := leftovers(place.out, place.temporary):
         faults.append(f"left over: {', '.join(left)}")
     return faults
@@ -199,7 +199,7 @@ def _faults_at_the_end(
 def _hit(
     process: subprocess.Popen[bytes], victim: Victim, mark: str, blow: signal.Signals
 ) -> Victim:
-    """Signal the victim; the parent, where there is no worker."""
+    """Signal the victim, or the parent if no worker is running; return which one."""
     if victim == "group":
         os.killpg(process.pid, blow)
         return victim
@@ -213,7 +213,7 @@ def _hit(
 
 
 def marked(mark: str) -> list[int]:
-    """Processes that carry the mark in their environment, zombies left out."""
+    """Return the processes that carry the mark in their environment, without zombies."""
     found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
@@ -227,14 +227,14 @@ def marked(mark: str) -> list[int]:
 
 
 def workers_of(parent: int, mark: str) -> list[int]:
-    """The worker processes of a call: children of the fork server that it has started."""
+    """Return the worker processes of a call, the children of the fork server that it started."""
     family = {pid: _parent(pid) for pid in marked(mark)}
     servers = {pid for pid, above in family.items() if above == parent}
     return [pid for pid, above in family.items() if above in servers]
 
 
 def outliving(mark: str) -> list[int]:
-    """Marked processes that are still there after ``END_LIMIT`` seconds."""
+    """Return the marked processes that still exist after ``END_LIMIT`` seconds."""
     deadline = time.monotonic() + END_LIMIT
     while (found := marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.02)

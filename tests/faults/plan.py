@@ -1,12 +1,13 @@
-"""Faults on purpose, the long form: commands killed at random moments, then a fault at each write.
+"""Try faults for a long time: kill commands at random moments, then fail each file operation.
 
     python -m tests.faults [--kills 200] [--turns 40] [--output faults.json]
 
 Real calls of convert, generate and train are killed (the parent, a worker, all at once), several in
-a row, and then let finish; and at each of many file operations in turn the process is killed, the
-disk is full, a read fails, a file vanishes or changes. Held against each: what counts as finished
-is whole, errors are told in a sentence, no process outlives its call, the next call finishes with
-the content of an unbroken one, and nothing is left over. Exit code 1 where any of that fails.
+a row, and then one call may finish. After that, a fault strikes at many file operations in turn:
+the process is killed, the disk is full, a read fails, or a file vanishes or changes. Each time
+these must hold: what counts as finished is complete, an error is one sentence, no process outlives
+its call, the next call finishes with the content of an uninterrupted one, and no temporary files
+are left. The exit code is 1 if any of that fails.
 """
 
 import json
@@ -33,7 +34,7 @@ VICTIMS: dict[Victim, int] = {"parent": 3, "worker": 2, "group": 1}
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of fault on one job. midway: kills that found some of the work done, not all."""
+    """One kind of fault on one job; midway counts kills that found part of the work done."""
 
     job: str
     fault: str
@@ -46,11 +47,27 @@ class Row:
 
 @click.command()
 @click.option("--kills", default=200, show_default=True, help="Calls killed at random moments.")
-@click.option("--turns", default=40, show_default=True, help="Operations struck, of each fault.")
-@click.option("--job", "jobs", multiple=True, type=click.Choice(JOBS), help="Only this  [all].")
-@click.option("--fault", "faults", multiple=True, type=click.Choice(FAULTS), help="Only this.")
-@click.option("--seed", default=0, show_default=True, help="Of moments, victims and operations.")
-@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="To work in.")
+@click.option(
+    "--turns", default=40, show_default=True, help="Operations to strike with each fault."
+)
+@click.option(
+    "--job", "jobs", multiple=True, type=click.Choice(JOBS), help="Job to try; all by default."
+)
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    type=click.Choice(FAULTS),
+    help="Fault to try; all by default.",
+)
+@click.option(
+    "--seed", default=0, show_default=True, help="Random seed of moments, victims and operations."
+)
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to work in; a temporary one by default.",
+)
 @output_option
 def main(
     kills: int,
@@ -61,7 +78,7 @@ def main(
     folder: Path | None,
     output: Path | None,
 ) -> None:
-    """Try faults on convert, generate and train, and tell how many were survived."""
+    """Try faults on convert, generate and train, and print how many were survived."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as place:
         Path(place).mkdir(exist_ok=True)
@@ -76,7 +93,7 @@ def main(
             )
             for failure in row.failures:
                 click.echo(f"  {failure}", err=True)
-            if output is not None:  # after each row, because all take long
+            if output is not None:  # after each row, because all of them take long
                 output.write_text(json.dumps(_document(rows, seed), indent=1))
     if any(row.failures for row in rows):
         raise SystemExit(1)
@@ -84,7 +101,7 @@ def main(
 
 @dataclass(frozen=True)
 class Plan:
-    """What to try: kills in all, turns of each fault on each job."""
+    """The faults to try: kills in all, and turns of each fault on each job."""
 
     jobs: Sequence[str]
     faults: Sequence[Fault]
@@ -94,13 +111,13 @@ class Plan:
     folder: Path
 
     def rows(self) -> Iterator[Row]:
-        """Rows as they are known."""
+        """Yield each row as soon as it is known."""
         shares = sum(SHARES[name] for name in self.jobs)
         for name in self.jobs:
             if self.kills:
                 yield self._kill_row(name, round(self.kills * SHARES[name] / shares))
             if self.turns:
-                # A process of its own, whose forks have nothing of the jobs before.
+                # A new process, so that its forks inherit nothing from earlier jobs.
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
                     for fault in self.faults:
                         yield process.submit(self.turn_row, name, fault).result()
@@ -123,7 +140,7 @@ class Plan:
         )
 
     def turn_row(self, name: str, fault: Fault) -> Row:
-        """Turns on less data than is killed, because each takes two calls."""
+        """Run the turns on less data than the kills, because each takes two calls."""
         started = time.monotonic()
         if name == "convert":
             job = convert_job(self.folder, samples=16, workers=1)

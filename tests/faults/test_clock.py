@@ -1,4 +1,4 @@
-"""A clock that jumps changes nothing: only times of input files are used, and any is valid."""
+"""A clock that jumps changes nothing: only modification times of input files matter."""
 
 import os
 import pty
@@ -20,7 +20,7 @@ main(sys.argv[1:])
 """
 
 
-def test_converted_by_a_clock_that_jumps(tmp_path):
+def test_a_clock_that_jumps_changes_no_byte(tmp_path):
     raw = make_es_imagenet(tmp_path / "raw")
     eventdata.convert("es-imagenet", raw, tmp_path / "whole.zarr")
     words = ["convert", "es-imagenet", str(raw), str(tmp_path / "out.zarr")]
@@ -43,7 +43,7 @@ def read_all(terminal):
     try:
         while part := os.read(terminal, 4096):
             shown += part
-    except OSError:  # as Linux reports that the other end is closed
+    except OSError:  # the error that Linux reports when the other end is closed
         pass
     os.close(terminal)
     return shown
@@ -80,7 +80,7 @@ def test_a_closed_terminal_does_not_end_the_work():
 
 
 @pytest.mark.parametrize("year", [1902, 1970, 2038, 2242, 2286, 2400])
-def test_input_of_any_time(tmp_path, year):
+def test_input_may_have_any_modification_time(tmp_path, year):
     """Nanoseconds beyond the year 2262 do not fit into 64 bits."""
     raw = make_es_imagenet(tmp_path / "raw", train=2, val=0)
     path = next(raw.rglob("*.npz"))

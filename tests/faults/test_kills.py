@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="processes are found in Linux's /proc"
 )
 
-LONG = 512  # samples, so that a busy machine finds the command running
-TRIES = 3  # because this process may be too slow to find a command running
+LONG = 512  # samples, so that a slow machine still finds the command running
+TRIES = 3  # attempts, because this process may be too slow to find a command running
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ TRIES = 3  # because this process may be too slow to find a command running
         (generate_job, 2, {"parent": 1, "worker": 1}),
     ],
 )
-def test_killed_at_random_moments(tmp_path, make, kills, victims):
+def test_commands_survive_kills_at_random_moments(tmp_path, make, kills, victims):
     tried = list(kill_at_random(make(tmp_path), tmp_path, kills, 0, victims))
     assert [kill.faults for kill in tried] == [()] * kills
 
@@ -41,7 +41,7 @@ def test_killed_at_random_moments(tmp_path, make, kills, victims):
     ("make", "samples", "workers"),
     [(convert_job, LONG, 1), (convert_job, LONG, 2), (generate_job, LONG, 2)],
 )
-def test_stopped_by_a_person_or_the_system(tmp_path, make, samples, workers):
+def test_a_stopped_command_ends_and_resumes(tmp_path, make, samples, workers):
     """Signal all processes, as Ctrl-C in a terminal does, or one, as batch systems do."""
     job = make(tmp_path, samples=samples, workers=workers)
     place = Place(tmp_path, job)
@@ -58,19 +58,19 @@ def test_stopped_by_a_person_or_the_system(tmp_path, make, samples, workers):
             call = place.call(victim, Moment(before + 1, 0), blow)
             if call.code:
                 break
-            place = Place(tmp_path, job)  # it had ended before
-        assert call.code == code, call.told
-        assert "Traceback" not in call.told
-        assert ("stopped; run the same command again to resume" in call.told) == (code == 130)
-        assert job.kept(place.out) > before  # what was done is not lost
+            place = Place(tmp_path, job)  # it had ended before the signal
+        assert call.code == code, call.output
+        assert "Traceback" not in call.output
+        assert ("stopped; run the same command again to resume" in call.output) == (code == 130)
+        assert job.kept(place.out) > before  # finished work is not lost
     assert place.call().code == 0
     assert job.content(place.out) == whole
     assert not leftovers(place.out, place.temporary)
 
 
 @pytest.mark.parametrize("make", [convert_job, generate_job])
-def test_two_at_once(tmp_path, make):
-    """The second stops with a reason; after the first is killed, the next resumes its work."""
+def test_a_second_command_on_the_same_output_is_refused(tmp_path, make):
+    """The second command stops with a reason; if the first is killed, the next resumes its work."""
     job = make(tmp_path, samples=LONG)
     for _ in range(TRIES):
         place, mark = Place(tmp_path, job), uuid.uuid4().hex
@@ -80,7 +80,7 @@ def test_two_at_once(tmp_path, make):
             second = run_program(job.command(place.out))
             os.killpg(first.pid, signal.SIGKILL)
         if second.returncode:
-            break  # else the first had ended before
+            break  # else the first has ended already
     assert second.returncode == 1
     assert "another command is writing to it; wait until that has ended" in second.stderr
     assert not outliving(mark)
@@ -101,8 +101,8 @@ def test_the_lock_of_another_command_is_kept(tmp_path):
     assert tree_digest(out) == whole
 
 
-def test_started_without_standard_streams(tmp_path):
-    """Start as daemons do; a worker that loses its parent must end all the same."""
+def test_commands_run_without_standard_streams(tmp_path):
+    """Commands run as daemons do, and a worker that loses its parent ends."""
     raw = make_es_imagenet(tmp_path / "raw", train=64)
     out, mark = tmp_path / "out.zarr", uuid.uuid4().hex
     words = [sys.executable, "-m", "eventdata", "convert", "es-imagenet", str(raw), str(out)]

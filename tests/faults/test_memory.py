@@ -1,4 +1,4 @@
-"""Memory runs out, or workers end while they read: errors name the sample, nothing is lost."""
+"""If memory runs out or a worker ends while it reads, the error names the sample."""
 
 import json
 import sys
@@ -46,20 +46,20 @@ def convert(end, out):
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     convert("none", folder / "whole.zarr")
-    told = {}
+    errors = {}
     for end in sys.argv[2:]:
         try:
             convert(end, folder / "out.zarr")
         except EventDataError as error:
-            told[end] = str(error)
+            errors[end] = str(error)
     convert("none", folder / "out.zarr")
     assert tree_digest(folder / "out.zarr") == tree_digest(folder / "whole.zarr")
-    print(json.dumps(told))
+    print(json.dumps(errors))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
-def test_error_of_a_worker_that_ended(tmp_path):
+def test_the_error_names_the_sample_of_a_dead_worker(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     ends = {
@@ -70,7 +70,7 @@ def test_error_of_a_worker_that_ended(tmp_path):
     }
     done = run_program([sys.executable, script, tmp_path, *ends])
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    errors = json.loads(done.stdout)
     for end, words in ends.items():
-        assert words in told[end]
-        assert "what is done is kept: call again to go on" in told[end]
+        assert words in errors[end]
+        assert "finished work is kept: run the same command again to resume" in errors[end]

@@ -1,4 +1,4 @@
-"""Errors of a failing disk name the file, and no sample is skipped for them."""
+"""Errors of a failing disk name the file, and no sample is skipped because of them."""
 
 import builtins
 import errno
@@ -60,7 +60,7 @@ def converted(request, tmp_path_factory):
     return request.param, raw, options, tree_digest(folder / "whole.zarr")
 
 
-def test_a_file_that_opens_and_fails(converted, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_read_is_named(converted, tmp_path, monkeypatch):
     source, raw, options, whole = converted
     path = max(path for path in raw.rglob("*") if path.suffix not in ("", ".txt"))
     real, real_open, real_read = io.open, os.open, os.read
@@ -97,9 +97,9 @@ def test_a_file_that_opens_and_fails(converted, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "converted", [source for source in SOURCES if source != "es-imagenet"], indirect=True
-)  # that has a manifest
-def test_a_folder_that_cannot_be_listed(converted, tmp_path, monkeypatch):
-    """It must not count as empty: its samples would be missing silently."""
+)  # the source that has a manifest
+def test_a_folder_that_cannot_be_listed_is_an_error(converted, tmp_path, monkeypatch):
+    """It does not count as empty, because its samples would be missing silently."""
     source, raw, options, whole = converted
     folder = max([raw, *(path for path in raw.rglob("*") if path.is_dir())])
 
@@ -120,8 +120,8 @@ def test_a_folder_that_cannot_be_listed(converted, tmp_path, monkeypatch):
     assert tree_digest(tmp_path / "out.zarr") == whole
 
 
-def test_a_store_on_a_failing_disk(tmp_path, monkeypatch):
-    """A reader raises an error, while a memory map would end the process."""
+def test_a_store_on_a_failing_disk_raises_an_error(tmp_path, monkeypatch):
+    """A reader raises an error; a memory map would end the process."""
     store = tmp_path / "store.zarr"
     eventdata.convert("es-imagenet", make_es_imagenet(tmp_path / "raw"), store)
     dataset = eventdata.FrameDataset(store)
@@ -132,7 +132,7 @@ def test_a_store_on_a_failing_disk(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "pread", fail)
-        for opened in (dataset, eventdata.FrameDataset(store)):  # of a new one the index
+        for opened in (dataset, eventdata.FrameDataset(store)):  # the index of a new dataset
             with pytest.raises(StoreError, match="train, shard 0, sample 1: .*Input/output error"):
                 opened[1]
         with pytest.raises(StoreError, match="Input/output error"):
@@ -140,7 +140,7 @@ def test_a_store_on_a_failing_disk(tmp_path, monkeypatch):
     dataset[1]
 
 
-def test_a_shard_cut_short_while_it_is_open(tmp_path):
+def test_a_shard_truncated_while_it_is_open_raises_an_error(tmp_path):
     store = tmp_path / "store.zarr"
     eventdata.convert("es-imagenet", make_es_imagenet(tmp_path / "raw"), store)
     dataset = eventdata.FrameDataset(store)

@@ -1,4 +1,4 @@
-"""Training that is killed or stopped in steps, evaluations and the test, or runs twice at once."""
+"""Training resumes after a stop in a step, an evaluation or the test; a second run is refused."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Faults at each file operation in turn, and a disk that is really full."""
+"""Inject faults at each file operation in turn, and fill a real disk."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ from tests.makers import make_es_imagenet, tree_digest
         ("train", 1, ["kill", "disk full"]),
     ],
 )
-def test_faults_in_turn(tmp_path, job, turns, faults):
+def test_jobs_survive_a_fault_at_each_operation(tmp_path, job, turns, faults):
     output = tmp_path / "faults.json"
     words = ["--kills", "0", "--turns", str(turns), "--job", job, "--output", str(output)]
     words += ["--folder", str(tmp_path / "work")]
@@ -40,8 +40,8 @@ def test_faults_in_turn(tmp_path, job, turns, faults):
 
 
 @pytest.mark.parametrize("step", ["write", "rename"])
-def test_a_full_disk_at_every_write(tmp_path, monkeypatch, step):
-    """Each gives one sentence and no store to open, and the next call writes the same bytes."""
+def test_a_conversion_survives_a_full_disk_at_every_write(tmp_path, monkeypatch, step):
+    """Each failure gives one sentence and no store; the next call writes the same bytes."""
     source, lock = Drawn(counts=(("train", 9), ("test", 4))), threading.Lock()
     owner, name = {"write": (files, "_write_durably"), "rename": (Path, "replace")}[step]
     real = getattr(owner, name)
@@ -106,8 +106,8 @@ print(faults)
 """
 
 
-def test_a_small_disk(tmp_path):
-    """Fill file systems of growing size, until the store fits."""
+def test_a_conversion_survives_a_small_disk(tmp_path):
+    """A conversion fails cleanly on file systems of growing size until the store fits."""
     if shutil.which("unshare") is None:
         pytest.skip("no unshare here, so nothing can be mounted")
     private = ["unshare", "--user", "--map-root-user", "--mount"]

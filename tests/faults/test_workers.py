@@ -1,4 +1,4 @@
-"""Worker processes that end or stop at bad moments: nothing waits for them, no error is lost."""
+"""No call waits for worker processes that end or stop at bad moments, and no error is lost."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from tests.programs import run_program
 
 
 def run_text(folder, text, *words):
-    """Run a program from a file, because workers import what it defines."""
+    """Run a program from a file, because workers import its definitions."""
     program = folder / "program.py"
     program.write_text(text)
     return run_program([sys.executable, program, *words], deadline=60)
@@ -99,7 +99,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(
-    ("work", "told", "note"),
+    ("work", "message", "note"),
     [
         ("fail", "ZeroDivisionError: of nothing", "in fail"),
         ("fail_oddly", "RuntimeError: OddError: a.bin: a damaged header", ""),
@@ -120,11 +120,11 @@ if __name__ == "__main__":
         ("no_files_left", "EventDataError: worker processes can't be started (", ""),
     ],
 )
-def test_the_call_ends_with_the_reason(tmp_path, work, told, note):
+def test_the_call_ends_with_the_reason(tmp_path, work, message, note):
     done = run_text(tmp_path, PROGRAM, work)
     assert (done.returncode, done.stderr) == (0, "")
     first, _, rest = done.stdout.partition("\n")
-    assert first.startswith(told)
+    assert first.startswith(message)
     assert note in rest
 
 
@@ -138,7 +138,7 @@ def fail(task):
     raise KeyError("nothing")
 
 def environment(task):
-    return os.environ.get("SET_LATER"), os.environ.get("TAKEN_AWAY")
+    return os.environ.get("SET_LATER"), os.environ.get("UNSET_LATER")
 
 def note_and_wait(folder):
     (Path(folder) / f"pid-{os.getpid()}").touch()
@@ -174,14 +174,14 @@ def in_one_pool(work, tasks):
         return list(run_tasks(pool, work, tasks))
 
 if __name__ == "__main__":
-    folder, told = sys.argv[1], {}
+    folder, result = sys.argv[1], {}
     if sys.argv[2:]:
         child(folder)
-    os.environ["TAKEN_AWAY"] = "before"
+    os.environ["UNSET_LATER"] = "before"
     in_one_pool(environment, range(2))
-    del os.environ["TAKEN_AWAY"]
+    del os.environ["UNSET_LATER"]
     os.environ["SET_LATER"] = "yes"
-    told["environment"] = in_one_pool(environment, range(2))
+    result["environment"] = in_one_pool(environment, range(2))
     # Nothing stays open after calls that fail, whenever garbage is collected.
     gc.disable()
     opened = []
@@ -191,7 +191,7 @@ if __name__ == "__main__":
         except KeyError as error:
             assert error.args == ("nothing",)
         opened.append(len(os.listdir("/proc/self/fd")))
-    told["opened"] = max(opened) - opened[0]
+    result["opened"] = max(opened) - opened[0]
     gc.enable()
     # Workers end with the process that started them, which is killed.
     process = subprocess.Popen([sys.executable, __file__, folder, "child"])
@@ -204,21 +204,21 @@ if __name__ == "__main__":
         futures = [pool.executor.submit(note_and_wait, folder) for _ in range(2)]
         workers = pids(folder, 2)
         os.kill(pool.executor.workers[0].process.pid, signal.SIGKILL)
-        told["told"] = str(wait(futures, return_when="FIRST_COMPLETED").done.pop().exception())
-        told["deaf"] = deaf_child()
+        result["error"] = str(wait(futures, return_when="FIRST_COMPLETED").done.pop().exception())
+        result["deaf"] = deaf_child()
     wait_for_end(workers)
-    told["afterwards"] = in_one_pool(environment, range(1))
-    print(json.dumps(told))
+    result["afterwards"] = in_one_pool(environment, range(1))
+    print(json.dumps(result))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into Linux's /proc")
-def test_calls_one_after_the_other(tmp_path):
+def test_later_calls_are_not_affected_by_earlier_ones(tmp_path):
     done = run_text(tmp_path, ONE_AFTER_THE_OTHER, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         '{"environment": [["yes", null], ["yes", null]], "opened": 0, '
-        '"told": "a worker process ended early (killed, as the system does when memory runs out); '
+        '"error": "a worker process ended early (killed, as the system does when memory runs out); '
         "finished work is kept: run the same command again to resume, with fewer workers if memory "
         'ran out", '
         '"deaf": false, '
@@ -226,16 +226,16 @@ def test_calls_one_after_the_other(tmp_path):
     )
 
 
-def test_ctrl_c_is_raised_where_it_is_asked_for(monkeypatch):
+def test_ctrl_c_is_raised_only_where_the_caller_asks(monkeypatch):
     reached = []
 
     def asked():
-        with ctrl_c_noted() as tell:
-            tell()
+        with ctrl_c_noted() as raise_if_pressed:
+            raise_if_pressed()
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
             reached.append("asked")
-            tell()
+            raise_if_pressed()
             reached.append("not here")
 
     def never_asked():
@@ -249,10 +249,10 @@ def test_ctrl_c_is_raised_where_it_is_asked_for(monkeypatch):
             raise ZeroDivisionError
 
     def a_call_within_a_call():
-        with ctrl_c_noted(), ctrl_c_noted() as tell:
+        with ctrl_c_noted(), ctrl_c_noted() as raise_if_pressed:
             signal.raise_signal(signal.SIGINT)
             reached.append("within")
-            tell()
+            raise_if_pressed()
             reached.append("not here")
 
     def insisted():
@@ -264,7 +264,7 @@ def test_ctrl_c_is_raised_where_it_is_asked_for(monkeypatch):
             reached.append("not here")
 
     for press in (asked, never_asked, failed, a_call_within_a_call, insisted):
-        # However slow this machine is, only the last one insists.
+        # Only the last one insists, even on a slow machine.
         seconds = 0.05 if press is insisted else math.inf
         monkeypatch.setattr("eventdata.jobs.pool.INSIST_SECONDS", seconds)
         with pytest.raises(KeyboardInterrupt):
@@ -294,20 +294,20 @@ while True:
 """
 
 
-def test_a_script_without_a_guard_starts_workers(tmp_path):
+def test_a_script_without_a_main_guard_starts_workers(tmp_path):
     done = run_text(tmp_path, UNGUARDED, "imported", tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
     assert eventdata.verify(tmp_path / "out").ok
 
 
-def test_a_script_that_defines_its_source_needs_a_guard(tmp_path):
-    """Also a script that tries again after every error, in its workers too."""
+def test_a_script_that_defines_its_source_needs_a_main_guard(tmp_path):
+    """This also holds for a script that retries after every error, in its workers too."""
     done = run_text(tmp_path, UNGUARDED, "own", tmp_path / "out")
     assert done.returncode == 1
     assert done.stderr.startswith("worker processes import the script that defines this source")
 
 
-def test_a_worker_that_can_not_start(tmp_path):
+def test_a_worker_that_cannot_start_is_an_error(tmp_path):
     text = (
         "import sys\n"
         "from eventdata.jobs.pool import run_tasks, worker_pool\n"
@@ -319,7 +319,7 @@ def test_a_worker_that_can_not_start(tmp_path):
     assert "a worker process ended early as it started (exit code 1; its output" in done.stderr
 
 
-def test_a_daemonic_process_has_workers(tmp_path):
+def test_a_daemonic_process_can_start_workers(tmp_path):
     raw, out = make_es_imagenet(tmp_path / "raw"), tmp_path / "out"
     text = (
         "import multiprocessing, eventdata, sys\n"
@@ -351,8 +351,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("words", [["own.py"], ["-m", "own"], ["-m", "package"]])
-def test_a_source_of_the_script(tmp_path, monkeypatch, words):
-    """Whether the script is a file, a module or a package; its work is done once."""
+def test_a_source_defined_in_a_script_is_converted(tmp_path, monkeypatch, words):
+    """The script may be a file, a module or a package; its work is done once."""
     (tmp_path / "package").mkdir()
     for name in ("own.py", "package/__main__.py"):
         (tmp_path / name).write_text(OWN)
@@ -381,8 +381,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into Linux's /proc")
-def test_ctrl_c_twice_while_workers_start(tmp_path):
-    """The gate keeps the conversion from ending before, however slow this process is."""
+def test_a_second_ctrl_c_while_workers_start_leaves_no_process(tmp_path):
+    """The gate keeps the conversion running until the second signal, even in a slow process."""
     script, gate = tmp_path / "gated_cli.py", tmp_path / "gate"
     script.write_text(GATED)
     gate.mkdir()
@@ -396,7 +396,7 @@ def test_ctrl_c_twice_while_workers_start(tmp_path):
             while not (out / ".work/plan").exists():
                 assert call.poll() is None
                 time.sleep(0.01)
-            time.sleep(0.1)  # the workers are being started
+            time.sleep(0.1)  # the workers are starting
             call.send_signal(signal.SIGINT)
             time.sleep(wait)
             call.send_signal(signal.SIGINT)
@@ -404,7 +404,7 @@ def test_ctrl_c_twice_while_workers_start(tmp_path):
                 code = call.wait(60)
             finally:
                 call.kill()
-        assert code in (130, 1, -signal.SIGINT)  # the others where Python was already ending
+        assert code in (130, 1, -signal.SIGINT)  # the others end while Python is already exiting
         assert not outliving(mark)
     (gate / "open").touch()
     subprocess.run(words, check=True)

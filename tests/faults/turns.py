@@ -1,7 +1,8 @@
-"""A fault at each file operation of a job in turn: killed there, the disk full, a read that fails.
+"""Inject a fault at each file operation of a job in turn.
 
-An audit hook in the process of a call counts the operations on its files and strikes at one of
-them. Then the same call must make all good.
+The process is killed there, the disk is full, a read fails, or a file vanishes or changes. An audit
+hook in the process of a call counts the operations on its files and strikes at one of them. Then
+the same call must finish the work.
 """
 
 import errno
@@ -28,7 +29,7 @@ _LOOKS = {"open", "os.listdir", "os.scandir"}
 
 @dataclass(frozen=True)
 class Turn:
-    """A fault at one operation. code: how the call ended; faults: what did not hold."""
+    """A fault at one operation; code: the call's exit code; faults: what was wrong."""
 
     job: str
     fault: Fault
@@ -40,18 +41,18 @@ class Turn:
 def in_turn(
     job: Job, fault: Fault, folder: Path, *, sample: int | None = None, seed: int = 0
 ) -> Iterator[Turn]:
-    """Strike at every operation, or at a drawn ``sample`` of them, each in a call of its own."""
+    """Strike at every operation, or at a random ``sample`` of them, each in its own call."""
     place = Forks(job, folder / f"{job.name}-turns")
     place.get_ready()
-    code, told = place.call(_Striker(job, place, fault, -1).watch)
+    code, output = place.call(_Striker(job, place, fault, -1).watch)
     if code:
-        raise RuntimeError(f"{job.name}: without any fault: {told[-2000:]}")
+        raise RuntimeError(f"{job.name}: without any fault: {output[-2000:]}")
     whole = job.content(place.out)
     for number in _chosen(place.operations.stat().st_size, sample, f"{seed} {job.name} {fault}"):
         place.renew()
         striker = _Striker(job, place, fault, number)
-        code, told = place.call(striker.watch)
-        faults = _faults_of_the_end(fault, code, told)
+        code, output = place.call(striker.watch)
+        faults = _faults_of_the_end(fault, code, output)
         if job.finished(place.out) and without_work(job.content(place.out)) != whole:
             faults.append("counts as finished, but is not")
         striker.restore()
@@ -65,19 +66,19 @@ def _chosen(count: int, sample: int | None, seed: str) -> Sequence[int]:
     return sorted(random.Random(seed).sample(range(count), sample))
 
 
-def _faults_of_the_end(fault: Fault, code: int, told: str) -> list[str]:
+def _faults_of_the_end(fault: Fault, code: int, output: str) -> list[str]:
     if fault == "kill":
-        return [] if code == -signal.SIGKILL else [f"not killed, exit code {code}: {told[-500:]}"]
-    # 0: the call could do without, as one can without telling the size of a store. 2: a recipe that
-    # has changed may say what no recipe can.
+        return [] if code == -signal.SIGKILL else [f"not killed, exit code {code}: {output[-500:]}"]
+    # 0: the call could do without the file, as `info` can without the size of a store. 2: a recipe
+    # that has changed may have invalid settings.
     codes = (0, 1, 2) if fault == "file changes" else (0, 1)
-    if code not in codes or "Traceback" in told or (code and "eventdata: " not in told):
-        return [f"not told in a sentence, exit code {code}: {told[-2000:]}"]
+    if code not in codes or "Traceback" in output or (code and "eventdata: " not in output):
+        return [f"the error is not one sentence, exit code {code}: {output[-2000:]}"]
     return []
 
 
 class _Striker:
-    """Counts operations on a job's files, and strikes at one of them (-1: at none)."""
+    """A hook that counts operations on a job's files and strikes at one of them; -1: at none."""
 
     def __init__(self, job: Job, place: Forks, fault: Fault, number: int) -> None:
         self.fault, self.number, self.log = fault, number, place.operations
@@ -91,7 +92,7 @@ class _Striker:
         self.file = -1
 
     def watch(self) -> None:
-        """In a fork: from now on."""
+        """Start to count, in a fork."""
         self.file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         sys.addaudithook(self.hear)
         fsync = os.fsync
@@ -103,7 +104,7 @@ class _Striker:
         os.fsync = heard_fsync  # type: ignore[assignment]
 
     def hear(self, event: str, details: tuple[Any, ...]) -> None:
-        """The audit hook; what it raises, the operation raises."""
+        """Count an operation; an error raised by this audit hook fails the operation."""
         if event not in self.kinds or not isinstance(details[0], str | bytes | os.PathLike):
             return
         path = os.fsdecode(details[0])
@@ -115,14 +116,14 @@ class _Striker:
         if event == "open" and bool(writes) != self.of_output:
             return
         if self.fault == "file changes" and path.endswith(".txt"):
-            return  # a list that is read after it has changed is another list
+            return  # a list read after its change is simply another list
         os.write(self.file, b".")
         self.count += 1
         if self.count == self.number + 1:
             self.strike(Path(path))
 
     def strike(self, path: Path) -> None:
-        """Do what the fault is, once."""
+        """Inject the fault once."""
         if self.fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.fault == "disk full":
@@ -139,6 +140,6 @@ class _Striker:
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
     def restore(self) -> None:
-        """Put back the file that vanished or changed, its times too."""
+        """Restore the file that vanished or changed, with its times."""
         if self.away.exists():
             shutil.copy2(self.away, self.away.with_suffix(".path").read_text())
