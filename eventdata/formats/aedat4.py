@@ -72,26 +72,28 @@ def _unpacked_sizes(data: bytes) -> Counter[int]:
     size (4 bytes each) and ``size`` bytes. In a recording that was not closed the place is -1, and
     packets extend to the end of the file.
     """
+
+    def number(kind: str, place: int) -> int:
+        return int(struct.unpack_from(f"<{kind}", data, place)[0])
+
     unpacked: Counter[int] = Counter()
     try:
-        size, root = struct.unpack_from("<II", data, 14)
-        table = 18 + root
-        fields = table - struct.unpack_from("<i", data, table)[0]
-        packed, table_offset, text_offset = struct.unpack_from("<HHH", data, fields + 4)
-        compression = struct.unpack_from("<i", data, table + packed)[0] if packed else 0
-        end = struct.unpack_from("<q", data, table + table_offset)[0] if table_offset else -1
+        table = 18 + number("I", 18)
+        fields = table - number("i", table) + 4
+        packed, table_offset, text_offset = (number("H", fields + i) for i in (0, 2, 4))
+        compression = number("i", table + packed) if packed else 0
+        end = number("q", table + table_offset) if table_offset else -1
         end = len(data) if end == -1 else end
         text = table + text_offset
-        text += struct.unpack_from("<I", data, text)[0]
-        length = struct.unpack_from("<I", data, text)[0]
-        data[text + 4 : text + 4 + length].decode()
-        place = 18 + size
+        text += number("I", text)
+        data[text + 4 : text + 4 + number("I", text)].decode()
+        place = 18 + number("I", 14)
         while place < end:
             stream, length = struct.unpack_from("<II", data, place)
             packet = memoryview(data)[place + 8 : place + 8 + length]
             unpacked[stream] += _unpacked_size(packet, compression)
             place += 8 + length
-    except (struct.error, UnicodeDecodeError):
+    except (struct.error, UnicodeDecodeError, zstandard.ZstdError, RuntimeError):  # or lz4's
         raise InputError(_DAMAGED) from None
     if place != end or end > len(data):
         raise InputError(_DAMAGED)
@@ -99,19 +101,12 @@ def _unpacked_sizes(data: bytes) -> Counter[int]:
 
 
 def _unpacked_size(packet: memoryview, compression: int) -> int:
-    """Return the size of a packet by unpacking it in pieces without keeping them.
-
-    Raises:
-        InputError: the packet is damaged, or larger than those of any recording.
-    """
+    """Return the size of a packet by unpacking it in pieces without keeping them."""
     total = 0
-    try:
-        for piece in _pieces(packet, compression):
-            total += len(piece)
-            if total > max(MAX_PACKET, MAX_PACKET_RATIO * len(packet)):
-                raise InputError(f"a packet of {len(packet):,} bytes unpacks to too many bytes")
-    except (zstandard.ZstdError, RuntimeError):
-        raise InputError(_DAMAGED) from None
+    for piece in _pieces(packet, compression):
+        total += len(piece)
+        if total > max(MAX_PACKET, MAX_PACKET_RATIO * len(packet)):
+            raise InputError(f"a packet of {len(packet):,} bytes unpacks to too many bytes")
     return total
 
 

@@ -1,19 +1,14 @@
-"""Read NumPy files of events: columns x, y, t, p, or one structured array with these fields.
+"""Read NumPy files of events: columns x, y, t, p, or one structured array with these fields."""
 
-Times that are integers are microseconds, floats are seconds. Legend: N events.
-"""
-
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
 from eventdata.events import check_events
 from eventdata.formats.decoding import Recording, most_events
-from eventdata.formats.npz import inflate, list_members, parse_npy_header
+from eventdata.formats.npz import inflate, list_members, parse_npy
 
 UNNAMED = ["arr_0", "arr_1", "arr_2", "arr_3"]  # NumPy's names
 MAX_EVENT_BYTES = 40  # in an npz: four columns of 64 bits, and their headers
@@ -22,7 +17,7 @@ MAX_EVENT_BYTES = 40  # in an npz: four columns of 64 bits, and their headers
 def read(path: Path) -> Recording:
     """Read an ``.npz`` or, by its suffix, an ``.npy`` file."""
     data = path.read_bytes()
-    arrays = [_parse_npy(data)] if path.suffix.lower() == ".npy" else _read_arrays(data)
+    arrays = [parse_npy(data)] if path.suffix.lower() == ".npy" else _read_arrays(data)
     if len(arrays) == 1:
         events = check_events(arrays[0], name="the array")
         arrays = [events[field] for field in "xytp"]
@@ -41,23 +36,12 @@ def _read_arrays(data: bytes) -> list[NDArray[Any]]:
             f"no arrays x, y, t, p (found: {', '.join(names) or 'none'}); save the four columns "
             "under these names"
         )
+    most, limit = most_events(len(data)), f"too many for a file of {len(data):,} bytes"
     declared = sum(members[name].size for name in names)
-    most = most_events(len(data))
     if declared > MAX_EVENT_BYTES * most:
-        raise InputError(
-            f"the arrays declare {declared:,} bytes, too many for a file of {len(data):,} bytes"
-        )
-    arrays = [_parse_npy(inflate(data, members[name])) for name in names]
-    events = max(map(len, arrays))
+        raise InputError(f"the arrays declare {declared:,} bytes, {limit}")
+    arrays = [parse_npy(inflate(data, members[name])) for name in names]
+    events = max(array.size for array in arrays)
     if events > most:
-        raise InputError(f"{events:,} events are too many for a file of {len(data):,} bytes")
+        raise InputError(f"{events:,} events are {limit}")
     return arrays
-
-
-def _parse_npy(content: bytes) -> NDArray[Any]:
-    """Return a column or a structured array (N,) of an npy file; nothing is ever unpickled."""
-    shape, _, dtype, start = parse_npy_header(content)
-    size = math.prod(shape) * dtype.itemsize
-    if len(shape) != 1 or not dtype.itemsize or size != len(content) - start:
-        raise InputError(f"the shape {shape} of an array is not (N,), or its data don't fit it")
-    return np.frombuffer(content, dtype, offset=start)

@@ -2,16 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from eventdata.errors import InputError
-from eventdata.formats.decoding import (
-    Recording,
-    check_size,
-    header_size,
-    prophesee_header,
-    unwrap,
-)
+from eventdata.formats.decoding import Recording, header_size, prophesee_header, unwrap, words
 
 
 def read(path: Path) -> Recording:
@@ -21,8 +13,7 @@ def read(path: Path) -> Recording:
     kind = data[start : start + 2]
     if kind not in (b"\x00\x08", b"\x0c\x08"):
         raise InputError(f"not a DAT file of CD events of 8 bytes: its type and size are {kind!r}")
-    check_size(len(data) - start - 2, 8)
-    t, word = np.frombuffer(data, "<u4", offset=start + 2).reshape(-1, 2).T
+    t, word = words(data, start + 2, "<u4", 2)
     x, y, p = word & 0x3FFF, word >> 14 & 0x3FFF, word >> 28
     size = header_size(fields.get("width"), fields.get("height"))
-    return Recording(x, y, unwrap(t.astype(np.int64), 32), p, size)
+    return Recording(x, y, unwrap(t, 32), p, size)

@@ -34,10 +34,10 @@ class Recording:
 class Decoder(Protocol):
     """The function ``read`` of a module that is listed in ``recording.DECODERS``.
 
-    It returns all events of a file in the terms of this package, whatever the format's own:
-    rows count from the top, p is 1 for brighter, t is in microseconds or, as floats, in seconds.
-    It leaves coordinates, polarities and the order of times to the checks of ``Recording.events``.
-    Its memory is bounded by the size of the file, see ``most_events``.
+    It returns all events of a file in the terms of this package, whatever the format's own: rows
+    count from the top, p is 1 for brighter, t is in microseconds or, as floats, in seconds.
+    ``Recording.events`` checks coordinates, polarities and the order of times. Memory is bounded by
+    the size of the file, see ``most_events``.
 
     Raises:
         InputError: the file ends inside an event, or holds something that its format does not
@@ -78,23 +78,27 @@ def header_size(width: str | None, height: str | None) -> SensorSize | None:
     return (numbers[0], numbers[1]) if len(numbers) == 2 else None
 
 
-def check_size(size: int, event: int) -> None:
-    """Raise ``InputError`` unless ``size`` bytes are one or more whole events."""
+def words(data: bytes, start: int, dtype: str, count: int) -> NDArray[Any]:
+    """Return events of ``count`` words each, from ``start`` to the end: (count, N).
+
+    Raises:
+        InputError: there is no event, or the last one is cut.
+    """
+    size, event = len(data) - start, count * np.dtype(dtype).itemsize
     if size <= 0:
         raise InputError("truncated: the file has no events")
     if size % event:
         raise InputError(f"truncated: {size:,} bytes of events are not a multiple of {event}")
+    return np.frombuffer(data, dtype, offset=start).reshape(-1, count).T
 
 
 def most_events(size: int) -> int:
-    """Return the most events to accept from a compressed file of ``size`` bytes.
-
-    Recordings have far fewer, and the size on disk thereby bounds the memory.
-    """
+    """Return a bound on the events in a compressed file of ``size`` bytes; real ones have fewer."""
     return max(1 << 21, 4 * size)
 
 
-def unwrap(t: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+def unwrap(t: NDArray[Any], bits: int) -> NDArray[np.int64]:
     """Return the times of a clock that restarts at 2**bits: it did at a fall by over half of it."""
-    turns = np.cumsum(np.diff(t, prepend=t[:1]) < -(1 << bits - 1))
-    return t + (turns << bits)
+    times: NDArray[np.int64] = t.astype(np.int64, copy=False)
+    turns = np.cumsum(np.diff(times, prepend=times[:1]) < -(1 << bits - 1))
+    return times + (turns << bits)

@@ -1,7 +1,4 @@
-"""Read Prophesee's RAW files in the encodings EVT 2.0 and 3.0 (docs.prophesee.ai).
-
-Legend: N words of the file.
-"""
+"""Read Prophesee's RAW files in the encodings EVT 2.0 and 3.0 (docs.prophesee.ai)."""
 
 import re
 from pathlib import Path
@@ -11,13 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.formats.decoding import (
-    Recording,
-    check_size,
-    header_size,
-    prophesee_header,
-    unwrap,
-)
+from eventdata.formats.decoding import Recording, header_size, prophesee_header, unwrap, words
 
 _SENSORS = {  # by the camera that a header without geometry names
     "genx320": (320, 320),
@@ -28,7 +19,7 @@ _SENSORS = {  # by the camera that a header without geometry names
 
 
 def read(path: Path) -> Recording:
-    """Read a RAW file; its header states the encoding, one of ``_ENCODINGS``."""
+    """Read a file of the encoding that its header states, one of ``_ENCODINGS``."""
     data = path.read_bytes()
     fields, start = prophesee_header(data)
     encoding, _, details = fields.get("format", "EVT" + fields.get("evt", "?")).partition(";")
@@ -54,17 +45,16 @@ def _decode_evt2(data: bytes, start: int) -> tuple[NDArray[Any], ...]:
     Types 0 and 1 are CD events off and on: the low 6 bits of the time, 11 of x, 11 of y.
     Type 8 has the higher 28 bits of the time of the events that follow.
     """
-    check_size(len(data) - start, 4)
-    words = np.frombuffer(data, "<u4", offset=start)
-    kind = (words >> 28).astype(np.uint8)
+    word = words(data, start, "<u4", 1)[0]
+    kind = (word >> 28).astype(np.uint8)
     _check_kinds(kind, (0, 1, 8, 10, 14, 15))
     clock = kind == 8
-    high = unwrap((words[clock] & 0x0FFF_FFFF).astype(np.int64), 28)
+    high = unwrap(word[clock] & 0x0FFF_FFFF, 28)
     latest = np.cumsum(clock) - 1
     cd = (kind <= 1) & (latest >= 0)  # before the first high bits there is no time
-    words = words[cd]
-    t = high[latest[cd]] << 6 | (words >> 22 & 0x3F)
-    return words >> 11 & 0x7FF, words & 0x7FF, t, kind[cd]
+    word = word[cd]
+    t = high[latest[cd]] << 6 | (word >> 22 & 0x3F)
+    return word >> 11 & 0x7FF, word & 0x7FF, t, kind[cd]
 
 
 def _decode_evt3(data: bytes, start: int) -> tuple[NDArray[Any], ...]:
@@ -74,9 +64,8 @@ def _decode_evt3(data: bytes, start: int) -> tuple[NDArray[Any], ...]:
     vectors that follow. Type 2 is an event at x with p; types 4 and 5 are vectors of 12 and of 8
     pixels, one bit each, which advance x.
     """
-    check_size(len(data) - start, 2)
-    words = np.frombuffer(data, "<u2", offset=start)
-    kind, value = words >> 12, words & 0xFFF
+    word = words(data, start, "<u2", 1)[0]
+    kind, value = word >> 12, word & 0xFFF
     _check_kinds(kind, (0, 2, 3, 4, 5, 6, 7, 8, 10, 14, 15))
 
     clock = np.flatnonzero((kind == 6) | (kind == 8))
@@ -93,9 +82,9 @@ def _decode_evt3(data: bytes, start: int) -> tuple[NDArray[Any], ...]:
     pixels = np.select([kind == 2, kind == 4, kind == 5], [np.uint16(1), value, value & 0xFF], 0)
     steps = np.select([kind == 4, kind == 5], [12, 8], 0)
     moved = np.cumsum(steps) - steps
-    base = np.where(kind == 2, np.arange(len(words)), _latest(kind == 3))
+    base = np.where(kind == 2, np.arange(len(word)), _latest(kind == 3))
     row = _latest(kind == 0)
-    time = np.searchsorted(clock, np.arange(len(words))) - 1
+    time = np.searchsorted(clock, np.arange(len(word))) - 1
     sound = (pixels > 0) & (base >= 0) & (row >= 0) & (time >= 0)
     at, bit = np.nonzero(pixels[sound, None] >> np.arange(12) & 1)
     at = np.flatnonzero(sound)[at]
@@ -109,7 +98,7 @@ def _check_kinds(kind: NDArray[Any], known: tuple[int, ...]) -> None:
     unknown = np.bincount(kind, minlength=16)
     unknown[list(known)] = 0
     if unknown.any():
-        types = ", ".join(str(i) for i in np.flatnonzero(unknown))
+        types = ", ".join(map(str, np.flatnonzero(unknown)))
         raise InputError(
             f"damaged: {unknown.sum():,} words are of types that the format does not have "
             f"({types}); get the file again"
@@ -117,7 +106,7 @@ def _check_kinds(kind: NDArray[Any], known: tuple[int, ...]) -> None:
 
 
 def _latest(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the index (N,) of the last true value up to each place; -1 before the first."""
+    """Return the index of the last true value up to each place; -1 before the first."""
     return np.maximum.accumulate(np.where(mask, np.arange(len(mask)), -1))
 
 

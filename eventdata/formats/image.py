@@ -1,9 +1,7 @@
-"""Read one still image file as upright RGB or grey bytes.
-
-Legend: H rows, W columns.
-"""
+"""Read one still image file as upright RGB or grey bytes."""
 
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,34 +14,22 @@ from eventdata.files.local import check_plain
 
 # Formats that Pillow decodes without running another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-MAX_PIXELS = 2**25
-"""A larger image is refused before it is decoded, which may take twenty bytes per pixel."""
+MAX_PIXELS = 2**25  # decoding may take twenty bytes for each
 ORIENTATION = 0x0112  # the EXIF tag
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
+UPRIGHT = {value: Image.Transpose[turn] for value, turn in enumerate(_TURNS.split(), start=2)}
 
 
 def read_picture(path: Path | str, *, grey: bool = False) -> NDArray[np.uint8]:
-    """Decode an image file.
+    """Return the pixels of an image file, whose content and not its name decides its format.
 
     As in OpenCV's ``imread``, EXIF rotation is applied, transparency is dropped without blending,
     16 bits are reduced to the upper eight, and only the first of several pictures is read. A JPEG
     is decoded in full, since quick scaled decoding gives other pixels.
 
-    Args:
-        path: a file of one of FORMATS, which its content and not its name decides.
-        grey: return brightness; for a JPEG the luma that it stores, not one computed from RGB.
-
     Returns:
-        Contiguous uint8 (H, W, 3), or (H, W) for a grey image and with ``grey``. It may be
-        read-only.
+        Contiguous uint8 (rows, columns, 3), which may be read-only. Grey images, and all with
+        ``grey``, are (rows, columns); a JPEG's grey is the luma that it stores.
 
     Raises:
         InputError: the file is missing, not such an image, damaged, truncated or too large.
@@ -79,29 +65,23 @@ def _decode(image: Image.Image, grey: bool) -> NDArray[np.uint8]:
     if grey and isinstance(image, JpegImageFile):
         image.draft("L", None)
     image.load()
-    turn = UPRIGHT.get(_orientation(image))
-    pixels = _upper_byte(image) if image.mode.startswith(("I", "F")) else image
-    if pixels.mode in ("1", "LA") or (grey and pixels.mode != "L"):
-        pixels = pixels.convert("L")
-    elif pixels.mode not in ("L", "RGB"):
-        pixels = pixels.convert("RGB")
+    turn, mode = _turn(image), image.mode
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+        upper = np.asarray(image) >> 8
+        pixels = Image.fromarray(upper.clip(0, 255, out=upper).astype(np.uint8))
+    elif mode.startswith(("I", "F")):
+        raise InputError("pixels of 32 bits have no known range; save the image with 8 or 16 bits")
+    elif mode in ("1", "LA") or (grey and mode != "L"):
+        pixels = image.convert("L")
+    else:
+        pixels = image if mode in ("L", "RGB") else image.convert("RGB")
     return np.ascontiguousarray(pixels if turn is None else pixels.transpose(turn))
 
 
-def _upper_byte(image: Image.Image) -> Image.Image:
-    """Convert a grey image from 16 to 8 bits."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        upper = np.asarray(image) >> 8
-        return Image.fromarray(upper.clip(0, 255, out=upper).astype(np.uint8))
-    raise InputError("pixels of 32 bits have no known range; save the image with 8 or 16 bits")
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation; 1 (upright) without one and where its block is damaged."""
-    if "exif" not in image.info and image.format != "TIFF":  # reading it takes time
-        return 1
-    try:
-        value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # the block is damaged, but the pixels are sound
-        return 1
-    return value if isinstance(value, int) else 1
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return the transpose of the EXIF orientation; None without one or if its block is damaged."""
+    value = None
+    if "exif" in image.info or image.format == "TIFF":  # reading it takes time
+        with suppress(Exception):  # the pixels are sound
+            value = image.getexif().get(ORIENTATION)
+    return UPRIGHT.get(value) if isinstance(value, int) else None

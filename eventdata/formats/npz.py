@@ -7,6 +7,7 @@ Nothing is ever unpickled.
 
 import io
 import math
+import operator
 import re
 import struct
 import warnings
@@ -25,10 +26,13 @@ from eventdata.files.local import check_plain
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _DIRECTORY_END = struct.Struct("<4sHHHHIIH")
-_DIRECTORY_ENTRY = struct.Struct("<4sBxBxHH4xIIIHHHHH4xI")
+_DIRECTORY_ENTRY = struct.Struct("<4sxxBxHH4xIIIHHHH6xI")
+_MEMBER_OF = operator.attrgetter(  # a ZipInfo, in the order of Member
+    "filename", "header_offset", "flag_bits", "compress_type", "CRC", "compress_size", "file_size"
+)
 _PLAIN_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '\|u1', 'fortran_order': False, "
-    rb"'shape': \(([0-9]{1,15}(?:, [0-9]{1,15})*)\), \} *\n",
+    rb"'shape': \(([1-9][0-9]{0,14}(?:, [1-9][0-9]{0,14}){0,8})\), \} *\n",
     re.DOTALL,
 )
 _PLAIN_NAME = re.compile(rb"[!-.0-9A-Z_a-z]+")  # ASCII, which every reader takes as it is
@@ -37,25 +41,22 @@ _REMEDY = "get or generate the file again, or skip it with --on-error skip"
 
 
 class Member(NamedTuple):
-    """A member of a zip as the zip's directory describes it; sizes are in bytes."""
+    """A member of a zip as its directory describes it; bit 0 of ``flags`` means encrypted."""
 
     name: str
     header: int
+    flags: int
     method: int
+    crc: int
     packed_size: int
     size: int
-    crc: int
-    encrypted: bool
 
 
 def read_npz(path: Path | str, keys: Sequence[str], max_bytes: int) -> list[NDArray[np.uint8]]:
     """Return the uint8 arrays under ``keys``, read-only.
 
-    Args:
-        path: the file.
-        keys: names of the arrays.
-        max_bytes: the most bytes that an array of a sound sample has. It bounds the file and each
-            array, so that a damaged header cannot ask for more memory.
+    ``max_bytes`` is the most that an array of a sound sample has. It bounds the file and each
+    array, so that a damaged header cannot ask for more memory.
 
     Raises:
         InputError: the file is missing, damaged or has no such arrays.
@@ -84,7 +85,7 @@ def parse_npz(data: bytes, keys: Sequence[str], max_bytes: int) -> list[NDArray[
             raise InputError(
                 f"array {key!r} declares {member.size:,} bytes, a sample has at most {max_bytes:,}"
             )
-        arrays.append(_parse_npy(inflate(data, member), key))
+        arrays.append(_parse_uint8(inflate(data, member), key))
     return arrays
 
 
@@ -96,18 +97,7 @@ def list_members(data: bytes) -> dict[str, Member]:
             infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
         except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError):
             raise InputError("not a whole zip file: truncated, or of another kind") from None
-        members = [
-            Member(
-                name=info.filename,
-                header=info.header_offset,
-                method=info.compress_type,
-                packed_size=info.compress_size,
-                size=info.file_size,
-                crc=info.CRC,
-                encrypted=bool(info.flag_bits & 1),
-            )
-            for info in infos
-        ]
+        members = [Member(*_MEMBER_OF(info)) for info in infos]
     return {member.name: member for member in members}
 
 
@@ -126,15 +116,14 @@ def _list_plain(data: bytes) -> list[Member] | None:
     for _ in range(count):
         if place + _DIRECTORY_ENTRY.size > end:
             return None
-        magic, _, version, flags, method, crc, packed, whole, *lengths, disk, _, header = (
-            _DIRECTORY_ENTRY.unpack_from(data, place)
-        )
+        entry = _DIRECTORY_ENTRY.unpack_from(data, place)
+        magic, version, flags, method, crc, packed, whole, *lengths, disk, header = entry
         start = place + _DIRECTORY_ENTRY.size
         name, place = data[start : start + lengths[0]], start + sum(lengths)
         plain = magic == b"PK\x01\x02" and version <= zipfile.MAX_EXTRACT_VERSION and not disk
         if not plain or 0xFFFFFFFF in (packed, whole, header) or not _PLAIN_NAME.fullmatch(name):
             return None
-        members.append(Member(name.decode(), header, method, packed, whole, crc, bool(flags & 1)))
+        members.append(Member(name.decode(), header, flags, method, crc, packed, whole))
     return members if place == end else None
 
 
@@ -147,7 +136,7 @@ def inflate(data: bytes, member: Member) -> bytes:
         raise damaged from None
     start = member.header + _LOCAL_HEADER.size + name_length + extra_length
     packed = memoryview(data)[start : start + member.packed_size]
-    if magic != b"PK\x03\x04" or len(packed) != member.packed_size or member.encrypted:
+    if magic != b"PK\x03\x04" or len(packed) != member.packed_size or member.flags & 1:
         raise damaged
     if member.method == zipfile.ZIP_STORED:
         content = bytes(packed)
@@ -164,28 +153,28 @@ def inflate(data: bytes, member: Member) -> bytes:
     return content
 
 
-def _parse_npy(content: bytes, key: str) -> NDArray[np.uint8]:
-    shape, order, start = _parse_header(content, key)
-    if math.prod(shape) != len(content) - start:
-        raise InputError(f"array {key!r} declares shape {shape}, which its data do not fit")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape, order=order)
-
-
-def _parse_header(content: bytes, key: str) -> tuple[tuple[int, ...], Literal["C", "F"], int]:
-    """Return shape, order and start of the data of a ``.npy`` of uint8."""
+def _parse_uint8(content: bytes, key: str) -> NDArray[np.uint8]:
     plain = _PLAIN_HEADER.match(content)  # as NumPy writes it
     if plain is not None and plain.end() == 10 + int.from_bytes(content[8:10], "little"):
-        return tuple(map(int, plain[1].split(b","))), "C", plain.end()
+        shape = tuple(map(int, plain[1].split(b",")))
+        if math.prod(shape) == len(content) - plain.end():
+            return np.frombuffer(content, np.uint8, offset=plain.end()).reshape(shape)
     try:
-        shape, fortran_order, dtype, start = parse_npy_header(content)
+        array = parse_npy(content)
     except InputError as error:
         raise InputError(f"array {key!r}: {error}") from None
-    if dtype != np.uint8:
-        raise InputError(f"array {key!r} holds {dtype}, not uint8")
-    # A header may hold True for a length. Python integers: a declared shape can't overflow.
-    if not all(type(length) is int and length >= 0 for length in shape):
-        raise InputError(f"array {key!r} declares shape {shape}, which its data do not fit")
-    return shape, "F" if fortran_order else "C", start
+    if array.dtype != np.uint8:
+        raise InputError(f"array {key!r} holds {array.dtype}, not uint8")
+    return array
+
+
+def parse_npy(content: bytes) -> NDArray[Any]:
+    """Return the array of a ``.npy``, read-only; raise ``InputError`` if damaged or of objects."""
+    shape, order, dtype, start = _parse_header(content, len(content))
+    try:
+        return np.frombuffer(content, dtype, offset=start).reshape(shape, order=order)
+    except ValueError:  # too many axes, or an empty array of too large ones
+        raise InputError(f"NumPy has no arrays of shape {shape}") from None
 
 
 def check_npy(path: Path) -> None:
@@ -195,25 +184,16 @@ def check_npy(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(_NPY_HEAD)
     try:
-        header = parse_npy_header(head)
+        _parse_header(head, size)
     except InputError as error:
         raise InputError(f"{path}: {error}; {_REMEDY}") from None
-    if math.prod(header.shape) * header.dtype.itemsize != size - header.start:
-        raise InputError(f"{path}: its data do not fit the shape {header.shape}; {_REMEDY}")
 
 
-class NpyHeader(NamedTuple):
-    """The header of a ``.npy``, not checked against its data, and where these start."""
-
-    shape: tuple[int, ...]
-    fortran_order: bool
-    dtype: np.dtype[Any]
-    start: int
-
-
-def parse_npy_header(content: bytes) -> NpyHeader:
-    """Return the header of a ``.npy``; raise ``InputError`` if it is damaged or of objects."""
-    stream = io.BytesIO(content)
+def _parse_header(
+    head: bytes, size: int
+) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any], int]:
+    """Return shape, order, dtype and start of the data of a ``.npy`` of ``size`` bytes."""
+    stream = io.BytesIO(head)
     try:
         read_header = {
             (1, 0): npy.read_array_header_1_0,
@@ -221,9 +201,14 @@ def parse_npy_header(content: bytes) -> NpyHeader:
         }[npy.read_magic(stream)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about headers that Python 2 wrote
-            header = NpyHeader(*read_header(stream), stream.tell())
+            shape, fortran_order, dtype = read_header(stream)
     except Exception:  # NumPy's parser raises a dozen kinds
         raise InputError("not a NumPy array, or one with a damaged header") from None
-    if header.dtype.hasobject:
+    if dtype.hasobject:
         raise InputError("holds Python objects, which are never unpickled")
-    return header
+    # A header may hold True for a length. Python integers: a declared shape can't overflow.
+    sound = all(type(length) is int and length >= 0 for length in shape) and not dtype.shape
+    fits = dtype.itemsize and math.prod(shape) * dtype.itemsize == size - stream.tell()
+    if not (sound and fits):
+        raise InputError(f"its data do not fit the shape {shape}")
+    return shape, "F" if fortran_order else "C", dtype, stream.tell()

@@ -30,16 +30,13 @@ DECODERS = {
 def read_events(
     path: str | PathLike[str], sensor_size: SensorSize | None = None
 ) -> tuple[Events, SensorSize]:
-    """Read one recording and check its events.
+    """Return the checked events of a recording, times in microseconds, and the size (W, H).
 
     Args:
         path: the file; its suffix selects the decoder.
         sensor_size: (W, H). Without it, the size that the file states is used or, where it states
             none (.bin, .npz, .npy, some .dat), the smallest that holds its events. The latter
             differs from file to file: pass the size to put several files into one store.
-
-    Returns:
-        Events as ``events.check_events`` returns them, times in microseconds, and the size (W, H).
 
     Raises:
         InputError: the format is unknown, or the file is not a whole file of it.

@@ -4,7 +4,6 @@ Legend: F frames, H rows, W columns.
 """
 
 import re
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,8 +47,7 @@ def natural_order(names: Sequence[str]) -> list[str]:
     """Sort names with their numbers compared as numbers: frame2 before frame10."""
 
     def key(name: str) -> tuple[list[str | int], str]:
-        # Text and numbers alternate, so that text is only compared with text.
-        parts = re.split(r"([0-9]+)", name)
+        parts = re.split(r"([0-9]+)", name)  # text and numbers alternate
         return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
     return sorted(names, key=key)
@@ -60,9 +58,7 @@ def _read_folder(folder: Path, settings: VideoSettings) -> NDArray[np.uint8]:
         files = [file.name for file in folder.iterdir() if not file.name.startswith(".")]
     names = natural_order([name for name in files if name.lower().endswith(FRAME_SUFFIXES)])
     if not names:
-        raise InputError(
-            f"{folder}: no frames ({', '.join(FRAME_SUFFIXES)}) in it; check the folder"
-        )
+        raise InputError(f"{folder}: no frames ({', '.join(FRAME_SUFFIXES)}); check the folder")
     indices = frame_indices(len(names), settings.frames)
     frames = {}
     for index in set(indices.tolist()):
@@ -107,12 +103,19 @@ def _decode(
 
     name = {"nearest": "POINT"}.get(settings.interpolation, settings.interpolation.upper())
     # Exact rounding, also in the decoder, gives the same bytes on every processor.
-    scaling = Interpolation[name] | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+    method = Interpolation[name] | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+    scaling: Any = {"interpolation": method, "dst_color_range": ColorRange.JPEG, "threads": 1}
     scaler, count = VideoReformatter(), 0
     kept: dict[int, NDArray[np.uint8]] = {}
     height, width = settings.size
     try:
-        with _open_video(path) as container:
+        # The name may look like an address, and a file that passes for a video may list others.
+        only = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+        try:
+            container = av.open(f"file:{path}", options=only)
+        except av.error.ArgumentError:
+            raise InputError(f"{path}: not a video in one of the containers {CONTAINERS}") from None
+        with container:
             if not container.streams.video:
                 raise InputError(f"{path}: no video in this file; get the file again")
             stream = container.streams.video[0]
@@ -122,9 +125,7 @@ def _decode(
             # Frames may differ from the header.
             decoder.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
             if decoder.width * decoder.height > MAX_FRAME_PIXELS:
-                raise InputError(
-                    f"{path}: frames of more than {MAX_FRAME_PIXELS} pixels; scale it down"
-                )
+                raise InputError(f"{path}: more than {MAX_FRAME_PIXELS} pixels; scale it down")
             decoder.thread_count = 1  # clips are read in parallel, not frames
             decoder.flags |= Flags.bitexact
             expected = stream.frames if expected is None else expected
@@ -133,15 +134,7 @@ def _decode(
                 if frame.is_corrupt:
                     raise InputError(f"{path}: frame {count} is damaged; get the file again")
                 if count in wanted:
-                    scaled = scaler.reformat(
-                        frame,
-                        width,
-                        height,
-                        "gray",
-                        interpolation=scaling,
-                        dst_color_range=ColorRange.JPEG,
-                        threads=1,
-                    )
+                    scaled = scaler.reformat(frame, width, height, "gray", **scaling)
                     kept[count] = np.asarray(scaled.to_ndarray(), np.uint8)
                 count += 1
     except InputError:
@@ -150,20 +143,6 @@ def _decode(
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: can't be decoded ({reason}); get the file again") from error
     return expected, count, kept
-
-
-def _open_video(path: Path) -> Any:
-    """Open a container, as a file only.
-
-    The name may look like an address, and a file that passes for a video may be a list of others.
-    """
-    import av
-
-    only = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
-    try:
-        return av.open(f"file:{path}", options=only)
-    except av.error.ArgumentError:
-        raise InputError(f"{path}: not a video in one of the containers {CONTAINERS}") from None
 
 
 def _check_whole(path: Path) -> None:
@@ -175,7 +154,6 @@ def _check_whole(path: Path) -> None:
         size = check_plain(path).st_size
         with path.open("rb") as file:
             head = file.read(12)
-    if len(head) == 12 and head[:4] == b"RIFF" and head[8:] == b"AVI ":
-        (length,) = struct.unpack("<I", head[4:8])
-        if size < length + 8:
-            raise InputError(f"{path}: cut short, {size} of {length + 8} bytes; get the file again")
+    whole = int.from_bytes(head[4:8], "little") + 8
+    if head[:4] + head[8:] == b"RIFFAVI " and size < whole:
+        raise InputError(f"{path}: cut short, {size} of {whole} bytes; get the file again")

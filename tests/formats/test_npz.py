@@ -125,6 +125,8 @@ BAD = {
     ),
     "truth as a length": (zipped(pos=npy_header(shape="(True, 3)") + bytes(3)), "do not fit"),
     "negative shape": (zipped(pos=npy_header(shape="(-5, -3)") + bytes(15)), "do not fit"),
+    "too many axes": (zipped(pos=npy_header(shape=f"({'1, ' * 65})") + bytes(1)), "no arrays"),
+    "empty but too large": (zipped(pos=npy_header(shape=f"(0, {10**15}, {10**15})")), "no arrays"),
     "declares too much": (zipped(pos=npy_header() + bytes(LIMIT)), "declares"),
     "odd compression": (zipped(zipfile.ZIP_BZIP2, pos=npy_header() + bytes(15)), "unknown method"),
 }
