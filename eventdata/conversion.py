@@ -3,10 +3,10 @@
 import contextlib
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -20,21 +20,22 @@ from eventdata.errors import (
     check_whole,
     reading,
 )
-from eventdata.files import WORK, Files, open_files
+from eventdata.files import WORK, open_files
 from eventdata.files.fetch import fetch_ahead, local_copy
 from eventdata.files.inputs import check_apart, file_numbers, open_input
-from eventdata.jobs.job import Claim, Job, OnError, Progress
-from eventdata.jobs.pool import OpenPool, Pool, run_tasks
+from eventdata.jobs.job import Claim, Job, OnError, Progress, Task
+from eventdata.jobs.pool import Pool
 from eventdata.jobs.worker import out_of_memory, working_on
 from eventdata.raw.registry import build_source, source_entry
 from eventdata.raw.source import Sample, Samples, Source, collect_notes
 from eventdata.store.layout import (
     MAX_SAMPLE_BYTES,
-    MAX_SHARD_SIZE,
     Header,
     SampleFormat,
     largest_shard,
     parameters_digest,
+    shard_count,
+    shard_key,
 )
 from eventdata.store.read import read_skipped
 from eventdata.store.shard import ShardBuilder, compressed_bytes, index_bytes
@@ -46,16 +47,13 @@ from eventdata.store.write import (
     existing_header,
     finish,
     is_begun,
-    read_records,
-    write_shard,
 )
 
 DEFAULT_SHARD_SIZE = 512
 PLAN_KEY = f"{WORK}/plan"
-GROUP_BYTES = (
-    1_700_000  # samples read, then compressed, in turn: each keeps its tables in the cache
-)
+GROUP_BYTES = 1_700_000  # read, then compressed, in turn: they stay in the cache
 ESTIMATE_SAMPLES = 64  # samples of each split that a dry run compresses to estimate the bytes
+State = Literal["complete", "already complete", "dry run"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Conversion:
     """
 
     out: str
-    state: Literal["complete", "already complete", "dry run"]
+    state: State
     samples: Mapping[str, int]
     done_before: int
     skipped: int
@@ -122,7 +120,6 @@ def convert(
     """
     started = time.monotonic()
     pool = Pool.choose(workers, executor, scheduler, (input, out))
-    shard_size, limit = _check_options(shard_size, limit, on_error)
     walks = isinstance(source, str) and source_entry(source).kind.walks
     if isinstance(source, str):
         if input is None:
@@ -138,34 +135,52 @@ def convert(
     with reading(input or source.dataset):
         plan = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error)
     found = existing_header(files)  # StoreError before anything changes
-    if dry_run:
-        return _estimate(plan, files, None if overwrite else found, started)
-    claim = Claim(f"{WORK}/plan", f"{plan.plan.digest} {on_error}".encode())
-    job = Job(
+    claim = Claim(PLAN_KEY, f"{plan.plan.digest} {on_error}".encode())
+    job: Job[ShardRecord, Counter[str]] = Job(
         files=files,
         claim=claim,
         inputs=plan.first_files,
-        total=plan.total,
+        tasks=[
+            ShardTask(
+                files=files,
+                claim=claim,
+                plan=plan.plan.digest,
+                on_error=on_error,
+                split=split,
+                number=number,
+                samples=samples,
+                source=source,
+                sample=plan.plan.sample,
+                shard_size=plan.plan.shard_size,
+            )
+            for split, number, samples in plan.parts()
+        ],
         is_complete=lambda: not overwrite and already_complete(files, plan.plan),
         begin=lambda: begin(files, plan.plan, overwrite=overwrite),
-        unfinished=lambda: _unfinished(plan, files),
-        run=partial(_run, plan, files, claim),
-        finish=lambda: finish(files, plan.plan),
+        finish=lambda records: finish(files, plan.plan, records),
     )
-    done_before, notes = job.resume(pool, progress)
-    counted = [
-        f"{count:,} sample{'s'[: count > 1]}: {note}"
-        for note, count in sorted((notes or {}).items())
-    ]
+    notes = plan.notes
+    if dry_run:
+        state: State = "dry run"
+        done_before = 0
+        if found is not None and not overwrite and is_begun(files, found, plan.plan):
+            done_before = plan.total if found.complete else job.unfinished()[1]
+        skipped, size = _estimate(plan, on_error)
+    else:
+        done_before, counted = job.resume(pool, progress)
+        state = "already complete" if counted is None else "complete"
+        skipped, size = len(read_skipped(files)), files.total_bytes()
+        for note, count in sorted((counted or {}).items()):
+            notes.append(f"{count:,} sample{'s'[: count > 1]}: {note}")
     return Conversion(
         out=files.where,
-        state="already complete" if notes is None else "complete",
-        samples=plan.counts,
+        state=state,
+        samples=plan.plan.counts,
         done_before=done_before,
-        skipped=len(read_skipped(files)),
-        bytes=files.total_bytes(),
+        skipped=skipped,
+        bytes=size,
         seconds=time.monotonic() - started,
-        notes=plan.notes + counted,
+        notes=notes,
     )
 
 
@@ -176,17 +191,12 @@ class SourcePlan:
     source: Source
     listing: Mapping[str, Samples]
     plan: StorePlan
-    on_error: OnError
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The number of samples of each split."""
-        return {split: len(samples) for split, samples in self.listing.items()}
+    limit: int | None
 
     @property
     def total(self) -> int:
         """The number of samples of all splits."""
-        return sum(self.counts.values())
+        return sum(self.plan.counts.values())
 
     @property
     def first_files(self) -> dict[str, tuple[int, int]]:
@@ -203,59 +213,12 @@ class SourcePlan:
         """The notes of the listing, for users."""
         return [note for samples in self.listing.values() for note in samples.notes]
 
-
-@dataclass(frozen=True)
-class ShardTask:
-    """The work of making one shard; it travels to a worker by pickle."""
-
-    source: Source
-    sample: SampleFormat
-    files: Files
-    split: str
-    shard: int
-    shard_size: int
-    samples: Samples
-    on_error: OnError
-    plan: str
-    """`StorePlan.digest`."""
-    claim: Claim
-
-
-def _unfinished(plan: SourcePlan, files: Files) -> tuple[list[tuple[str, int]], int]:
-    """Return (split, shard) of what is left, and how many samples are done."""
-    left, done = [], 0
-    for split in plan.plan.splits:
-        records = read_records(files, plan.plan, split)
-        for shard in range(plan.plan.shards(split)):
-            record = records.get(shard)
-            if record is None or (record.skipped and plan.on_error == "fail"):
-                left.append((split, shard))
-            else:
-                done += plan.plan.samples_in(split, shard)
-    return left, done
-
-
-def _run(
-    plan: SourcePlan, files: Files, claim: Claim, pool: OpenPool, left: list[tuple[str, int]]
-) -> Generator[int, None, None]:
-    size = plan.plan.shard_size
-    tasks = (  # one by one: a million samples need not travel at once
-        ShardTask(
-            source=plan.source,
-            sample=plan.plan.sample,
-            files=files,
-            split=split,
-            shard=shard,
-            shard_size=size,
-            samples=plan.listing[split][shard * size : (shard + 1) * size],
-            on_error=plan.on_error,
-            plan=plan.plan.digest,
-            claim=claim,
-        )
-        for split, shard in left
-    )
-    with contextlib.closing(run_tasks(pool, convert_shard, tasks)) as counts:
-        yield from counts
+    def parts(self) -> Iterator[tuple[str, int, Samples]]:
+        """Yield the split, number and samples of each task."""
+        size = self.plan.shard_size
+        for split, samples in self.listing.items():
+            for number, start in enumerate(range(0, len(samples), size)):
+                yield split, number, samples[start : start + size]
 
 
 def plan_job(
@@ -264,8 +227,14 @@ def plan_job(
     """List the samples of a source and plan their store; open no sample.
 
     Raises:
+        OptionError: an argument makes no sense.
         InputError: the first sample that can't be read, unless ``on_error`` is "skip".
     """
+    (shard_size,) = check_whole(shard_size=shard_size)
+    if limit is not None:
+        (limit,) = check_whole(limit=limit)
+    if on_error not in ("fail", "skip"):
+        raise OptionError(f"--on-error is fail or skip, not {on_error!r}")
     listing = source.splits()
     for split, samples in listing.items():
         part = samples if limit is None else samples[:limit]
@@ -278,12 +247,12 @@ def plan_job(
             raise InputError(f"{first}{more}; correct that, or pass --on-error skip")
         listing[split] = part
     sample = source.sample_format
-    if sample.planes * sample.chunk_bytes > MAX_SAMPLE_BYTES:
-        shape = "x".join(map(str, sample.packed_shape))
+    size = sample.planes * sample.chunk_bytes
+    if size > MAX_SAMPLE_BYTES:
         raise OptionError(
-            f"a sample of {shape} has {sample.planes * sample.chunk_bytes / 1e9:.1f} GB, more than "
-            f"{MAX_SAMPLE_BYTES / 1e9:.1f} GB; choose fewer frames, a smaller size or a narrower "
-            "type"
+            f"a sample of {'x'.join(map(str, sample.packed_shape))} has {size / 1e9:.1f} GB, more "
+            f"than {MAX_SAMPLE_BYTES / 1e9:.1f} GB; choose fewer frames, a smaller size or a "
+            "narrower type"
         )
     if shard_size > largest_shard(sample):
         raise OptionError(
@@ -307,36 +276,52 @@ def plan_job(
         complete=False,
     )
     columns = {split: samples.columns() for split, samples in listing.items()}
-    return SourcePlan(source, listing, StorePlan(header, sample, shard_size, columns), on_error)
+    return SourcePlan(source, listing, StorePlan(header, sample, shard_size, columns), limit)
 
 
-def convert_shard(task: ShardTask) -> int:
-    """Make and write one shard; return how many samples it has, skipped ones included."""
-    builder = ShardBuilder(task.sample, task.shard_size)
-    at_once = max(1, GROUP_BYTES // (task.sample.planes * task.sample.chunk_bytes))
-    buffer = np.zeros((at_once, *task.sample.packed_shape), task.sample.dtype)
-    events = [0] * len(task.samples)
-    skipped: dict[int, str] = {}
-    with collect_notes() as notes, fetch_ahead(task.samples.paths, task.samples.input_size):
-        for start in range(0, len(task.samples), at_once):
-            slots = range(start, min(start + at_once, len(task.samples)))
-            group = list(zip(slots, buffer, strict=False))
-            for slot, packed in group:
-                try:
-                    events[slot] = read_sample(task.source, task.samples, slot, packed)
-                except InputError as error:
-                    if task.on_error == "fail" and not isinstance(error, LeftOutError):
-                        raise
-                    # A path may hold bytes that are not UTF-8, which JSON and terminals can't take.
-                    skipped[slot] = str(error).encode("utf-8", "backslashreplace").decode()
-            for slot, packed in group:
-                if slot not in skipped:
-                    builder.add(slot, packed)
-    data = builder.finish()
-    record = ShardRecord(events, skipped, len(data), dict(notes), task.plan)
-    task.claim.check(task.files)
-    write_shard(task.files, task.split, task.sample, task.shard, data, record)
-    return len(task.samples)
+@dataclass(frozen=True, kw_only=True)
+class ShardTask(Task[ShardRecord]):
+    """The work of making one shard."""
+
+    source: Source
+    samples: Samples
+    sample: SampleFormat
+    shard_size: int
+
+    @property
+    def shard(self) -> str:
+        """The key of the shard."""
+        return shard_key(self.split, self.sample, self.number)
+
+    def make(self) -> tuple[Mapping[str, bytes | bytearray], ShardRecord]:
+        builder = ShardBuilder(self.sample, self.shard_size)
+        at_once = max(1, GROUP_BYTES // (self.sample.planes * self.sample.chunk_bytes))
+        buffer = np.zeros((at_once, *self.sample.packed_shape), self.sample.dtype)
+        events = [0] * len(self.samples)
+        skipped: dict[int, str] = {}
+        with collect_notes() as notes, fetch_ahead(self.samples.paths, self.samples.input_size):
+            for start in range(0, len(events), at_once):
+                group = list(zip(range(start, len(events)), buffer, strict=False))
+                for slot, packed in group:
+                    try:
+                        events[slot] = read_sample(self.source, self.samples, slot, packed)
+                    except InputError as error:
+                        if self.on_error == "fail" and not isinstance(error, LeftOutError):
+                            raise
+                        skipped[slot] = str(error)
+                for slot, packed in group:
+                    if slot not in skipped:
+                        builder.add(slot, packed)
+        data = builder.finish()
+        return {self.shard: data}, ShardRecord(
+            events=events, skipped=skipped, size=len(data), notes=dict(notes), plan=self.plan
+        )
+
+    def parse(self, document: bytes) -> ShardRecord:
+        record = ShardRecord.parse(document)
+        if len(record.events) != len(self.samples) or record.size != self.files.size(self.shard):
+            raise ValueError("of another shard")
+        return record
 
 
 def read_sample(source: Source, samples: Samples, index: int, out: NDArray[Any]) -> int:
@@ -375,17 +360,16 @@ def local_sample(samples: Samples, index: int) -> Iterator[Sample]:
                 )
 
 
-def _estimate(job: SourcePlan, files: Files, found: Header | None, started: float) -> Conversion:
-    """Return what a conversion would do; estimate bytes from samples spread over each split."""
-    done = 0
-    if found is not None and is_begun(files, found, job.plan):
-        done = job.total if found.complete else _unfinished(job, files)[1]
-    packed = np.zeros(job.plan.sample.packed_shape, job.plan.sample.dtype)
+def _estimate(job: SourcePlan, on_error: OnError) -> tuple[int, int]:
+    """Return how many samples will be skipped, and bytes by samples spread over each split."""
+    sample = job.plan.sample
+    packed = np.zeros(sample.packed_shape, sample.dtype)
     expected = 0.0
     skipped = 0
     for split, samples in job.listing.items():
         skipped += len(samples.problems)
-        expected += job.plan.shards(split) * index_bytes(job.plan.sample, job.plan.shard_size)
+        shards = shard_count(job.plan.counts[split], job.plan.shard_size)
+        expected += shards * index_bytes(sample, job.plan.shard_size)
         sizes = []
         some = min(ESTIMATE_SAMPLES, len(samples))
         chosen = np.unique(np.linspace(0, len(samples) - 1, some).astype(int))
@@ -394,30 +378,9 @@ def _estimate(job: SourcePlan, files: Files, found: Header | None, started: floa
                 try:
                     read_sample(job.source, samples, int(index), packed)
                 except InputError as error:
-                    if job.on_error == "fail" and not isinstance(error, LeftOutError):
+                    if on_error == "fail" and not isinstance(error, LeftOutError):
                         raise
                 else:
                     sizes.append(compressed_bytes(packed))
         expected += len(samples) * float(np.mean(sizes)) if sizes else 0.0
-    return Conversion(
-        out=files.where,
-        state="dry run",
-        samples=job.counts,
-        done_before=done,
-        skipped=skipped,
-        bytes=round(expected),
-        seconds=time.monotonic() - started,
-        notes=job.notes,
-    )
-
-
-def _check_options(shard_size: int, limit: int | None, on_error: str) -> tuple[int, int | None]:
-    """Return the shard size and the limit as plain ints; raise OptionError for invalid options."""
-    (shard_size,) = check_whole(shard_size=shard_size)
-    if limit is not None:
-        (limit,) = check_whole(limit=limit)
-    if shard_size > MAX_SHARD_SIZE:
-        raise OptionError(f"--shard-size is at most {MAX_SHARD_SIZE:,}, not {shard_size:,}")
-    if on_error not in ("fail", "skip"):
-        raise OptionError(f"--on-error is fail or skip, not {on_error!r}")
-    return shard_size, limit
+    return skipped, round(expected)

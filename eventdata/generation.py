@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,9 @@ from eventdata.errors import (
     MismatchError,
     OptionError,
     StoreError,
-    check_whole,
     reading,
 )
-from eventdata.files import WORK, Files, is_url, path_or_url
+from eventdata.files import WORK, is_url, path_or_url
 from eventdata.files.fetch import fetch_ahead
 from eventdata.files.inputs import check_apart, open_input
 from eventdata.files.local import MAX_SKIPPED, LocalFiles, is_larger
@@ -37,12 +36,12 @@ from eventdata.jobs.job import (
     Job,
     OnError,
     Progress,
+    Record,
+    Task,
     check_parameters,
     input_digest,
-    read_record,
-    record_key,
 )
-from eventdata.jobs.pool import Pool, run_tasks
+from eventdata.jobs.pool import Pool
 from eventdata.raw.layouts import Maker, manifests, raw_file, raw_keys, source_of
 from eventdata.raw.source import Samples
 from eventdata.store.layout import parse_json
@@ -70,37 +69,53 @@ class Generation:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The work of making the files of some samples; it travels to a worker by pickle."""
+@dataclass(frozen=True, kw_only=True)
+class BatchRecord(Record):
+    """The record of a batch: bytes of each file, its manifest lines, reasons for missing files."""
 
-    source: Maker
-    files: Files
-    split: str
-    number: int
-    samples: Samples
-    keys: list[str]
-    on_error: OnError
-    claim: Claim
-
-    @property
-    def plan(self) -> str:
-        """The digest of everything that decides the files."""
-        return hashlib.sha256(self.claim.content).hexdigest()
-
-
-@dataclass(frozen=True)
-class Record:
-    """The record of a batch: bytes of each file, its manifest lines, reasons for missing files.
-
-    plan: `Batch.plan`, "" in old records.
-    """
-
+    skipped: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    plan: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Task[BatchRecord]):
+    """The work of making the files of some samples, whose places are ``keys``."""
+
+    source: Maker
+    samples: Samples
+    keys: list[str]
+
+    def make(self) -> tuple[Mapping[str, bytes], BatchRecord]:
+        record = BatchRecord(plan=self.plan)
+        made: dict[str, bytes] = {}
+        with fetch_ahead(self.samples.paths, self.samples.input_size):
+            for index, key in enumerate(self.keys):
+                try:
+                    with local_sample(self.samples, index) as sample:
+                        made[key], size = raw_file(self.source, sample.path)
+                except LeftOutError as error:
+                    record.left_out[key] = str(error)
+                except InputError as error:
+                    if self.on_error == "fail":
+                        raise
+                    record.skipped[key] = str(error)
+                else:
+                    record.sizes[key] = len(made[key])
+                    name = key.removeprefix(f"{self.split}/")
+                    record.lines.append(f"{name} {sample.label} {size[0]} {size[1]}")
+        return made, record
+
+    def parse(self, document: bytes) -> BatchRecord:
+        record = BatchRecord(**parse_json(document))
+        left = {**record.left_out, **record.skipped}
+        "".join([*left.values(), *record.lines]).encode()  # all of it can be written as text
+        if sorted([*record.sizes, *left]) != sorted(self.keys):
+            raise ValueError("of other samples")
+        if any(self.files.size(key) != size for key, size in record.sizes.items()):
+            raise ValueError("of other files")
+        return record
 
 
 def generate(
@@ -139,8 +154,6 @@ def generate(
     """
     started = time.monotonic()
     pool = Pool.choose(workers, scheduler=scheduler, places=(input,))
-    if limit is not None:
-        (limit,) = check_whole(limit=limit)
     folder = path_or_url(out)
     if is_url(folder):
         raise OptionError(f"{out}: raw files need a folder; generate them in one, then copy it")
@@ -152,34 +165,31 @@ def generate(
     keys = {split: raw_keys(kind, split, part) for split, part in plan.listing.items()}
     about = {
         "kind": kind,
-        "parameters": {**source.parameters, "limit": limit, "splits": sorted(keys)},
+        "parameters": {**source.parameters, "limit": plan.limit, "splits": sorted(keys)},
         "input_sha256": input_digest(plan.plan.splits),
     }
     claim = Claim(ABOUT, _json({**about, "complete": False}))
-    batches = [
-        Batch(
-            source=source,
-            files=files,
-            split=split,
-            number=start // BATCH,
-            samples=samples[start : start + BATCH],
-            keys=keys[split][start : start + BATCH],
-            on_error=on_error,
-            claim=claim,
-        )
-        for split, samples in plan.listing.items()
-        for start in range(0, len(samples), BATCH)
-    ]
-    job = Job(
+    job: Job[BatchRecord, dict[str, Any]] = Job(
         files=files,
         claim=claim,
         inputs=plan.first_files,
-        total=plan.total,
+        tasks=[
+            Batch(
+                files=files,
+                claim=claim,
+                plan=hashlib.sha256(claim.content).hexdigest(),
+                on_error=on_error,
+                split=split,
+                number=number,
+                samples=samples,
+                source=source,
+                keys=keys[split][number * BATCH :][: len(samples)],
+            )
+            for split, number, samples in plan.parts()
+        ],
         is_complete=lambda: _is_complete(files, _read_about(files, about), keys),
         begin=lambda: None,  # the claim is all that is known
-        unfinished=lambda: _unfinished(batches),
-        run=lambda pool, left: run_tasks(pool, make_batch, left),
-        finish=lambda: _finish(kind, files, batches, about),
+        finish=lambda records: _finish(kind, files, about, records),
     )
     done_before, finished = job.resume(pool, progress)
     found = finished or _read_about(files, about)
@@ -193,36 +203,6 @@ def generate(
         seconds=time.monotonic() - started,
         notes=plan.notes,
     )
-
-
-def make_batch(batch: Batch) -> int:
-    """Make the files of a batch, then its record; return how many samples it has."""
-    with fetch_ahead(batch.samples.paths, batch.samples.input_size):
-        made, record = _make_files(batch)
-    batch.claim.check(batch.files)
-    key = record_key(batch.split, batch.number)
-    batch.files.write({**made, key: _json(asdict(record))})
-    return len(batch.keys)
-
-
-def _make_files(batch: Batch) -> tuple[dict[str, bytes], Record]:
-    record = Record(plan=batch.plan)
-    made: dict[str, bytes] = {}
-    for index, key in enumerate(batch.keys):
-        try:
-            with local_sample(batch.samples, index) as sample:
-                made[key], size = raw_file(batch.source, sample.path)
-        except LeftOutError as error:
-            record.left_out[key] = str(error)
-        except InputError as error:
-            if batch.on_error == "fail":
-                raise
-            record.skipped[key] = str(error)
-        else:
-            record.sizes[key] = len(made[key])
-            name = key.removeprefix(f"{batch.split}/")
-            record.lines.append(f"{name} {sample.label} {size[0]} {size[1]}")
-    return made, record
 
 
 def _read_about(files: LocalFiles, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,8 +227,7 @@ def _read_about(files: LocalFiles, about: Mapping[str, Any]) -> dict[str, Any]:
         raise StoreError(f"{files.where}/{ABOUT}: damaged; choose another folder")
     remedy = "pass the same, or choose another folder"
     old, new = ({"kind": one.get("kind"), **one["parameters"]} for one in (found, about))
-    values = [(key, old.get(key), new.get(key)) for key in sorted({*old, *new})]
-    check_parameters(files, values, "there", remedy)
+    check_parameters(files, old, new, "there", remedy)
     if found.get("input_sha256") != about["input_sha256"]:
         raise MismatchError(
             f"{files.where}: made from other input (names, labels, sizes or times differ); {remedy}"
@@ -266,53 +245,18 @@ def _is_complete(files: LocalFiles, found: dict[str, Any], keys: Mapping[str, li
     )
 
 
-def _unfinished(batches: list[Batch]) -> tuple[list[Batch], int]:
-    """Return the batches without a record or whole files, and how many samples are done."""
-    left, done = [], 0
-    for batch in batches:
-        record = _read_record(batch)
-        if (
-            record is None
-            or (record.skipped and batch.on_error == "fail")
-            or any(batch.files.size(key) != size for key, size in record.sizes.items())
-        ):
-            left.append(batch)
-        else:
-            done += len(batch.keys)
-    return left, done
-
-
-def _read_record(batch: Batch) -> Record | None:
-    """Return the record of a batch, None where it is missing, damaged or of another job."""
-
-    def parse(document: bytes) -> Record:
-        record = Record(**parse_json(document))
-        left = {**record.left_out, **record.skipped}
-        "".join([*left.values(), *record.lines]).encode()  # all of it can be written as text
-        if record.plan not in ("", batch.plan):
-            raise ValueError("another job's")
-        if sorted([*record.sizes, *left]) != sorted(batch.keys):
-            raise ValueError("of other samples")
-        return record
-
-    key = record_key(batch.split, batch.number)
-    return read_record(batch.files, key, len(batch.keys), parse)
-
-
 def _finish(
-    kind: str, files: LocalFiles, batches: list[Batch], about: dict[str, Any]
+    kind: str,
+    files: LocalFiles,
+    about: dict[str, Any],
+    records: list[tuple[Task[BatchRecord], BatchRecord]],
 ) -> dict[str, Any]:
     """Write the manifests and generated.json; return the content of the latter."""
-    lines: dict[str, list[str]] = {batch.split: [] for batch in batches}
+    lines: dict[str, list[str]] = {task.split: [] for task, _ in records}
     left_out: dict[str, str] = {}
     skipped: dict[str, str] = {}
-    for batch in batches:
-        record = _read_record(batch)
-        if record is None:
-            raise StoreError(
-                f"{files.where}: the record of a batch is gone; run the same command again"
-            )
-        lines[batch.split] += record.lines
+    for task, record in records:
+        lines[task.split] += record.lines
         left_out |= record.left_out
         skipped |= record.skipped
     finished = {

@@ -13,8 +13,8 @@ import pytest
 import eventdata
 from eventdata.conversion import convert
 from eventdata.errors import IncompleteStoreError, InputError, MismatchError, OptionError
+from eventdata.jobs.job import Task
 from eventdata.raw.registry import build_source
-from eventdata.store import write
 from tests.makers import tree_digest
 
 
@@ -66,16 +66,16 @@ class SourceContract:
 
     def test_a_resumed_conversion_writes_the_same_bytes(self, made, tmp_path, monkeypatch):
         raw, whole = made
-        out, real = tmp_path / "out.zarr", write.write_shard
+        out, real = tmp_path / "out.zarr", Task.run
         calls = []
 
         def stop_at_the_second(*args):
             calls.append(args)
             if len(calls) == 2:
                 raise KeyboardInterrupt
-            real(*args)
+            return real(*args)
 
-        monkeypatch.setattr("eventdata.conversion.write_shard", stop_at_the_second)
+        monkeypatch.setattr(Task, "run", stop_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             self.run(raw, out)
         with pytest.raises(IncompleteStoreError):

@@ -19,7 +19,7 @@ from eventdata.errors import (
     OptionError,
     StoreError,
 )
-from eventdata.store import write
+from eventdata.jobs.job import Task
 from tests.drawn import Drawn
 from tests.gated import Laggard
 from tests.makers import (
@@ -136,7 +136,7 @@ def test_records_of_another_plan_do_not_count(tmp_path, monkeypatch):
 def test_interrupted_then_finished(raw, out, tmp_path, monkeypatch):
     """Stop after each shard in turn: the next call resumes and writes the same bytes."""
     run(raw, tmp_path / "whole.zarr")
-    real = write.write_shard
+    real = Task.run
 
     class StopError(Exception):
         pass
@@ -148,9 +148,9 @@ def test_interrupted_then_finished(raw, out, tmp_path, monkeypatch):
             if _calls:
                 raise StopError
             _calls.append(1)
-            real(*args, **kwargs)
+            return real(*args, **kwargs)
 
-        monkeypatch.setattr("eventdata.conversion.write_shard", stop_after_one)
+        monkeypatch.setattr(Task, "run", stop_after_one)
         try:
             result = run(raw, out)
         except StopError:

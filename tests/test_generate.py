@@ -18,6 +18,7 @@ from eventdata.conversion import convert
 from eventdata.errors import InputError, MismatchError, OptionError, StoreError
 from eventdata.files.local import LocalFiles
 from eventdata.generation import generate
+from eventdata.jobs.job import Task
 from tests.makers import make_clips, make_images, tree_digest
 
 SMALL = {"min_events": 20}
@@ -102,7 +103,7 @@ def test_same_bytes_whatever_the_workers_and_interruptions(images, tmp_path, mon
     generate("es-imagenet", images, tmp_path / "two", workers=2, **SMALL)
     whole = tree_digest(tmp_path / "one")
     assert tree_digest(tmp_path / "two") == whole
-    real, out = generation.make_batch, tmp_path / "stopped"
+    real, out = Task.run, tmp_path / "stopped"
     for done in (0, 2, 4):
 
         def stop_after_one(batch, calls=[]):  # noqa: B006
@@ -111,7 +112,7 @@ def test_same_bytes_whatever_the_workers_and_interruptions(images, tmp_path, mon
             calls.append(1)
             return real(batch)
 
-        monkeypatch.setattr(generation, "make_batch", stop_after_one)
+        monkeypatch.setattr(Task, "run", stop_after_one)
         with pytest.raises(KeyboardInterrupt):
             generate("es-imagenet", images, out, **SMALL)
         assert not list(out.glob("*.txt"))  # the manifests come last
@@ -119,7 +120,7 @@ def test_same_bytes_whatever_the_workers_and_interruptions(images, tmp_path, mon
             convert("es-imagenet", out, tmp_path / "x.zarr")
         assert len(list(out.rglob("*.npz"))) >= done
         assert len(list((out / ".work").glob("*.json"))) == done // 2 + 1
-    monkeypatch.setattr(generation, "make_batch", real)
+    monkeypatch.setattr(Task, "run", real)
     (out / ".work" / "left.tmp").touch()
     lost = sorted(out.rglob("*.npz"))[0]
     lost.write_bytes(b"")  # an incomplete file is made again
@@ -141,10 +142,10 @@ def test_same_bytes_whatever_the_workers_and_interruptions(images, tmp_path, mon
 
 def test_a_worker_that_outlives_its_call(images, tmp_path, monkeypatch):
     """It writes neither files nor a record once another call uses the folder."""
-    late, out, tasks, real = tmp_path / "late", tmp_path / "out", [], generation.make_batch
+    late, out, tasks, real = tmp_path / "late", tmp_path / "out", [], Task.run
     with monkeypatch.context() as patched:
         patched.setattr(generation, "_finish", lambda *_: 1 / 0)
-        patched.setattr(generation, "make_batch", lambda task: tasks.append(task) or real(task))
+        patched.setattr(Task, "run", lambda task: tasks.append(task) or real(task))
         for folder, least in ((late, 20), (out, 1)):
             with pytest.raises(ZeroDivisionError):
                 generate("es-imagenet", images, folder, min_events=least)

@@ -12,8 +12,9 @@ no harm. A worker may outlive its command: it checks its `Claim` before it write
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
@@ -23,12 +24,10 @@ from numpy.typing import NDArray
 from eventdata.errors import MismatchError, StoreError, writing
 from eventdata.files import WORK, Files
 from eventdata.files.inputs import MISSING, Numbers, file_numbers
-from eventdata.files.local import LocalFiles, held, most_record_bytes, read_bounded
-from eventdata.jobs.pool import OpenPool, Pool, memory_ran_out
+from eventdata.files.local import LocalFiles, held, read_bounded
+from eventdata.jobs.pool import Pool, run_tasks
 
-Task = TypeVar("Task")
 Result = TypeVar("Result")
-Record = TypeVar("Record")
 OnError = Literal["fail", "skip"]
 Progress = Callable[[int, int], None]  # samples done, samples in total
 Columns = Mapping[str, NDArray[Any]]
@@ -64,30 +63,88 @@ def unseen(files: Files, claim: Claim, inputs: Mapping[str, Numbers]) -> str | N
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(Generic[Task, Result]):
+class Record:
+    """What a task leaves for the end of the job, as JSON.
+
+    skipped: reasons; plan: `Task.plan`, "" in old records.
+    """
+
+    skipped: Mapping[Any, str]
+    plan: str = ""
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Generic[RecordT]):
+    """The work that one record stands for; it travels to a worker by pickle.
+
+    plan: a digest of everything that decides the files.
+    """
+
+    files: Files
+    claim: Claim
+    plan: str
+    on_error: OnError
+    split: str
+    number: int
+    samples: Sized
+
+    def make(self) -> tuple[Mapping[str, bytes | bytearray], RecordT]:
+        """Return the files and the record."""
+        raise NotImplementedError
+
+    def parse(self, document: bytes) -> RecordT:
+        """Return the record if its files have their sizes.
+
+        Raises ValueError, TypeError, KeyError or AttributeError otherwise, or if it is damaged.
+        """
+        raise NotImplementedError
+
+    @property
+    def key(self) -> str:
+        """The key of the record."""
+        return f"{WORK}/{self.split}-{self.number}.json"
+
+    def run(self) -> int:
+        """Write the files, then the record; return the number of samples."""
+        made, record = self.make()
+        self.claim.check(self.files)
+        self.files.write({**made, self.key: json.dumps(asdict(record)).encode()})
+        return len(self.samples)
+
+    def record(self) -> RecordT | None:
+        """Return the record, None where it is missing, damaged or of another job."""
+        most = len(self.samples) * (1 << 15) + (1 << 20)  # one reason for each sample
+        try:
+            record = self.parse(read_bounded(self.files, self.key, most) or b"")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+        return record if record.plan in ("", self.plan) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Generic[RecordT, Result]):
     """The work of one command in one place.
 
     Args:
         files: the place.
         claim: written once the job has begun.
         inputs: some input files, by which a worker on another machine checks what it sees.
-        total: the samples of all tasks.
+        tasks: all tasks, those that are done included.
         is_complete: returns whether nothing is left; raises MismatchError for another job's place.
         begin: writes what is known before the first task.
-        unfinished: returns the tasks that are left and how many samples are done.
-        run: runs tasks and yields the number of samples of each.
         finish: writes what follows the last task; the last file marks the place complete.
     """
 
     files: Files
     claim: Claim
     inputs: Mapping[str, Numbers]
-    total: int
+    tasks: Sequence[Task[RecordT]]
     is_complete: Callable[[], bool]
     begin: Callable[[], None]
-    unfinished: Callable[[], tuple[list[Task], int]]
-    run: Callable[[OpenPool, list[Task]], Generator[int, None, None]]
-    finish: Callable[[], Result]
+    finish: Callable[[list[tuple[Task[RecordT], RecordT]]], Result]
 
     def resume(self, pool: Pool, progress: Progress | None) -> tuple[int, Result | None]:
         """Do what is left.
@@ -96,38 +153,58 @@ class Job(Generic[Task, Result]):
             The number of samples that were done before, and what ``finish`` returned; None where
             nothing was left.
         """
-        files = self.files
+        files, total = self.files, sum(len(task.samples) for task in self.tasks)
         if self.is_complete() and WORK not in files.names():
-            return self.total, None
+            return total, None
         files.prepare()
         with _locked(files):
             if self.is_complete():  # another command may have finished it since
                 _clear(files)  # a kill between the last two steps leaves it
-                return self.total, None
+                return total, None
             self.begin()
             files.write({self.claim.key: self.claim.content})
             for key in files.list(WORK):
                 if key.endswith(".tmp"):
                     files.remove(key)
-            tasks, done = self.unfinished()
-            self._run(pool, tasks, done, progress or (lambda done, total: None))
-            result = self.finish()
-            _clear(files)
-        return done, result
-
-    def _run(self, pool: Pool, tasks: list[Task], done: int, progress: Progress) -> None:
-        probe = partial(unseen, self.files, self.claim, self.inputs)
-        try:
+            left, done_before = self.unfinished()
+            done = done_before
+            report = progress or (lambda done, total: None)
             with (
-                pool.open(probe) as workers,
-                contextlib.closing(self.run(workers, tasks)) as counts,
+                pool.open(partial(unseen, files, self.claim, self.inputs)) as workers,
+                contextlib.closing(run_tasks(workers, Task.run, left)) as counts,
             ):
-                progress(done, self.total)
+                report(done, total)
                 for count in counts:
                     done += count
-                    progress(done, self.total)
-        except MemoryError:  # of a write in a thread
-            raise memory_ran_out() from None
+                    report(done, total)
+            records = list(self._records())
+            for task, record in records:
+                if record is None:
+                    raise StoreError(
+                        f"{files.where}: part {task.number} of {task.split} is gone; run the same "
+                        "command again"
+                    )
+            result = self.finish([(task, record) for task, record in records if record is not None])
+            _clear(files)
+        return done_before, result
+
+    def unfinished(self) -> tuple[list[Task[RecordT]], int]:
+        """Return the tasks that are left, and how many samples are done."""
+        left, done = [], 0
+        for task, record in self._records():
+            if record is None or (record.skipped and task.on_error == "fail"):
+                left.append(task)
+            else:
+                done += len(task.samples)
+        return left, done
+
+    def _records(self) -> Iterator[tuple[Task[RecordT], RecordT | None]]:
+        keys = set(self.files.list(WORK))
+        with ThreadPoolExecutor(16) as threads:  # requests over a network are slow, not busy
+            records = threads.map(
+                lambda task: task.record() if task.key in keys else None, self.tasks
+            )
+            yield from zip(self.tasks, records, strict=True)
 
 
 @contextlib.contextmanager
@@ -152,28 +229,6 @@ def _clear(files: Files) -> None:
         files.remove(WORK)
 
 
-def record_key(split: str, number: int) -> str:
-    """Return the key of a task's record."""
-    return f"{WORK}/{split}-{number}.json"
-
-
-def read_record(
-    files: Files, key: str, samples: int, parse: Callable[[bytes], Record]
-) -> Record | None:
-    """Return a task's record, None where it is missing or damaged.
-
-    Args:
-        files: where it lies.
-        key: see `record_key`.
-        samples: how many samples the task has.
-        parse: raises ValueError, TypeError, KeyError or AttributeError for a damaged document.
-    """
-    try:
-        return parse(read_bounded(files, key, most_record_bytes(samples)) or b"")
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
 def input_digest(splits: Mapping[str, Columns], facts: str = "") -> str:
     """Return the SHA-256 of facts and of the names, labels, sizes and times of the input files."""
     digest = hashlib.sha256(facts.encode())
@@ -187,17 +242,19 @@ def input_digest(splits: Mapping[str, Columns], facts: str = "") -> str:
 
 
 def check_parameters(
-    files: Files, values: Iterable[tuple[str, Any, Any]], place: str, remedy: str
+    files: Files, old: Mapping[str, Any], new: Mapping[str, Any], place: str, remedy: str
 ) -> None:
-    """Raise MismatchError where parameters of OUT differ from those of this call.
+    """Raise MismatchError where the parameters of OUT differ from those of this call.
 
     Args:
-        files: OUT.
-        values: name, value in OUT and value in this call.
         place: the name of OUT in the message.
         remedy: what to do, as an imperative.
     """
-    different = [f"{key} is {a!r} {place}, {b!r} in this call" for key, a, b in values if a != b]
+    different = [
+        f"{key} is {old.get(key)!r} {place}, {new.get(key)!r} in this call"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
     if different:
         raise MismatchError(
             f"{files.where}: made with other parameters: {'; '.join(different)}; {remedy}"

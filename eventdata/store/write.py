@@ -7,24 +7,17 @@ again (complete: true).
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from eventdata.errors import MismatchError, StoreError
 from eventdata.files import WORK, Files
 from eventdata.files.local import MAX_HEADER, LocalFiles, is_larger, read_bounded
-from eventdata.jobs.job import (
-    LOCK,
-    Columns,
-    check_parameters,
-    input_digest,
-    read_record,
-    record_key,
-)
+from eventdata.jobs.job import LOCK, Columns, Record, Task, check_parameters, input_digest
 from eventdata.store.columns import encode_column, read_column
 from eventdata.store.layout import (
     HEADER_KEY,
@@ -35,8 +28,6 @@ from eventdata.store.layout import (
     parse_header,
     parse_json,
     sample_array_document,
-    shard_count,
-    shard_key,
     whole_number,
 )
 
@@ -64,36 +55,23 @@ class StorePlan:
         """The SHA-256 of parameters and input: plans with the same one make the same shards."""
         return input_digest(self.splits, self.header.parameters_sha256)
 
-    def samples(self, split: str) -> int:
-        """Return how many samples the split has."""
-        return len(self.splits[split]["label"])
-
-    def shards(self, split: str) -> int:
-        """Return how many shards the split has."""
-        return shard_count(self.samples(split), self.shard_size)
-
-    def samples_in(self, split: str, shard: int) -> int:
-        """Return how many samples a shard has."""
-        return min(self.shard_size, self.samples(split) - shard * self.shard_size)
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of samples of each split."""
+        return {split: len(columns["label"]) for split, columns in self.splits.items()}
 
 
-@dataclass(frozen=True)
-class ShardRecord:
-    """The record of a shard that is in its place.
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord(Record):
+    """The record of a shard.
 
-    events: of each sample; skipped: reasons by slot; size: bytes of the shard; notes: how many
-    samples each note of the source is about; plan: `StorePlan.digest`, "" in old records.
+    events: of each sample; size: bytes of the shard; skipped: reasons by slot; notes: how many
+    samples each note of the source is about.
     """
 
     events: Sequence[int]
-    skipped: Mapping[int, str]
     size: int
     notes: Mapping[str, int] = field(default_factory=dict)
-    plan: str = ""
-
-    def document(self) -> bytes:
-        """Return the record as JSON, whose keys are strings."""
-        return json.dumps(asdict(self)).encode()
 
     @classmethod
     def parse(cls, document: bytes) -> "ShardRecord":
@@ -107,7 +85,8 @@ class ShardRecord:
         if max(events, default=0) >= 2**32 or not all(0 <= slot < len(events) for slot in skipped):
             raise ValueError("events or slots that no shard has")
         size = whole_number(values["size"], least=0)
-        return cls(events, skipped, size, notes, str(values.get("plan", "")))
+        plan = str(values.get("plan", ""))
+        return cls(events=events, size=size, skipped=skipped, notes=notes, plan=plan)
 
 
 def existing_header(files: Files) -> Header | None:
@@ -142,9 +121,7 @@ def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> None:
     found = existing_header(files)
     if found is not None and (overwrite or not is_begun(files, found, plan)):
         _discard(files, found)
-    fixed = {HEADER_KEY: plan.header.document()}
-    for split in plan.splits:
-        fixed |= _fixed_files(plan, split)
+    fixed = {HEADER_KEY: plan.header.document(), **_fixed_files(plan)}
     files.write({key: data for key, data in fixed.items() if files.size(key) is None})
 
 
@@ -197,44 +174,44 @@ def _discard(files: Files, found: Header) -> None:
 
 def check_same(files: Files, found: Header, plan: StorePlan) -> None:
     """Raise MismatchError unless a store has the plan's parameters and input."""
-    wanted = plan.header
-    values = [
-        (key, getattr(found, key), getattr(wanted, key))
-        for key in ("dataset", "representation", "steps")
-    ]
-    keys = sorted({*found.parameters, *wanted.parameters})
-    values += [(key, found.parameters.get(key), wanted.parameters.get(key)) for key in keys]
-    check_parameters(files, values, "in the store", _REMEDY)
-    if list(found.classes) != list(wanted.classes):
+    own = ("dataset", "representation", "steps")
+    old, new = (
+        {**header.parameters, **{key: getattr(header, key) for key in own}}
+        for header in (found, plan.header)
+    )
+    check_parameters(files, old, new, "in the store", _REMEDY)
+    if list(found.classes) != list(plan.header.classes):
         raise MismatchError(f"{files.where}: made with other classes; {_REMEDY}")
-    for split in plan.splits:
-        for key, data in _fixed_files(plan, split).items():
-            if is_larger(files, key, len(data)) or files.read(key) not in (None, data):
-                _check_input(files, plan, split, key)
+    for key, data in _fixed_files(plan).items():
+        if is_larger(files, key, len(data)) or files.read(key) not in (None, data):
+            _check_input(files, plan, key)
 
 
-def _fixed_files(plan: StorePlan, split: str) -> dict[str, bytes]:
-    """Return the files of a split that are known before its samples are read."""
-    array = sample_array_document(plan.sample, plan.samples(split), plan.shard_size)
-    documents = {"zarr.json": group_document(), f"{plan.sample.array}/zarr.json": array}
-    for name in INPUT_COLUMNS:
-        documents |= encode_column(name, plan.splits[split][name])
-    return {f"{split}/{key}": data for key, data in documents.items()}
+def _fixed_files(plan: StorePlan) -> dict[str, bytes]:
+    """Return the files of all splits that are known before samples are read."""
+    fixed: dict[str, bytes] = {}
+    for split, count in plan.counts.items():
+        array = sample_array_document(plan.sample, count, plan.shard_size)
+        documents = {"zarr.json": group_document(), f"{plan.sample.array}/zarr.json": array}
+        for name in INPUT_COLUMNS:
+            documents |= encode_column(name, plan.splits[split][name])
+        fixed |= {f"{split}/{key}": data for key, data in documents.items()}
+    return fixed
 
 
-def _check_input(files: Files, plan: StorePlan, split: str, key: str) -> None:
+def _check_input(files: Files, plan: StorePlan, key: str) -> None:
     """Raise MismatchError for the first sample whose input is not what the store was made from.
 
     Equal values may differ in bytes, if another version of a library encoded them.
     """
-    columns = plan.splits[split]
+    split, name, *_ = key.split("/")
+    columns, count = plan.splits[split], plan.counts[split]
     stored_count = len(read_column(files, split, "label"))
-    if stored_count != plan.samples(split):
+    if stored_count != count:
         raise MismatchError(
-            f"{files.where}: {split} has {stored_count:,} samples in the store, "
-            f"{plan.samples(split):,} in the input; {_REMEDY}"
+            f"{files.where}: {split} has {stored_count:,} samples in the store, {count:,} in the "
+            f"input; {_REMEDY}"
         )
-    name = key.split("/")[1]
     if name not in INPUT_COLUMNS:
         raise MismatchError(f"{files.where}/{key}: made with other shapes; {_REMEDY}")
     stored, wanted = read_column(files, split, name), columns[name]
@@ -246,66 +223,27 @@ def _check_input(files: Files, plan: StorePlan, split: str, key: str) -> None:
         )
 
 
-def write_shard(
-    files: Files,
-    split: str,
-    sample: SampleFormat,
-    shard: int,
-    data: bytes | bytearray,
-    record: ShardRecord,
-) -> None:
-    """Write a shard, then its record."""
-    files.write(
-        {shard_key(split, sample, shard): data, record_key(split, shard): record.document()}
-    )
-
-
-def read_records(files: Files, plan: StorePlan, split: str) -> dict[int, ShardRecord]:
-    """Return the records of the shards that are done."""
-    keys = set(files.list(WORK))
-    shards = [n for n in range(plan.shards(split)) if record_key(split, n) in keys]
-    ours = ("", plan.digest)  # not in the threads, each of which would compute it
-
-    def read(shard: int) -> ShardRecord | None:
-        key = record_key(split, shard)
-        record = read_record(files, key, plan.shard_size, ShardRecord.parse)
-        if record is None or record.plan not in ours:
-            return None
-        size = files.size(shard_key(split, plan.sample, shard))
-        whole = record.size == size and len(record.events) == plan.samples_in(split, shard)
-        return record if whole else None
-
-    with ThreadPoolExecutor(16) as threads:  # requests over a network are slow, not busy
-        records = zip(shards, threads.map(read, shards), strict=True)
-        return {shard: record for shard, record in records if record is not None}
-
-
-def finish(files: Files, plan: StorePlan) -> Counter[str]:
+def finish(
+    files: Files, plan: StorePlan, records: Iterable[tuple[Task[Any], ShardRecord]]
+) -> Counter[str]:
     """Write the result columns and mark the store complete; return how often each note occurs."""
-    results: dict[str, bytes] = {}
+    events = {split: np.zeros(count, np.uint32) for split, count in plan.counts.items()}
+    valid = {split: np.ones(count, np.bool_) for split, count in plan.counts.items()}
     skips = []
     notes: Counter[str] = Counter()
-    for split, columns in plan.splits.items():
-        records = read_records(files, plan, split)
-        lost = set(range(plan.shards(split))) - set(records)
-        if lost:
-            raise StoreError(
-                f"{files.where}: shard {min(lost)} of {split} is gone; run the same command again"
-            )
-        events = np.zeros(plan.samples(split), np.uint32)
-        valid = np.ones(plan.samples(split), np.bool_)
-        for shard, record in sorted(records.items()):
-            notes.update(record.notes)
-            start = shard * plan.shard_size
-            events[start : start + len(record.events)] = record.events
-            for slot, reason in sorted(record.skipped.items()):
-                index = start + slot
-                valid[index] = False
-                name = str(columns["name"][index])
-                skips.append({"split": split, "index": index, "name": name, "reason": reason})
-        for name, values in (("event_count", events), ("valid", valid)):
-            encoded = encode_column(name, values)
-            results |= {f"{split}/{key}": data for key, data in encoded.items()}
+    for task, record in records:
+        notes.update(record.notes)
+        start = task.number * plan.shard_size
+        events[task.split][start : start + len(record.events)] = record.events
+        for slot, reason in sorted(record.skipped.items()):
+            index = start + slot
+            valid[task.split][index] = False
+            name = str(plan.splits[task.split]["name"][index])
+            skips.append({"split": task.split, "index": index, "name": name, "reason": reason})
+    results: dict[str, bytes] = {}
+    for split in plan.splits:
+        columns = encode_column("event_count", events[split]) | encode_column("valid", valid[split])
+        results |= {f"{split}/{key}": data for key, data in columns.items()}
     if skips:
         results[SKIPPED_KEY] = json.dumps(skips, indent=1, ensure_ascii=False).encode()
     results[HEADER_KEY] = replace(plan.header, complete=True).document()  # the last to appear

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -20,10 +21,12 @@ import numpy as np
 
 import eventdata
 from eventdata.conversion import DEFAULT_SHARD_SIZE, SourcePlan, plan_job
+from eventdata.files import WORK
 from eventdata.files.local import LocalFiles
 from eventdata.raw.es_imagenet import EsImageNet
+from eventdata.store.layout import shard_count, shard_key
 from eventdata.store.shard import ShardBuilder
-from eventdata.store.write import ShardRecord, begin, write_shard
+from eventdata.store.write import ShardRecord, begin
 from tools.bench.growth import make_raw
 from tools.bench.report import machine, output_option, resident
 
@@ -81,12 +84,14 @@ def write_all_but_the_last(folder: Path) -> None:
     for slot in range(plan.shard_size):
         builder.add(slot, packed)
     data = builder.finish()
-    record = ShardRecord([events] * plan.shard_size, {}, len(data))
+    record = ShardRecord(events=[events] * plan.shard_size, skipped={}, size=len(data))
+    document = json.dumps(asdict(record)).encode()
     files = LocalFiles(folder / "store.zarr")
     files.prepare()
     begin(files, plan, overwrite=False)
-    for shard in range(plan.shards("train") - 1):
-        write_shard(files, "train", plan.sample, shard, data, record)
+    for shard in range(shard_count(plan.counts["train"], plan.shard_size) - 1):
+        key = shard_key("train", plan.sample, shard)
+        files.write({key: data, f"{WORK}/train-{shard}.json": document})
 
 
 def do_step(name: str, folder: Path) -> dict[str, float]:
