@@ -8,10 +8,9 @@ uint8 (n, 3): row, column, step 1..8. The frames are those of the published load
 
 import posixpath
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ CLASSES = 1000
 LONG_SIDE = 254
 CANVAS = 256
 MARGIN = 16
+SIDE = CANVAS - 2 * MARGIN
 STEPS = 8
 # A cell can hold one event a step and polarity: more bytes than this is no sample.
 MAX_ARRAY_BYTES = STEPS * CANVAS * CANVAS * 3 + 4096
@@ -41,27 +41,11 @@ class EsImageNet(SourceSettings):
     dataset = "es-imagenet"
     example = "ES-imagenet-0.18/ es.zarr"
     walks = False
-
-    @cached_property
-    def classes(self) -> Sequence[str]:
-        """``class0`` .. ``class999``, as the published folders are named."""
-        return [f"class{label}" for label in range(CLASSES)]
-
-    @property
-    def sample_format(self) -> SampleFormat:
-        """Binary frames (8, 2, 224, 224)."""
-        side = CANVAS - 2 * MARGIN
-        return SampleFormat(
-            representation="binary", steps=STEPS, channels=2, height=side, width=side
-        )
-
-    @property
-    def parameters(self) -> Parameters:
-        """The published framing; it has no settings."""
-        return {"source": "es-imagenet", "framing": "published"}
+    classes = tuple(f"class{label}" for label in range(CLASSES))
+    sample_format = SampleFormat("binary", STEPS, 2, SIDE, SIDE)
+    parameters: ClassVar[Parameters] = {"source": "es-imagenet", "framing": "published"}
 
     def splits(self) -> dict[str, Samples]:
-        """Return train and val, or the one whose manifest exists."""
         if self.only is not None and self.only not in MANIFESTS:
             raise OptionError(f"es-imagenet has the splits train and val, not {self.only!r}")
         wanted = [self.only] if self.only else list(MANIFESTS)
@@ -72,17 +56,16 @@ class EsImageNet(SourceSettings):
                 f"{self.root}: no {names} in it; give the folder that holds the manifests and the "
                 "folders train and val (see datasets.md)"
             )
-        return {split: self._list(split) for split in present}
+        return {split: self._list(self.root / MANIFESTS[split], split) for split in present}
 
-    def _list(self, split: str) -> Samples:
-        manifest = self.root / MANIFESTS[split]
+    def _list(self, manifest: Path, split: str) -> Samples:
         lines = read_lines(manifest)
         if not lines:
             raise InputError(f"{manifest}: the manifest is empty; get it again")
-        folder = str(self.root / split)
+        folder = f"{self.root}/{split}"
         names: list[str] = []
         paths: list[str] = []
-        labels = np.full(len(lines), -1, np.int32)
+        labels = np.zeros(len(lines), np.int32)
         sizes = np.zeros((len(lines), 2), np.int64)
         problems: dict[int, str] = {}
         seen: set[str] = set()
@@ -101,9 +84,9 @@ class EsImageNet(SourceSettings):
         return Samples(names, labels, paths, sizes, problems)
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
-        """Fill out (1, 224, 224, 2) from one npz; see `Source.read`."""
         arrays = read_npz(sample.path, ("pos", "neg"), MAX_ARRAY_BYTES)
         height, width = sample.details
+        shift = (LONG_SIDE - height) // 2, (LONG_SIDE - width) // 2
         out[:] = 0
         for polarity, (key, events) in enumerate(zip(("pos", "neg"), arrays, strict=True)):
             if events.ndim != 2 or events.shape[1] != 3:
@@ -112,22 +95,14 @@ class EsImageNet(SourceSettings):
                     "column, step; generate the file again"
                 )
             fault, event = scatter_coordinates(
-                np.ascontiguousarray(events),
-                polarity,
-                (LONG_SIDE - height) // 2,
-                (LONG_SIDE - width) // 2,
-                CANVAS,
-                MARGIN,
-                out,
+                np.ascontiguousarray(events), polarity, *shift, CANVAS, MARGIN, out
             )
             if fault != OK:
-                what = (
-                    "a step that is not 1 to 8" if fault == BAD_STEP else "coordinates off canvas"
-                )
-                row, column, step = (int(value) for value in events[event])
+                row, column, step = events[event].tolist()
+                bad = "a step that is not 1 to 8" if fault == BAD_STEP else "coordinates off canvas"
                 raise InputError(
                     f"{sample.path}: event {event} of {key!r} (row {row}, column {column}, step "
-                    f"{step}; image {height}x{width}) has {what}; generate the file again"
+                    f"{step}; image {height}x{width}) has {bad}; generate the file again"
                 )
         if not any(map(len, arrays)):
             raise InputError(f"{sample.path}: no events in it; generate the file again")

@@ -5,6 +5,7 @@ positive. The three official splits (Soomro et al., 2012) keep the clips of a gr
 video, on one side.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +22,9 @@ from eventdata.store.layout import SampleFormat
 
 @dataclass(frozen=True, kw_only=True)
 class EsUcf101(ClipFolders):
-    """Raw ES-UCF101 clips, listed as `ClipFolders` lists them.
+    """Raw ES-UCF101 clips."""
 
-    ``steps``, ``height``, ``width``: the shape of the raw arrays.
-    """
-
-    steps: int = 30
+    steps: int = 30  # the shape of the raw arrays
     height: int = 256
     width: int = 342
     dataset = "es-ucf101"
@@ -35,17 +33,9 @@ class EsUcf101(ClipFolders):
 
     @property
     def sample_format(self) -> SampleFormat:
-        """Binary frames (T, 2, H, W)."""
-        return SampleFormat(
-            representation="binary",
-            steps=self.steps,
-            channels=2,
-            height=self.height,
-            width=self.width,
-        )
+        return SampleFormat("binary", self.steps, 2, self.height, self.width)
 
     def splits(self) -> dict[str, Samples]:
-        """Return train and test of the fold, or all clips."""
         if (self.root / WORK).is_dir():
             raise InputError(
                 f"{self.root}: `eventdata generate` has not finished; run the same command again"
@@ -53,10 +43,8 @@ class EsUcf101(ClipFolders):
         return super().splits()
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
-        """Fill out (K, H, W, 2) from one npz; see `Source.read`."""
         shape = (2, self.steps, self.height, self.width)
-        limit = 2 * self.steps * self.height * self.width + 4096
-        (frames,) = read_npz(sample.path, ("arr_0",), limit)
+        (frames,) = read_npz(sample.path, ("arr_0",), math.prod(shape) + 4096)
         if frames.shape != shape:
             raise InputError(
                 f"{sample.path}: array 'arr_0' has shape {frames.shape}, not {shape} (polarity, "

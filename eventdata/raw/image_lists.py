@@ -6,11 +6,12 @@
 
 A list has lines ``path label``, where a label is a class's name or its index. A class's index is
 its place among the sorted names, which for ImageNet are WordNet ids, or as a file of lines
-``name index`` says.
+``name index`` says. A sample's name is its path in its split's folder. Samples are sorted, or in
+the order of the list if it has them.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,21 +38,12 @@ class _Rows:
     folder: Path
     names: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    from_list: bool = False
     problems: dict[int, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ImageList:
-    """Class names by label, and the samples of each split."""
-
-    classes: Sequence[str]
-    splits: Mapping[str, Samples]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolders(SourceSettings):
-    """A source of labelled images under ``root``."""
+    """A source of labelled images under ``root``; all splits number the classes."""
 
     list_file: Path | None = setting(
         None, "Labels, in lines 'path label'.", unit="file", option="list", stored=False
@@ -64,77 +56,64 @@ class ImageFolders(SourceSettings):
         stored=False,
     )
 
-    @cached_property
-    def _listing(self) -> ImageList:
-        return list_images(self.root, self.list_file, self.classes_file, self.only)
-
     @property
     def classes(self) -> Sequence[str]:
         """Names of the class folders, or those in the file of classes."""
-        return self._listing.classes
+        return self._listing[0]
 
     def splits(self) -> dict[str, Samples]:
-        """Return the splits that exist of train, val and test."""
-        return dict(self._listing.splits)
+        return dict(self._listing[1])
 
-
-def list_images(
-    root: Path, list_file: Path | None, classes_file: Path | None, only: str | None
-) -> ImageList:
-    """Return the images under ``root``, sorted, or in the order of ``list_file`` if it has them.
-
-    A sample's name is its path in its split's folder. A bad line is a problem of its sample.
-
-    Args:
-        root: the folder.
-        list_file: lines ``path label``.
-        classes_file: lines ``name index``.
-        only: the one split to list. All splits number the classes, so its labels stay the same.
-
-    Raises:
-        InputError: nothing can be listed.
-    """
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the one that holds the images")
-    folders = {split: root / split for split in SPLITS if (root / split).is_dir()}
-    notes = []
-    if not folders:
-        if list_file is None:
-            _check_level(root)
-        folders = {"train": root}
-        if only is None:
-            notes.append("no folders train, val or test in the input: all is one split, train")
-    if only is not None and only not in folders:
-        raise OptionError(f"{root}: no split {only!r}; there are: {', '.join(folders)}")
-    rows = {split: _Rows(folder) for split, folder in folders.items()}
-    class_folders = {split: _class_folders(folder) for split, folder in folders.items()}
-    if list_file is not None:
-        _read_list(list_file, rows, [split for split in rows if not class_folders[split]])
-    for split, part in rows.items():
-        if not part.names:
-            _walk_classes(part, class_folders[split])
-        if not part.names and only is None:
-            notes.append(f"{part.folder}: skipped, without images in class folders or in the list")
-    classes = _classes(rows, classes_file)
-    splits = {
-        split: _samples(part, classes)
-        for split, part in rows.items()
-        if part.names and only in (None, split)
-    }
-    if not splits:
-        raise InputError(
-            f"{folders.get(only or '', root)}: no images in class folders; give a folder of class "
-            "folders, or the images' labels by --list FILE (lines 'path label')"
-        )
-    next(iter(splits.values())).notes.extend(notes)
-    return ImageList([stored_name(name) for name in classes], splits)
-
-
-def _check_level(root: Path) -> None:
-    """InputError where the folder below is meant: its only class folder has the splits in it."""
-    lone = _class_folders(root)
-    if len(lone) == 1 and set(SPLITS) & set(_class_folders(root / lone[0])):
-        raise InputError(f"{root}: holds one folder, which holds the splits; give {root / lone[0]}")
+    @cached_property
+    def _listing(self) -> tuple[list[str], dict[str, Samples]]:
+        """The class names by label, and the samples of each split."""
+        root, only = self.root, self.only
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder; give the one that holds the images")
+        present = {split: root / split for split in SPLITS if (root / split).is_dir()}
+        folders = present or {"train": root}
+        class_folders = {split: _class_folders(folder) for split, folder in folders.items()}
+        notes = []
+        if not present:
+            inner = [root / name for name in class_folders["train"]]
+            if self.list_file is None and len(inner) == 1 and {*SPLITS} & {*_class_folders(*inner)}:
+                raise InputError(
+                    f"{root}: holds one folder, which holds the splits; give {inner[0]}"
+                )
+            if only is None:
+                notes.append("no folders train, val or test in the input: all is one split, train")
+        if only is not None and only not in folders:
+            raise OptionError(f"{root}: no split {only!r}; there are: {', '.join(folders)}")
+        listed: dict[str, _Rows] = {}
+        if self.list_file is not None:
+            without = [split for split in folders if not class_folders[split]]
+            listed = _read_list(self.list_file, folders, without)
+        walked = {
+            split: _walk(folder, class_folders[split])
+            for split, folder in folders.items()
+            if split not in listed
+        }
+        notes += [
+            f"{rows.folder}: skipped, without images in class folders or in the list"
+            for rows in walked.values()
+            if not rows.names and only is None
+        ]
+        if self.classes_file is not None:
+            classes = _read_classes(self.classes_file)
+        else:
+            classes = _classes(listed.values(), walked.values())
+        splits = {
+            split: _samples(rows, classes)
+            for split in folders
+            if (rows := (listed | walked)[split]).names and only in (None, split)
+        }
+        if not splits:
+            raise InputError(
+                f"{folders.get(only or '', root)}: no images in class folders; give a folder of "
+                "class folders, or the images' labels by --list FILE (lines 'path label')"
+            )
+        next(iter(splits.values())).notes.extend(notes)
+        return [stored_name(name) for name in classes], splits
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -142,38 +121,42 @@ def _class_folders(folder: Path) -> list[str]:
     return sorted(name for name in folders if not name.startswith("."))
 
 
-def _walk_classes(rows: _Rows, class_folders: Sequence[str]) -> None:
-    """Add all images of the class folders, at any depth, by class and then by path."""
+def _walk(folder: Path, class_folders: Sequence[str]) -> _Rows:
+    """Return all images of the class folders, at any depth, by class and then by path."""
+    rows = _Rows(folder)
     with ThreadPoolExecutor(16) as threads:  # to list over a network is slow, not busy
-        listed = threads.map(files_below, (rows.folder / name for name in class_folders))
-        for name, files in zip(class_folders, listed, strict=True):
+        found = threads.map(files_below, (folder / name for name in class_folders))
+        for name, files in zip(class_folders, found, strict=True):
             images = [f"{name}/{file}" for file in files if file.lower().endswith(SUFFIXES)]
             rows.names += sorted(images)
             rows.labels += [name] * len(images)
+    return rows
 
 
-def _read_list(path: Path, rows: Mapping[str, _Rows], flat: Sequence[str]) -> None:
-    """Add each line to the split that its path starts with.
+def _read_list(path: Path, folders: Mapping[str, Path], without: Sequence[str]) -> dict[str, _Rows]:
+    """Return the rows of each split that the list has.
 
-    Where it starts with none, to the only split (INPUT itself, say), or to the only one without
-    class folders.
+    A line is of the split that its path starts with. Where it starts with none, it is of the only
+    split (INPUT itself, say), or of the only one ``without`` class folders.
     """
-    home = next(iter(rows)) if len(rows) == 1 else flat[0] if len(flat) == 1 else None
+    listed: dict[str, _Rows] = {}
+    home = next(iter(folders)) if len(folders) == 1 else without[0] if len(without) == 1 else None
     seen: set[tuple[str, str]] = set()
     lines = read_lines(path)
     if not lines:
         raise InputError(f"{path}: the list is empty")
     for number, line in enumerate(lines, 1):
         name, label = [*line.rsplit(maxsplit=1), "", ""][:2]
-        problem = ""
         first, _, rest = name.partition("/")
-        split = first if rest and first in rows and rows[first].folder.name == first else home
+        split = home
+        if rest and first in folders and folders[first].name == first:
+            split, name = first, rest
         if split is None:
             raise InputError(
                 f"{path}:{number}: {line!r} is of no split; begin its path with "
-                f"{' or '.join(f'{one}/' for one in rows)}"
+                f"{' or '.join(f'{one}/' for one in folders)}"
             )
-        name = rest if split == first and rest else name
+        problem = ""
         if not (name and label):
             problem = f"expected 'path label', found {line!r}"
         elif not safe_relative(name):
@@ -181,30 +164,27 @@ def _read_list(path: Path, rows: Mapping[str, _Rows], flat: Sequence[str]) -> No
         elif (split, name) in seen:
             problem = f"{name!r} is listed twice"
         seen.add((split, name))
-        part = rows[split]
-        part.from_list = True
+        rows = listed.setdefault(split, _Rows(folders[split]))
         if problem:
-            part.problems[len(part.names)] = f"{path}:{number}: {problem}"
-        part.names.append(name or line)
-        part.labels.append(label)
+            rows.problems[len(rows.names)] = f"{path}:{number}: {problem}"
+        rows.names.append(name or line)
+        rows.labels.append(label)
+    return listed
 
 
-def _classes(rows: Mapping[str, _Rows], classes_file: Path | None) -> list[str]:
-    """Return class names by index: from the file, the folders and lists, or just numbers."""
-    if classes_file is not None:
-        return _read_classes(classes_file)
-    listed = {
+def _classes(listed: Iterable[_Rows], walked: Iterable[_Rows]) -> list[str]:
+    """Return class names by index: those of the folders and lists, or just numbers."""
+    labels = {
         label
-        for part in rows.values()
-        if part.from_list
-        for index, label in enumerate(part.labels)
-        if index not in part.problems
+        for rows in listed
+        for index, label in enumerate(rows.labels)
+        if index not in rows.problems
     }
-    numbers = {int(label) for label in listed if _INDEX.fullmatch(label)}
-    names = {name for part in rows.values() if not part.from_list for name in part.labels}
-    names |= {label for label in listed if not _INDEX.fullmatch(label)}
-    if not names and max(numbers, default=0) < MAX_CLASSES:
-        return [str(index) for index in range(max(numbers, default=-1) + 1)]
+    numbers = set(filter(_INDEX.fullmatch, labels))
+    names = (labels - numbers).union(*(rows.labels for rows in walked))
+    highest = max(map(int, numbers), default=-1)
+    if not names and highest < MAX_CLASSES:
+        return [str(index) for index in range(highest + 1)]
     return sorted(names)
 
 
@@ -223,22 +203,17 @@ def _read_classes(path: Path) -> list[str]:
 
 def _samples(rows: _Rows, classes: Sequence[str]) -> Samples:
     """Return the columns of a split."""
-    indices = {name: index for index, name in enumerate(classes)}
-    indices |= {str(index): index for index in range(len(classes)) if str(index) not in indices}
-    labels = np.full(len(rows.names), -1, np.int32)
-    for index, label in enumerate(rows.labels):
-        if label in indices:
-            labels[index] = indices[label]
-        else:
-            where = f"{rows.folder}/{rows.names[index]}"
-            rows.problems.setdefault(
-                index, f"{where}: its class {label!r} is not one of the {len(classes):,} classes"
-            )
+    indices = {str(index): index for index in range(len(classes))}
+    indices |= {name: index for index, name in enumerate(classes)}
+    labels = np.array([indices.get(label, -1) for label in rows.labels], np.int32)
+    for index in np.flatnonzero(labels < 0).tolist():
+        where, label = f"{rows.folder}/{rows.names[index]}", rows.labels[index]
+        problem = f"{where}: its class {label!r} is not one of the {len(classes):,} classes"
+        rows.problems.setdefault(index, problem)
     folder = str(rows.folder)
     paths = [
         "" if index in rows.problems else f"{folder}/{name}"
         for index, name in enumerate(rows.names)
     ]
-    details = np.empty((len(rows.names), 0), np.int64)
     names = [stored_name(name) for name in rows.names]
-    return Samples(names, labels, paths, details, rows.problems)
+    return Samples(names, labels, paths, np.empty((len(names), 0), np.int64), rows.problems)

@@ -17,7 +17,7 @@ from eventdata.store.layout import SampleFormat
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet(ImageFolders):
-    """Labelled images, listed as `image_lists` describes."""
+    """Images from which ODG makes events."""
 
     odg: OdgSettings = setting(factory=OdgSettings, section="Events from images")
     dataset = "imagenet"
@@ -25,14 +25,9 @@ class ImageNet(ImageFolders):
 
     @property
     def sample_format(self) -> SampleFormat:
-        """Binary frames (T, 2, H, W), (8, 2, 224, 224) by default."""
-        side = self.odg.crop
-        return SampleFormat(
-            representation="binary", steps=self.odg.steps, channels=2, height=side, width=side
-        )
+        return SampleFormat("binary", self.odg.steps, 2, self.odg.crop, self.odg.crop)
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
-        """Fill out (K, H, W, 2) from one image file; see `Source.read`."""
         image = read_picture(sample.path)
         try:
             return image_frames(image, self.odg, out)
@@ -40,7 +35,7 @@ class ImageNet(ImageFolders):
             raise type(error)(f"{sample.path}: {error}") from None
 
     def events(self, path: str) -> tuple[U8, U8, tuple[int, int]]:
-        """``pos`` and ``neg`` of a raw file of one image, and its size in the manifest."""
+        """Return ``pos`` and ``neg`` of a raw file, and the image's size in the manifest."""
         image = read_picture(path)
         try:
             pos, neg = image_events(image, self.odg)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.files import is_url
-from eventdata.files.inputs import file_numbers, only_local
+from eventdata.files.inputs import file_numbers
 from eventdata.settings import Settings, from_options, parameters_of, setting
 from eventdata.store.layout import Parameters, SampleFormat
 
@@ -51,20 +51,12 @@ class Samples:
 
     @classmethod
     def gather(cls, rows: Sequence[tuple["Samples", int]]) -> "Samples":
-        """Single samples of one or several lists, their files not inspected yet."""
-        width = rows[0][0].details.shape[1] if rows else 0
+        """Return single samples without problems, their files not inspected yet."""
         return cls(
             names=[part.names[i] for part, i in rows],
             labels=np.array([part.labels[i] for part, i in rows], np.int32),
             paths=[part.paths[i] for part, i in rows],
-            details=np.array([part.details[i] for part, i in rows], np.int64).reshape(
-                len(rows), width
-            ),
-            problems={
-                place: part.problems[i]
-                for place, (part, i) in enumerate(rows)
-                if i in part.problems
-            },
+            details=np.array([part.details[i] for part, i in rows], np.int64),
         )
 
     def __getitem__(self, part: slice) -> "Samples":
@@ -80,16 +72,16 @@ class Samples:
         )
 
     def row(self, index: int) -> Sample:
-        """One sample of the list."""
+        """Return one sample of the list."""
         details = tuple(self.details[index].tolist())
         return Sample(self.names[index], int(self.labels[index]), self.paths[index], details)
 
     def file_numbers(self, index: int) -> tuple[int, int]:
-        """Size and time of change that `inspect_files` found of a sample's file."""
+        """Return the size and time of change that `inspect_files` found for a sample."""
         return int(self.input_size[index]), int(self.input_time[index])
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """The columns that a store keeps of its input, by the names of its arrays."""
+        """Return the columns that a store keeps of its input, by the names of its arrays."""
         return {
             "name": np.array(self.names, dtype=object),
             "label": self.labels,
@@ -166,49 +158,30 @@ class SourceSettings(Settings):
         None, "Convert only this split, such as train or val.", option="split", stored=False
     )
 
-    walks: ClassVar[bool] = True
-    """Whether the source looks into all folders of the input, not only into known ones."""
-    local: ClassVar[str] = ""
-    """A name for the input of a source that reads folders but no URLs; "" for the others."""
     dataset: ClassVar[str]
-    example: ClassVar[str] = "INPUT OUT"
-    """Words of an example for the help page, after the source's name."""
+    walks: ClassVar[bool] = True  # into all folders of the input, not only into known ones
+    example: ClassVar[str] = "INPUT OUT"  # for the help page, after the source's name
 
     @classmethod
     def build(cls, name: str, root: Path, options: Mapping[str, Any]) -> Source:
-        """Return the source on an input folder.
-
-        Args:
-            name: the source's name, as the user gave it.
-            root: the folder, or a path behind a URL.
-            options: values by the names of options, as `settings.from_options` reads them.
-        """
-        if cls.local:
-            only_local(root, cls.local)
-        return cast(Source, from_options(cls, options, root=root, **cls.named(name)))
+        """Return the source ``name`` on a folder or URL; options as `from_options` reads them."""
+        return cast(Source, from_options(cls, options, root=root))
 
     @property
     def parameters(self) -> Parameters:
-        """The options that decide what the samples hold."""
+        """The stored options, those that decide what the samples hold."""
         return {"source": self.dataset, **parameters_of(self)}
-
-    @classmethod
-    def named(cls, name: str) -> Mapping[str, Any]:
-        """Return the fields that the source's name decides."""
-        return {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-_notes: ContextVar[Counter[str] | None] = ContextVar("notes", default=None)
+_notes: ContextVar[Counter[str]] = ContextVar("notes")
 
 
 def note(text: str) -> None:
     """Add a note for the user about the sample being read; equal notes are counted together."""
-    notes = _notes.get()
-    if notes is not None:
-        notes[text] += 1
+    _notes.get(Counter())[text] += 1
 
 
 @contextlib.contextmanager

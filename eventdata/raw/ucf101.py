@@ -19,7 +19,7 @@ from eventdata.store.layout import Parameters, SampleFormat
 
 @dataclass(frozen=True, kw_only=True)
 class Ucf101(ClipFolders):
-    """Clips, listed as `ClipFolders` lists them: videos, which need PyAV, or folders of frames."""
+    """Clips as videos, which need PyAV, or as folders of frames."""
 
     video: VideoSettings = setting(factory=VideoSettings, section="Events from clips")
     dataset = "ucf101"
@@ -36,24 +36,14 @@ class Ucf101(ClipFolders):
 
     @property
     def sample_format(self) -> SampleFormat:
-        """Binary frames (T, 2, H, W), (30, 2, 256, 342) by default."""
-        height, width = self.video.size
-        return SampleFormat(
-            representation="binary",
-            steps=self.video.steps,
-            channels=2,
-            height=height,
-            width=width,
-        )
+        return SampleFormat("binary", self.video.steps, 2, *self.video.size)
 
     @property
     def parameters(self) -> Parameters:
-        """The fold and the settings of the differences; mode 1 has no seed."""
-        parameters = super().parameters
-        return {**parameters, "seed": None} if self.video.mode == 1 else parameters
+        unused = {"seed": None} if self.video.mode == 1 else {}
+        return {**super().parameters, **unused}
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
-        """Fill out (K, H, W, 2) from one clip; see `Source.read`."""
         grey = read_clip(sample.path, self.video)
         ones = clip_frames(grey, self.video, out, clip_name(sample.path))
         if ones == 0:
@@ -61,7 +51,7 @@ class Ucf101(ClipFolders):
         return ones
 
     def events(self, path: str) -> U8:
-        """``arr_0`` of a raw file of one clip, (2, T, H, W)."""
+        """Return ``arr_0`` of a raw file of one clip, (2, T, H, W)."""
         events = clip_events(read_clip(path, self.video), self.video, clip_name(path))
         if not events.any():
             raise InputError(f"{path}: nothing moves in it, so it has no events")

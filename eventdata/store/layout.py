@@ -44,7 +44,7 @@ Representation = Literal["binary", "count", "image"]
 Parameters = Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SampleFormat:
     """The shape and type of one sample.
 

@@ -7,7 +7,6 @@ from PIL import Image
 from eventdata.errors import InputError, LeftOutError, OptionError
 from eventdata.formats.image import read_picture
 from eventdata.kernels.odg import PUBLISHED_TRACE, OdgSettings, image_frames
-from eventdata.raw.image_lists import list_images
 from eventdata.raw.imagenet import ImageNet
 from eventdata.settings import from_options, parameters_of
 from tests.makers import make_images, picture
@@ -15,12 +14,16 @@ from tests.makers import make_images, picture
 SMALL = OdgSettings(long_side=62, crop=48, min_events=20)
 
 
-def listed(root, list_file=None, classes_file=None, only=None):
+def list_images(root, list_file=None, classes_file=None, only=None):
+    return ImageNet(root=root, list_file=list_file, classes_file=classes_file, only=only)
+
+
+def listed(*given, **options):
     """Classes, and (name, label) of each split."""
-    found = list_images(root, list_file, classes_file, only)
+    found = list_images(*given, **options)
     rows = {
         split: list(zip(samples.names, samples.labels.tolist(), strict=True))
-        for split, samples in found.splits.items()
+        for split, samples in found.splits().items()
     }
     return list(found.classes), rows
 
@@ -36,7 +39,7 @@ def test_class_folders_are_one_split(tmp_path):
     classes, rows = listed(tmp_path)
     assert classes == ["a", "b"]
     assert rows == {"train": [("a/deep/1.jpg", 0), ("b/10.png", 1), ("b/2.JPEG", 1)]}
-    samples = list_images(tmp_path, None, None, None).splits["train"]
+    samples = list_images(tmp_path).splits()["train"]
     assert samples.paths[0] == str(tmp_path / "a/deep/1.jpg")
     assert "all is one split, train" in samples.notes[0]
 
@@ -68,7 +71,7 @@ def test_official_layout_with_a_list_for_val(tmp_path):
         assert classes == ["n1", "n2"]
         assert rows["train"] == [("n1/1.JPEG", 0), ("n2/1.JPEG", 1)]
         assert rows["val"] == [("v_2.JPEG", 1), ("v_1.JPEG", 0)]
-    paths = list_images(tmp_path, tmp_path / "list.txt", None, "val").splits["val"].paths
+    paths = list_images(tmp_path, tmp_path / "list.txt", None, "val").splits()["val"].paths
     assert paths[0] == str(tmp_path / "val" / "v_2.JPEG")
 
 
@@ -86,7 +89,9 @@ def test_file_of_classes(tmp_path):
     classes, rows = listed(tmp_path, None, tmp_path / "classes.txt")
     assert classes == ["n2", "n0", "n1"]
     assert rows["train"] == [("n1/1.jpg", 2), ("n2/1.jpg", 0), ("n9/1.jpg", -1)]
-    problems = list_images(tmp_path, None, tmp_path / "classes.txt", None).splits["train"].problems
+    problems = (
+        list_images(tmp_path, None, tmp_path / "classes.txt", None).splits()["train"].problems
+    )
     assert list(problems) == [2]
     assert "its class 'n9' is not one of the 3 classes" in problems[2]
 
@@ -103,7 +108,7 @@ def test_bad_lines_of_a_list(tmp_path):
     touch(tmp_path, "1.jpg")
     lines = ["1.jpg 0", "1.jpg 0", "../1.jpg 0", "/1.jpg 0", "lonely", "", "2.jpg 0"]
     (tmp_path / "list.txt").write_text("\n".join(lines))
-    samples = list_images(tmp_path, tmp_path / "list.txt", None, None).splits["train"]
+    samples = list_images(tmp_path, tmp_path / "list.txt").splits()["train"]
     samples.inspect_files()
     assert len(samples) == 7
     expected = ["", "twice", "leaves", "leaves", "path label", "path label", "isn't there"]
@@ -120,7 +125,7 @@ def test_a_folder_too_high_is_told(tmp_path):
     with pytest.raises(InputError, match=f"holds the splits; give {tmp_path}/ILSVRC"):
         listed(tmp_path)
     (tmp_path / "list.txt").write_text("ILSVRC/val/a/3.jpg 0\n")
-    list_images(tmp_path, tmp_path / "list.txt", None, None)
+    listed(tmp_path, tmp_path / "list.txt")
     touch(tmp_path, "other/4.jpg")
     listed(tmp_path)
 
@@ -142,7 +147,7 @@ def test_lists_and_folders_of_no_use(tmp_path):
     with pytest.raises(InputError, match="the list is empty"):
         listed(tmp_path, tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("train/a.jpg 0\n")
-    samples = list_images(tmp_path, tmp_path / "list.txt", None, None).splits
+    samples = list_images(tmp_path, tmp_path / "list.txt").splits()
     assert list(samples) == ["train"]
     assert f"{tmp_path}/val: skipped, without images" in samples["train"].notes[0]
 
@@ -150,9 +155,9 @@ def test_lists_and_folders_of_no_use(tmp_path):
 def test_huge_label_takes_no_memory(tmp_path):
     touch(tmp_path, "a.jpg")
     (tmp_path / "list.txt").write_text("a.jpg 99999999999999999999\n")
-    samples = list_images(tmp_path, tmp_path / "list.txt", None, None)
+    samples = list_images(tmp_path, tmp_path / "list.txt")
     assert list(samples.classes) == []
-    assert "is not one of the 0 classes" in samples.splits["train"].problems[0]
+    assert "is not one of the 0 classes" in samples.splits()["train"].problems[0]
 
 
 def test_reads_what_the_kernel_makes(tmp_path):
