@@ -7,9 +7,10 @@ A sample is named after its path in its split, with its number if the recording 
 ``CLASS/FILE#3``. Formats: `formats.recording`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
 from eventdata.events import LATEST, Events, SensorSize, cut
-from eventdata.files.inputs import file_numbers, files_below
+from eventdata.files.inputs import Numbers, file_numbers, files_below, only_local
 from eventdata.formats.recording import DECODERS, read_recording
 from eventdata.jobs.worker import out_of_memory
 from eventdata.raw.framed import FrameSettings
@@ -28,7 +29,7 @@ from eventdata.settings import setting
 from eventdata.store.layout import Parameters, SampleFormat
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-Files = dict[str, dict[str, list[Path]]]  # split -> class -> recordings
+Folders = dict[Path, list[Path]]  # class folder -> recordings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +46,10 @@ class Recordings(SourceSettings):
     frames: FrameSettings = setting(factory=FrameSettings, section="Frames from events")
     dataset = "recordings"
     example = "hands/ hands.zarr --every 100000 --window 10000"
-    local = "recordings, which are listed by what is in them,"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        only_local(self.root, "recordings, which are listed by what is in them,")
         for transform in self.frames.transforms:
             if self.every is not None and transform.changes_time:
                 raise OptionError(
@@ -57,13 +58,31 @@ class Recordings(SourceSettings):
                 )
 
     @cached_property
-    def _files(self) -> Files:
-        return find_recordings(self.root)
+    def _files(self) -> dict[str, Folders]:
+        """The recordings of each split, in the order of their names, without hidden ones."""
+        if not self.root.is_dir():
+            raise InputError(
+                f"{self.root}: no such folder; give the one that holds the class folders"
+            )
+        folders = {folder: SPLITS.get(folder.name.lower()) for folder in _folders(self.root)}
+        found = {"all": _recordings(self.root)}
+        if folders and all(folders.values()):
+            found = {split: {} for split in SPLITS.values() if split in folders.values()}
+            for folder, split in folders.items():
+                if split is None or found[split]:
+                    raise InputError(f"{folder}: a second folder for the split {split}; leave one")
+                found[split] = _recordings(folder)
+        if not any(found.values()):
+            raise InputError(
+                f"{self.root}: no class folders with event files in it ({' '.join(DECODERS)}); put "
+                "those of each class into a folder of its own"
+            )
+        return {split: classes for split, classes in found.items() if classes}
 
     @cached_property
     def classes(self) -> Sequence[str]:
         """Names of the class folders of all splits, in order."""
-        return sorted({stored_name(name) for classes in self._files.values() for name in classes})
+        return sorted({stored_name(one.name) for one in chain(*self._files.values())})
 
     @cached_property
     def _sensor(self) -> SensorSize:
@@ -71,7 +90,8 @@ class Recordings(SourceSettings):
         if self.frames.sensor_size is not None:
             return self.frames.sensor_size
         failed: list[InputError] = []
-        for path in _each(self._files):
+        listed = chain.from_iterable(one.values() for one in self._files.values())
+        for path in chain.from_iterable(listed):
             try:
                 size = read_recording(path).sensor_size
             except InputError as error:
@@ -88,42 +108,39 @@ class Recordings(SourceSettings):
 
     @property
     def sample_format(self) -> SampleFormat:
-        """Frames of the sensor's size, or of what the transforms leave of it."""
         return self._settings.sample_format(self._sensor)
 
     @property
     def parameters(self) -> Parameters:
-        """All settings but the split."""
         every = {} if self.every is None else {"every": self.every}
         return {"source": self.dataset, **every, **self.frames.parameters}
 
     def splits(self) -> dict[str, Samples]:
-        """Return the splits; with ``every``, read all recordings to find their ends."""
         if self.only is not None and self.only not in self._files:
             raise OptionError(
                 f"{self.root}: no split {self.only!r} in it, only {', '.join(self._files)}"
             )
         return {
-            split: self._list(split, classes)
-            for split, classes in self._files.items()
+            split: self._list(split, folders)
+            for split, folders in self._files.items()
             if self.only in (None, split)
         }
 
-    def _list(self, split: str, classes: dict[str, list[Path]]) -> Samples:
-        folder = _split_folder(self.root, split)
+    def _list(self, split: str, folders: Folders) -> Samples:
+        """Return the samples of a split; with ``every``, read all recordings to find their ends."""
         names: list[str] = []
         paths: list[str] = []
         labels: list[int] = []
         numbers: list[int] = []
         problems: dict[int, str] = {}
         rest = 0
-        for name, files in classes.items():
-            label = self.classes.index(stored_name(name))
+        for folder, files in folders.items():
+            label = self.classes.index(stored_name(folder.name))
             for path in files:
                 marks = [""]
                 if self.every is not None:
                     try:
-                        events, pieces = _read_cut(*_state(path), self._sensor, self.every)
+                        events, pieces = _read_cut(path, _state(path), self._sensor, self.every)
                     except InputError as error:
                         problems[len(names)] = str(error)
                     except MemoryError:
@@ -132,7 +149,7 @@ class Recordings(SourceSettings):
                         marks = [f"#{number}" for number in range(len(pieces))]
                         span = int(events["t"][-1]) - int(events["t"][0]) + 1
                         rest += max(span - len(pieces) * self.every, 0)
-                called = stored_name(path.relative_to(folder).as_posix())
+                called = stored_name(path.relative_to(folder.parent).as_posix())
                 names += [called + mark for mark in marks]
                 paths += [str(path)] * len(marks)
                 labels += [label] * len(marks)
@@ -149,15 +166,14 @@ class Recordings(SourceSettings):
         return samples
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
-        """Fill out (K, H, W, P) from a recording or a piece of it; see `Source.read`."""
         number, width, height = sample.details
-        size = (width, height)
+        size = width, height
         path = Path(sample.path)
         span = None
         if self.every is None:
-            events = read_sized(path, size)
+            events = _read_sized(path, size)
         else:
-            whole, pieces = _read_cut(*_state(path), size, self.every)
+            whole, pieces = _read_cut(path, _state(path), size, self.every)
             if number >= len(pieces):
                 raise InputError(
                     f"{path}: shorter than when it was listed; run the same command again"
@@ -171,32 +187,8 @@ class Recordings(SourceSettings):
             raise InputError(f"{sample.path}: {error}") from None
 
 
-def find_recordings(root: Path) -> Files:
-    """Return event files by split and class, in the order of their names, without hidden ones.
-
-    Raises:
-        InputError: ``root`` has no class folders with event files, or event files outside of them.
-    """
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the one that holds the class folders")
-    folders = {folder: SPLITS.get(folder.name.lower()) for folder in _folders(root)}
-    found: Files = {"all": _classes(root)}
-    if folders and all(folders.values()):
-        found = {split: {} for split in SPLITS.values() if split in folders.values()}
-        for folder, split in folders.items():
-            if split is None or found[split]:
-                raise InputError(f"{folder}: a second folder for the split {split}; leave one")
-            found[split] = _classes(folder)
-    if not any(found.values()):
-        raise InputError(
-            f"{root}: no class folders with event files in it ({' '.join(DECODERS)}); put those of "
-            "each class into a folder of its own"
-        )
-    return {split: classes for split, classes in found.items() if classes}
-
-
-def read_sized(path: Path, size: SensorSize) -> Events:
-    """Checked events of a recording that must be of that sensor size (W, H), or not say its own."""
+def _read_sized(path: Path, size: SensorSize) -> Events:
+    """Return checked events of a recording from a sensor of that size (W, H)."""
     recording = read_recording(path)
     stated = recording.sensor_size
     if stated is not None and stated != size:
@@ -212,36 +204,29 @@ def read_sized(path: Path, size: SensorSize) -> Events:
 
 @lru_cache(maxsize=1)  # pieces of a recording come one after the other
 def _read_cut(
-    path: Path, _size: int, _time: int, sensor_size: SensorSize, every: int
+    path: Path, _state: Numbers, size: SensorSize, every: int
 ) -> tuple[Events, list[slice]]:
-    """A recording and its pieces, read once for all of them, and again where it changed."""
-    events = read_sized(path, sensor_size)
+    """Return a recording and its pieces, read once for all of them, and again if it changed."""
+    events = _read_sized(path, size)
     return events, cut(events, every)
 
 
-def _state(path: Path) -> tuple[Path, int, int]:
-    ((size, time),) = file_numbers([str(path)])
-    return path, size, time
+def _state(path: Path) -> Numbers:
+    return file_numbers([str(path)])[0]
 
 
-def _split_folder(root: Path, split: str) -> Path:
-    return next((f for f in _folders(root) if SPLITS.get(f.name.lower()) == split), root)
-
-
-def _classes(folder: Path) -> dict[str, list[Path]]:
+def _recordings(folder: Path) -> Folders:
+    """Return the recordings of a split."""
     for path in sorted(folder.iterdir()):
         if _is_event_file(path):
             raise InputError(
                 f"{path}: lies in no class folder; put the files of each class into a folder"
             )
-    found = {}
-    for inside in _folders(folder):
-        files = sorted(
-            path for name in files_below(inside) if _is_event_file(path := inside / name)
-        )
-        if files:
-            found[inside.name] = files
-    return found
+    found = {
+        inside: sorted(filter(_is_event_file, (inside / name for name in files_below(inside))))
+        for inside in _folders(folder)
+    }
+    return {inside: files for inside, files in found.items() if files}
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -250,9 +235,3 @@ def _folders(folder: Path) -> list[Path]:
 
 def _is_event_file(path: Path) -> bool:
     return path.suffix.lower() in DECODERS and not path.name.startswith(".") and path.is_file()
-
-
-def _each(files: Files) -> Iterator[Path]:
-    for classes in files.values():
-        for paths in classes.values():
-            yield from paths
