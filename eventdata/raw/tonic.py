@@ -2,60 +2,59 @@
 
 Tonic finds and reads the files; nothing is downloaded or written. If a set has one file per sample,
 samples are named and ordered by their files, because Tonic's own order may be that of the file
-system. Otherwise they are named by their numbers.
+system. Otherwise they are named by their numbers. A set without splits has one split, ``all``.
 """
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eventdata.errors import InputError, OptionError
+from eventdata.errors import EventDataError, InputError, OptionError
 from eventdata.events import Events, SensorSize, check_events, make_events
+from eventdata.files.inputs import only_local
 from eventdata.formats.aedat4 import check_aedat4
 from eventdata.formats.npz import check_npy
 from eventdata.raw.framed import FrameSettings
 from eventdata.raw.listing import stored_name
-from eventdata.raw.source import Sample, Samples, SourceSettings
-from eventdata.raw.tonic_sets import (
-    Opened,
-    Targets,
-    class_names,
-    common_file,
-    is_whole,
-    open_split,
-    read_targets,
-    split_arguments,
-)
-from eventdata.settings import setting
+from eventdata.raw.source import Sample, Samples, Source, SourceSettings
+from eventdata.settings import from_options, setting
 from eventdata.store.layout import Parameters, SampleFormat
 
 PREFIX = "tonic:"
+NO_CLASSES = ("EBSSA", "ThreeET_Eyetracking", "VPR")  # boxes, gazes and places
 _CHECKS = {".aedat4": check_aedat4, ".npy": check_npy}  # before Tonic's readers trust a file
+Targets = list[int] | list[str]
+
+
+class Opened(NamedTuple):
+    """A split of a data set as Tonic opened it, and a file per sample or None."""
+
+    dataset: Any
+    files: list[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TonicSource(SourceSettings):
-    """The data set of the class ``tonic.datasets.NAME`` under ``root``, Tonic's ``save_to``.
-
-    A set without splits has one split, ``all``.
-    """
+    """The data set of the class ``tonic.datasets.NAME`` under ``root``, Tonic's ``save_to``."""
 
     name: str
     frames: FrameSettings = setting(factory=FrameSettings, section="Frames from events")
     example = "data/ nmnist.zarr --frames 10"
     walks = False
-    local = "data that Tonic opens"
 
     @classmethod
-    def named(cls, name: str) -> Mapping[str, Any]:
-        """Return the name of Tonic's class."""
-        return {"name": name.removeprefix(PREFIX)}
+    def build(cls, name: str, root: Path, options: Mapping[str, Any]) -> Source:
+        """Return the source ``tonic:NAME``; see `SourceSettings.build`."""
+        only_local(root, "data that Tonic opens")
+        name = name.removeprefix(PREFIX)
+        return cast(Source, from_options(cls, options, root=root, name=name))
 
     @property
     def dataset(self) -> str:  # type: ignore[override]
@@ -63,102 +62,106 @@ class TonicSource(SourceSettings):
         return self.name
 
     @cached_property
-    def _found(self) -> dict[str, Opened | InputError]:
-        """All splits, as they were opened, or the error of one that is missing."""
-        arguments = split_arguments(self.name)
-        if self.only is not None and self.only not in arguments:
+    def _found(self) -> tuple[dict[str, Opened], dict[str, InputError]]:
+        """Splits that exist and that do not, also with ``only``: labels must not depend on it."""
+        splits = split_arguments(self.name)
+        if self.only is not None and self.only not in splits:
             raise OptionError(
-                f"{PREFIX}{self.name} has the splits {', '.join(arguments)}, not {self.only!r}"
+                f"{PREFIX}{self.name} has the splits {', '.join(splits)}, not {self.only!r}"
             )
-        found: dict[str, Opened | InputError] = {}
-        for split in arguments:
+        opened: dict[str, Opened] = {}
+        missing: dict[str, InputError] = {}
+        for split in splits:
             try:
-                found[split] = open_split(self.name, self.root, split)
+                opened[split] = open_split(self.name, self.root, split)
             except InputError as error:
                 if split == self.only:
                     raise
-                found[split] = error
-        return found
-
-    @cached_property
-    def _opened(self) -> dict[str, Opened]:
-        """All splits that exist, also with ``only``: labels must not depend on it."""
-        opened = {split: found for split, found in self._found.items() if isinstance(found, Opened)}
+                missing[split] = error
         if not opened:
-            raise InputError("; ".join(dict.fromkeys(map(str, self._found.values()))))
-        return opened
+            raise InputError("; ".join(dict.fromkeys(map(str, missing.values()))))
+        return opened, missing
+
+    @property
+    def _first(self) -> Any:
+        return next(iter(self._found[0].values())).dataset
 
     @cached_property
     def _targets(self) -> dict[str, Targets]:
         return {
-            split: read_targets(self.name, opened.dataset) for split, opened in self._opened.items()
+            split: read_targets(self.name, one.dataset) for split, one in self._found[0].items()
         }
 
     @cached_property
     def classes(self) -> Sequence[str]:
-        """Names that Tonic's class gives, otherwise the labels themselves."""
-        first = next(iter(self._opened.values()))
-        return class_names(first.dataset, [t for part in self._targets.values() for t in part])
+        """Names that Tonic's class gives if they fit the labels, otherwise the labels."""
+        stated: Any = getattr(self._first, "int_classes", None)
+        if stated is None:
+            stated = getattr(self._first, "classes", None)
+        if isinstance(stated, Mapping):
+            stated = sorted(stated, key=stated.__getitem__)
+        stated = [] if stated is None else stated
+        names = [one.decode() if isinstance(one, bytes) else str(one) for one in stated]
+        targets = {target for part in self._targets.values() for target in part}
+        texts = {target for target in targets if isinstance(target, str)}
+        if texts:
+            return names if texts <= set(names) else sorted(texts)
+        highest = max(target for target in targets if isinstance(target, int))
+        return names if highest < len(names) else [str(label) for label in range(highest + 1)]
 
     @cached_property
     def sample_format(self) -> SampleFormat:
         """Frames of the sensor's size; one channel where the sensor has one polarity."""
-        dataset = next(iter(self._opened.values())).dataset
-        polarities = (dataset.sensor_size or (0, 0, 2))[2]
-        return self.frames.sample_format(self._size(dataset), polarities)
+        polarities = (self._first.sensor_size or (0, 0, 2))[2]
+        return self.frames.sample_format(self._size(self._first), polarities)
 
     @property
     def parameters(self) -> Parameters:
-        """All settings but the split."""
         return {"source": f"{PREFIX}{self.name}", **self.frames.parameters}
 
     def splits(self) -> dict[str, Samples]:
-        """Return the splits; labels are from Tonic's list, or from reading every sample."""
         _reopen.cache_clear()  # files may have come since this process read the same data set
-        numbers = list(split_arguments(self.name))
+        opened, missing = self._found
         listing = {
-            split: self._list(opened, self._targets[split], numbers.index(split))
-            for split, opened in self._opened.items()
-            if self.only in (None, split)
+            split: self._list(number, opened[split], self._targets[split])
+            for number, split in enumerate(split_arguments(self.name))
+            if split in opened and self.only in (None, split)
         }
         if self.only is None:
             next(iter(listing.values())).notes.extend(
-                f"no split {split}: {found}"
-                for split, found in self._found.items()
-                if isinstance(found, InputError)
+                f"no split {split}: {error}" for split, error in missing.items()
             )
         return listing
 
-    def _list(self, opened: Opened, targets: Sequence[int | str], split: int) -> Samples:
-        count = len(targets)
-        order = list(range(count))
-        if opened.files is not None:
-            files = opened.files
-            place = opened.dataset.location_on_system
+    def _list(self, split: int, opened: Opened, targets: Targets) -> Samples:
+        dataset, files = opened
+        place = dataset.location_on_system
+        order = list(range(len(targets)))
+        if files is None:
+            names, paths = [str(i) for i in order], [_common_file(dataset)] * len(order)
+        else:
             names = [stored_name(Path(os.path.relpath(file, place)).as_posix()) for file in files]
             order.sort(key=names.__getitem__)
             names, paths = [names[i] for i in order], [files[i] for i in order]
-        else:
-            names, paths = [str(i) for i in order], [common_file(opened.dataset)] * count
         numbers = {name: i for i, name in enumerate(self.classes)}
         labels = [t if isinstance(t, int) else numbers[t] for t in targets]
-        details = np.full((count, 2), split, np.int64)
+        details = np.full((len(order), 2), split, np.int64)
         details[:, 0] = order
         samples = Samples(names, np.array(labels, np.int32)[order], paths, details)
-        if not is_whole(self.name, opened.dataset):
+        if not _tonic_class(self.name)._check_exists(dataset):
             samples.notes.append(
-                f"{opened.dataset.location_on_system}: Tonic's own check of {self.name} misses the "
-                f"archive or some files; the {count:,} samples found are used"
+                f"{place}: Tonic's own check of {self.name} misses the archive or some files; the "
+                f"{len(order):,} samples found are used"
             )
         return samples
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
-        """Fill out (K, H, W, P) with what Tonic reads; see `Source.read`."""
         index, split = sample.details
         where = sample.path or f"{self.root}: sample {sample.name}"
-        dataset, places = _reopen(self.name, self.root, list(split_arguments(self.name))[split])
-        index = places.get(sample.path, index)
-        if not index < len(dataset) or (places and sample.path not in places):
+        dataset, places = _reopen(self.name, self.root, split)
+        if places:
+            index = places.get(sample.path, len(dataset))
+        if index >= len(dataset):
             raise InputError(f"{where}: no longer in the data set; run the same command again")
         size = self._size(dataset)
         check = _CHECKS.get(Path(where).suffix)
@@ -190,9 +193,9 @@ class TonicSource(SourceSettings):
 
 
 @lru_cache(maxsize=4)
-def _reopen(name: str, root: Path, split: str) -> tuple[Any, dict[str, int]]:
+def _reopen(name: str, root: Path, split: int) -> tuple[Any, dict[str, int]]:
     """Open a data set once in each worker; return it and the place of each file in it."""
-    dataset, files = open_split(name, root, split)
+    dataset, files = open_split(name, root, list(split_arguments(name))[split])
     return dataset, {file: i for i, file in enumerate(files or [])}
 
 
@@ -204,3 +207,94 @@ def _check(made: Any, size: SensorSize, where: str) -> Events:
         row = np.zeros(len(events), np.int16)
         return make_events(events["x"], row, events["t"], events["p"], size, name=where)
     return check_events(events, size, name=where)
+
+
+def split_arguments(name: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the arguments of Tonic's class for each split; raise OptionError for other classes."""
+    parameters = inspect.signature(_tonic_class(name)).parameters
+    needed = [key for key, one in parameters.items() if one.default is one.empty]
+    if needed != ["save_to"] or name in NO_CLASSES:
+        raise OptionError(f"tonic.datasets.{name} is no set of events with a class for each sample")
+    if "train" in parameters:
+        return {"train": {"train": True}, "test": {"train": False}}
+    if "split" in parameters:
+        return {"train": {"split": "train"}, "val": {"split": "valid"}, "test": {"split": "test"}}
+    return {"all": {}}
+
+
+def open_split(name: str, root: Path, split: str) -> Opened:
+    """Let Tonic open a split, without its download and its checks of the files."""
+    arguments = split_arguments(name)[split]
+    kind = _tonic_class(name)
+
+    def missing(folder: Path) -> InputError:
+        given = "".join(f", {key}={value!r}" for key, value in arguments.items())
+        return InputError(
+            f"{folder}: Tonic looks for {kind.__name__} there, and finds none; run "
+            f"python -c \"import tonic; tonic.datasets.{kind.__name__}('{root}'{given})\", or give "
+            "the folder that holds it as INPUT"
+        )
+
+    def _check_exists(self: Any) -> bool:
+        folder = Path(self.location_on_system, self.folder_name)
+        if not folder.is_dir():
+            raise missing(folder)
+        return True
+
+    def download(self: Any) -> None:
+        raise missing(Path(self.location_on_system))
+
+    # Tonic finds the folder by the name of the class.
+    changed = {"_check_exists": _check_exists, "download": download}
+    opener: Any = type(kind.__name__, (kind,), changed)
+    try:
+        dataset = opener(str(root), **arguments)
+        count = len(dataset)
+    except EventDataError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{root}: Tonic can't open {name} there ({type(error).__name__}: {error})"
+        ) from None
+    if not count:
+        raise missing(Path(dataset.location_on_system, dataset.folder_name))
+    data = dataset.data
+    is_files = isinstance(data, list) and all(isinstance(item, str | os.PathLike) for item in data)
+    files = [os.fspath(item) for item in data] if is_files and len(data) == count else None
+    return Opened(dataset, files)
+
+
+def _tonic_class(name: str) -> Any:
+    from tonic import datasets
+    from tonic.dataset import Dataset
+
+    names = [one for one in datasets.__all__ if issubclass(getattr(datasets, one), Dataset)]
+    if name not in names:
+        raise OptionError(f"Tonic has no data set {name!r}; it has {', '.join(names)}")
+    return getattr(datasets, name)
+
+
+def _common_file(dataset: Any) -> str:
+    """Return the one file that holds all samples; "" if Tonic does not name it."""
+    place = dataset.location_on_system
+    names = (getattr(dataset, key, None) for key in ("file_path", "data_filename"))
+    paths = [os.path.join(place, name) for name in names if isinstance(name, str)]  # noqa: PTH118
+    return next((path for path in paths if Path(path).is_file()), "")
+
+
+def read_targets(name: str, dataset: Any) -> Targets:
+    """Return the labels, all numbers or all texts, from Tonic's list or from each sample."""
+    targets = dataset.targets
+    if len(targets) != len(dataset):
+        try:
+            targets = [dataset[index][1] for index in range(len(dataset))]
+        except Exception as error:
+            raise InputError(
+                f"{dataset.location_on_system}: Tonic can't read the labels of {name} "
+                f"({type(error).__name__}: {error}); get it again"
+            ) from None
+    if all(isinstance(target, str) for target in targets):
+        return list(targets)
+    if all(isinstance(target, int | np.integer) and target >= 0 for target in targets):
+        return [int(target) for target in targets]
+    raise OptionError(f"tonic.datasets.{name} has no class for each sample, but {targets[0]!r}")

@@ -17,7 +17,7 @@ from tonic.transforms import Compose, Denoise, Downsample, ToFrame
 import eventdata
 from eventdata.conversion import convert
 from eventdata.errors import InputError, MismatchError, OptionError
-from eventdata.raw.tonic_sets import split_arguments
+from eventdata.raw.tonic import split_arguments
 from tests.makers import tree_digest
 from tests.source_contract import SourceContract
 
