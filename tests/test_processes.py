@@ -99,7 +99,7 @@ def child(work):
         try:
             work()
         except EventDataError as error:
-            os._exit(2 if "begun in another process" in str(error) else 3)
+            os._exit(2 if "began in another process" in str(error) else 3)
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.wait()[1]))
 

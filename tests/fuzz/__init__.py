@@ -1,1 +1,1 @@
-"""Seeds, damage, readers and cases for `python -m tests.fuzz` and the tests of hostile input."""
+"""Seeds, damage, readers and cases of `python -m tests.fuzz` and the tests of hostile input."""

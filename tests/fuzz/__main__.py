@@ -1,12 +1,12 @@
-"""Give damaged and made-up files to every reader of the package, for as long as wanted.
+"""Give damaged and made-up files to every reader of the package for as long as you like.
 
-    python -m tests.fuzz DATA --minutes 60             DATA: real files to damage, if there are
+    python -m tests.fuzz DATA --minutes 60             DATA: folder of real files to damage
     python -m tests.fuzz --only pictures,clips --seed 7
-    python -m tests.fuzz --replay fuzz/pictures-123    a finding once more, in this process
+    python -m tests.fuzz --replay fuzz/pictures-123    run a finding again in this process
 
-Cases run in child processes with limits of memory and time (`fuzzing.cases` says what a finding
-is). Each finding is kept with its files; a table and fuzz.json tell the numbers. The exit code is 1
-where there is any.
+Cases run in child processes with limits of memory and time. `tests.fuzz.cases` defines what a
+finding is. Each finding is kept with its files; a table and fuzz.json report the numbers. The exit
+code is 1 if there is a finding.
 """
 
 import dataclasses
@@ -29,35 +29,39 @@ from tests.fuzz.seeds.trees import tree_of
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data", required=False, type=click.Path(file_okay=False, path_type=Path))
-@click.option("--minutes", type=float, default=60.0, show_default=True, help="Of all readers.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--only", help=f"Readers, with commas between: {', '.join(READERS)}.")
+@click.option(
+    "--minutes", type=float, default=60.0, show_default=True, help="Minutes for all readers."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option("--only", help=f"Readers, separated by commas: {', '.join(READERS)}.")
 @click.option(
     "-o",
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("fuzz"),
     show_default=True,
-    help="For findings and fuzz.json.",
+    help="Folder for findings and fuzz.json.",
 )
-@click.option("--replay", type=click.Path(exists=True, path_type=Path), help="A kept finding.")
+@click.option(
+    "--replay", type=click.Path(exists=True, path_type=Path), help="Finding to run again."
+)
 def main(
     data: Path | None, minutes: float, seed: int, only: str | None, out: Path, replay: Path | None
 ) -> None:
-    """Fuzz the readers; DATA: the folder of real data."""
+    """Fuzz the readers; DATA is an optional folder of real data."""
     if replay is not None:
         sys.exit(run_again(replay))
     names = only.split(",") if only else list(READERS)
     unknown = sorted(set(names) - set(READERS))
     if unknown:
-        raise click.UsageError(f"no reader {unknown[0]}; there are {', '.join(READERS)}")
+        raise click.UsageError(f"unknown reader {unknown[0]!r}; choose from {', '.join(READERS)}")
     if out.exists() and any(out.iterdir()):
-        raise click.UsageError(f"{out}: is not empty; choose another folder by --out")
+        raise click.UsageError(f"{out} is not empty; choose another folder with --out")
     done = []
     for number, name in enumerate(names, 1):
         seconds = 60 * minutes / len(names)
         click.echo(f"{number}/{len(names)} {name}", err=True)
-        done += run_jobs([Job(name, seed, seconds=seconds)], out, data, tell)
+        done += run_jobs([Job(name, seed, seconds=seconds)], out, data, print_death)
     findings = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
     for finding in findings:
         finding["again"] = (
@@ -75,13 +79,13 @@ def main(
     sys.exit(bool(findings))
 
 
-def tell(finding: Finding) -> None:
-    """A child's death, when it happens."""
+def print_death(finding: Finding) -> None:
+    """Print a child's death as soon as it happens."""
     click.echo(f"{finding.reader}: case {finding.case}: {finding.kind}, {finding.place}", err=True)
 
 
 def print_table(done: list[Done], findings: list[dict[str, Any]]) -> None:
-    """Numbers a reader, then the places of findings."""
+    """Print the numbers of each reader, then the places of findings."""
     table = Table("reader", box=None, header_style="bold")
     for column in ("cases", "read", "refused", "cases a minute", "faults"):
         table.add_column(column, justify="right")
@@ -98,7 +102,7 @@ def print_table(done: list[Done], findings: list[dict[str, Any]]) -> None:
 
 
 def run_again(folder: Path) -> int:
-    """Give a finding's files to its reader once more; 0 where it is mended."""
+    """Give a finding's files to its reader again; return 0 if the fault is fixed."""
     name = folder.name.rsplit("-", 1)[0]
     with tempfile.TemporaryDirectory() as work:
         watch = Watch(Path(work))

@@ -1,8 +1,8 @@
-"""One case: a tree of files that a reader is given, watched for memory, time and what it writes.
+"""Run a case: give a tree of files to a reader and watch its memory, its time and its writes.
 
 A case is a finding unless the reader returns or raises an EventDataError of one line, within the
-memory that `Reader` allows and the deadline, without starting a process, opening a connection, or
-changing a file outside of its output.
+memory that `Reader` allows and the deadline. The reader must not start a process, open a connection
+or change a file outside its output.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ from tests.fuzz.seeds.trees import Tree, write_tree
 from tools.bench.report import resident
 
 DEADLINE = 60.0
-"""Seconds a case; generous, because kernels may be compiled in one, and machines are busy."""
+"""Seconds for a case; generous, because kernels may be compiled and machines may be busy."""
 BLOCK, GENERATED = 100, 20
-"""Of a block of cases so many are made by rules, where a reader has them; the others by damage."""
+"""Cases in a block, and how many of them are made by rules if the reader has rules."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Finding:
     reader: str
     kind: Literal["error", "message", "memory", "write", "deadline", "died"]
     place: str
-    """What and where: findings of one place are one fault."""
+    """Error and line; findings of one place are one fault."""
     details: str
     case: int = -1
 
@@ -49,9 +49,9 @@ Outcome = Finding | Literal["read", "refused"]
 
 
 def make_cases(name: str, trees: list[Tree], seed: int, first: int) -> Iterator[tuple[int, Tree]]:
-    """Case numbers and their trees, from number ``first`` on, without end.
+    """Yield case numbers and their trees from number ``first`` on, without end.
 
-    The first are the sound seeds. A case hangs on the seed and its number alone.
+    The first cases are the sound seeds. A case depends only on the seed and its number.
     """
     if first < len(trees):
         yield from list(enumerate(trees))[first:]
@@ -68,7 +68,7 @@ def make_cases(name: str, trees: list[Tree], seed: int, first: int) -> Iterator[
 
 
 def _damaged(rng: Random, reader: Reader, trees: list[Tree]) -> Tree:
-    """A seed with one file damaged, or two, or one gone."""
+    """Return a seed with one or two files damaged or removed."""
     tree = dict(rng.choice(trees))
     names = [name for name in tree if name.startswith(reader.damage)]
     for _ in range(rng.choice((1, 1, 1, 2))):
@@ -82,10 +82,10 @@ def _damaged(rng: Random, reader: Reader, trees: list[Tree]) -> Tree:
 
 
 class Watch:
-    """Runs cases in this process and tells what came of each."""
+    """A runner of cases in this process that returns the outcome of each."""
 
     def __init__(self, folder: Path) -> None:
-        """``folder``: for the files of the case that runs; they stay there if it ends all."""
+        """Use ``folder`` for the files of the running case; they stay there if the process dies."""
         self.case = folder / "case"
         self.input, self.out = self.case / "input", self.case / "out"
         self._allowed = tuple(os.path.realpath(path) for path in (self.out, self.input / "out"))
@@ -94,12 +94,12 @@ class Watch:
         sys.addaudithook(self._audit)
 
     def warm_up(self, name: str, trees: list[Tree]) -> None:
-        """Have all loaded and compiled that the first cases would be blamed for."""
+        """Load and compile everything, so that the first cases need no extra time and memory."""
         for tree in trees:
             self.run(name, tree, patience=20)
 
     def run(self, name: str, tree: Tree, patience: int = 1) -> Outcome:
-        """Give a tree to a reader. Where that outlasts ``patience`` deadlines the process ends."""
+        """Give a tree to a reader; after ``patience`` deadlines the process ends."""
         reader = READERS[name]
         shutil.rmtree(self.case, ignore_errors=True)
         write_tree(self.input, tree)
@@ -116,26 +116,28 @@ class Watch:
                 reader.read(self.input, self.out)
         except EventDataError as error:
             found = _check_message(name, error)
-        except BaseException as error:  # a panic in Rust is no Exception
+        except BaseException as error:  # a panic in Rust is not an Exception
             found = Finding(name, "error", _place(error), traceback.format_exc())
         finally:
             self._watching = False
             faulthandler.cancel_dump_traceback_later()
         grown = resident("VmHWM") - started
         if _names(self.case.parent) != before or _names(self.case) != {"input", "out"}:
-            self._escapes.append(f"beside: {_names(self.case.parent)} {_names(self.case)}")
+            self._escapes.append(
+                f"next to the output: {_names(self.case.parent)} {_names(self.case)}"
+            )
         if self._escapes:
             return Finding(name, "write", self._escapes[0], "\n".join(self._escapes))
         if isinstance(found, Finding):
             return found
         allowed = reader.mib * MIB + reader.times * sum(map(len, tree.values()))
         if grown > allowed:
-            text = f"{grown / MIB:,.0f} MiB, allowed are {allowed / MIB:,.0f}"
+            text = f"{grown / MIB:,.0f} MiB, more than the {allowed / MIB:,.0f} allowed"
             return Finding(name, "memory", "resident", text)
         return found
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Note what a reader must not do; Python calls this before it is done."""
+        """Record what a reader must not do; Python calls this before the operation."""
         if not self._watching:
             return
         if event in _FORBIDDEN:
@@ -150,9 +152,9 @@ class Watch:
                 self._check_path(event, path, folder)
 
     def _check_path(self, event: str, path: Any, folder: int) -> None:
-        """``folder``: descriptor of the one that a relative path starts from, -1 for none."""
+        """Record a path outside the output; ``folder`` is a relative path's descriptor, or -1."""
         if not isinstance(path, str | bytes | os.PathLike):
-            return  # a descriptor, opened before
+            return  # a descriptor that was opened before
         name = os.fsdecode(path)
         if folder >= 0:
             name = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), name)  # noqa: PTH115, PTH118
@@ -166,7 +168,7 @@ _FORBIDDEN = {
     *("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname"),
     *("os.kill", "os.putenv", "webbrowser.open"),
 }
-# How many paths come first among the arguments, and from where on the folders they start from.
+# The number of paths among the arguments, and the index of their folders' descriptors.
 _CHANGING = {
     **{"os.mkdir": (1, 2), "os.remove": (1, 1), "os.rmdir": (1, 1), "os.chmod": (1, 2)},
     **{"os.chown": (1, 3), "os.utime": (1, 3), "os.rename": (2, 2), "os.link": (2, 2)},
@@ -181,7 +183,7 @@ def _writes(mode: Any, flags: Any) -> bool:
 
 
 def _of_python(path: str) -> bool:
-    """Compiled code that Python and Numba keep, and what swallows all."""
+    """Return whether a path is compiled code that Python and Numba cache, or a null device."""
     return "/__pycache__" in path or path in ("/dev/null", "/dev/tty")
 
 
@@ -190,7 +192,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def _check_message(name: str, error: EventDataError) -> Outcome:
-    """An error of ours is one line, short and printable."""
+    """Return "refused" if an error of ours is one line, short and printable, else a finding."""
     text = str(error)
     if text.isprintable() and 0 < len(text) < 3000:
         return "refused"
@@ -198,7 +200,7 @@ def _check_message(name: str, error: EventDataError) -> Outcome:
 
 
 def _place(error: BaseException) -> str:
-    """The kind of an error and the innermost line of our own that it passed."""
+    """Return an error's class and the innermost line of this project in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [f for f in frames if re.search(r"/(eventdata|train|tools)/[a-z_/]*\.py", f.filename)]
     line = (ours or frames)[-1]
@@ -206,5 +208,5 @@ def _place(error: BaseException) -> str:
 
 
 def reset_peak() -> None:
-    """Set the peak of resident memory to what is resident now (Linux)."""
+    """Set the peak of resident memory to the current value (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")

@@ -1,4 +1,4 @@
-"""Cases run in a child process that may die of them; another then goes on with the next case."""
+"""Run cases in a child process; if a case kills it, another child resumes with the next case."""
 
 import ctypes
 import faulthandler
@@ -24,14 +24,14 @@ from tests.fuzz.seeds.trees import Real, Tree, write_tree
 from tools.bench.report import resident
 
 ADDRESS_SPACE = 4 << 30
-"""Bytes that a child may ask for on top of what it has once all is loaded; then a MemoryError."""
+"""Bytes that a child may allocate beyond those it has once everything is loaded."""
 KEPT = 3
-"""Findings of one place that are written down."""
+"""Findings of one place that are kept."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Cases of one reader from a number on: so many, or as many as fit in so many seconds."""
+    """Cases of one reader from a number on, limited by their number or by seconds."""
 
     reader: str
     seed: int = 0
@@ -41,10 +41,10 @@ class Job:
 
 
 class Tally(ctypes.Structure):
-    """What came of a job so far, in memory that the child shares."""
+    """The progress of a job, in memory shared with the child."""
 
     _fields_ = (
-        ("next", ctypes.c_longlong),  # the case that runs, or will
+        ("next", ctypes.c_longlong),  # the running case, or the next one
         ("running", ctypes.c_bool),
         ("read", ctypes.c_longlong),
         ("refused", ctypes.c_longlong),
@@ -54,7 +54,7 @@ class Tally(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a job: cases, those that were read and refused; the others are findings."""
+    """The outcome of a job; cases neither read nor refused are findings."""
 
     reader: str
     cases: int
@@ -69,13 +69,14 @@ def run_jobs(
     real: Real = None,
     say: Callable[[Finding], object] = lambda _: None,
 ) -> list[Done]:
-    """Run jobs one after the other in a child process, and in another one whenever that dies.
+    """Run jobs in turn in a child process, and in another one whenever it dies.
 
     Args:
-        jobs: of different readers.
-        findings: where each finding goes: READER-CASE/ with its files, READER-CASE.json.
-        real: the folder of real data to take more seeds from.
-        say: called with what a child died of.
+
+        jobs: Jobs of different readers.
+        findings: Folder for findings: READER-CASE/ with the files, READER-CASE.json.
+        real: Folder of real data to take more seeds from.
+        say: A function that is called with each death of a child.
     """
     findings.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_memory_folder()) as work:
@@ -83,7 +84,7 @@ def run_jobs(
 
 
 def _memory_folder() -> str | None:
-    """Where files cost no disk: each case writes some."""
+    """Return a folder in memory if there is one, because each case writes files."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
@@ -121,7 +122,7 @@ def _is_done(job: Job, tally: Any) -> bool:
 
 
 def _wait(process: Any, tallies: Any) -> None:
-    """Until a child ends; one that hangs so that it can't end itself is killed."""
+    """Wait until a child ends; kill it if it hangs."""
     seen, since = bytes(tallies), time.monotonic()
     while process.is_alive():
         process.join(1)
@@ -133,14 +134,14 @@ def _wait(process: Any, tallies: Any) -> None:
 
 def _child(jobs: Sequence[Job], tallies: Any, work: Path, findings: Path, real: Real) -> None:
     with (work / "stderr").open("w+") as log:
-        os.dup2(log.fileno(), 2)  # of C libraries too
+        os.dup2(log.fileno(), 2)  # output of C libraries too
         faulthandler.enable(log)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         trees = {job.reader: READERS[job.reader].seeds(real) for job in jobs}
         watch = Watch(work)
         for name, seeds in trees.items():
             watch.warm_up(name, seeds)
-        warnings.simplefilter("error")  # as in the tests, but of our readers, not of imports
+        warnings.simplefilter("error")  # as in the tests, but only for our readers, not for imports
         limit = resident("VmSize") + ADDRESS_SPACE
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         for job, tally in zip(jobs, tallies, strict=True):
@@ -165,13 +166,13 @@ def _run_job(job: Job, tally: Any, watch: Watch, trees: list[Tree], findings: Pa
         else:
             places[outcome.place] += 1
             if places[outcome.place] <= KEPT:
-                files = watch.case / "again"  # the reader may have changed its own
+                files = watch.case / "again"  # the reader may have changed its files
                 write_tree(files, tree)
                 save(replace(outcome, case=number), files, findings)
 
 
 def _death(job: Job, case: int, code: int | None, work: Path) -> Finding:
-    """What a child died of, by its exit code and its last words."""
+    """Return the finding for a child's death from its exit code and its last output."""
     words = (work / "stderr").read_text(errors="replace")[-8000:]
     if "Timeout (" in words:
         return Finding(job.reader, "deadline", _innermost(words), words, case)
@@ -180,14 +181,14 @@ def _death(job: Job, case: int, code: int | None, work: Path) -> Finding:
 
 
 def _innermost(words: str) -> str:
-    """The first line of our own in faulthandler's traceback, which begins at the innermost."""
+    """Return our innermost line in faulthandler's traceback, which begins at the innermost."""
     lines = [line.strip() for line in words.splitlines() if line.startswith("  File ")]
     ours = [line for line in lines if "/eventdata/" in line or "/train/" in line]
     return (ours or lines or ["?"])[0].rsplit("/", 1)[-1].replace('", line ', ":")
 
 
 def save(finding: Finding, files: Path, findings: Path) -> None:
-    """Keep a finding's files and what it is."""
+    """Write a finding and its files."""
     name = f"{finding.reader}-{finding.case}"
     shutil.copytree(files, findings / name, dirs_exist_ok=True)
     (findings / f"{name}.json").write_text(json.dumps(asdict(finding), indent=1))

@@ -1,6 +1,6 @@
-"""Containers taken apart and put together again, with sound lengths and checksums.
+"""Take containers apart and reassemble them with correct lengths and checksums.
 
-Damage inside of a container would otherwise end at its first checksum, in every case.
+Without this, damage inside a container would always end at its first checksum.
 """
 
 import bz2
@@ -20,18 +20,18 @@ import zstandard
 from eventdata.store.shard import CRC_BYTES, crc32c
 
 Parts = list[tuple[str, bytes]]
-"""Name and bytes of each part, in their order."""
+"""Name and bytes of each part, in order."""
 
 
 class Container(NamedTuple):
-    """``join(split(data))`` holds what ``data`` holds."""
+    """A kind of container: ``join(split(data))`` is equivalent to ``data``."""
 
     split: Callable[[bytes], Parts]
     join: Callable[[Parts], bytes]
 
 
 def container_of(data: bytes) -> Container | None:
-    """What kind of container the bytes begin as, told by their first bytes."""
+    """Return the kind of container by its first bytes."""
     for magic, container in _KINDS:
         if re.match(magic, data, re.DOTALL):
             return container
@@ -45,14 +45,14 @@ def _split_zip(data: bytes) -> Parts:
 
 def _join_zip(parts: Parts) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:  # as checkpoints have to be
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:  # as in checkpoints
         for name, data in parts:
             archive.writestr(zipfile.ZipInfo(name), data)
     return stream.getvalue()
 
 
 def _split_tar(data: bytes) -> Parts:
-    """Each member's header and data, then the end."""
+    """Return each member's header and data, then the end."""
     parts: Parts = []
     place = 0
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
@@ -75,7 +75,7 @@ def _with_tar_sum(header: bytes) -> bytes:
 
 
 def _split_png(data: bytes) -> Parts:
-    """Chunks by their types; the IDAT chunk is itself zlib's."""
+    """Return chunks with their types; the IDAT chunk is itself a zlib container."""
     parts: Parts = []
     place = 8
     while place + 12 <= len(data):
@@ -119,7 +119,7 @@ def _join_npy(parts: Parts) -> bytes:
 
 
 def _split_chunks(data: bytes) -> Parts:
-    """A column's chunk is one of zstd and checksum; a shard has many, and an index at its end."""
+    """Return the chunks: one of a column, or many of a shard with an index at its end."""
     if _has_sum(data):
         return [("chunk", data[:-CRC_BYTES])]
     index = next(
@@ -136,7 +136,7 @@ def _has_sum(data: bytes) -> bool:
 
 
 def _join_chunks(parts: Parts) -> bytes:
-    """The index is made anew where a chunk has another length, else taken as it is."""
+    """Join chunks; update the index if a chunk has another length, else keep it."""
     chunks = [data for name, data in parts if name == "chunk"]
     body = b"".join(chunk + crc32c(chunk) for chunk in chunks)
     if parts[-1][0] != "index":
@@ -148,7 +148,7 @@ def _join_chunks(parts: Parts) -> bytes:
 
 
 def _moved(index: bytes, sizes: Sequence[int]) -> bytes:
-    """The index with the places of chunks of these sizes; what lies oddly in it stays."""
+    """Return the index with the places of chunks of these sizes, or one of another length as is."""
     entries = list(struct.iter_unpack("<QQ", index))
     order = sorted((e[0], i) for i, e in enumerate(entries) if e[0] != 2**64 - 1)
     place = 0
@@ -161,13 +161,13 @@ def _moved(index: bytes, sizes: Sequence[int]) -> bytes:
 
 def _whole(
     unpack: Callable[[bytes], bytes], pack: Callable[[bytes], bytes]
-) -> Container:  # of one part
+) -> Container:  # one part
     return Container(
         lambda data: [("content", unpack(data))], lambda parts: pack(b"".join(d for _, d in parts))
     )
 
 
-# A shard begins as its first chunk does, and that as what it compresses: with zstd's magic.
+# A shard begins like its first chunk, with zstd's magic.
 _ZSTD = _whole(
     lambda data: zstandard.ZstdDecompressor().decompress(data),
     lambda data: zstandard.ZstdCompressor(level=1).compress(data),
@@ -182,7 +182,7 @@ def _split_zstd(data: bytes) -> Parts:
 
 
 def _frame(data: bytes) -> bytes:
-    """The bytes of the first zstd frame."""
+    """Return the bytes of the first zstd frame."""
     reader = zstandard.ZstdDecompressor().decompressobj()
     reader.decompress(data)
     return data[: len(data) - len(reader.unused_data)]

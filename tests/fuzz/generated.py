@@ -1,4 +1,4 @@
-"""Files made by rules instead of by damage: hypothesis draws them, and knows awkward values."""
+"""Make files by rules instead of damage; hypothesis draws them and knows awkward values."""
 
 import io
 import json
@@ -36,7 +36,7 @@ texts: Strategy = st.one_of(
 
 
 def lines(*fields: Strategy) -> Strategy:
-    """A file of lines with these fields, now and then fewer, more, or others."""
+    """Draw a file of lines with these fields, and some lines with fewer, more or other fields."""
     sound = st.tuples(*fields)
     line = st.one_of(sound, sound, st.lists(words, max_size=6)).map(" ".join)
     return st.builds(
@@ -47,7 +47,7 @@ def lines(*fields: Strategy) -> Strategy:
 
 
 def json_of(document: Mapping[str, Any]) -> Strategy:
-    """A document with any values in place of some of its own."""
+    """Draw a document with other values in place of some of its own."""
     known = {key: st.one_of(st.just(value), values) for key, value in document.items()}
     return st.fixed_dictionaries(known).map(lambda made: json.dumps(made).encode())
 
@@ -92,7 +92,7 @@ def _npy() -> Strategy:
 
 
 def _words(code: str, kinds: int, header: bytes) -> Strategy:
-    """Binary words of a format, their highest four bits of all kinds."""
+    """Draw binary words of a format with all values of their highest four bits."""
     width = 8 * np.dtype(code).itemsize
     word = st.builds(
         lambda kind, value: kind << width - 4 | value,
@@ -105,7 +105,7 @@ def _words(code: str, kinds: int, header: bytes) -> Strategy:
 
 
 def _columns() -> Strategy:
-    """Columns of events of all numeric types and lengths, in an npz."""
+    """Draw an npz of event columns of all numeric types and lengths."""
     kinds = st.one_of(hnp.scalar_dtypes(), hnp.integer_dtypes(), hnp.floating_dtypes())
     column = hnp.arrays(kinds, st.one_of(st.just(5), st.integers(0, 6)))
     return st.fixed_dictionaries(dict.fromkeys("xytp", column)).map(lambda c: trees.npz(**c))
@@ -143,7 +143,7 @@ STRATEGIES: Mapping[str, Mapping[str, Strategy]] = {
         "lif/epochs.csv": texts,
     },
 }
-"""Of the files that take the place of the first seed's, a reader."""
+"""Strategies for files that replace those of the first seed, by reader."""
 
 
 def _zipped(**members: bytes) -> bytes:
@@ -155,7 +155,7 @@ def _zipped(**members: bytes) -> bytes:
 
 
 def generated(name: str, seed: int, count: int) -> list[Tree]:
-    """About so many trees of a reader's strategy, the same for the same seed."""
+    """Return about ``count`` trees of a reader's strategy, the same for the same seed."""
     made: list[Tree] = []
 
     @hypothesis.seed(seed)

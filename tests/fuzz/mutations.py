@@ -1,6 +1,6 @@
-"""Damage: bits, numbers, lines and values of a file in place of others. Pure functions of a Random.
+"""Damage a file: replace its bits, numbers, lines and values. Pure functions of a Random.
 
-What a case is, hangs on the Random alone, so that it can be made again.
+A case depends only on the Random, so that it can be made again.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 from tests.fuzz.containers import container_of
 
 MAX_BYTES = 1 << 23
-"""A damaged file is no longer: memory is measured against the bytes of a case."""
+"""Maximum length of a damaged file: memory is measured against the bytes of a case."""
 TEXT_SUFFIXES = (".txt", ".toml", ".csv", ".json")
 WHOLE_NUMBERS = (
     *(0, 1, -1, 2, 7, 8, 127, 128, 255, 256, 2**15 - 1, 2**15, 2**16 - 1, 2**16),
@@ -59,7 +59,7 @@ TOKENS = (
     b"\xff\xfe",
     b"\xef\xbb\xbf",
     b"\xed\xa0\x80",  # half of a surrogate pair
-    "\u0661\u0662".encode(),  # digits, but not ASCII's
+    "\u0661\u0662".encode(),  # digits outside ASCII
     "\u2028".encode(),
     "e\u0301\u202e".encode(),
     b"%s%n",
@@ -84,7 +84,7 @@ _DEEP = "[" * 100_000 + "]" * 100_000
 
 
 def mutate(rng: Random, name: str, data: bytes, other: bytes = b"") -> bytes:
-    """Damaged bytes of the file ``name``; ``other``: a file to take pieces from."""
+    """Return damaged bytes of the file ``name``, with pieces of the file ``other``."""
     damaged = data
     while damaged == data:  # some damage changes nothing
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
@@ -95,7 +95,7 @@ def mutate(rng: Random, name: str, data: bytes, other: bytes = b"") -> bytes:
 def _mutate_once(rng: Random, name: str, data: bytes, other: bytes) -> bytes:
     container = container_of(data)
     if container is not None and rng.random() < 0.7:
-        # What was damaged before may not come apart any more, or not go together.
+        # Damaged containers may not split any more, or their parts may not join.
         with contextlib.suppress(Exception):
             parts = container.split(data)
             if rng.random() < 0.1:
@@ -128,7 +128,7 @@ def _rename(rng: Random, parts: Parts) -> None:
 
 
 def _damage_json(rng: Random, data: bytes) -> bytes:
-    """Another value at a place of the document, or a key more, less, or of another name."""
+    """Replace a value of the document, or add, remove or rename a key."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
@@ -139,10 +139,10 @@ def _damage_json(rng: Random, data: bytes) -> bytes:
         document = value
     else:
         holder, key = rng.choice(places)
-        way = rng.random()
-        if way < 0.75:
+        choice = rng.random()
+        if choice < 0.75:
             holder[key] = value
-        elif way < 0.85:
+        elif choice < 0.85:
             del holder[key]
         elif isinstance(holder, dict):
             holder[rng.choice(("", "x", "version", key + " "))] = holder.pop(key)
@@ -153,7 +153,7 @@ def _damage_json(rng: Random, data: bytes) -> bytes:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """(holder, key or index) of every value inside."""
+    """Return (holder, key or index) of every value inside."""
     inside = (
         list(value.items())
         if isinstance(value, dict)
@@ -167,7 +167,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _damage_token(rng: Random, data: bytes) -> bytes:
-    """One word or number replaced by a nasty one."""
+    """Replace one word or number by an awkward one."""
     words = list(re.finditer(rb"[^\s,=\[\]{}():]+", data))
     token = rng.choice(TOKENS)
     if not words:
@@ -179,16 +179,16 @@ def _damage_token(rng: Random, data: bytes) -> bytes:
 def _damage_lines(rng: Random, data: bytes) -> bytes:
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
-    way = rng.randrange(6)
-    if way == 0:
+    choice = rng.randrange(6)
+    if choice == 0:
         del lines[at]
-    elif way == 1:
+    elif choice == 1:
         lines.insert(rng.randint(0, len(lines)), lines[at])
-    elif way == 2:
+    elif choice == 2:
         lines.insert(at, rng.choice(TOKENS))
-    elif way == 3:
+    elif choice == 3:
         lines[at] += b" " + rng.choice(TOKENS)
-    elif way == 4:
+    elif choice == 4:
         lines[at] = lines[at][: rng.randint(0, len(lines[at]))]
     else:
         rng.shuffle(lines)
@@ -196,7 +196,7 @@ def _damage_lines(rng: Random, data: bytes) -> bytes:
 
 
 def _place(rng: Random, data: bytes) -> int:
-    """Somewhere in the bytes: at their head, their end or anywhere, a third each."""
+    """Draw a place in the bytes: at the head, at the end or anywhere, a third each."""
     near = min(len(data), 256)
     anywhere = rng.randint(0, len(data))
     return rng.choice((rng.randint(0, near), len(data) - rng.randint(0, near), anywhere))
@@ -216,7 +216,7 @@ def _set_bytes(rng: Random, data: bytes, _: bytes) -> bytes:
 
 
 def _set_number(rng: Random, data: bytes, _: bytes) -> bytes:
-    """A length, a count or an offset that is another one."""
+    """Replace a length, count or offset by another number."""
     size, code = rng.choice(((2, "H"), (4, "I"), (4, "I"), (8, "Q")))
     number = rng.choice((*WHOLE_NUMBERS, len(data), len(data) + 1, rng.getrandbits(8 * size)))
     at = _place(rng, data)
@@ -243,7 +243,7 @@ def _insert(rng: Random, data: bytes, _: bytes) -> bytes:
 
 
 def _copy(rng: Random, data: bytes, _: bytes) -> bytes:
-    """A piece of the file at another place, once or often."""
+    """Copy a piece of the file to another place, once or several times."""
     start = _place(rng, data)
     piece = data[start : start + rng.choice((1, 8, 64, 1024))]
     at = _place(rng, data)
@@ -251,7 +251,7 @@ def _copy(rng: Random, data: bytes, _: bytes) -> bytes:
 
 
 def _splice(rng: Random, data: bytes, other: bytes) -> bytes:
-    """The head of this file and the end of another."""
+    """Join the head of this file and the end of another."""
     return data[: _place(rng, data)] + other[_place(rng, other) :]
 
 

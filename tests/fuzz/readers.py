@@ -1,7 +1,7 @@
-"""Every reader of files that a stranger may have made, as a function of a folder.
+"""Every reader of untrusted files, as a function of a folder.
 
-``read(folder, out)`` gives what is in ``folder`` to the reader, and may write below ``out`` alone.
-It returns, or raises an EventDataError: all else is a finding.
+``read(folder, out)`` gives the files in ``folder`` to the reader and may write only below ``out``.
+It returns or raises an EventDataError; anything else is a finding.
 """
 
 import io
@@ -39,25 +39,25 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader, what it reads when all is well, and what memory it may take."""
+    """A reader, its sound seeds, and the memory that it may take."""
 
     seeds: Callable[[Real], list[Tree]]
     read: Callable[[Path, Path], object]
     mib: int = 64
-    """A case may take this much memory, and `times` the bytes of its files."""
+    """A case may take this much memory plus `times` the bytes of its files."""
     times: int = 100
     damage: str = ""
-    """Only files whose path begins so are damaged."""
+    """Only files whose path begins with this are damaged."""
 
 
 def _the_file(folder: Path) -> Path:
-    """The only one, or a name that is not there: damage may have taken it away."""
+    """Return the only file, or a missing name if damage has removed it."""
     (path,) = list(folder.iterdir()) or [folder / "gone"]
     return path
 
 
 def _read_all(source: Any) -> None:
-    """List a source's samples, and read each of them."""
+    """List a source's samples and read each of them."""
     job = plan_job(source, shard_size=8, limit=8, on_error="skip")
     packed = np.zeros(job.plan.sample.packed_shape, job.plan.sample.dtype)
     for samples in job.listing.values():
@@ -87,7 +87,7 @@ def _dense(folder: Path, _: Path) -> None:
 
 
 def _list(source: str, input: str = "", **options: str) -> Callable[[Path, Path], object]:  # noqa: A002
-    """List the samples below ``input``; ``options`` that are files or folders lie in the folder."""
+    """List the samples below ``input``; files and folders in ``options`` lie in the same folder."""
 
     def read(folder: Path, _: Path) -> None:
         paths = {key: folder / name for key, name in options.items() if (folder / name).exists()}
@@ -139,7 +139,7 @@ def _archive(folder: Path, out: Path) -> None:
 
 
 def _call(*words: str | Path) -> None:
-    """The command, on an output that takes UTF-8 alone and lines of nothing but text."""
+    """Run the command; its output must be UTF-8 and printable."""
     from eventdata.cli import main
 
     content = io.BytesIO()
@@ -149,7 +149,7 @@ def _call(*words: str | Path) -> None:
     output.flush()
     for line in content.getvalue().decode().split("\n"):
         if not line.isprintable():
-            raise AssertionError(f"printed as it was found: {line!r}")
+            raise AssertionError(f"printed without escaping: {line!r}")
 
 
 def _store(folder: Path, out: Path) -> None:
@@ -226,7 +226,7 @@ def _run(folder: Path, out: Path) -> None:
 def _format(
     suffix: str, *makes: Callable[[], bytes], pattern: str = "none", times: int = 100
 ) -> Reader:
-    """Recordings of one format; a million pieces of one take a hundred MiB."""
+    """Return a reader of one format; a million pieces of a recording take 100 MiB."""
     trees = recordings.recordings(suffix, *makes, pattern=f"recordings/{pattern}")
     return Reader(trees, _recording, mib=160, times=times)
 
@@ -241,7 +241,7 @@ READERS: Mapping[str, Reader] = {
         raw.image_lists,
         _list("images", "images", list="list.txt", classes="classes.txt"),
         times=500,
-        mib=512,  # a list may name a million classes by its highest number
+        mib=512,  # a list may imply a million classes by its highest number
     ),
     "pictures": Reader(pictures.pictures, _picture, mib=1024),
     "clips": Reader(pictures.clips, _clip, mib=1024),

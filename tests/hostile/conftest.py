@@ -1,4 +1,4 @@
-"""A small sound store, to be damaged."""
+"""A small sound store for tests to damage."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.nasty import stores, trees
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """A small store of binary frames, its files by their keys."""
+    """Return the files of a small store of binary frames by their keys."""
     made = stores.store_inputs()[0]
     folder = tmp_path_factory.mktemp("sound")
     trees.write_tree(folder / "raw", made.tree)

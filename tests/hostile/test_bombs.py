@@ -56,8 +56,8 @@ from train.transfer import load_state
 
 
 @pytest.mark.parametrize("declared", [None, 1000])
-def test_zip_bomb_as_npz(tmp_path, declared):
-    """Three GiB out of three MiB; and one that says it were a kilobyte."""
+def test_a_zip_bomb_as_npz_is_refused(tmp_path, declared):
+    """Three MiB declare 3 GiB, or only a kilobyte."""
     head = npy_head(f"({3072 * MIB // 3}, 3)")
     raw = zip_bomb(tmp_path / "a.npz", "pos.npy", 3072, head, declared)
     assert raw.stat().st_size < 4 * MIB
@@ -68,7 +68,7 @@ def test_zip_bomb_as_npz(tmp_path, declared):
         read_events(events)
 
 
-def test_zip_bomb_as_archive(tmp_path):
+def test_a_zip_bomb_as_archive_is_refused(tmp_path):
     for declared in (None, 1000):
         archive = zip_bomb(tmp_path / "a.zip", "x.npz", 1024, declared=declared)
         with at_most(32), pytest.raises(InputError, match="declares|not of the size|damaged"):
@@ -77,7 +77,7 @@ def test_zip_bomb_as_archive(tmp_path):
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
-def test_bomb_in_a_packed_tar(tmp_path, pack):
+def test_a_bomb_in_a_compressed_tar_is_refused(tmp_path, pack):
     info = tarfile.TarInfo("x.npz")
     info.size = 16 * MIB
     (tmp_path / "a.tar.x").write_bytes(pack(info.tobuf() + bytes(16 * MIB)))
@@ -86,7 +86,7 @@ def test_bomb_in_a_packed_tar(tmp_path, pack):
     assert not any((tmp_path / "out").iterdir())
 
 
-def test_zip_bomb_as_checkpoint(tmp_path):
+def test_a_zip_bomb_as_checkpoint_is_refused(tmp_path):
     torch.save({"a": torch.zeros(16 * MIB // 4)}, tmp_path / "whole.pt")
     with (
         zipfile.ZipFile(tmp_path / "whole.pt") as whole,
@@ -102,8 +102,8 @@ def test_zip_bomb_as_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_checkpoint_whose_name_takes_for_ever(tmp_path, legacy):
-    """torch seeks in the text of its own error, where the name is, in quadratic time."""
+def test_a_checkpoint_with_a_slow_name_is_refused(tmp_path, legacy):
+    """torch searches the text of its own error, which has the name in it, in quadratic time."""
     torch.save({"a": Odd()}, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
     data = (tmp_path / "a.pt").read_bytes()
     if legacy:
@@ -117,7 +117,7 @@ def test_checkpoint_whose_name_takes_for_ever(tmp_path, legacy):
     started = time.process_time()
     with pytest.raises(InputError, match="a name of 300,0.. characters"):
         load_state(tmp_path / "a.pt")
-    assert time.process_time() - started < 20  # without the check: half an hour
+    assert time.process_time() - started < 20  # half an hour without the check
 
 
 class Odd:
@@ -125,7 +125,7 @@ class Odd:
 
 
 def pickled(path, pickle, legacy=False):
-    """A torch file with this pickle (protocol 2, without its first two bytes)."""
+    """Write a torch file with this pickle (protocol 2, without its first two bytes)."""
     torch.save({"a": torch.zeros(2)}, path, _use_new_zipfile_serialization=not legacy)
     if legacy:
         data = path.read_bytes()
@@ -171,19 +171,19 @@ PICKLES = {
 
 @pytest.mark.parametrize("case", PICKLES)
 @pytest.mark.parametrize("legacy", [False, True])
-def test_checkpoint_whose_pickle_is_a_bomb(tmp_path, case, legacy):
-    """torch calls bytearray(3 << 30) of an untrusted file also with weights_only=True."""
+def test_a_checkpoint_with_a_pickle_bomb_is_refused(tmp_path, case, legacy):
+    """torch calls bytearray(3 << 30) for an untrusted file even with weights_only=True."""
     content, message = PICKLES[case]
     if legacy:
         content = content.replace(b"tQ", b"NtQ")
-        message = "can't be read" if case == "no such member" else message  # it has none
+        message = "can't be read" if case == "no such member" else message  # the data that it lacks
     path = pickled(tmp_path / "a.pt", content, legacy)
     with at_most(8), pytest.raises(InputError, match=message):
         load_state(path)
 
 
-def test_checkpoint_whose_archive_is_two(tmp_path):
-    """zipfile adds what lies before an archive to its numbers, torch does not."""
+def test_a_checkpoint_of_two_archives_is_refused(tmp_path):
+    """zipfile adds the bytes before an archive to its offsets, but torch does not."""
     path = pickled(tmp_path / "a.pt", b"}.")
     plain = path.read_bytes()
     for data in (b"PK\x03\x04" + plain, plain + b"\0", plain[:-2] + b"\1\0 "):
@@ -197,15 +197,15 @@ def test_checkpoint_whose_archive_is_two(tmp_path):
         load_state(path)
 
 
-def test_checkpoint_of_a_huge_shape_without_data(tmp_path):
-    """Strides of zero: one number is a tensor of any shape, over which a mean takes for ever."""
+def test_a_checkpoint_of_a_huge_shape_without_data_is_refused(tmp_path):
+    """With strides of zero, one number is a tensor of any shape; its mean would take forever."""
     torch.save({"stem.conv.weight": torch.zeros(1).expand(8, 10**12, 7, 7)}, tmp_path / "a.pt")
     with at_most(8), pytest.raises(InputError, match="'stem.conv.weight' is .* more numbers"):
         load_state(tmp_path / "a.pt")
 
 
-def test_images_that_are_bombs(tmp_path):
-    """60,000 pixels squared; pixels, text and a colour profile that inflate without end."""
+def test_image_bombs_take_little_memory(tmp_path):
+    """Images have 60,000 x 60,000 pixels, or pixels, text or a profile that inflate without end."""
     path = tmp_path / "a.png"
     for content, says in (
         (png(60_000, 60_000, (b"IDAT", zlib_zeros(1))), f"{MAX_PIXELS} pixels|{MAX_PIXELS}; scale"),
@@ -221,8 +221,8 @@ def test_images_that_are_bombs(tmp_path):
             assert not read_picture(path).any()
 
 
-def test_video_of_an_absurd_size(tmp_path):
-    """The header says small, the second frame is of 16,000 x 16,000 pixels; and the other way."""
+def test_a_video_of_an_absurd_size_is_refused(tmp_path):
+    """The header and the second frame have different sizes, one of them 16,000 x 16,000 pixels."""
     av = pytest.importorskip("av")
     path = tmp_path / "a.mov"
     frames = [png(64, 48, (b"IDAT", zlib.compress(bytes(193 * 48))))] * 2
@@ -247,7 +247,7 @@ def test_video_of_an_absurd_size(tmp_path):
 
 
 @pytest.mark.parametrize("shape", ["(10**12, 3)", f"({10**12}, 3)", f"({2**63}, {2**63})", "()"])
-def test_npy_of_a_huge_shape(tmp_path, shape):
+def test_an_npy_file_of_a_huge_shape_is_refused(tmp_path, shape):
     (tmp_path / "a.npy").write_bytes(npy_head(shape) + bytes(30))
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("pos.npy", npy_head(shape) + bytes(30))
@@ -262,8 +262,8 @@ def test_npy_of_a_huge_shape(tmp_path, shape):
         eventdata.convert("tonic:DVSGesture", tmp_path, tmp_path / "out.zarr", frames=2)
 
 
-def test_recordings_whose_events_are_a_bomb(tmp_path):
-    """A few kilobytes that unpack to 512 MiB: in one packet, in many, as columns."""
+def test_recordings_with_an_event_bomb_are_refused(tmp_path):
+    """A few kilobytes unpack to 512 MiB: in one packet, in many, or as columns."""
     whole = recordings.aedat4_file("ZSTD")
     zeros = zstandard.ZstdCompressor().compress(bytes(16 * MIB))
     for name, content in (
@@ -288,8 +288,8 @@ def lz4_zeros(mib):
         return b"".join([*parts, packer.flush()])
 
 
-def test_recordings_of_a_huge_sensor(tmp_path):
-    """Sizes that a header declares decide what a sample takes: at most half a GiB."""
+def test_recordings_of_a_huge_sensor_are_refused(tmp_path):
+    """The sensor size in a header decides a sample's size, which is limited to half a GiB."""
     es = recordings.es_file()
     for name, content in (
         ("a.es", es[:16] + struct.pack("<HH", 65_535, 65_535) + es[20:]),
@@ -309,7 +309,7 @@ def grid(document):
 
 
 def both(document, axis, value):
-    """A side of the samples, everywhere where it says so."""
+    """Set a side of the samples in every document of the store that has it."""
     inner = document["codecs"][0]["configuration"]["chunk_shape"]
     for shape in (document["shape"], grid(document), inner):
         shape[axis] = value
@@ -351,8 +351,8 @@ HUGE = {
         "all/frames/c/0/0/0/0/0",
     ],
 )
-def test_store_with_a_file_of_holes(store, key):
-    """A file of a terabyte that takes no place on the disk."""
+def test_a_huge_sparse_file_in_a_store_is_reported(store, key):
+    """A sparse file of a terabyte takes no space on the disk."""
     with (store / key).open("ab") as file:
         file.truncate(1 << 40)
     with at_most(8):
@@ -366,8 +366,8 @@ def test_store_with_a_file_of_holes(store, key):
 
 
 @pytest.mark.parametrize("case", HUGE)
-def test_store_of_a_huge_shape(store, case):
-    """Whatever is asked of it is refused, or says what is wrong, at once."""
+def test_a_store_of_a_huge_shape_is_reported(store, case):
+    """Every command refuses the store or reports the fault at once."""
     HUGE[case](store)
 
     def look():
@@ -387,8 +387,8 @@ def test_store_of_a_huge_shape(store, case):
     assert not sound
 
 
-def test_zstd_that_declares_or_holds_too_much(store):
-    """A column's chunk of 256 MiB of zeros, and one that says it had a TiB."""
+def test_zstd_that_declares_or_holds_too_much_is_refused(store):
+    """A column's chunk holds 256 MiB of zeros, or declares a TiB."""
     packer = zstandard.ZstdCompressor(level=1)
     bomb = packer.compress(bytes(256 * MIB))
     declares = bytearray(zstandard.ZstdCompressor(level=1).compress(bytes(2**17)))
@@ -401,8 +401,8 @@ def test_zstd_that_declares_or_holds_too_much(store):
                 opened.split("all").labels, opened.split("all").sample_names
 
 
-def test_names_that_unpack_to_far_more_than_names_do(store):
-    """Of letters that take four bytes each, once one of them is no common one."""
+def test_names_that_unpack_to_too_much_are_refused(store):
+    """Letters of four bytes each take most memory once one of them is uncommon."""
     (store / "all/name/c/0").unlink()
     document = json.loads((store / "all/name/zarr.json").read_text())
     (chunk,) = document["chunk_grid"]["configuration"]["chunk_shape"]
@@ -415,8 +415,8 @@ def test_names_that_unpack_to_far_more_than_names_do(store):
         list(eventdata.open_store(store).split("all").sample_names)
 
 
-def test_lists_of_a_tib(tmp_path):
-    """Of zeros, which take no place on the disk."""
+def test_lists_of_a_tib_are_refused(tmp_path):
+    """Lists of zeros take no space on the disk."""
     events = make_es_imagenet(tmp_path / "events", train=1, val=0)
     images = make_images(tmp_path / "images", train=2, val=0)
     lists = tmp_path / "lists"
@@ -434,7 +434,7 @@ def test_lists_of_a_tib(tmp_path):
             eventdata.convert(source, folder, tmp_path / "out.zarr", **options)
 
 
-def test_long_lists(tmp_path, monkeypatch):
+def test_long_lists_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("eventdata.raw.listing.MAX_LIST_BYTES", 10)
     url = f"memory://{uuid.uuid4().hex}"
     for text in (b"123456789\n", b"1234567890\n"):
@@ -454,7 +454,7 @@ def no_memory(*_, **__):
     raise MemoryError
 
 
-def test_memory_that_runs_out_while_input_is_listed(tmp_path, monkeypatch):
+def test_memory_that_runs_out_in_listing_is_an_error(tmp_path, monkeypatch):
     for name in "ab":
         write_npz(tmp_path / "raw" / name / "1.npz", **{key: np.arange(9) % 2 for key in "xytp"})
     given = {"frames": 2, "sensor_size": "2x2"}
@@ -475,8 +475,8 @@ def test_memory_that_runs_out_while_input_is_listed(tmp_path, monkeypatch):
         eventdata.convert("images", tmp_path / "raw", tmp_path / "out.zarr", **options)
 
 
-def test_deep_images_take_no_more_than_others(tmp_path):
-    """16 bits a pixel, white: a small file of many pixels."""
+def test_deep_images_take_no_more_memory_than_others(tmp_path):
+    """A small white image of 16 bits per pixel has many pixels."""
     deep = np.full((4096, 4096), 65535, np.uint16)
     Image.fromarray(deep).save(tmp_path / "a.png")
     del deep
@@ -484,13 +484,13 @@ def test_deep_images_take_no_more_than_others(tmp_path):
         assert (read_picture(tmp_path / "a.png") == 255).all()
 
 
-def test_shard_whose_chunk_is_a_bomb_or_lies_outside(store):
-    """Index and checksums are sound, the chunk is of 32 MiB; or it is not in the shard at all."""
+def test_a_chunk_that_is_a_bomb_or_lies_outside_is_refused(store):
+    """Index and checksums are right, but the chunk unpacks to 32 MiB or lies outside the shard."""
     path = store / "all/frames/c/0/0/0/0/0"
     content = path.read_bytes()
     index = np.frombuffer(content[-16 * 4 - 4 : -4], "<u8").copy()
     bomb = chunk_file(zstandard.ZstdCompressor(level=1).compress(bytes(32 * MIB)))
-    index[:4] = (0, len(bomb)) * 2  # both time bytes
+    index[:4] = (0, len(bomb)) * 2  # both are bytes
     path.write_bytes(bomb + chunk_file(index.tobytes()))
     with at_most(8), pytest.raises(StoreError, match="holds 33554432 bytes, not 512"):
         eventdata.FrameDataset(store, "all")[0]
@@ -501,8 +501,8 @@ def test_shard_whose_chunk_is_a_bomb_or_lies_outside(store):
             eventdata.FrameDataset(store, "all")[0]
 
 
-def test_places_to_write_that_hold_files_of_holes(tmp_path):
-    """What lies where a call is to write is read as carefully."""
+def test_huge_sparse_files_in_the_output_are_refused(tmp_path):
+    """Files where a command will write are read with the same limits."""
     raw, images = make_es_imagenet(tmp_path / "raw"), make_images(tmp_path / "images")
     whole = tmp_path / "whole.zarr"
     eventdata.convert("es-imagenet", raw, whole, shard_size=4)
@@ -528,7 +528,7 @@ def test_places_to_write_that_hold_files_of_holes(tmp_path):
         generate("es-imagenet", images, tmp_path / "made")
 
 
-def test_recipes_and_results_of_holes(tmp_path):
+def test_huge_sparse_recipes_and_results_are_refused(tmp_path):
     for name, read, message in (
         ("a.toml", lambda path: load(str(path)), "at most 1,048,576"),
         ("result.json", read_json, "at most 1,073,741,824"),

@@ -1,4 +1,4 @@
-"""Code in data is never run; documents nested too deep or with odd numbers are refused."""
+"""Code in data is never run; deeply nested documents and odd numbers are refused."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ from train.transfer import load_state
 
 
 class Evil:
-    """A pickle that makes a file when it is loaded."""
+    """A pickle that creates a file when it is loaded."""
 
     def __init__(self, canary):
         self.canary = canary
@@ -43,11 +43,11 @@ def evil_npy(canary):
 
 
 def test_pickles_are_not_loaded(tmp_path):
-    """In npz and npy files, checkpoints of both kinds, and label maps."""
+    """npz and npy files, checkpoints of both kinds and label maps may contain pickles."""
     canary = tmp_path / "loaded"
     Path(tmp_path / "proof.pkl").write_bytes(pickle.dumps(Evil(canary)))
     pickle.loads((tmp_path / "proof.pkl").read_bytes())
-    canary.unlink()  # it would have worked
+    canary.unlink()  # the pickle works
     pickled = pickle.dumps(Evil(canary), protocol=2)
     write_npz(tmp_path / "a.npz", pos=np.array([Evil(canary)], dtype=object))
     with pytest.raises(InputError, match="never unpickled"):
@@ -81,7 +81,7 @@ def test_pickles_are_not_loaded(tmp_path):
 
 
 def test_options_in_a_store_are_not_evaluated(store, sound):
-    """`verify --against` parses transforms that a store names."""
+    """`verify --against` parses the transforms that a store names."""
 
     def evil(values):
         values["parameters"]["transform"] = ["CropTime(min=__import__('os').system('true'))"]
@@ -97,7 +97,7 @@ def test_options_in_a_store_are_not_evaluated(store, sound):
 DEEP = 100_000
 
 
-def test_json_that_is_nested_or_holds_no_numbers(store, tmp_path):
+def test_nested_json_and_odd_values_are_refused(store, tmp_path):
     deep, half_deep = ("[" * depth + "]" * depth for depth in (DEEP, 600))
     header_text = (store / "zarr.json").read_text()
     frames_text = (store / "all/frames/zarr.json").read_text()
@@ -122,7 +122,7 @@ def test_json_that_is_nested_or_holds_no_numbers(store, tmp_path):
             with pytest.raises(StoreError):
                 eventdata.open_store(store)
             (store / key).write_text(text)
-    # As deep as Python parses, and too deep to be copied or printed.
+    # As deep as Python parses, and too deep to copy or print.
     (store / "zarr.json").write_text(
         header_text.replace('"parameters": {', f'"parameters": {{"a": {half_deep}, ', 1)
     )
@@ -151,8 +151,8 @@ def test_facts_in_a_checkpoint_are_checked(tmp_path):
         assert weight_facts(path) == {}
 
 
-def test_texts_that_would_take_hours(tmp_path):
-    """Time grows with the bytes and no faster: names that nearly match, and many classes."""
+def test_no_text_takes_more_than_linear_time(tmp_path):
+    """Names that nearly match and many classes take time only in proportion to their bytes."""
     started = time.monotonic()
     name = "v_" * 250_000
     assert sample_keys([name], ["a"]) == [f"a/{name}"]
@@ -170,7 +170,7 @@ def test_texts_that_would_take_hours(tmp_path):
     assert time.monotonic() - started < 60
 
 
-def test_toml_that_is_nested(tmp_path):
+def test_nested_toml_is_refused(tmp_path):
     recipe = tmp_path / "a.toml"
     for text in (
         "a = " + "[" * DEEP,
@@ -194,7 +194,7 @@ def test_toml_that_is_nested(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"split_names": []}, {"trace": 12}])
-def test_grey_images_of_a_store_that_says_what_none_can(tmp_path, change):
+def test_grey_images_from_impossible_parameters_are_refused(tmp_path, change):
     frames = tmp_path / "frames.zarr"
     raw = make_es_imagenet(tmp_path / "raw", train=2, val=1)
     eventdata.convert("es-imagenet", raw, frames)

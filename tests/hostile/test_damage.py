@@ -1,4 +1,4 @@
-"""Every reader on damaged and made-up files: a short form of `python -m tests.fuzz`."""
+"""Run every reader on damaged and made-up files: a short form of `python -m tests.fuzz`."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ SLOW = {
 
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory):
-    """Thousands of cases, all in one child; by reader what came of them."""
+    """Run thousands of cases in one child; return the outcome by reader."""
     findings = tmp_path_factory.mktemp("fuzz")
     jobs = [Job(name, cases=SLOW_CASES if name in SLOW else CASES) for name in READERS]
     done = run_jobs(jobs, findings)
@@ -32,7 +32,7 @@ def short_run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_damaged_and_made_up_files(short_run, name):
+def test_damaged_and_made_up_files_are_read_or_refused(short_run, name):
     done, found = short_run
     assert [(one["place"], one["details"]) for one in found if one["reader"] == name] == []
     assert done[name].cases == (SLOW_CASES if name in SLOW else CASES)
@@ -82,8 +82,8 @@ if __name__ == "__main__":
 """
 
 
-def test_what_is_to_be_found_is_found(tmp_path):
-    """Readers that do what none may, in a child that dies of some: kept, and gone on after."""
+def test_the_fuzzer_finds_every_kind_of_fault(tmp_path):
+    """Readers that break each rule are reported, also when they kill the child."""
     script = tmp_path / "bad.py"
     script.write_text(BAD_READERS)
     run = subprocess.run(
@@ -110,8 +110,8 @@ if __name__ == "__main__":
 """
 
 
-def test_a_case_without_files(tmp_path):
-    """Damage may take the last file away."""
+def test_a_case_may_have_no_files(tmp_path):
+    """Damage may remove the last file."""
     script = tmp_path / "empty.py"
     script.write_text(ALL_FILES_GONE)
     (tmp_path / "work").mkdir()

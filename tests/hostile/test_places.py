@@ -1,4 +1,4 @@
-"""Files that are none, and paths and links that lead out of their folder."""
+"""Things that are not regular files, and paths and links that lead out of their folder."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def reader(request, tmp_path):
     return tmp_path / request.param, READ_ONE[request.param]
 
 
-def test_empty_file(reader):
+def test_only_lists_may_be_empty(reader):
     path, read = reader
     path.touch()
     if path.suffix in (".txt", ".csv"):
@@ -38,7 +38,7 @@ def test_empty_file(reader):
         read(path)
 
 
-def test_folder_for_a_file(reader):
+def test_a_folder_in_place_of_a_file_is_refused(reader):
     path, read = reader
     path.mkdir()
     with pytest.raises(EventDataError, match=path.name):
@@ -56,7 +56,7 @@ def test_pipes_and_devices_are_not_waited_for(reader):
         read(path)
 
 
-def test_links_that_lead_nowhere_or_round(reader):
+def test_broken_and_circular_links_are_refused(reader):
     path, read = reader
     if path.name == "epochs.csv":
         return  # no rows yet
@@ -68,7 +68,7 @@ def test_links_that_lead_nowhere_or_round(reader):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")
-def test_file_without_permission(reader):
+def test_a_file_without_permission_is_an_error(reader):
     path, read = reader
     path.write_bytes(b"x")
     path.chmod(0)
@@ -77,7 +77,7 @@ def test_file_without_permission(reader):
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"a \xed\xa0\x80 0\n", b"a\xc0\xaf"])
-def test_invalid_utf8(tmp_path, data):
+def test_invalid_utf8_is_refused(tmp_path, data):
     for name, read in READ_ONE.items():
         if Path(name).suffix in (".txt", ".toml", ".json"):
             (tmp_path / name).write_bytes(data)
@@ -102,8 +102,8 @@ OUTSIDE = ("../outside", "a/../../outside", "/outside", "..\\outside", "a\0b", "
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_lists_whose_paths_leave_the_folder(tmp_path, name):
-    """Manifests, split lists and lists of images: a problem of the line, and nothing is read."""
+def test_lists_whose_paths_leave_the_folder_are_refused(tmp_path, name):
+    """A bad path in manifests, split lists and lists of images is a fault of its line."""
     events = make_es_imagenet(tmp_path / "events", train=1, val=0)
     (events / "trainlabel.txt").write_text(f"{name}.npz 0 190 254\n")
     with pytest.raises(InputError, match="leaves the folder"):
@@ -123,7 +123,7 @@ def test_lists_whose_paths_leave_the_folder(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside", "..\\outside"])
-def test_archives_whose_names_leave_the_folder(tmp_path, name):
+def test_archives_whose_names_leave_the_folder_are_refused(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(name, b"1")
     info = tarfile.TarInfo(name)
@@ -137,7 +137,7 @@ def test_archives_whose_names_leave_the_folder(tmp_path, name):
     (tmp_path / "b.tar").write_bytes(outer.getvalue())
     for archive_name in ("a.zip", "a.tar", "b.tar"):
         if (archive_name, name[0]) == ("b.tar", "/"):
-            continue  # below a folder of its own it is none that leaves it
+            continue  # below its own folder, this path stays inside
         with pytest.raises(InputError, match="leaves the folder"):
             unpack([tmp_path / archive_name], tmp_path / "deep/out", LIMITS)
     assert not [path for path in tmp_path.rglob("*") if "outside" in path.name]
@@ -146,7 +146,7 @@ def test_archives_whose_names_leave_the_folder(tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["../outside", "..", "", "/etc", "a/b", ".work", "zarr.json", "\ud800"]
 )
-def test_store_whose_splits_lie_outside(store, name):
+def test_a_store_whose_splits_lie_outside_is_refused(store, name):
     def add(values):
         values["parameters"]["split_names"] = ["all", name]
 
@@ -157,8 +157,8 @@ def test_store_whose_splits_lie_outside(store, name):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no such files here")
 @pytest.mark.parametrize("key", ["zarr.json", "skipped.json", "all/label/c/0"])
-def test_files_of_a_store_that_lead_to_files_of_the_kernel(store, key, monkeypatch):
-    """They say that they have no bytes, and have, or wait for them for ever (/proc/kmsg)."""
+def test_links_from_a_store_to_kernel_files_are_refused(store, key, monkeypatch):
+    """Files of /proc have a size of zero but hold bytes, or block readers (/proc/kmsg)."""
     (store / key).unlink(missing_ok=True)
     (store / key).symlink_to("/proc/self/status")
     opened = []
@@ -169,8 +169,8 @@ def test_files_of_a_store_that_lead_to_files_of_the_kernel(store, key, monkeypat
     assert store / key not in opened
 
 
-def test_what_a_store_says_of_its_input_opens_no_file(store, sound, tmp_path):
-    """`verify --against` takes options from the store, but none that are places."""
+def test_paths_in_a_store_are_never_opened(store, sound, tmp_path):
+    """`verify --against` takes options from the store, except paths."""
     os.mkfifo(tmp_path / "pipe")
 
     def lists(values):
@@ -182,7 +182,7 @@ def test_what_a_store_says_of_its_input_opens_no_file(store, sound, tmp_path):
         eventdata.verify(store, against=sound / "raw")
 
 
-def test_run_whose_stage_lies_outside(tmp_path):
+def test_a_run_whose_stage_lies_outside_is_refused(tmp_path):
     tree = training.runs(None)[0]
     trees.write_tree(tmp_path, tree)
     assert read_run(tmp_path).label == "small"
@@ -195,7 +195,7 @@ def test_run_whose_stage_lies_outside(tmp_path):
 
 
 def test_nothing_is_written_through_links(tmp_path):
-    """An unfinished store whose folders or lock are links: a conversion stops before it writes."""
+    """A conversion stops before it writes if folders or the lock of its store are links."""
     raw = make_es_imagenet(tmp_path / "raw", train=3, val=1)
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -235,7 +235,7 @@ def unfinished_header():
     }
 
 
-def test_archives_with_links(tmp_path):
+def test_archives_with_links_are_refused(tmp_path):
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
         info = tarfile.TarInfo("link")
         info.type, info.linkname = kind, "/etc/passwd"
@@ -252,7 +252,7 @@ def test_archives_with_links(tmp_path):
     assert not any((tmp_path / "out").iterdir())
 
 
-def test_archives_into_folders_with_links(tmp_path):
+def test_archives_are_not_unpacked_through_links(tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/file").write_text("precious")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
@@ -270,14 +270,14 @@ def test_archives_into_folders_with_links(tmp_path):
 
 @pytest.fixture
 def nest():
-    """Makes folders in each other, which nobody else could remove."""
+    """Make nested folders that ordinary tools can't remove."""
     nests = []
 
     def make(folder):
         path = str(folder)
         for _ in range(1500):
             path += "/d"
-            os.mkdir(path)  # noqa: PTH102 a Path takes its parts apart
+            os.mkdir(path)  # noqa: PTH102 a Path splits its parts
         nests.append((folder, path))
 
     yield make
@@ -288,8 +288,8 @@ def nest():
             path = path[:-2]
 
 
-def test_folders_in_folders_in_folders(tmp_path, nest):
-    """From Python 3.12 on all this may succeed."""
+def test_deeply_nested_folders_are_handled(tmp_path, nest):
+    """From Python 3.12 on, all this may succeed."""
     images = make_images(tmp_path / "images", train=4, val=0)
     folder = tmp_path / "recordings"
     trees.write_tree(folder, {f"{name}/a.npz": recordings.npz_events() for name in "ab"})
@@ -312,7 +312,7 @@ def test_folders_in_folders_in_folders(tmp_path, nest):
             assert "nested too deeply" in str(error)  # noqa: PT017 it need not be raised
 
 
-def test_folders_that_contain_themselves_by_a_link(tmp_path):
+def test_folders_that_contain_themselves_by_a_link_are_handled(tmp_path):
     images = make_images(tmp_path / "images", train=4, val=0)
     (images / "train/n01440764/round").symlink_to(images)
     result = eventdata.convert("images", images, tmp_path / "a.zarr", short_side=16, crop=16)

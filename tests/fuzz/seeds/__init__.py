@@ -1,1 +1,1 @@
-"""Sound inputs to damage: small ones made here, and some of the real data where there is any."""
+"""Sound inputs to damage: small ones made here, and real data if available."""

@@ -14,20 +14,20 @@ from tests.fuzz.seeds.trees import Real, Tree, drawn, real_files
 
 
 def picture(height: int = 40, width: int = 56) -> NDArray[np.uint8]:
-    """Squares of random colours, (H, W, 3)."""
+    """Draw squares of random colours, (H, W, 3)."""
     colours = drawn().integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     return np.ascontiguousarray(colours.repeat(8, 0).repeat(8, 1)[:height, :width])
 
 
 def encoded(image: Image.Image, kind: str, **settings: Any) -> bytes:
-    """An image file's bytes."""
+    """Return an image file's bytes."""
     stream = io.BytesIO()
     image.save(stream, kind, **settings)
     return stream.getvalue()
 
 
 def pictures(real: Real) -> list[Tree]:
-    """An image of each format, mode and peculiarity that is read."""
+    """Return images of each format, mode and peculiarity that is read."""
     rgb = Image.fromarray(picture())
     deep = Image.fromarray(picture()[..., 0].astype(np.uint16) * 257)
     exif = Image.Exif()
@@ -55,7 +55,7 @@ def pictures(real: Real) -> list[Tree]:
 
 
 def video(suffix: str, codec: str, pixels: str = "yuv420p", frames: int = 6) -> bytes:
-    """A short moving picture."""
+    """Return a short video."""
     import av
 
     with tempfile.NamedTemporaryFile(suffix=suffix) as file:
@@ -72,7 +72,7 @@ def video(suffix: str, codec: str, pixels: str = "yuv420p", frames: int = 6) -> 
 
 
 def clips(real: Real) -> list[Tree]:
-    """Videos in the containers that are read, and clips as folders of frames."""
+    """Return videos in the containers that are read, and clips as folders of frames."""
     made = [
         {"clip.avi": video(".avi", "mpeg4")},
         {"clip.mp4": video(".mp4", "mpeg4")},

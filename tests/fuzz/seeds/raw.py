@@ -1,4 +1,4 @@
-"""Raw npz files with their lists, lists of images, archives."""
+"""Raw npz files with their lists, lists of images, and archives."""
 
 import bz2
 import gzip
@@ -15,14 +15,14 @@ from tests.fuzz.seeds.trees import Real, Tree, drawn, npz, real_files
 
 
 def coordinates(count: int = 40) -> NDArray[np.uint8]:
-    """Row, column and step of events, as raw ES-ImageNet has them."""
+    """Return row, column and step of events as in raw ES-ImageNet."""
     rng = drawn()
     places = rng.integers(20, 150, (count, 2))
     return np.column_stack([places, rng.integers(1, 9, count)]).astype(np.uint8)
 
 
 def es_imagenet(real: Real) -> list[Tree]:
-    """Manifests and their files."""
+    """Return manifests and their files."""
     files = npz(pos=coordinates(), neg=coordinates(30))
     train = [f"class{label}/class{label}_{label}.npz" for label in (0, 7, 999)]
     val = [f"ILSVRC2012_val_{number:08d}.npz" for number in (1, 2)]
@@ -44,22 +44,22 @@ def es_imagenet(real: Real) -> list[Tree]:
 
 
 def coordinate_files(real: Real) -> list[Tree]:
-    """Single files of raw ES-ImageNet."""
+    """Return single files of raw ES-ImageNet."""
     made = npz(pos=coordinates(), neg=coordinates(30))
     return [{"a.npz": made}, *real_files(real, "es_imagenet/val/*.npz")]
 
 
-DENSE_SHAPE = (2, 4, 24, 32)  # that of real ones would fill the time
+DENSE_SHAPE = (2, 4, 24, 32)  # files of the real shape would take most of the time
 
 
 def dense_files(_: Real) -> list[Tree]:
-    """Single files of raw ES-UCF101, of a smaller shape."""
+    """Return single files of raw ES-UCF101 with a smaller shape."""
     frames = (drawn().random(DENSE_SHAPE) < 0.1).astype(np.uint8)
     return [{"a.npz": npz(arr_0=frames)}, {"a.npz": npz(arr_0=np.asfortranarray(frames))}]
 
 
 def manifests(real: Real) -> list[Tree]:
-    """Manifests of ES-ImageNet alone."""
+    """Return manifests of ES-ImageNet without their files."""
     lines = b"class0/class0_1.npz 0 190 254\nclass7/class7_2.npz 7 254 180\n" * 20
     return [{"trainlabel.txt": lines, "vallabel.txt": b"a.npz 3 254 1\n"}] + [
         {"vallabel.txt": data[:20_000]}
@@ -72,7 +72,7 @@ CLASS_NAMES = ("Archery", "HandstandPushups", "PushUps")
 
 
 def split_lists(real: Real) -> list[Tree]:
-    """UCF101's lists beside clips that have nothing in them."""
+    """Return UCF101's lists with empty clips."""
     clips = [f"v_{name}_g{g:02d}_c01" for name in CLASS_NAMES for g in (1, 2)]
     index = "".join(f"{number} {name}\r\n" for number, name in enumerate(CLASS_NAMES, 1))
     train = "".join(f"{c[2:-8]}/{c}.avi {CLASS_NAMES.index(c[2:-8]) + 1}\r\n" for c in clips[::2])
@@ -96,7 +96,7 @@ def split_lists(real: Real) -> list[Tree]:
 
 
 def image_lists(_: Real) -> list[Tree]:
-    """Lists of images, and a list of classes; the images are empty."""
+    """Return lists of images and a list of classes; the images are empty."""
     names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 7)]
     images = {f"images/val/{name}": b"" for name in names}
     indices = "".join(f"{name} {number % 3}\n" for number, name in enumerate(names))
@@ -110,7 +110,7 @@ def image_lists(_: Real) -> list[Tree]:
 
 
 def archives(_: Real) -> list[Tree]:
-    """Zip and tar, plain and compressed, one with an archive in it."""
+    """Return zip and tar files, plain and compressed, and one with an archive inside."""
     files = {"a/x.npz": npz(pos=coordinates()), "a/b/y.txt": b"text\n" * 50, "z": b""}
 
     def tarred(content: Tree) -> bytes:
@@ -125,7 +125,7 @@ def archives(_: Real) -> list[Tree]:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
-            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)  # of no time
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)  # without its time
     return [
         {"a.zip": stream.getvalue()},
         {"a.tar": tarred(files)},

@@ -1,4 +1,4 @@
-"""Recordings of each format, put together byte by byte, and data sets of Tonic."""
+"""Recordings of each format, assembled byte by byte, and data sets of Tonic."""
 
 import struct
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tests.fuzz.seeds.trees import Real, Tree, drawn, npy, npz, real_files
 
 
 def events(count: int = 200, side: int = 16) -> NDArray[np.void]:
-    """Events of a small sensor, in order."""
+    """Return events of a small sensor, in order."""
     rng = drawn()
     made = np.zeros(count, EVENT_DTYPE)
     made["x"], made["y"] = rng.integers(0, side, (2, count))
@@ -23,14 +23,14 @@ def events(count: int = 200, side: int = 16) -> NDArray[np.void]:
 
 
 def bin_file() -> bytes:
-    """N-MNIST's form."""
+    """Return a file in N-MNIST's format."""
     parts = events()
     rows = [parts["x"], parts["y"], parts["p"] << 7 | (t := parts["t"]) >> 16, t >> 8, t]
     return np.stack([np.asarray(row) & 0xFF for row in rows], axis=1).astype(np.uint8).tobytes()
 
 
 def dat_file() -> bytes:
-    """Prophesee's DAT."""
+    """Return a file in Prophesee's DAT format."""
     parts = events()
     word = parts["x"].astype(np.uint32) | parts["y"].astype(np.uint32) << 14
     word |= parts["p"].astype(np.uint32) << 28
@@ -39,7 +39,7 @@ def dat_file() -> bytes:
 
 
 def evt2_file() -> bytes:
-    """Prophesee's EVT 2.0."""
+    """Return a file in Prophesee's EVT 2.0 format."""
     words = [8 << 28]
     for x, y, t, p in events().tolist():
         words += [8 << 28 | t >> 6] if t >> 6 != words[-1] & 0xFFF_FFFF else []
@@ -49,7 +49,7 @@ def evt2_file() -> bytes:
 
 
 def evt3_file() -> bytes:
-    """Prophesee's EVT 3.0, single events and vectors."""
+    """Return a file in Prophesee's EVT 3.0 format, with single events and vectors."""
     words = []
     for x, y, t, p in events().tolist():
         words += [8 << 12 | t >> 12, 6 << 12 | t & 4095, y, 2 << 12 | int(p) << 11 | x]
@@ -59,7 +59,7 @@ def evt3_file() -> bytes:
 
 
 def es_file() -> bytes:
-    """Event Stream 2."""
+    """Return a file in the Event Stream 2 format."""
     body = bytearray(b"Event Stream\x02\x00\x00\x01" + struct.pack("<HH", 16, 16))
     before = 0
     for x, y, t, p in events().tolist():
@@ -70,7 +70,7 @@ def es_file() -> bytes:
 
 
 def aedat2_file() -> bytes:
-    """AEDAT 2.0 of a DVS128."""
+    """Return AEDAT 2.0 of a DVS128."""
     parts = events(side=128)
     address = (127 - parts["x"].astype(np.int64)) << 1 | (127 - parts["y"].astype(np.int64)) << 8
     body = np.stack([address | ~parts["p"] & 1, parts["t"]], axis=1).astype(">u4").tobytes()
@@ -88,7 +88,7 @@ AEDAT4_XML = """<dv version="2.0"><node name="outInfo" path="/mainloop/Recorder/
 
 
 def aedat4_file(compression: str = "NONE") -> bytes:
-    """AEDAT 4.0, packed by NONE, LZ4 or ZSTD; the flatbuffers are put together by hand."""
+    """Return AEDAT 4.0, packed by NONE, LZ4 or ZSTD, with flatbuffers assembled here."""
     number, pack = AEDAT4_PACKERS[compression]
     xml = AEDAT4_XML.format(compression=compression).encode()
     xml += bytes(-len(xml) % 4 or 4)  # ends with a zero
@@ -102,7 +102,7 @@ def aedat4_file(compression: str = "NONE") -> bytes:
 
 
 def aedat4_packet(content: bytes) -> bytes:
-    """A packet of the first stream."""
+    """Return a packet of the first stream."""
     return struct.pack("<II", 0, len(content)) + content
 
 
@@ -116,7 +116,7 @@ def _aedat4_events(part: NDArray[np.void]) -> bytes:
     return struct.pack("<I", len(body)) + body
 
 
-# By name: the number in the header, and how a packet is packed.
+# By name: the number in the header, and the function that packs a packet.
 AEDAT4_PACKERS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
     "NONE": (0, bytes),
     "LZ4": (1, lz4.frame.compress),
@@ -127,7 +127,7 @@ AEDAT4_PACKERS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
 def recordings(
     suffix: str, *makes: Callable[[], bytes], pattern: str = "none"
 ) -> Callable[[Real], list[Tree]]:
-    """Recordings of one format; ``pattern``: of real ones."""
+    """Return a function that makes recordings of a format, with real ones of ``pattern``."""
 
     def seeds(real: Real) -> list[Tree]:
         made: list[Tree] = [{f"a{suffix}": make()} for make in makes]
@@ -137,12 +137,12 @@ def recordings(
 
 
 def npz_events() -> bytes:
-    """Columns in an npz."""
+    """Return event columns in an npz."""
     return npz(**{name: events()[name] for name in "xytp"})
 
 
 def class_folders(_: Real) -> list[Tree]:
-    """Recordings of several formats in class folders."""
+    """Return recordings of several formats in class folders."""
     return [
         {"left/a.npz": npz_events(), "left/b.dat": dat_file(), "right/a.es": es_file()},
         {f"{split}/{name}/a.raw": evt3_file() for split in ("train", "test") for name in "ab"},
@@ -150,7 +150,7 @@ def class_folders(_: Real) -> list[Tree]:
 
 
 def tonic_sets(real: Real) -> list[Tree]:
-    """Data sets as Tonic finds them."""
+    """Return data sets as Tonic finds them."""
     gesture = np.column_stack([events()[name].astype(np.int64) for name in "xypt"])
     hand = np.column_stack([events()[name].astype(np.int64) for name in "txyp"])
     return [

@@ -1,4 +1,4 @@
-"""Stores, whole and unfinished, and what they were made from."""
+"""Stores, complete and unfinished, and their inputs."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ from tests.fuzz.seeds.trees import Real, Tree, tree_of, write_tree
 
 @dataclass(frozen=True)
 class Made:
-    """How the small stores are made: input, source and options."""
+    """The making of a small store: input, source and options."""
 
     tree: Tree
     source: str
@@ -28,7 +28,7 @@ class Made:
 
 @functools.cache
 def store_inputs() -> list[Made]:
-    """Inputs of a store of binary frames, one of counts, one of images, one of ODG frames."""
+    """Return inputs of stores of binary frames, counts, images and ODG frames."""
     folders = {f"{name}/{n}.npz": npz_events() for name in ("left", "right") for n in range(3)}
     sensor = {"sensor_size": "16x16"}
     images = {
@@ -46,7 +46,7 @@ def store_inputs() -> list[Made]:
 
 
 def stores(real: Real) -> list[Tree]:
-    """Whole stores, one with a sample that was skipped."""
+    """Return complete stores, one of them with a skipped sample."""
     trees = []
     for number, made in enumerate(store_inputs()):
         tree = dict(made.tree)
@@ -77,13 +77,13 @@ def _real_store(real: Path) -> Tree:
 
 
 def odg_stores(real: Real) -> list[Tree]:
-    """Stores that grey images can be put together from."""
+    """Return stores that grey images can be made from."""
     made = store_inputs()[3]
     return [_converted(made.tree, made), *([_real_store(real)] if real else [])]
 
 
 def stores_and_inputs(_: Real) -> list[Tree]:
-    """Stores with what they were made from."""
+    """Return stores with their inputs."""
     return [
         {
             **{f"store/{name}": data for name, data in _converted(made.tree, made).items()},
@@ -94,13 +94,13 @@ def stores_and_inputs(_: Real) -> list[Tree]:
 
 
 class _StoppedError(Exception):
-    """Instead of a kill."""
+    """Stands in for a kill."""
 
 
 def unfinished_stores(_: Real) -> list[Tree]:
-    """Raw files and a store that was interrupted after some shards, ``.work`` in it.
+    """Return inputs with stores that were interrupted after some shards, with .work.
 
-    ``number``: of `store_inputs`, what it is made from.
+    ``number`` is the index of the input in `store_inputs`.
     """
     trees = []
     for number, made in enumerate(store_inputs()[:3]):
@@ -116,7 +116,7 @@ def unfinished_stores(_: Real) -> list[Tree]:
 
 
 def _interrupt(run: Callable[..., object], after: int) -> None:
-    """Stop a conversion or generation once so many samples are done."""
+    """Stop a conversion or generation once ``count`` samples are done."""
 
     def stop(done: int, _: int) -> None:
         if done >= after:
@@ -127,7 +127,7 @@ def _interrupt(run: Callable[..., object], after: int) -> None:
 
 
 def unfinished_raw(_: Real) -> list[Tree]:
-    """Images and the raw files of some of them, ``.work`` among these."""
+    """Return images and the raw files of some of them, with .work."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_tree(root / "raw", store_inputs()[3].tree)

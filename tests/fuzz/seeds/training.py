@@ -1,4 +1,4 @@
-"""Recipes, checkpoints of each kind, the folder of a finished run."""
+"""Recipes, checkpoints of each kind, and the folder of a finished run."""
 
 import io
 import json
@@ -44,7 +44,7 @@ epochs = 8
 
 
 def recipes(_: Real) -> list[Tree]:
-    """A recipe of every kind of setting, and those that come with the package."""
+    """Return a recipe with every kind of setting, and the recipes of the package."""
     from train.recipe import RECIPES
 
     return [{"recipe.toml": RECIPE}] + [
@@ -53,7 +53,7 @@ def recipes(_: Real) -> list[Tree]:
 
 
 def small_state() -> dict[str, Any]:
-    """Tensors of several types and shapes."""
+    """Return tensors of several types and shapes."""
     import torch
 
     return {
@@ -65,7 +65,7 @@ def small_state() -> dict[str, Any]:
 
 
 def checkpoints(_: Real) -> list[Tree]:
-    """Safetensors with facts, torch files of both kinds, and one as Lightning writes it."""
+    """Return safetensors with facts, torch files of both kinds, and a Lightning checkpoint."""
     import torch
     from safetensors.torch import save
 
@@ -86,7 +86,7 @@ def checkpoints(_: Real) -> list[Tree]:
 
 
 def runs(_: Real) -> list[Tree]:
-    """The folder of a finished run, without its weights."""
+    """Return the folder of a finished run without its weights."""
     from train.recipe import load
 
     with tempfile.TemporaryDirectory() as folder:
