@@ -34,7 +34,7 @@ def check_events(
             floats are seconds, a day at most, and become microseconds. Polarities are {0, 1} or
             {-1, 1}. Events may be in any order.
         sensor_size: (W, H) or Tonic's (W, H, P); without it only negative coordinates are refused.
-        name: what error messages begin with.
+        name: the beginning of error messages.
 
     Returns:
         A contiguous array of ``EVENT_DTYPE``, sorted by time, events of the same time in their
@@ -53,9 +53,8 @@ def check_events(
     if missing:
         raise InputError(f"{name}: no field {', '.join(missing)} (found: {events.dtype.names})")
     columns = _check_columns([events[field] for field in "xytp"], sensor_size, name)
-    if events.dtype == EVENT_DTYPE and events.flags.c_contiguous and _ordered(columns[2]):
-        return events
-    return _pack(columns)
+    whole = events.dtype == EVENT_DTYPE and events.flags.c_contiguous and _ordered(columns[2])
+    return events if whole else _pack(columns)
 
 
 def make_events(
@@ -80,11 +79,9 @@ def sensor_of(events: Events) -> SensorSize:
 
 
 def cut(events: Events, every: int) -> list[slice]:
-    """Cut a recording into samples of ``every`` microseconds, beginning with its first event.
+    """Return the slices of a recording for samples of ``every`` microseconds from its first event.
 
-    Returns:
-        A slice of ``events`` for each sample, empty where there are no events. The rest that does
-        not fill a sample is skipped, but a recording shorter than ``every`` is one sample.
+    The rest that does not fill a sample is skipped, but a shorter recording is one sample.
 
     Raises:
         OptionError: ``every`` is not positive.
@@ -128,17 +125,14 @@ def _check_columns(
         raise InputError(f"{name}: x, y, t and p are not four columns of one length: {shapes}")
     x, y, t, p = columns
     width, height = (sensor_size or (LARGEST_SIDE, LARGEST_SIDE))[:2]
+    sensor = f"a sensor of {width} x {height} pixels"
     if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
-        raise InputError(
-            f"{name}: a sensor of {width} x {height} pixels; each side must be 1 to {LARGEST_SIDE}"
-        )
+        raise InputError(f"{name}: {sensor}; each side must be 1 to {LARGEST_SIDE}")
     x, y = _whole(x, "x", name), _whole(y, "y", name)
     for axis, column, side in (("x", x, width), ("y", y, height)):
         if len(column) and not (column.min() >= 0 and column.max() < side):
-            raise InputError(
-                f"{name}: {axis} runs from {column.min()} to {column.max()} "
-                f"on a sensor of {width} x {height} pixels; pass the right sensor size"
-            )
+            span = f"{axis} runs from {column.min()} to {column.max()}"
+            raise InputError(f"{name}: {span} on {sensor}; pass the right sensor size")
     return [x, y, _times(t, name), _polarities(p, name)]
 
 
@@ -177,8 +171,6 @@ def _polarities(p: NDArray[Any], name: str) -> NDArray[np.bool_]:
     p = _whole(p, "p", name)
     on: NDArray[np.bool_] = p == 1
     if not (np.all(on | (p == 0)) or np.all(on | (p == -1))):
-        raise InputError(
-            f"{name}: p has the values {np.unique(p)[:5].tolist()}; polarities are 0 and 1, "
-            "or -1 and 1"
-        )
+        values = np.unique(p)[:5].tolist()
+        raise InputError(f"{name}: p has the values {values}; polarities are 0 and 1, or -1 and 1")
     return on

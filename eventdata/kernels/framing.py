@@ -34,9 +34,9 @@ from eventdata.settings import Settings, setting
 
 MAX_FRAMES = 1 << 16  # per sample: more means a damaged time stamp or a window in the wrong unit
 
-_OK, _BAD_COORDINATE, _TOO_MANY, _BAD_EDGE = 0, 1, 2, 3
-
 Index = NDArray[np.int64]
+
+_OK, _BAD_COORDINATE, _TOO_MANY, _BAD_EDGE = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +134,8 @@ class FrameEdges(NamedTuple):
 
     start: Index  # (T,)
     stop: Index  # (T,)
-    frames_cut: int
-    """Frames cut because the sample is longer than ``Framing.steps``."""
-    events_skipped: int
-    """Events after the last frame, of frames cut or of an incomplete window."""
+    frames_cut: int  # because the sample is longer than ``Framing.steps``
+    events_skipped: int  # after the last frame: of frames cut or of an incomplete window
 
 
 def frame_edges(t: Index, framing: Framing, span: tuple[int, int] | None = None) -> FrameEdges:
@@ -145,7 +143,6 @@ def frame_edges(t: Index, framing: Framing, span: tuple[int, int] | None = None)
 
     Args:
         t: ordered times (N,). Without events all frames are empty, and an open T is 1.
-        framing: how to cut.
         span: first tick and end of a sample that is a piece of known length. Without it, the sample
             begins with its first event and ends one tick after its last.
 
@@ -180,26 +177,19 @@ def frame_events(
 ) -> tuple[int, FrameEdges]:
     """Fill ``out`` with the frames of checked events; see ``frame_edges`` and ``scatter``."""
     edges = frame_edges(events["t"], framing, span)
-    x, y, p = events["x"], events["y"], events["p"]
-    return scatter(x, y, p, edges, out, framing.representation), edges
+    return scatter(events, edges, out, framing.representation), edges
 
 
 def scatter(
-    x: NDArray[Any],
-    y: NDArray[Any],
-    p: NDArray[Any],
-    edges: FrameEdges,
-    out: NDArray[Any],
-    representation: str = "binary",
+    events: Events, edges: FrameEdges, out: NDArray[Any], representation: str = "binary"
 ) -> int:
     """Fill ``out`` with the frames of checked events.
 
     Args:
-        x, y, p: columns of the events (N,); p true is positive.
+        events: a structured array (N,); p true is positive.
         edges: the events of each frame.
-        out: (K, H, W, P), overwritten; P = 1 merges the polarities. Binary frames are packed bits
-            in uint8, counts are of any integer type.
-        representation: ``binary`` or ``count``.
+        out: (K, H, W, P), overwritten; P = 1 merges the polarities. Frames are packed bits in uint8
+            where ``representation`` is ``binary``; a ``count`` is of any integer type.
 
     Returns:
         The number of cells set in all frames, or the sum of all counts.
@@ -213,8 +203,7 @@ def scatter(
     planes = -(-steps // 8) if binary else steps
     if out.ndim != 4 or out.shape[0] != planes or out.shape[3] not in (1, 2):
         raise ValueError(f"out is {out.shape}: it must be ({planes}, H, W, 1 or 2)")
-    if not len(x) == len(y) == len(p):
-        raise ValueError(f"the columns x, y, p have {len(x)}, {len(y)} and {len(p)} events")
+    x, y, p = events["x"], events["y"], events["p"]
     kernel: Callable[..., tuple[int, int, int]] = _scatter_packed if binary else _scatter_counts
     limit = 1 if binary else _largest(out.dtype)
     total, fault, i = kernel(x, y, p, edges.start, edges.stop, out, limit)

@@ -4,7 +4,8 @@ The image is laid on an empty canvas at one placement after another, each a pixe
 previous one. Where the brightness of a canvas pixel changes by more than a threshold between two
 placements, there is an event: Lin et al., ES-ImageNet, Frontiers in Neuroscience 15, 2021.
 
-Legend: N events, T steps, P polarities (0 = positive), C channels, H rows, W columns.
+Legend: N events, T steps, P polarities (0 = positive), C channels, H rows, W columns; the scaled
+image has a rows and b columns, m is the largest offset of a placement.
 
     image (H, W, C) -> scaled, max over channels (a, b) -> bits on a canvas (ceil(T/8), a+m, b+m, P)
       -> events, or centred and cropped frames (ceil(T/8), H, W, P)
@@ -14,14 +15,13 @@ import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numba import njit
 
 from eventdata.errors import InputError, LeftOutError, OptionError
 from eventdata.kernels.packing import U8, count_ones
-from eventdata.kernels.placements import add_edges, difference, list_events
-from eventdata.kernels.resample import scale_area, scale_nearest
 from eventdata.settings import Settings, setting
 
 PUBLISHED_TRACE = ((1, 0), (0, 2), (2, 1), (1, 0), (0, 1), (2, 2), (1, 0), (1, 1), (2, 1))
@@ -35,8 +35,8 @@ def parse_trace(text: str) -> tuple[tuple[int, int], ...]:
     """Return the placements of a text like ``1,0 0,2 2,1``; raise ValueError for any other."""
     if not re.fullmatch(r"\s*\d{1,9},\d{1,9}(\s+\d{1,9},\d{1,9})*\s*", text):
         raise ValueError
-    places = (place.split(",") for place in text.split())
-    return tuple((int(row), int(column)) for row, column in places)
+    numbers = map(int, re.findall(r"\d+", text))
+    return tuple(zip(numbers, numbers, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class OdgSettings(Settings):
 
     @property
     def margin(self) -> int:
-        """Return how many rows and columns the crop cuts off at the top and left of the canvas."""
+        """Return the rows and columns that the crop cuts off at the canvas's top and left."""
         return (self.canvas - self.crop) // 2
 
     @property
@@ -120,11 +120,7 @@ class OdgSettings(Settings):
 
 
 def scaled_size(height: int, width: int, settings: OdgSettings) -> tuple[int, int]:
-    """Return rows and columns after scaling, a and b of an ES-ImageNet manifest line.
-
-    Raises:
-        InputError: the image is too narrow to keep a pixel of its short side.
-    """
+    """Return rows and columns after scaling; ``InputError`` if the short side has no pixel left."""
     long = max(height, width)
     a, b = (side * settings.long_side // max(long, 1) for side in (height, width))
     if min(a, b) < 1:
@@ -133,11 +129,7 @@ def scaled_size(height: int, width: int, settings: OdgSettings) -> tuple[int, in
 
 
 def image_events(image: U8, settings: OdgSettings) -> tuple[U8, U8]:
-    """Return the events of an image as a raw ES-ImageNet file holds them.
-
-    Args:
-        image: uint8 (H, W, 3) or grey (H, W).
-        settings: long side and reach small enough for uint8 coordinates.
+    """Return the events of an image, uint8 (H, W, 3) or grey (H, W), as a raw file holds them.
 
     Returns:
         ``pos`` and ``neg``, uint8 (N, 3): row and column on the canvas before centring, and step
@@ -150,16 +142,11 @@ def image_events(image: U8, settings: OdgSettings) -> tuple[U8, U8]:
     if settings.canvas > 256 or settings.steps > 255:
         raise OptionError("raw events are bytes; choose a canvas of at most 256 and 255 steps")
     bits = _canvas_bits(image, settings)
-    return list_events(bits, settings.steps, 0), list_events(bits, settings.steps, 1)
+    return _list_events(bits, settings.steps, 0), _list_events(bits, settings.steps, 1)
 
 
 def image_frames(image: U8, settings: OdgSettings, out: U8) -> int:
-    """Fill ``out`` with the packed frames of an image, without listing its events.
-
-    Args:
-        image: uint8 (H, W, 3) or grey (H, W).
-        settings: how to make them.
-        out: uint8 of ``settings.frames_shape``, overwritten completely.
+    """Overwrite ``out`` with the packed frames of an image, uint8 (H, W, 3) or grey (H, W).
 
     Returns:
         The number of set cells of ``out``. In mode ``published`` some events lie outside the crop,
@@ -173,8 +160,7 @@ def image_frames(image: U8, settings: OdgSettings, out: U8) -> int:
     out[:] = 0
     bits = _canvas_bits(image, settings)
     size = scaled_size(image.shape[0], image.shape[1], settings)
-    (top, bottom), (left, right) = _inside(size, settings)
-    y, x = _shift(size, settings)
+    (top, bottom, y), (left, right, x) = (_inside(side, settings) for side in size)
     out[:, top + y : bottom + y, left + x : right + x] = bits[:, top:bottom, left:right]
     return int(count_ones(out))
 
@@ -187,7 +173,7 @@ def edge_integral(packed: U8, settings: OdgSettings) -> U8:
 
     Args:
         packed: packed frames, uint8 (ceil(T/8), H, W, 2).
-        settings: the settings that the frames were made with, for steps and trace.
+        settings: those that the frames were made with.
 
     Returns:
         uint8 (H, W), centred between the placements; what moves past the border is lost.
@@ -196,9 +182,8 @@ def edge_integral(packed: U8, settings: OdgSettings) -> U8:
         raise InputError(
             f"frames {packed.shape} do not hold {settings.steps} steps with polarity last"
         )
-    steps, home = settings.steps, settings.reach // 2
-    sums = np.zeros(packed.shape[1:3], np.int64)
-    add_edges(packed, np.array(settings.trace, np.int64), home, sums)
+    steps, sums = settings.steps, np.zeros(packed.shape[1:3], np.int64)
+    _add_edges(packed, np.array(settings.trace), settings.reach // 2, sums)
     return (((sums + steps) * 255 + steps) // (2 * steps)).astype(np.uint8)
 
 
@@ -214,12 +199,11 @@ def _canvas_bits(image: U8, settings: OdgSettings) -> U8:
     padded = np.zeros((a + 2 * m + 1, b + m), np.uint8)
     scale = scale_nearest if settings.resampling == "nearest" else scale_area
     scale(np.ascontiguousarray(image).reshape(*image.shape[:2], -1), padded[m + 1 : m + 1 + a, :b])
-    rows, columns = _inside((a, b), settings)
+    window = [_inside(side, settings)[:2] for side in (a, b)]
     if settings.mode == "published":
-        rows = columns = (settings.margin + 1, settings.margin + settings.crop)
+        window = [(settings.margin + 1, settings.margin + settings.crop)] * 2
     cells = np.zeros((settings.frames_shape[0], a + m, b + m), np.uint16)
-    trace = np.array(settings.trace, np.int64)
-    difference(padded, trace, settings.levels, np.array((rows, columns), np.int64), cells)
+    _difference(padded, np.array(settings.trace), settings.levels, np.array(window), cells)
     bits = cells.astype("<u2", copy=False).view(np.uint8).reshape(*cells.shape, 2)
     events = count_ones(bits)
     if events < settings.min_events:
@@ -229,15 +213,158 @@ def _canvas_bits(image: U8, settings: OdgSettings) -> U8:
     return bits
 
 
-def _shift(size: tuple[int, int], settings: OdgSettings) -> tuple[int, int]:
-    """Return the shift, in rows and columns, from the canvas to the centred and cropped frames."""
-    y, x = ((settings.long_side - side) // 2 - settings.margin for side in size)
-    return y, x
+def _inside(side: int, settings: OdgSettings) -> tuple[int, int, int]:
+    """Return first and end of the canvas rows in the frames, and their shift; or of the columns."""
+    shift = (settings.long_side - side) // 2 - settings.margin
+    return max(0, -shift), min(side + settings.reach, settings.crop - shift), shift
 
 
-def _inside(size: tuple[int, int], settings: OdgSettings) -> tuple[tuple[int, int], ...]:
-    """Return first and end of the canvas rows, and of its columns, inside the frames."""
-    return tuple(
-        (max(0, -move), min(side + settings.reach, settings.crop - move))
-        for side, move in zip(size, _shift(size, settings), strict=True)
-    )
+@njit(cache=True, nogil=True)
+def scale_nearest(image: Any, plane: Any) -> None:
+    """Take the nearest source pixel as torch's ``interpolate`` does, and the max over channels.
+
+    torch floors row * (H / a) after rounding it to float32. Where H * a is under 2**23, that is the
+    floor of the exact quotient, since a product that is not whole is at least 1/a away from a whole
+    number. For planes of at most 128 rows and columns together, torch rounds differently.
+
+    ``image`` is uint8 (H, W, C), C of 1 or 3; ``plane``, uint8 (a, b), is overwritten.
+    """
+    height, width, channels = image.shape
+    a, b = plane.shape
+    sources = (np.arange(b) * width // b).astype(np.uint32)  # unsigned: no test for negatives
+    for row in range(a):
+        line = image[row * height // a]
+        target = plane[row]
+        if channels == 3:  # constant indices: half the time of a loop over channels
+            for column in range(b):
+                pixel = line[sources[column]]
+                best = pixel[0] if pixel[0] > pixel[1] else pixel[1]
+                target[column] = best if best > pixel[2] else pixel[2]
+        else:
+            for column in range(b):
+                target[column] = line[sources[column], 0]
+
+
+@njit(cache=True, nogil=True)
+def scale_area(image: Any, plane: Any) -> None:
+    """Take the mean of the source area under each pixel, halves up, and the max over channels.
+
+    Row r of the plane covers source rows r*H/a to (r+1)*H/a. In units of 1/a of a source row all
+    overlaps are whole numbers that add up to H; columns likewise. The mean is therefore exact.
+    """
+    height, width, channels = image.shape
+    a, b = plane.shape
+    area = height * width
+    lines = image.reshape(height, width * channels)
+    sums = np.empty(width * channels, np.int32)
+    edges = np.arange(b + 1) * width
+    first, part = edges // b, edges % b
+    for row in range(a):
+        start, stop = row * height, (row + 1) * height
+        sums[:] = 0
+        for y in range(start // a, (stop - 1) // a + 1):
+            weight = np.int32(min(stop, (y + 1) * a) - max(start, y * a))
+            line = lines[y]
+            for i in range(len(sums)):
+                sums[i] += weight * line[i]
+        for column in range(b):
+            best = 0
+            for channel in range(channels):
+                total = -part[column] * np.int64(sums[first[column] * channels + channel])
+                for x in range(first[column], first[column + 1]):
+                    total += b * np.int64(sums[x * channels + channel])
+                if part[column + 1]:
+                    last = first[column + 1] * channels + channel
+                    total += part[column + 1] * np.int64(sums[last])
+                best = max(best, total)
+            plane[row, column] = (2 * best + area) // (2 * area)
+
+
+@njit(cache=True, nogil=True)
+def _compare(old: Any, new: Any, least: Any, bit: Any, cells: Any) -> None:
+    """Set ``bit`` in a cell's low byte where the grey rose by ``least``, in the high if it fell.
+
+    The loop has no branch, only unsigned bytes and a function of its own, so that the compiler
+    processes a full register of pixels at a time.
+    """
+    up, down, none = np.uint16(bit), np.uint16(bit << 8), np.uint16(0)
+    for i in range(len(cells)):
+        most = max(old[i], new[i])
+        rise = up if np.uint8(most - old[i]) >= least else none
+        fall = down if np.uint8(most - new[i]) >= least else none
+        cells[i] |= rise | fall
+
+
+@njit(cache=True, nogil=True)
+def _covered_steps(offsets: Any, reach: int, window: Any, octets: int, size: int) -> Any:
+    """Return the steps at which both placements cover each row, or column, of the canvas.
+
+    The result is uint16 (ceil(T/8), size), a step's bit in both bytes, zero outside ``window``.
+    """
+    steps = np.zeros((octets, size), np.uint16)
+    for step in range(len(offsets) - 1):
+        start = max(window[0], max(offsets[step], offsets[step + 1]))
+        stop = min(window[1], min(offsets[step], offsets[step + 1]) + size - reach)
+        for i in range(start, stop):
+            steps[step // 8, i] |= np.uint16(0x8080 >> (step % 8))
+    return steps
+
+
+@njit(cache=True, nogil=True)
+def _difference(padded: Any, trace: Any, levels: int, window: Any, cells: Any) -> None:
+    """Set the bits of all changes of at least ``levels`` where both placements show the image.
+
+    Args:
+        padded: uint8 (a+2m+1, b+m), the image from row m+1 and column 0 on, zero elsewhere.
+        trace: int (T+1, 2).
+        levels: 1 to 255.
+        window: int (2, 2), first and end of the rows, and of the columns, to keep.
+        cells: uint16 (ceil(T/8), a+m, b+m), zero; the low byte takes positive bits.
+    """
+    octets, rows, columns = cells.shape
+    top = len(padded) - rows
+    flat = padded.reshape(-1)
+    size = rows * columns
+    for step in range(len(trace) - 1):
+        y0, x0 = trace[step]
+        y1, x1 = trace[step + 1]
+        old = flat[(top - y0) * columns - x0 :][:size]
+        new = flat[(top - y1) * columns - x1 :][:size]
+        bit = np.uint8(128 >> (step % 8))
+        _compare(old, new, np.uint8(levels), bit, cells[step // 8].reshape(-1))
+    row_steps = _covered_steps(trace[:, 0], top - 1, window[0], octets, rows)
+    column_steps = _covered_steps(trace[:, 1], top - 1, window[1], octets, columns)
+    for octet in range(octets):
+        for row in range(rows):
+            line, wanted, steps = cells[octet, row], column_steps[octet], row_steps[octet, row]
+            for column in range(columns):
+                line[column] &= wanted[column] & steps
+
+
+@njit(cache=True, nogil=True)
+def _list_events(bits: Any, steps: int, polarity: int) -> Any:
+    """Return row, column and step (from 1) of a polarity's bits in order of step: uint8 (N, 3)."""
+    _, rows, columns, _ = bits.shape
+    events = np.empty((count_ones(bits), 3), np.uint8)
+    n = 0
+    for step in range(steps):
+        shift = 7 - step % 8
+        for row in range(rows):
+            for column in range(columns):
+                if (bits[step // 8, row, column, polarity] >> shift) & 1:
+                    events[n, 0], events[n, 1], events[n, 2] = row, column, step + 1
+                    n += 1
+    return events[:n].copy()
+
+
+@njit(cache=True, nogil=True)
+def _add_edges(packed: Any, trace: Any, home: int, sums: Any) -> None:
+    """Add pos - neg of each step to ``sums`` (H, W), moved back from its placement to ``home``."""
+    height, width = sums.shape
+    for step in range(len(trace) - 1):
+        dy, dx = trace[step + 1, 0] - home, trace[step + 1, 1] - home
+        shift = 7 - step % 8
+        for row in range(max(0, -dy), min(height, height - dy)):
+            for column in range(max(0, -dx), min(width, width - dx)):
+                cell = packed[step // 8, row + dy, column + dx]
+                sums[row, column] += np.int64((cell[0] >> shift) & 1) - ((cell[1] >> shift) & 1)

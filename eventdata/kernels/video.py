@@ -86,32 +86,28 @@ def frame_indices(available: int, wanted: int) -> NDArray[np.int64]:
 
 
 def clip_frames(grey: U8, settings: VideoSettings, out: U8, name: str = "") -> int:
-    """Fill ``out`` with the packed event frames of a clip.
+    """Overwrite ``out`` with the packed event frames of a clip; return the number of set cells.
 
     Args:
         grey: uint8 (F, H, W).
-        settings: how to make them.
-        out: uint8 of ``settings.frames_shape``, overwritten completely.
+        out: uint8 of ``settings.frames_shape``.
         name: the clip's name, which seeds the draws of mode 2.
-
-    Returns:
-        The number of set cells.
     """
-    if grey.dtype != np.uint8 or grey.shape != (settings.frames, *settings.size):
-        raise InputError(
-            f"a clip must be uint8 {(settings.frames, *settings.size)}, not {grey.dtype} "
-            f"{grey.shape}"
-        )
+    shape = (settings.frames, *settings.size)
+    if grey.dtype != np.uint8 or grey.shape != shape:
+        raise InputError(f"a clip must be uint8 {shape}, not {grey.dtype} {grey.shape}")
     if out.shape != settings.frames_shape:
         raise ValueError(f"out is {out.shape}, the frames are {settings.frames_shape}")
     grey = np.ascontiguousarray(grey)
     lower, upper = thresholds(grey, settings.event_ratio)
     if settings.mode == 1:
-        _compare_pairs(grey, _event_table(lower, upper), out)
+        values, _ = _pair_differences()
+        table = np.uint16(1) * (values > upper) | np.uint16(256) * (values < lower)
+        _compare_pairs(grey, table, out)
     else:
         digest = hashlib.sha256(name.encode()).digest()
         rng = np.random.default_rng([settings.seed, *digest])
-        _compare_drawn(grey, GREY, lower, upper, settings.sigma, settings.least, rng, out)
+        _compare_drawn(grey, lower, upper, settings.sigma, settings.least, rng, out)
     return int(count_ones(out))
 
 
@@ -127,11 +123,8 @@ def clip_events(grey: U8, settings: VideoSettings, name: str = "") -> U8:
 def thresholds(grey: U8, event_ratio: float) -> tuple[float, float]:
     """Return the lower and upper percentile beyond which a clip's differences are events.
 
-    They equal ``numpy.percentile`` (linear) of all differences to the last bit.
-
-    Args:
-        grey: contiguous uint8 (F, H, W).
-        event_ratio: the fraction of the differences beyond them, half on either side.
+    They equal ``numpy.percentile`` (linear) of all differences to the last bit. ``event_ratio`` is
+    the fraction beyond both, half on either side; ``grey`` is contiguous uint8 (F, H, W).
     """
     values, order = _pair_differences()
     counts = np.cumsum(_count_pairs(grey).ravel()[order])
@@ -142,11 +135,9 @@ def thresholds(grey: U8, event_ratio: float) -> tuple[float, float]:
         rank = math.floor(place)
         ranks = np.array([rank, min(rank + 1, total - 1)])
         below, above = values.ravel()[order[np.searchsorted(counts, ranks, side="right")]].tolist()
-        part = place - rank
+        part, gap = place - rank, above - below
         # NumPy has these two branches, which round differently.
-        if part < 0.5:
-            return float(below + (above - below) * part)
-        return float(above - (above - below) * (1 - part))
+        return float(below + gap * part if part < 0.5 else above - gap * (1 - part))
 
     return percentile(50 * event_ratio), percentile(100 - 50 * event_ratio)
 
@@ -156,12 +147,6 @@ def _pair_differences() -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Return all differences new/255 - old/255, float64 (new, old), and their ascending order."""
     values = GREY[:, None] - GREY
     return values, np.argsort(values, axis=None)
-
-
-def _event_table(lower: float, upper: float) -> NDArray[np.uint16]:
-    """Return a table uint16 (new, old): 1 for a positive event, 256 for a negative one, else 0."""
-    values, _ = _pair_differences()
-    return np.uint16(1) * (values > upper) | np.uint16(256) * (values < lower)
 
 
 @njit(cache=True, nogil=True)
@@ -177,7 +162,10 @@ def _count_pairs(grey: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _compare_pairs(grey: Any, table: Any, out: Any) -> None:
-    """Look up every pair of consecutive grey values and pack its event."""
+    """Pack the event of each two consecutive grey values.
+
+    ``table``, uint16 (new, old), is 1 for a positive event, 256 for a negative one, otherwise 0.
+    """
     steps = len(grey) - 1
     octets, height, width, _ = out.shape
     line = np.empty(width, np.uint16)
@@ -197,14 +185,7 @@ def _compare_pairs(grey: Any, table: Any, out: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def _compare_drawn(
-    grey: Any,
-    brightness: Any,
-    lower: float,
-    upper: float,
-    sigma: float,
-    least: float,
-    rng: Any,
-    out: Any,
+    grey: Any, lower: float, upper: float, sigma: float, least: float, rng: Any, out: Any
 ) -> None:
     """Compare each difference with a random threshold of its own.
 
@@ -218,7 +199,7 @@ def _compare_drawn(
         bit = np.uint8(128 >> (step % 8))
         for row in range(height):
             for column in range(width):
-                difference = brightness[new[row, column]] - brightness[old[row, column]]
+                difference = GREY[new[row, column]] - GREY[old[row, column]]
                 if difference > least:
                     if difference > upper + sigma * rng.standard_normal():
                         target[row, column, 0] |= bit

@@ -331,16 +331,15 @@ def test_counts_do_not_wrap():
     events = make_events([1] * n, [2] * n, range(n), [1] * n, (W, H))
     assert tonics(events, n_event_bins=1)[0, 0, 2, 1] == n - 65_536
     edges = frame_edges(events["t"], Framing(events_per_frame=n))
-    x, y, p = (events[field] for field in "xyp")
     out = np.empty((1, H, W, 2), np.uint16)
-    assert scatter(x, y, p, edges, out, "count") == n
+    assert scatter(events, edges, out, "count") == n
     assert out[0, 2, 1].tolist() == [n, 0]
     for kind, limit in (("u1", 255), ("i2", 32_767)):
         with pytest.raises(InputError, match=rf"x=1, y=2 has more events .* \({limit}\)"):
-            scatter(x, y, p, edges, np.empty((1, H, W, 2), kind), "count")
+            scatter(events, edges, np.empty((1, H, W, 2), kind), "count")
     some = frame_edges(events["t"], Framing(events_per_frame=255, steps=3))
     out = np.empty((3, H, W, 1), np.uint8)
-    assert scatter(x, y, p, some, out, "count") == 765  # exactly full is no overflow
+    assert scatter(events, some, out, "count") == 765  # exactly full is no overflow
     assert out[:, 2, 1, 0].tolist() == [255] * 3
 
 
@@ -408,31 +407,27 @@ def test_a_damaged_time_stamp_does_not_fill_the_memory():
     assert frame_edges(events["t"], Framing(frames=MAX_FRAMES)).stop[-1] == 3
 
 
-def test_separate_columns_give_the_same_as_a_structured_array():
+def test_events_that_lie_apart_in_memory_give_the_same():
     events = events_at(range(40))
     edges = frame_edges(np.ascontiguousarray(events["t"]), Framing(frames=9))
     out = np.empty((2, 2, H, W, 2), np.uint8)
-    columns = [np.ascontiguousarray(events[field]) for field in "xyp"]
-    scatter(*columns, edges, out[0])
+    scatter(np.repeat(events, 2)[::2], edges, out[0])
     frame_events(events, Framing(frames=9), out[1])
     np.testing.assert_array_equal(out[0], out[1])
 
 
 def test_wrong_arguments_stop_before_the_kernel():
     events = events_at(range(8))
-    x, y, p = (events[field] for field in "xyp")
     edges = frame_edges(events["t"], Framing(frames=9))
     for shape in [(1, H, W, 2), (2, H, W, 3), (2, H, W)]:
         with pytest.raises(ValueError, match="out is"):
-            scatter(x, y, p, edges, np.empty(shape, np.uint8))
-    with pytest.raises(ValueError, match="8, 7 and 8 events"):
-        scatter(x, y[1:], p, edges, np.empty((2, H, W, 2), np.uint8))
+            scatter(events, edges, np.empty(shape, np.uint8))
     bad = [edges._replace(stop=edges.stop + 1), edges._replace(start=edges.start - 1)]
     for wrong in bad:
         assert isinstance(wrong, FrameEdges)
         for representation, planes in (("binary", 2), ("count", 9)):
             with pytest.raises(ValueError, match="has other events than the 8 given"):
-                scatter(x, y, p, wrong, np.empty((planes, H, W, 2), np.uint8), representation)
+                scatter(events, wrong, np.empty((planes, H, W, 2), np.uint8), representation)
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,11 @@ from eventdata.kernels.odg import (
     edge_integral,
     image_events,
     image_frames,
+    scale_area,
+    scale_nearest,
     scaled_size,
 )
-from eventdata.kernels.packing import OK, scatter_coordinates
-from eventdata.kernels.placements import count_ones
-from eventdata.kernels.resample import scale_area, scale_nearest
+from eventdata.kernels.packing import OK, count_ones, scatter_coordinates
 
 U8 = NDArray[np.uint8]
 
