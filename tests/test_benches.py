@@ -16,16 +16,16 @@ def run(bench, *options):
     assert done.exit_code == 0, done.output
 
 
-def test_loader(tmp_path):
+def test_the_bench_of_loaders(tmp_path):
     raw = make_es_imagenet(tmp_path / "raw", train=4, val=1)
     output = tmp_path / "result.json"
     run(loader, raw, "--runs", 1, "--repeats", 1, "--batch-size", 2, "--output", output)
     result = json.loads(output.read_text())
-    ways = result["ms_per_sample"]
+    timings = result["ms_per_sample"]
     ours = "FrameLoader, uint8"
-    assert ways[ours]["over_ours"] == 1
-    for way in (f"{ours}, 2 threads", "FrameLoader, packed", "FrameLoader, float32"):
-        assert ways[way]["floor"] > 0
+    assert timings[ours]["over_ours"] == 1
+    for method in (f"{ours}, 2 threads", "FrameLoader, packed", "FrameLoader, float32"):
+        assert timings[method]["floor"] > 0
     not_measured = " ".join(result["not_measured"])
     for peer in (
         "published loader from raw npz",
@@ -35,10 +35,10 @@ def test_loader(tmp_path):
         "zarrs, unpackbits",
         "TensorStore, unpackbits",
     ):
-        assert peer in ways or peer in not_measured
+        assert peer in timings or peer in not_measured
 
 
-def test_growth(tmp_path):
+def test_the_bench_of_growth(tmp_path):
     output = tmp_path / "result.json"
     options = ["--sizes", "20,40", "--runs", 1, "--only", "plan", "--only", "convert"]
     run(growth, *options, "--output", output)
@@ -49,20 +49,20 @@ def test_growth(tmp_path):
         assert [len(found) for found in runs] == [1, 1]
 
 
-def test_generate(tmp_path):
+def test_the_bench_of_generation(tmp_path):
     images = make_images(tmp_path / "images", train=2, val=0)
     output = tmp_path / "result.json"
     run(generate, "--images", images, "--runs", 1, "--output", output)
     result = json.loads((tmp_path / "result-image.json").read_text())
-    ways = result["ms_per_image"]
-    assert ways["file to frames"]["floor"] == ways["JPEG decoding"]["median"]
-    assert ways["kernel, published"]["floor"] > 0
-    ratio = ways["torch, published steps"]["median"] / ways["kernel, published"]["median"]
-    told = result["facts"]["torch, published steps, over the kernel"]
-    assert told == pytest.approx(ratio, abs=0.01)
+    timings = result["ms_per_image"]
+    assert timings["file to frames"]["floor"] == timings["JPEG decoding"]["median"]
+    assert timings["kernel, published"]["floor"] > 0
+    ratio = timings["torch, published steps"]["median"] / timings["kernel, published"]["median"]
+    reported = result["facts"]["torch, published steps, over the kernel"]
+    assert reported == pytest.approx(ratio, abs=0.01)
 
 
-def test_framing(tmp_path):
+def test_the_bench_of_framing(tmp_path):
     rng = np.random.default_rng(0)
     columns = {name: rng.integers(0, side, 9000) for name, side in (("x", 16), ("y", 12), ("p", 2))}
     write_npz(tmp_path / "recordings/a.npz", t=np.sort(rng.integers(0, 10**5, 9000)), **columns)
@@ -76,17 +76,17 @@ def test_framing(tmp_path):
     assert "| a.npz | time window | 9,000 |" in output.with_suffix(".md").read_text()
 
 
-def test_convert(tmp_path):
+def test_the_bench_of_conversion(tmp_path):
     raw = make_es_imagenet(tmp_path / "raw", train=2, val=1)
     output = tmp_path / "result.json"
     few = ["--copies", 2, "--runs", 1, "--output", output]
     run(convert, raw, *few)
     result = json.loads(output.read_text())
-    ways = result["ms_per_sample"]
-    floor = ways["floor: read, inflate, zstd"]["median"]
-    assert ways["eventdata convert"]["floor"] == floor
+    timings = result["ms_per_sample"]
+    floor = timings["floor: read, inflate, zstd"]["median"]
+    assert timings["eventdata convert"]["floor"] == floor
     for peer in ("published script (dense int8, npz)", "Tonic DiskCachedDataset"):
-        assert ways[peer]["over_ours"] > 0
+        assert timings[peer]["over_ours"] > 0
     assert result["facts"]["samples"] == "6; baselines 6"
     run(convert, raw, *few, "--growth", "events")
     result = json.loads(output.read_text())

@@ -43,17 +43,17 @@ def test_help_has_examples():
     assert "es-ucf101" in call("convert", "--help").output
 
 
-def test_convert_tells_what_it_did(raw, tmp_path):
+def test_convert_reports_its_result(raw, tmp_path):
     out = tmp_path / "o.zarr"
     result = call("convert", "es-imagenet", raw, out, "--dry-run")
     assert "would hold 16 samples (train 12, val 4)" in result.output
     result = call("convert", "es-imagenet", raw, out, "--workers", 1, "--json")
-    told = json.loads(result.stdout)
-    assert (told["state"], told["samples"]) == ("complete", {"train": 12, "val": 4})
+    printed = json.loads(result.stdout)
+    assert (printed["state"], printed["samples"]) == ("complete", {"train": 12, "val": 4})
     assert "already complete" in call("convert", "es-imagenet", raw, out).output
 
 
-def test_info(store):
+def test_info_reports_the_facts_of_a_store(store):
     result = call("info", store)
     assert result.exit_code == 0
     for word in ("train", "val", "8x2x224x224", "1000 classes", "event rate"):
@@ -68,7 +68,7 @@ def test_info(store):
     assert facts["bytes"] == sum(sizes)
 
 
-def test_verify(store, raw, tmp_path):
+def test_verify_reports_sound_and_damaged_stores(store, raw, tmp_path):
     result = call("verify", store, "--against", raw, "--samples", "all", "--workers", 1)
     assert result.exit_code == 0
     assert "sound; 16 samples, 16 compared with their raw files" in result.output
@@ -80,12 +80,12 @@ def test_verify(store, raw, tmp_path):
     result = call("verify", bad, "--workers", 1)
     assert result.exit_code == 1
     assert "split train, shard 0, sample 0" in result.output
-    told = json.loads(call("verify", bad, "--json", "--workers", 1).stdout)
-    assert told["ok"] is False
-    assert told["problems"][0]["sample"] == 0
+    printed = json.loads(call("verify", bad, "--json", "--workers", 1).stdout)
+    assert printed["ok"] is False
+    assert printed["problems"][0]["sample"] == 0
 
 
-def test_show(store, tmp_path):
+def test_show_writes_pictures_and_animations(store, tmp_path):
     for index, name, frames in (("0", "a.png", 1), ("-1", "b.gif", 8), ("0:5", "c.png", 1)):
         out = tmp_path / name
         result = call("show", store, "--split", "train", "--index", index, "-o", out)
@@ -100,13 +100,13 @@ def test_show(store, tmp_path):
     assert "pass --split train or val" in call("show", store, "-o", "x.png").output
 
 
-def test_sheets_of_frames_of_any_shape():
+def test_sheets_fit_frames_of_any_shape():
     for tiles in (1, 2, 7, 256):
         for aspect in (1 / 4000, 0.1, 0.2, 1, 16 / 9, 10, 4000):  # 0.1: a sensor of 10x100
             assert 1 <= _columns(tiles, aspect) <= tiles
 
 
-def test_a_range_of_too_many_samples_is_not_listed():
+def test_a_huge_range_of_samples_is_refused():
     with pytest.raises(OptionError, match="1,000,000,000,000 of 1,000,000,000,000 samples"):
         parse_index("0:", 10**12)
     assert parse_index("10:999999999999:500000000000", 10**12) == [10, 10 + 5 * 10**11]
@@ -144,7 +144,7 @@ def test_a_range_of_too_many_samples_is_not_listed():
         (["frobnicate"], 2, "No such command"),
     ],
 )
-def test_errors_are_one_sentence_and_a_code(raw, store, words, code, says):
+def test_errors_are_one_sentence_and_an_exit_code(raw, store, words, code, says):
     words = [word.replace("RAW", str(raw)).replace("STORE", str(store)) for word in words]
     result = call(*words)
     assert result.exit_code == code
@@ -161,7 +161,7 @@ def test_debug_shows_the_traceback(store):
         assert "Traceback" in run.stderr
 
 
-def test_completion():
+def test_completion_prints_a_script_for_each_shell():
     for shell in ("bash", "zsh", "fish"):
         assert "_EVENTDATA_COMPLETE" in call("completion", shell).output
 
@@ -176,7 +176,7 @@ def test_completion():
         ("train pipe-d --recipe runs/x", "file\nruns/x"),
     ],
 )
-def test_what_the_tab_key_offers(words, expected):
+def test_the_tab_key_completes_words(words, expected):
     environment = {
         "_EVENTDATA_COMPLETE": "zsh_complete",
         "COMP_WORDS": f"eventdata {words}",
@@ -187,7 +187,7 @@ def test_what_the_tab_key_offers(words, expected):
 
 
 def program(*words, **settings):
-    """The command in a process of its own, whose output is UTF-8 and nothing else."""
+    """Run the command in its own process, whose output must be UTF-8."""
     return subprocess.run(
         [sys.executable, "-m", "eventdata", *map(str, words)],
         env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
@@ -198,7 +198,7 @@ def program(*words, **settings):
 
 
 def test_texts_of_a_store_are_printed_escaped(store, raw, tmp_path):
-    """Whoever makes a store would else write on the terminal, or make lines of ours."""
+    """The author of a store could otherwise control the terminal or fake lines of output."""
     bad = shutil.copytree(store, tmp_path / "bad.zarr")
     evil = "\ud800x\x1b]0;title\x07\nall is well"
     document = json.loads((bad / "zarr.json").read_text())
@@ -212,14 +212,14 @@ def test_texts_of_a_store_are_printed_escaped(store, raw, tmp_path):
         (bad / "val" / key).write_bytes(content)
     for command, code in (("info", 0), ("verify", 1)):
         result = program(command, bad, stdout=subprocess.PIPE)
-        told = (result.stdout + result.stderr).decode()
-        assert result.returncode == code, told
-        assert all(line.isprintable() for line in told.split("\n")), told
-        assert "\\x1b]0;title\\x07\\nall is well" in told
-        assert "\nall is well" not in told
+        printed = (result.stdout + result.stderr).decode()
+        assert result.returncode == code, printed
+        assert all(line.isprintable() for line in printed.split("\n")), printed
+        assert "\\x1b]0;title\\x07\\nall is well" in printed
+        assert "\nall is well" not in printed
 
 
-def test_paths_that_are_no_unicode_are_printed(raw, tmp_path):
+def test_paths_that_are_not_unicode_are_printed(raw, tmp_path):
     out = os.fsdecode(os.fsencode(tmp_path) + b"/o\xff.zarr")
     for words in (["convert", "es-imagenet", raw, out], ["verify", out], ["info", out]):
         result = program(*words, stdout=subprocess.PIPE)
@@ -229,7 +229,7 @@ def test_paths_that_are_no_unicode_are_printed(raw, tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_an_output_that_takes_nothing(store, monkeypatch, unbuffered):
+def test_a_full_standard_output_is_an_error(store, monkeypatch, unbuffered):
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     for words in (["info", store], ["info", "--json", store], ["--help"], ["verify", store]):
         with open("/dev/full", "w") as full:  # noqa: PTH123
@@ -241,7 +241,7 @@ def test_an_output_that_takes_nothing(store, monkeypatch, unbuffered):
 
 
 def test_import_and_help_load_neither_torch_nor_numba():
-    """What makes `eventdata --help` quick; seconds themselves would be the machine's luck."""
+    """These imports would make `eventdata --help` slow; seconds would depend on the machine."""
     code = (
         "import sys, eventdata, eventdata.cli\n"
         "try: eventdata.cli.main(['--help'])\n"
@@ -253,7 +253,7 @@ def test_import_and_help_load_neither_torch_nor_numba():
 
 
 def test_names_of_the_package_are_not_hidden_by_modules():
-    """A module that is called like a function would replace it once it is imported."""
+    """A module named like a function would replace it once it is imported."""
     import eventdata
     import eventdata.conversion
     import eventdata.show

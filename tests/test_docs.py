@@ -1,4 +1,4 @@
-"""What the documents name exists: commands with their options, programs, files, links, messages."""
+"""Everything that the documents name exists: commands, options, programs, files, messages."""
 
 import re
 import shlex
@@ -154,7 +154,7 @@ def test_named_files_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
-    """Check files and headings; other sites are not asked."""
+    """Check files and headings, but no other sites."""
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
         if re.match(r"\w+:", target) or target in PENDING:
             continue

@@ -1,4 +1,4 @@
-"""Tests of the event record: accepted and refused arrays, and that the caller's stay unchanged."""
+"""The event record: valid arrays are accepted, others are refused, and none is changed."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def structured(dtype=EVENT_DTYPE, x=(0, 5, 2), y=(3, 0, 1), t=(10, 20, 30), p=(1
 
 @st.composite
 def any_events(draw):
-    """Valid events in any numeric types, field order and byte order, in any order of time."""
+    """Draw valid events in any numeric types, field order and byte order, in any order of time."""
     rows = draw(
         st.lists(
             st.tuples(

@@ -1,6 +1,6 @@
-"""Hold still what no change of the code's structure may change: bytes, names, keys, losses.
+"""Compare bytes, names, keys and losses with recorded ones, which no change of structure may alter.
 
-The values lie in ``goldens.json``. A change that is meant to alter them records them again:
+The values are in ``goldens.json``. To record them again after an intended change, run:
 
     EVENTDATA_RECORD_GOLDENS=1 pytest tests/test_goldens.py
 
@@ -35,14 +35,14 @@ from tests.makers import events_between, picture
 
 GOLDENS = Path(__file__).with_name("goldens.json")
 RECORD = os.environ.get("EVENTDATA_RECORD_GOLDENS", "") not in ("", "0")
-TIME = 1_577_836_800  # of change of all raw files: stores hold it
+TIME = 1_577_836_800  # modification time of all raw files, which stores record
 KINDS = ("ann", "liaf", "lif")
 
 
 def network_shapes(name: str, channels: int, kind: str) -> tuple[dict[str, str], list[int]]:
     """Build a network; return the shapes in its state dict, and its numbers of parameters.
 
-    The only place that imports from `train`. The two numbers: of all parameters, and of those
+    Nothing else here imports from `train`. The numbers are those of all parameters and of those
     that learn.
     """
     import torch
@@ -62,7 +62,7 @@ def network_shapes(name: str, channels: int, kind: str) -> tuple[dict[str, str],
 
 
 def held(section: str, name: str, found: Any) -> Any:
-    """Return what is recorded under a name; record what was found first, if so told."""
+    """Return the recorded value; with ``RECORD``, record what was found."""
     goldens = json.loads(GOLDENS.read_text()) if GOLDENS.is_file() else {}
     if RECORD:
         goldens.setdefault(section, {})[name] = json.loads(json.dumps(found))
@@ -76,7 +76,7 @@ def call(*words: object) -> Result:
 
 
 def succeed(*words: object) -> None:
-    """Run a command line that must end well."""
+    """Run a command line and check that it succeeds."""
     result = call(*words)
     assert result.exit_code == 0, f"{words}: {result.output}"
 
@@ -87,7 +87,7 @@ def short_digest(content: bytes) -> str:
 
 
 def digests(root: Path) -> dict[str, str]:
-    """Return the digest of every file under a folder, by its path there."""
+    """Return the digest of every file under a folder by its relative path."""
     return {
         path.relative_to(root).as_posix(): short_digest(path.read_bytes())
         for path in sorted(root.rglob("*"))
@@ -107,7 +107,7 @@ def frame_digests(store: Path) -> dict[str, str]:
     return found
 
 
-# Inputs. What is drawn lies uncompressed, so that its sizes do not depend on a library.
+# Inputs. Random inputs are uncompressed, so that their sizes do not depend on a library.
 
 
 def draw_es_imagenet(root: Path) -> None:
@@ -170,7 +170,7 @@ def draw_recordings(root: Path) -> None:
 
 
 def draw_lists(root: Path) -> None:
-    """Write lists as the options of images and clips take them."""
+    """Write lists in the forms that the options of images and clips accept."""
     root.mkdir(parents=True)
     lines = "val/n01440764/0.bmp n02119789\nval/n02119789/1.bmp n01440764\n"
     (root / "val.txt").write_text(lines)
@@ -280,7 +280,7 @@ TAKEN: dict[str, Callable[[Path, Path], None]] = {
 def inputs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """Give inputs by their names: made when first asked for, all files of one time."""
+    """Return an input by its name; make it at its first use, with one time for all files."""
     base = tmp_path_factory.mktemp("inputs")
 
     def make(name: str) -> Path:
@@ -291,7 +291,7 @@ def inputs(
             DRAWN[name](root)
         elif name in TAKEN:
             TAKEN[name](request.getfixturevalue("shared"), root)
-        else:  # a store, of which images are put together
+        else:  # a store that images are made from
             raw = make(name.removesuffix("-store"))
             succeed("convert", "es-imagenet", raw, root, "--workers", 1)
         for path in (root, *root.rglob("*")):
@@ -388,16 +388,16 @@ LONG = {"es-ucf101 mode 1": ("es-ucf101", ""), "es-ucf101 mode 2": ("es-ucf101",
 
 
 def option_words(text: str, inputs: Callable[[str], Path]) -> list[str]:
-    """Split options into words, the names of inputs replaced by their places."""
+    """Split options into words, with paths in place of the names of inputs."""
     lists = inputs("lists")
     return text.format(lists=lists, classes=lists / "classes.txt").split()
 
 
 @pytest.mark.parametrize("name", STORES)
-def test_stores_are_the_same_bytes(
+def test_stores_have_the_recorded_bytes(
     name: str, inputs: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Compare every file of a store, and what its samples are once read."""
+    """Compare every file of a store, and its samples as they are read."""
     source, raw, options = STORES[name]
     words = ("convert", source, inputs(raw), tmp_path / "out", *option_words(options, inputs))
     succeed(*words, "--shard-size", 2, "--workers", 1)
@@ -408,10 +408,10 @@ def test_stores_are_the_same_bytes(
 
 
 @pytest.mark.parametrize("name", ["es-imagenet", "recordings cut"])
-def test_stores_by_two_workers_are_the_same_bytes(
+def test_stores_by_two_workers_have_the_recorded_bytes(
     name: str, inputs: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Compare a store that two processes wrote with that of one."""
+    """Compare a store written by two processes with that written by one."""
     source, raw, options = STORES[name]
     words = ("convert", source, inputs(raw), tmp_path / "out", *option_words(options, inputs))
     succeed(*words, "--shard-size", 2, "--workers", 2)
@@ -420,7 +420,7 @@ def test_stores_by_two_workers_are_the_same_bytes(
 
 
 def content_digests(root: Path) -> dict[str, str]:
-    """Return digests of files under a folder, of npz files that of their arrays."""
+    """Return digests of files under a folder, for npz files those of their arrays."""
     found = digests(root)
     for key in found:
         if key.endswith(".npz"):
@@ -434,7 +434,7 @@ def content_digests(root: Path) -> dict[str, str]:
 
 
 def check_raw(name: str, root: Path) -> None:
-    """Compare raw files: arrays always, compressed bytes where zlib is the recorded one."""
+    """Compare arrays, and compressed bytes if zlib has the recorded version."""
     found = content_digests(root)
     assert found == held("raw", name, found)
     packed = {"files": digests(root), "zlib": zlib.ZLIB_RUNTIME_VERSION}
@@ -444,7 +444,7 @@ def check_raw(name: str, root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RAW)
-def test_generated_raw_files_are_the_same(
+def test_generated_raw_files_are_as_recorded(
     name: str, inputs: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Compare raw files made from images and clips."""
@@ -454,8 +454,8 @@ def test_generated_raw_files_are_the_same(
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_generated_raw_clips_are_the_same(name: str, tmp_path: Path) -> None:
-    """Compare raw files made from drawn clips of 31 frames, as the layout wants them."""
+def test_generated_raw_clips_are_as_recorded(name: str, tmp_path: Path) -> None:
+    """Compare raw files made from random clips of 31 frames, the length that the layout needs."""
     kind, options = LONG[name]
     rng = np.random.default_rng(7)
     for number in range(2):
@@ -494,7 +494,7 @@ def test_networks_keep_their_state_dicts(name: str, channels: int) -> None:
 
 @pytest.fixture(scope="module")
 def trained_on(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two small stores of drawn images: of the images, and of events made from them."""
+    """Return two small random stores: of images, and of events made from them."""
     base = tmp_path_factory.mktemp("train")
     rng = np.random.default_rng(8)
     for split, count in (("train", 40), ("val", 16)):
@@ -524,10 +524,10 @@ RECIPES = {
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_training_loses_as_it_did(
+def test_training_has_the_recorded_losses(
     recipe: str, seed: int, trained_on: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Compare the losses of every step, and the accuracy in the end, of small recipes."""
+    """Compare the losses of every step, and the accuracy at the end, of small recipes."""
     pytest.importorskip("lightning")
     images, events = trained_on
     way = recipe.removesuffix("-small")
@@ -549,7 +549,7 @@ def test_training_loses_as_it_did(
     for stage, values in losses.items():
         assert all(math.isfinite(value) for value in values)
         assert values == pytest.approx(expected["losses"][stage], rel=1e-4), stage
-    # One of the 16 images tested may lie on the edge between two classes.
+    # One of the 16 test images may lie on the edge between two classes.
     assert found["top1"] == pytest.approx(expected["top1"], abs=1 / 16 + 1e-6)
 
 
@@ -557,8 +557,8 @@ CALLED = ("FrameDataset", "FrameLoader", "collate", "convert", "open_store", "ve
 """Names that users call; objects of the other classes are made for them."""
 
 
-def test_public_names_are_still_there(trained_on: tuple[Path, Path]) -> None:
-    """Compare exported names, their parameters and attributes: more is allowed, less is not."""
+def test_public_names_still_exist(trained_on: tuple[Path, Path]) -> None:
+    """Compare exported names, their parameters and attributes; additions are allowed."""
     dataset = eventdata.FrameDataset(trained_on[1], "train")
     loader = eventdata.FrameLoader(dataset, 4)
     store = eventdata.open_store(trained_on[1])
@@ -595,8 +595,8 @@ def options_of(command: click.Command) -> set[str]:
     return found
 
 
-def test_commands_and_their_options_are_still_there() -> None:
-    """Compare names of commands and options: more is allowed, less is not."""
+def test_commands_and_their_options_still_exist() -> None:
+    """Compare names of commands and options; additions are allowed."""
     context = click.Context(main)
     commands = {name: main.get_command(context, name) for name in main.list_commands(context)}
     found = {name: sorted(options_of(one)) for name, one in commands.items() if one is not None}
@@ -605,7 +605,7 @@ def test_commands_and_their_options_are_still_there() -> None:
         assert set(options) <= set(found[name]), name
 
 
-ACCEPTED = [  # (source, input, options): all that each source takes
+ACCEPTED = [  # (source, input, options): every option that the source takes
     ("es-imagenet", "es-imagenet", "--split val --limit 1 --shard-size 8 --overwrite"),
     ("es-imagenet", "es-imagenet", "--workers 2 --on-error skip --json --debug"),
     ("es-ucf101", "es-ucf101", "--split all"),
@@ -655,7 +655,7 @@ ACCEPTED = [  # (source, input, options): all that each source takes
 def test_convert_takes_every_option(
     source: str, raw: str, options: str, inputs: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Try all options of each source, which may become commands of their own, in dry runs."""
+    """Try all options of each source, which may become separate commands, in dry runs."""
     words = [word.replace("@", " ") for word in option_words(options, inputs)]
     result = call("convert", source, inputs(raw), tmp_path / "out", *words, "--dry-run")
     assert result.exit_code == 0, result.output
@@ -665,10 +665,10 @@ def test_convert_takes_every_option(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_documented_commands_are_understood(
+def test_the_documented_commands_are_accepted(
     inputs: Callable[[str], Path], trained_on: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Run what README.md and docs show, on small inputs; what they name is left as it is."""
+    """Run the commands in README.md and docs on small inputs."""
     images, events = trained_on
     lists, raw, out = inputs("lists"), inputs("images"), tmp_path / "raw"
     succeed("info", events)
@@ -691,7 +691,7 @@ def test_the_documented_commands_are_understood(
         ("pipe-s", "--data", images, "--set", "all.batch_size=128", "--set", "run.seed=1"),
         ("scratch", "--data", events, "--json", "--debug"),
     ):
-        # Settings that no recipe has stop it after the words were understood.
+        # A setting that no recipe has stops it after its words were understood.
         result = call("train", *words, "-o", tmp_path / "run", "--set", "nothing.at=all")
         assert result.exit_code == 2
         assert "No such option" not in result.output
@@ -701,7 +701,7 @@ def test_the_documented_commands_are_understood(
 
 @pytest.fixture
 def damaged(trained_on: tuple[Path, Path], tmp_path: Path) -> Path:
-    """A store with a bit turned in one of its shards."""
+    """Return a store with a flipped bit in one of its shards."""
     store = Path(shutil.copytree(trained_on[1], tmp_path / "damaged"))
     shard = next(path for path in sorted(store.rglob("frames/c/**/*")) if path.is_file())
     content = bytearray(shard.read_bytes())
@@ -764,8 +764,8 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_neither_torch_nor_numba_is_loaded_for_nothing(name: str) -> None:
-    """Import the package, and show its help, in a program of its own."""
+def test_import_and_help_load_neither_torch_nor_numba(name: str) -> None:
+    """Import the package, and show its help, in a separate process."""
     look = "print('loaded:', sorted({'torch', 'numba'} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", f"{PROGRAMS[name]}\n{look}"],

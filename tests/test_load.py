@@ -1,4 +1,4 @@
-"""Load in short form: the programs of the long runs, for seconds instead of minutes."""
+"""The load tests in short form: seconds instead of minutes."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def run(program, output, *words):
     return json.loads(output.read_text())
 
 
-def test_readers_on_a_store_while_it_is_verified(tmp_path):
+def test_readers_and_verify_share_a_store(tmp_path):
     result = run(soak, tmp_path / "soak.json", "--readers", "2", "--minutes", "0.05")
     assert not result["failures"]
     names = [one["name"] for one in result["processes"]]
@@ -29,7 +29,7 @@ def test_readers_on_a_store_while_it_is_verified(tmp_path):
     assert all(one["samples"] >= 512 and not one["wrong"] for one in result["processes"])
 
 
-def test_a_conversion_of_full_size(tmp_path):
+def test_a_conversion_of_full_size_stays_within_its_limits(tmp_path):
     result = run(full_size, tmp_path / "simulation.json", "--samples", "3000")
     assert list(result["steps"]) == ["plan", "resume", "check again", "open"]
     assert all(step["seconds"] > 0 and step["peak_bytes"] > 0 for step in result["steps"].values())

@@ -1,4 +1,4 @@
-"""Tests of what the benches share: interleaved timing, ratios and result files."""
+"""The benches' shared code: interleaved timing, ratios and result files."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import pytest
 from tools.bench import report as measuring
 
 
-def test_methods_take_turns_and_the_first_round_does_not_count():
+def test_methods_take_turns_and_the_first_round_is_not_counted():
     calls = []
     methods = {name: lambda name=name: calls.append(name) or 2 for name in "ab"}
     timings = measuring.measure(methods, 3)
@@ -42,7 +42,7 @@ def test_report_writes_json_markdown_and_a_plot(tmp_path, capsys):
     assert "A title" in capsys.readouterr().out
 
 
-def test_without_matplotlib_there_is_no_plot(tmp_path, monkeypatch, capsys):
+def test_no_plot_is_made_without_matplotlib(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     report(tmp_path / "result.json", unit="ms/step")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json", "result.md"]
@@ -56,7 +56,7 @@ def test_copy_bandwidth_is_a_speed(threads):
     assert measuring.copy_bandwidth(threads) > 1e8
 
 
-def test_a_path_for_the_result_is_checked_before_anything_is_measured(tmp_path):
+def test_the_result_path_is_checked_before_measuring(tmp_path):
     path_type = measuring.ResultFile()
     assert path_type(str(tmp_path / "result.json")) == tmp_path / "result.json"
     for name, message in (

@@ -1,4 +1,4 @@
-"""A new source is one file and one line in the table; everything else is made from these."""
+"""A new source is one file and one line in the table; everything else follows from these."""
 
 import json
 from typing import Any, ClassVar
@@ -43,7 +43,7 @@ def call(*words):
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-def test_the_command(tmp_path):
+def test_the_command_line_takes_its_options(tmp_path):
     raw = TestToy().make(tmp_path)
     (tmp_path / "names.txt").write_text("b a")
     out = tmp_path / "out.zarr"
@@ -63,7 +63,7 @@ def test_the_command(tmp_path):
         assert "sound; 6 samples, 6 compared" in result.output, result.output
 
 
-def test_the_help_pages():
+def test_the_help_pages_show_its_options():
     assert "toy          Text files with one event." in call("convert", "--help").output
     page = call("convert", "toy", "--help").output
     assert "eventdata convert toy notes/ toy.zarr --size 8" in page
@@ -74,7 +74,7 @@ def test_the_help_pages():
     assert "--names FILE" in call("verify", "--help").output
 
 
-def test_the_errors(tmp_path):
+def test_errors_name_its_options(tmp_path):
     result = call("convert", "imagenet", tmp_path, tmp_path / "out", "--corner")
     assert result.exit_code == 2
     assert "imagenet has no option 'corner'; it belongs to toy." in result.output
@@ -88,7 +88,7 @@ def test_the_errors(tmp_path):
         eventdata.convert("toy", tmp_path, tmp_path / "out", sise=3)
 
 
-def test_the_reference():
+def test_the_reference_has_its_options():
     text = options.markdown()
     assert "\n## toy\n\nText files with one event.\n" in text
     assert "\n### Dots\n" in text
@@ -99,7 +99,7 @@ def test_the_reference():
     ("words", "expected"),
     [("convert to", "plain\ntoy"), ("convert toy a b --cor", "plain\n--corner")],
 )
-def test_the_tab_key(words, expected):
+def test_the_tab_key_completes_its_options(words, expected):
     environment = {
         "_EVENTDATA_COMPLETE": "zsh_complete",
         "COMP_WORDS": f"eventdata {words}",

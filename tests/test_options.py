@@ -1,4 +1,4 @@
-"""The reference documentation of options is the one that the settings give."""
+"""The reference documentation of options is up to date with the settings."""
 
 from pathlib import Path
 
@@ -7,6 +7,6 @@ from eventdata import options
 PAGE = Path(__file__).parents[1] / "docs" / "options.md"
 
 
-def test_the_reference_in_the_repository_is_up_to_date():
+def test_the_reference_of_options_is_up_to_date():
     made = options.markdown()
     assert PAGE.read_text() == made, "run: python -m eventdata.options > docs/options.md"

@@ -1,4 +1,4 @@
-"""Preparation from archives of the published kinds, and hostile archives."""
+"""Archives of the published kinds become verified stores, and hostile archives are refused."""
 
 import io
 import shutil
@@ -42,7 +42,7 @@ def make_tar(path: Path, root: Path, top: str = ".", mode: str = "w") -> Path:
 
 
 def cut(path: Path, parts: int, name: str) -> list[Path]:
-    """The file in parts, as ``split`` makes them."""
+    """Cut a file into parts, as ``split`` does."""
     data = path.read_bytes()
     size = -(-len(data) // parts)
     made = [path.with_name(name.format(number)) for number in range(parts)]
@@ -53,12 +53,12 @@ def cut(path: Path, parts: int, name: str) -> list[Path]:
 
 
 def files(root: Path) -> dict[str, str]:
-    """Digests of what was unpacked."""
+    """Return digests of the unpacked files."""
     return {name: sha for name, sha in tree_digest(root).items() if not name.endswith(".json")}
 
 
 def vint(value: int) -> bytes:
-    """RAR's number of variable length: seven bits a byte, the lowest first."""
+    """Return a RAR number of variable length: seven bits per byte, the lowest first."""
     low = value & 0x7F
     return bytes([low]) if value == low else bytes([low | 0x80]) + vint(value >> 7)
 
@@ -69,7 +69,7 @@ def rar_block(content: bytes) -> bytes:
 
 
 def make_rar(path: Path, root: Path, top: str, volumes: int = 1) -> list[Path]:
-    """RAR 5 without compression, in volumes of whole files (rarlab.com/technote.htm)."""
+    """Write RAR 5 without compression, in volumes of whole files (rarlab.com/technote.htm)."""
     found = sorted(file for file in root.rglob("*") if file.is_file())
     made = []
     for number in range(volumes):
@@ -96,8 +96,8 @@ def raw(tmp_path: Path) -> Path:
     return make_es_imagenet(tmp_path / "made", train=5, val=3)
 
 
-def test_forms_of_archives(raw, tmp_path):
-    """Whole and in parts: the same files come out, and a second call leaves them alone."""
+def test_every_form_of_archive_is_unpacked(raw, tmp_path):
+    """Archives, whole or in parts, give the same files; a second run rewrites only damage."""
     whole = tree_digest(raw)
     forms = {
         "zip": [make_zip(tmp_path / "a.zip", raw, ".")],
@@ -124,7 +124,7 @@ def test_forms_of_archives(raw, tmp_path):
         assert kept == {path: before[path] for path in kept} | {lost: 0}
 
 
-def test_missing_part(tmp_path):
+def test_a_missing_part_is_reported(tmp_path):
     for names in (
         ["a.zip.001", "a.zip.003"],
         ["a.zip.002"],
@@ -156,7 +156,7 @@ def zip_of(path: Path, name: str, mode: int = 0o644, method: int = zipfile.ZIP_S
 
 
 @pytest.mark.parametrize("name", ["../x.npz", "/tmp/x.npz", "a/../../x.npz", "a\\x.npz", ""])
-def test_names_that_leave_the_folder(tmp_path, name):
+def test_names_that_leave_the_folder_are_refused(tmp_path, name):
     for number, archive in enumerate(
         (tar_of(tmp_path / "a.tar", name=name), zip_of(tmp_path / "a.zip", name or "../y"))
     ):
@@ -166,7 +166,7 @@ def test_names_that_leave_the_folder(tmp_path, name):
         assert not files(tmp_path / "deep")
 
 
-def test_what_is_no_file(tmp_path):
+def test_links_and_devices_are_refused(tmp_path):
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
         archive = tar_of(tmp_path / "a.tar", type=kind, linkname="/etc/passwd", size=0)
         with pytest.raises(InputError, match="link or device"):
@@ -177,8 +177,8 @@ def test_what_is_no_file(tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_bombs(tmp_path):
-    """Bounded by what members declare, and those by what they hold."""
+def test_bombs_are_refused(tmp_path):
+    """The declared sizes are limited, and no member may hold more than it declares."""
     archive = zip_of(tmp_path / "a.zip", "x.npz", method=zipfile.ZIP_DEFLATED)
     for limits, says in (
         (Limits(file_bytes=9_999, total_bytes=10**6), "declares 10,000 bytes"),
@@ -188,7 +188,7 @@ def test_bombs(tmp_path):
             unpack([archive], tmp_path / "out", limits)
     data = bytearray(archive.read_bytes())
     directory = data.index(b"PK\x01\x02")
-    data[22:26] = data[directory + 24 : directory + 28] = struct.pack("<I", 10)  # a lie
+    data[22:26] = data[directory + 24 : directory + 28] = struct.pack("<I", 10)  # a false size
     archive.write_bytes(data)
     with pytest.raises(InputError):
         unpack([archive], tmp_path / "out", LIMITS)
@@ -197,22 +197,22 @@ def test_bombs(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.6, 0.9])
-def test_cut_short_or_damaged(raw, tmp_path, name, part):
+def test_truncated_archives_are_refused(raw, tmp_path, name, part):
     archive = tmp_path / name
     if name.endswith("zip"):
         make_zip(archive, raw, ".")
     else:
         make_tar(archive, raw, mode="w:gz" if name.endswith("gz") else "w")
     data = archive.read_bytes()
-    # In whole blocks, and without the blocks of zeros that end a tar.
+    # Cut at whole blocks, without the blocks of zeros that end a tar.
     archive.write_bytes(data[: int(part * len(data.rstrip(b"\0"))) // 512 * 512])
     with pytest.raises(InputError, match=f"{name}: .*"):
         unpack([archive], tmp_path / "out", LIMITS)
 
 
 @pytest.mark.parametrize("size", [1024, 1124, 2048, 2560])
-def test_tar_cut_between_two_members(tmp_path, size):
-    """tarfile alone takes all but the last for the end."""
+def test_a_tar_cut_between_members_is_refused(tmp_path, size):
+    """tarfile accepts every cut except the last as the end of the archive."""
     archive = tmp_path / "a.tar"
     with tarfile.open(archive, "w") as made:
         for number in range(3):
@@ -224,8 +224,8 @@ def test_tar_cut_between_two_members(tmp_path, size):
         unpack([archive], tmp_path / "out", LIMITS)
 
 
-def test_published_archive_to_a_verified_store(shared, tmp_path):
-    """Real raw files, zipped and cut; interrupted before the end, then called again."""
+def test_a_published_archive_becomes_a_verified_store(shared, tmp_path):
+    """Real raw files, zipped and cut into parts, are converted after an interruption."""
     parts = cut(
         make_zip(tmp_path / "ES.zip", shared / "es_imagenet", "ES-imagenet-0.18"),
         3,
@@ -236,20 +236,20 @@ def test_published_archive_to_a_verified_store(shared, tmp_path):
     with pytest.raises(AssertionError, match="can't be unpacked|damaged"):
         prepare("es-imagenet", *[word for word in words if word != parts[2]])
     hidden.rename(parts[2])
-    told = prepare("es-imagenet", *words, "--workers", 1)
-    assert "unpack: ES.zip.000 and 2 more parts: 131 files" in told
-    assert "verify: sound; 128 samples, 128 compared" in told
-    told = prepare("es-imagenet", *words, "--workers", 1)
-    assert "unpacked before" in told
-    assert "already complete" in told
+    printed = prepare("es-imagenet", *words, "--workers", 1)
+    assert "unpack: ES.zip.000 and 2 more parts: 131 files" in printed
+    assert "verify: sound; 128 samples, 128 compared" in printed
+    printed = prepare("es-imagenet", *words, "--workers", 1)
+    assert "unpacked before" in printed
+    assert "already complete" in printed
     eventdata.convert("es-imagenet", shared / "es_imagenet", tmp_path / "direct.zarr")
     frames = "train/frames/c/0/0/0/0/0"
     made = (tmp_path / "es.zarr" / frames).read_bytes()
     assert made == (tmp_path / "direct.zarr" / frames).read_bytes()
 
 
-def test_imagenet_tars_to_a_verified_store(tmp_path):
-    """The official layout: a tar of a tar a class, a flat tar, and a list of val's labels."""
+def test_imagenet_tars_become_a_verified_store(tmp_path):
+    """The official layout is a tar of one tar per class, a flat tar, and a list of val's labels."""
     made, official = make_images(tmp_path / "made", train=6, val=0), tmp_path / "official"
     inner = tmp_path / "inner"
     inner.mkdir()
@@ -276,11 +276,11 @@ def test_imagenet_tars_to_a_verified_store(tmp_path):
         "--workers",
         1,
     ]
-    told = prepare(
+    printed = prepare(
         "es-imagenet", *words, "--val-labels", tmp_path / "val.txt", "--on-error", "skip"
     )
-    assert "train 6, val 4" in told
-    assert "verify: sound; 10 samples" in told
+    assert "train 6, val 4" in printed
+    assert "verify: sound; 10 samples" in printed
     store = eventdata.open_store(tmp_path / "es.zarr")
     assert store.header.classes == ["n01440764", "n02119789"]
     assert [name.split("/")[0] for name in store.split("train").sample_names] == [
@@ -289,8 +289,8 @@ def test_imagenet_tars_to_a_verified_store(tmp_path):
     assert store.split("val").sample_names[0] == "ILSVRC2012_val_00000001.JPEG"
 
 
-def test_one_split_as_a_tar_the_other_as_a_folder(tmp_path):
-    """Neither is lost; and a list of what was unpacked that a kill cut short does no harm."""
+def test_one_split_may_be_a_tar_and_the_other_a_folder(tmp_path):
+    """Both splits are converted, also if a kill has truncated the list of unpacked archives."""
     official = make_images(tmp_path / "official", train=6, val=4)
     inner = tmp_path / "inner"
     inner.mkdir()
@@ -310,9 +310,9 @@ def test_one_split_as_a_tar_the_other_as_a_folder(tmp_path):
         "--workers",
         1,
     ]
-    told = prepare("es-imagenet", *words, "--on-error", "skip")
-    assert "train 6, val 4" in told
-    assert "verify: sound; 10 samples" in told
+    printed = prepare("es-imagenet", *words, "--on-error", "skip")
+    assert "train 6, val 4" in printed
+    assert "verify: sound; 10 samples" in printed
 
 
 def test_a_fold_without_lists_is_refused(tmp_path):
@@ -321,23 +321,25 @@ def test_a_fold_without_lists_is_refused(tmp_path):
         prepare("es-ucf101", tmp_path / "clips", "--fold", 2, "--out", tmp_path / "out.zarr")
 
 
-def test_ucf101_to_a_verified_store(shared, tmp_path):
-    """Clips and lists in archives, as published but for the rar."""
+def test_ucf101_archives_become_a_verified_store(shared, tmp_path):
+    """Clips and lists come in archives as published, but as zip instead of rar."""
     clips = make_zip(tmp_path / "UCF101.zip", make_clips(tmp_path / "made", frames=4), "UCF-101")
     lists = make_zip(
         tmp_path / "lists.zip", shared / "ucf101" / "ucfTrainTestlist", "ucfTrainTestlist"
     )
     out = tmp_path / "ucf.zarr"
-    told = prepare("es-ucf101", clips, "--splits", lists, "--out", out, "--work", tmp_path / "work")
-    assert "verify: sound" in told
+    printed = prepare(
+        "es-ucf101", clips, "--splits", lists, "--out", out, "--work", tmp_path / "work"
+    )
+    assert "verify: sound" in printed
     store = eventdata.open_store(out)
     assert len(store.header.classes) == 101
     assert sum(map(len, store.splits.values())) == 5
 
 
 @pytest.mark.skipif(not rar_program(volumes=True), reason="no 7-Zip that reads rar here")
-def test_rar_volumes(raw, tmp_path):
-    """As ES-ImageNet is published."""
+def test_rar_volumes_are_unpacked(raw, tmp_path):
+    """ES-ImageNet is published in rar volumes."""
     volumes = make_rar(tmp_path / "ES-imagenet-0.18", raw, "ES-imagenet-0.18", volumes=3)
     assert volumes[0].name == "ES-imagenet-0.18.part01.rar"
     assert unpack(volumes, tmp_path / "out", LIMITS) == 10
@@ -352,8 +354,8 @@ def test_rar_volumes(raw, tmp_path):
 
 
 @pytest.mark.skipif(not rar_program(volumes=False), reason="neither 7-Zip nor bsdtar here")
-def test_rar_of_clips(tmp_path):
-    """As UCF101 is published; and one whose names leave the folder."""
+def test_a_rar_of_clips_is_unpacked(tmp_path):
+    """UCF101 is published as one rar; names that leave the folder are refused."""
     clips = make_clips(tmp_path / "made", clips=2)
     (archive,) = make_rar(tmp_path / "evil.rar", clips, "../../evil")
     with pytest.raises(InputError, match="leaves the folder"):
@@ -364,7 +366,7 @@ def test_rar_of_clips(tmp_path):
     assert tree_digest(tmp_path / "out" / "UCF-101") == tree_digest(clips)
 
 
-def test_rar_without_a_program(tmp_path, monkeypatch):
+def test_rar_without_a_program_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "UCF101.rar").touch()
     with pytest.raises(InputError, match="rar needs 7-Zip .* or bsdtar"):

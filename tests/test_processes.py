@@ -59,7 +59,7 @@ def test_same_samples(store, truth, case):
     assert len(found) >= (8 if method != case else 3)
 
 
-# Torch keeps what it has found out about the processor; from now on it would find "DEFAULT".
+# torch remembers what it found out about the processor; from now on it would find "DEFAULT".
 LOOK_AT_PROCESSOR = """
 import os, sys
 if sys.argv[1:]:
@@ -80,8 +80,8 @@ def test_no_thread_is_the_first_to_run_an_operator():
     assert seen("import") == torch.backends.cpu.get_cpu_capability()
 
 
-# Counts of 16 bits, for which a loader has a table of 65,536 values. The exit code of a child is 0
-# if it has read everything, 2 if the error said that the epoch is its parent's.
+# Counts of 16 bits, for which a loader has a table of 65,536 values. A child's exit code is 0 if
+# it has read everything, 2 if the error says that the epoch began in another process.
 FORKS = """
 import os, sys
 os.environ["OMP_NUM_THREADS"] = "2"
@@ -134,7 +134,7 @@ def test_a_hang_is_reported(tmp_path, monkeypatch):
     real = subprocess.Popen.communicate
 
     def communicate(self, timeout=None):
-        if timeout is not None:  # which begins once the program hangs, however slow its start
+        if timeout is not None:  # which begins once the program hangs, even if it starts slowly
             wait_for(tmp_path / "begun")
         return real(self, timeout=timeout)
 

@@ -16,7 +16,7 @@ STEPS = {"es-imagenet": 8, "es-ucf101": 30}
 
 @pytest.fixture(scope="module")
 def stores(shared, tmp_path_factory):
-    """Both real data sets converted, ES-UCF101 by its first official split."""
+    """Convert both real data sets, ES-UCF101 by its first official split."""
     folder = tmp_path_factory.mktemp("stores")
     eventdata.convert("es-imagenet", shared / "es_imagenet", folder / "es-imagenet", shard_size=40)
     eventdata.convert(
@@ -30,7 +30,7 @@ def stores(shared, tmp_path_factory):
 
 
 def expected(shared: Path, dataset: str) -> dict[str, dict[str, object]]:
-    """Facts of each sample by its name."""
+    """Return the facts of each sample by its name."""
     frames = json.loads((shared / dataset.replace("-", "_") / "expected_frames.json").read_text())[
         "frames"
     ]
@@ -44,7 +44,7 @@ def digest(frames: np.ndarray) -> str:
 
 
 @pytest.mark.parametrize(("dataset", "count"), [("es-imagenet", 128), ("es-ucf101", 45)])
-def test_our_reader(shared, stores, dataset, count):
+def test_our_reader_gives_the_published_frames(shared, stores, dataset, count):
     facts = expected(shared, dataset)
     seen = 0
     for split in eventdata.open_store(stores / dataset).splits:
@@ -70,7 +70,7 @@ def tensorstore_frames(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("read", [zarr_frames, tensorstore_frames])
 @pytest.mark.parametrize("dataset", ["es-imagenet", "es-ucf101"])
-def test_other_readers_and_one_unpackbits(shared, stores, dataset, read):
+def test_other_readers_and_one_unpackbits_give_the_published_frames(shared, stores, dataset, read):
     facts = expected(shared, dataset)
     seen = 0
     for group in sorted(stores.joinpath(dataset).glob("*/")):
@@ -82,7 +82,7 @@ def test_other_readers_and_one_unpackbits(shared, stores, dataset, read):
     assert seen == len(facts)
 
 
-def test_store_is_a_fifth_of_the_raw_files(shared, stores):
+def test_a_store_is_a_fifth_of_the_raw_files(shared, stores):
     raw = sum(path.stat().st_size for path in (shared / "es_imagenet").rglob("*.npz"))
     store = sum(
         path.stat().st_size for path in (stores / "es-imagenet").rglob("*") if path.is_file()
@@ -90,7 +90,7 @@ def test_store_is_a_fifth_of_the_raw_files(shared, stores):
     assert store <= 0.20 * raw
 
 
-def test_verify_against_the_raw_files(shared, stores):
+def test_verify_finds_no_difference_from_the_raw_files(shared, stores):
     for dataset, raw in (("es-imagenet", "es_imagenet"), ("es-ucf101", "es_ucf101/event_dvs")):
         result = eventdata.verify(stores / dataset, against=shared / raw, samples=None)
         assert result.ok, result.problems

@@ -1,4 +1,4 @@
-"""Stores and raw input behind URLs: the same bytes as in folders, whatever the network does."""
+"""Stores and raw input behind URLs have the same bytes as in folders, even on a bad network."""
 
 import errno
 import json
@@ -49,7 +49,7 @@ def s3():
 
 @pytest.fixture
 def bucket(s3):
-    """The URL of a bucket of its own."""
+    """Make a new bucket and return its URL."""
     name = f"b{uuid.uuid4().hex}"
     fsspec.filesystem("s3").mkdir(name)
     s3.take_requests()
@@ -58,7 +58,7 @@ def bucket(s3):
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    """Raw samples and their store, in folders."""
+    """Return a folder with raw samples and their store."""
     folder = tmp_path_factory.mktemp("local")
     raw = make_es_imagenet(folder / "raw", train=13, val=2)
     eventdata.convert("es-imagenet", raw, folder / "store.zarr", shard_size=5)
@@ -67,7 +67,7 @@ def local(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def store(s3, local):
-    """The URL of the same store."""
+    """Return the URL of the same store."""
     fsspec.filesystem("s3").mkdir("shared-bucket")
     eventdata.convert("es-imagenet", local / "raw", "s3://shared-bucket/a/store", shard_size=5)
     return "s3://shared-bucket/a/store"
@@ -99,7 +99,7 @@ class TestStore:
         done = CliRunner().invoke(main, ["info", store, "--json"])
         assert json.loads(done.stdout)["bytes"] == result.bytes
 
-    def test_damage_is_found(self, s3, bucket, local):
+    def test_damage_is_reported(self, s3, bucket, local):
         convert(local / "raw", f"{bucket}/store")
         system = fsspec.filesystem("s3")
         key = f"{bucket}/store/train/frames/c/1/0/0/0/0"
@@ -117,12 +117,12 @@ class TestStore:
         with pytest.raises(StoreError, match=rf"{key}: can't be read \(it is gone\)"):
             eventdata.FrameDataset(f"{bucket}/store")[5]
 
-    def test_a_place_with_something_else(self, bucket, local):
+    def test_a_place_with_other_files_is_refused(self, bucket, local):
         fsspec.filesystem("s3").pipe_file(f"{bucket}/mine/thesis.tex", b"")
         with pytest.raises(StoreError, match="is not an eventdata store"):
             convert(local / "raw", f"{bucket}/mine")
 
-    def test_another_store_is_replaced_when_told(self, bucket, local, tmp_path):
+    def test_another_store_is_replaced_only_with_overwrite(self, bucket, local, tmp_path):
         out = f"{bucket}/store"
         convert(local / "raw", out, limit=2)
         with pytest.raises(MismatchError, match="limit is 2 in the store"):
@@ -130,19 +130,19 @@ class TestStore:
         convert(local / "raw", out, overwrite=True)
         assert same(out, local / "store.zarr", tmp_path)
 
-    def test_the_input_in_the_output(self, bucket):
+    def test_an_output_that_contains_the_input_is_refused(self, bucket):
         with pytest.raises(OptionError, match="contains the input"):
             eventdata.convert(Drawn(), f"{bucket}/out/raw", f"{bucket}/out")
 
 
 class TestNeverHalfVisible:
-    def test_stopped_at_any_write(self, monkeypatch):
-        """Fail at every write in turn: never a store to open, and the next call finishes it."""
+    def test_a_conversion_stopped_at_any_write_resumes(self, monkeypatch):
+        """If any write fails, no store opens, and the next call finishes it."""
         source = Drawn(counts=(("train", 9), ("test", 4)))
         real = RemoteFiles._write_one
 
         def attempt(out, number):
-            """Convert; write ``number`` fails. Returns how many there were."""
+            """Convert while write ``number`` fails; return the number of writes."""
             writes = 0
 
             def write(self, key, data):
@@ -170,7 +170,7 @@ class TestNeverHalfVisible:
             assert eventdata.convert(source, "", out, shard_size=4).state == "complete"
             assert eventdata.verify(out).ok
 
-    def test_goes_on_where_it_stopped(self, s3, bucket, local, tmp_path):
+    def test_a_resumed_conversion_keeps_finished_shards(self, s3, bucket, local, tmp_path):
         def third_shard(number, request):
             wanted = request.method == "PUT" and "frames/c/2" in request.path
             return "503" if wanted else None
@@ -207,18 +207,18 @@ class TestReading:
                 count += len(labels)
             assert count == 13 // options.get("world_size", 1)
 
-    def test_each_index_once_and_neighbours_together(self, s3, store):
+    def test_indices_are_read_once_and_neighbours_together(self, s3, store):
         dataset = eventdata.FrameDataset(store)
         s3.take_requests()
         dataset.__getitems__([0, 1, 2, 7])
         requests = s3.take_requests()
         ranges = [request.range for request in requests]
         assert ranges.count("bytes=-84") == 2  # the index of each shard
-        assert len(ranges) == 4  # samples 0 to 2 at once, and sample 7
+        assert len(ranges) == 4  # samples 0 to 2 together, and sample 7
         dataset[1]
         assert [request.method for request in s3.take_requests()] == ["GET"]
 
-    def test_whole_shards_in_order_of_shards(self, s3, store):
+    def test_the_order_of_shards_reads_whole_shards(self, s3, store):
         dataset = eventdata.FrameDataset(store)
         s3.take_requests()
         assert len(list(FrameLoader(dataset, 4, shuffle=True, order="shards"))) == 4
@@ -228,21 +228,21 @@ class TestReading:
         ]
         assert not any(request.range for request in requests)
 
-    def test_an_order_that_does_not_keep_to_shards_holds_none(self, s3, store, monkeypatch):
-        """To read ahead by whole shards would hold nearly all of them."""
+    def test_an_order_across_shards_reads_nothing_ahead(self, s3, store, monkeypatch):
+        """Reading ahead by whole shards would hold nearly all of them."""
         monkeypatch.setattr(store_remote, "DOWNLOADS", 1)
         reader = eventdata.FrameDataset(store).reader
-        order = [0, 5, 10, 1, 6, 11, 2, 7, 12]  # of three shards in turn
+        order = [0, 5, 10, 1, 6, 11, 2, 7, 12]  # from three shards in turn
         with reader.ahead(order, 1) as scattered:
             assert scattered is reader
         with reader.ahead(sorted(order), 1) as ahead:
             assert ahead is not reader
 
-    def test_what_is_left_in_the_middle_of_an_epoch(self, s3, store):
+    def test_an_epoch_resumes_in_the_middle(self, s3, store):
         loader = FrameLoader(eventdata.FrameDataset(store), 4, shuffle=True, order="shards")
         whole = [labels.tolist() for _, labels in loader]
         loader.epoch = 0
-        for _ in zip(range(2), loader):  # noqa: B905 left before the end
+        for _ in zip(range(2), loader):  # noqa: B905 stopped before the end
             pass
         state = loader.state_dict()
         again = FrameLoader(eventdata.FrameDataset(store), 4, shuffle=True, order="shards")
@@ -256,7 +256,7 @@ class TestReading:
         list(FrameLoader(dataset, 4))
         assert all(request.range for request in s3.take_requests() if request.method == "GET")
 
-    def test_workers_of_a_dataloader_after_the_parent_has_read(self, store, local):
+    def test_dataloader_workers_read_after_the_parent_has_read(self, store, local):
         dataset = eventdata.FrameDataset(store)
         expected = eventdata.FrameDataset(local / "store.zarr")
         assert torch.equal(dataset[3][0], expected[3][0])
@@ -292,7 +292,7 @@ class TestRaw:
         ],
         ids=["es-ucf101", "imagenet", "images", "ucf101"],
     )
-    def test_all_sources_that_read_file_by_file(self, tmp_path, source, make, options):
+    def test_all_sources_of_separate_files_read_urls(self, tmp_path, source, make, options):
         raw = make(tmp_path / "raw")
         url = f"memory://{uuid.uuid4().hex}"
         upload(raw, f"{url}/raw")
@@ -302,7 +302,7 @@ class TestRaw:
         assert eventdata.verify(tmp_path / "store.zarr", against=f"{url}/raw").ok
 
     @pytest.mark.parametrize("options", [{"workers": 2}, {"scheduler": "tcp://nowhere:1"}])
-    def test_memory_that_other_processes_do_not_see(self, tmp_path, options):
+    def test_memory_urls_need_one_process(self, tmp_path, options):
         raw, out, where = tmp_path / "raw", tmp_path / "out", "memory://x/raw"
         for call in (
             partial(eventdata.convert, "es-imagenet", where, out),
@@ -314,7 +314,7 @@ class TestRaw:
             with pytest.raises(OptionError, match="x/raw: is in the memory of this process"):
                 call(**options)
 
-    def test_generate(self, tmp_path):
+    def test_generate_reads_urls(self, tmp_path):
         images = make_images(tmp_path / "images")
         url = f"memory://{uuid.uuid4().hex}"
         upload(images, url)
@@ -332,11 +332,11 @@ class TestRaw:
             ("images", {"grey_from_events": True}, "the store for --grey-from-events"),
         ],
     )
-    def test_sources_that_need_a_folder(self, tmp_path, source, options, what):
+    def test_sources_that_need_a_folder_refuse_urls(self, tmp_path, source, options, what):
         with pytest.raises(InputError, match=f"{what} needs a folder of this machine"):
             eventdata.convert(source, "memory://x/raw", tmp_path / "out.zarr", **options)
 
-    def test_what_can_not_be_read_is_told_by_its_url(self, tmp_path):
+    def test_errors_name_the_url(self, tmp_path):
         raw = make_es_imagenet(tmp_path / "raw", train=4, val=0)
         name = (raw / "trainlabel.txt").read_text().split()[0]
         (raw / "train" / name).write_bytes(b"no zip")
@@ -351,7 +351,7 @@ class TestRaw:
         assert entry["reason"].startswith(f"{url}/train/{name}: ")
 
     @pytest.mark.parametrize("gone", [False, True])
-    def test_files_that_change_or_vanish(self, tmp_path, monkeypatch, gone):
+    def test_files_that_change_or_vanish_are_errors(self, tmp_path, monkeypatch, gone):
         raw = make_es_imagenet(tmp_path / "raw", train=4, val=0)
         url = f"memory://{uuid.uuid4().hex}/raw"
         upload(raw, url)
@@ -371,7 +371,7 @@ class TestRaw:
         with pytest.raises(MismatchError, match=f"{url}/train/{name}: {how}"):
             convert(url, tmp_path / "out.zarr", on_error="skip")
 
-    def test_a_listed_file_that_is_not_there(self, tmp_path):
+    def test_a_missing_listed_file_is_an_error(self, tmp_path):
         raw = make_es_imagenet(tmp_path / "raw", train=12, val=0)
         name = (raw / "trainlabel.txt").read_text().split()[0]
         (raw / "train" / name).unlink()
@@ -387,7 +387,7 @@ class TestRaw:
         host = socket.gethostname()
         owners = (f"={os.getpid()}", f"={process.pid}", f"={10**30}", f"-17={process.pid}")
         mine, dead, none, other = (tmp_path / f"eventdata-{host}{owner}-x" for owner in owners)
-        for folder in (mine, dead, none, other):  # the last one of a host that shares the place
+        for folder in (mine, dead, none, other):  # the last belongs to another host
             (folder / "0").mkdir(parents=True)
         fsspec.filesystem("memory").pipe_file("/left/a.npz", b"1")
         with fetch_ahead(["memory://left/a.npz"], [1]), local_copy("memory://left/a.npz") as path:
@@ -400,8 +400,8 @@ class TestRaw:
     @pytest.mark.parametrize(
         "call", [partial(eventdata.convert, "imagenet"), partial(generate, "es-imagenet")]
     )
-    def test_temporary_files_that_can_not_be_written(self, tmp_path, monkeypatch, call):
-        """That the disk is full is no fault of a sample, and leaves none out; a name is."""
+    def test_a_full_disk_skips_no_sample(self, tmp_path, monkeypatch, call):
+        """A full disk is not an error of a sample, but a name that is too long is one."""
         url = f"memory://{uuid.uuid4().hex}/raw"
         upload(make_images(tmp_path / "images"), url)
         for target in ("tempfile.TemporaryDirectory", "pathlib.Path.write_bytes"):
@@ -425,15 +425,15 @@ class TestRaw:
 
 
 class TestFaults:
-    def test_every_fifth_request(self, s3, bucket, tmp_path):
-        """Throttled and cut connections by turns, while converting, verifying and reading."""
+    def test_failed_requests_are_repeated(self, s3, bucket, tmp_path):
+        """Some requests are throttled or cut in a conversion, in verify and in reading."""
         raw = make_es_imagenet(tmp_path / "raw", train=7, val=1)
         upload(raw, f"{bucket}/raw")
         convert(raw, tmp_path / "store.zarr")
 
         failed = set()
 
-        def fifth(number, request):  # each once: a request that fails five times is given up
+        def fifth(number, request):  # each once: after five failures a request is given up
             if number % 5 or request in failed:
                 return None
             failed.add(request)
@@ -456,7 +456,7 @@ class TestFaults:
         assert same(f"{bucket}/store", tmp_path / "store.zarr", tmp_path)
 
     @pytest.mark.parametrize("fault", ["503", "cut"])
-    def test_all_requests(self, s3, bucket, store, local, fault):
+    def test_requests_that_always_fail_give_one_sentence(self, s3, bucket, store, local, fault):
         dataset = eventdata.FrameDataset(store)
         with s3.failing(lambda number, request: fault):
             for attempt in (
@@ -469,7 +469,7 @@ class TestFaults:
                 with pytest.raises(EventDataError, match=r"^s3://\S+: can't be \w+ \(.*network; "):
                     attempt()
 
-    def test_a_network_that_is_down_is_no_fault_of_a_sample(self, s3, bucket, tmp_path):
+    def test_a_network_that_is_down_skips_no_sample(self, s3, bucket, tmp_path):
         raw = make_es_imagenet(tmp_path / "raw", train=4, val=0)
         upload(raw, f"{bucket}/raw")
 
@@ -481,7 +481,7 @@ class TestFaults:
         assert not isinstance(raised.value, InputError)
         assert convert(f"{bucket}/raw", tmp_path / "out.zarr", on_error="skip").skipped == 0
 
-    def test_no_such_bucket(self, s3, local, tmp_path):
+    def test_a_missing_bucket_is_an_error(self, s3, local, tmp_path):
         for attempt in (
             lambda: convert(local / "raw", "s3://no-such-bucket/store"),
             lambda: convert("s3://no-such-bucket/raw", tmp_path / "out.zarr"),
@@ -493,13 +493,13 @@ class TestFaults:
             ):
                 attempt()
 
-    def test_no_store_there(self, bucket):
+    def test_a_missing_store_is_an_error(self, bucket):
         with pytest.raises(StoreError, match=f"{bucket}/none: no store found"):
             eventdata.open_store(f"{bucket}/none")
         with pytest.raises(InputError, match=f"{bucket}/none: no trainlabel.txt"):
             convert(f"{bucket}/none", f"{bucket}/out")
 
-    def test_no_credentials(self, s3, monkeypatch, local):
+    def test_missing_credentials_are_an_error(self, s3, monkeypatch, local):
         import s3fs
 
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")

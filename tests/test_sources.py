@@ -75,7 +75,7 @@ class TestImageNet(SettingsContract):
 
 
 class TestImageNetByAList(TestImageNet):
-    """As ImageNet's val comes: one folder of images, labels in a file."""
+    """The layout of ImageNet's val: one folder of images, with labels in a file."""
 
     other: ClassVar[dict[str, Any]] = {"threshold": 0.3}
 
@@ -145,8 +145,8 @@ class TestUcf101(SettingsContract):
         return "v_PushUps_g01_c01"
 
 
-def test_command(tmp_path):
-    """Options as they are typed, and back from the store when it is verified."""
+def test_options_are_read_from_the_command_line(tmp_path):
+    """Options are read from the command line, and back from the store by verify."""
     raw = make_images(tmp_path / "images")
     (tmp_path / "classes.txt").write_text("n02119789 0\nn01440764 1\n")
     out = tmp_path / "out.zarr"
@@ -174,7 +174,7 @@ def test_command(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "options", "told"),
+    ("source", "options", "message"),
     [
         ("es-imagenet", {"split": ["train"]}, "split is ['train'], not text"),
         ("es-ucf101", {"splits": 7}, "splits is 7, not a path"),
@@ -199,14 +199,14 @@ def test_command(tmp_path):
         ("tonic:NMNIST", {"frames": 3, "split": ["a"]}, "split is ['a'], not text"),
     ],
 )
-def test_values_of_another_kind(tmp_path, source, options, told):
-    with pytest.raises(OptionError, match=re.escape(told)):
+def test_values_of_another_type_are_refused(tmp_path, source, options, message):
+    with pytest.raises(OptionError, match=re.escape(message)):
         convert(source, tmp_path, tmp_path / "out.zarr", **options)
 
 
 @pytest.mark.parametrize("whole", [2**61 - 1, int("10" * 30), 7])
-def test_whole_numbers_of_any_length_and_form(whole):
-    """A float has 53 bits: none may stand between a value and what is read."""
+def test_integers_of_any_length_and_form_are_read(whole):
+    """A float has 53 bits, so integers must not be read through one."""
     forms = [whole, str(whole), *([7.0, np.int64(7), np.float32(7)] if whole == 7 else [])]
     for value in forms:
         for source, option in (("recordings", "overlap"), ("ucf101", "seed")):
@@ -216,7 +216,7 @@ def test_whole_numbers_of_any_length_and_form(whole):
 
 
 def digests(store: Path) -> dict[str, str]:
-    """SHA-256 of each sample's dense frames by name."""
+    """Return the SHA-256 of each sample's dense frames by name."""
     return {
         name: hashlib.sha256(frames.numpy().tobytes()).hexdigest()
         for split in eventdata.open_store(store).splits
@@ -225,7 +225,7 @@ def digests(store: Path) -> dict[str, str]:
     }
 
 
-def test_photographs_straight_to_the_published_frames(shared, tmp_path):
+def test_photographs_give_the_published_frames(shared, tmp_path):
     expected = json.loads((shared / "es_imagenet" / "expected_frames.json").read_text())
     classes = shared / "labels" / "imagenet_wnid_to_index.txt"
     raw, out = shared / "imagenet_samples", tmp_path / "out.zarr"
@@ -244,7 +244,7 @@ def test_photographs_straight_to_the_published_frames(shared, tmp_path):
     assert seen == 128
 
 
-def test_frame_folders_straight_to_the_published_frames(shared, tmp_path):
+def test_frame_folders_give_the_published_frames(shared, tmp_path):
     expected = json.loads((shared / "es_ucf101" / "expected_frames.json").read_text())["frames"]
     convert(
         "ucf101",
@@ -258,8 +258,8 @@ def test_frame_folders_straight_to_the_published_frames(shared, tmp_path):
     assert len(made) == 3
 
 
-def test_videos_by_the_official_lists(shared, tmp_path):
-    """A clip of each class, as published: AVI in class folders."""
+def test_videos_are_split_by_the_official_lists(shared, tmp_path):
+    """A clip of each class is read as published: AVI in class folders."""
     pytest.importorskip("av")
     for folder in sorted((shared / "ucf101" / "UCF-101").iterdir()):
         for clip in sorted(folder.iterdir())[:1]:
@@ -281,7 +281,7 @@ def test_videos_by_the_official_lists(shared, tmp_path):
     assert seen == 6
 
 
-def test_mode_2_draws_by_seed_and_clip(tmp_path):
+def test_mode_2_depends_on_seed_and_clip(tmp_path):
     raw = make_clips(tmp_path / "raw", clips=2)
     shutil.copytree(raw / "v_Archery_g01_c01", raw / "v_Archery_g09_c01")
     made = []
@@ -291,7 +291,7 @@ def test_mode_2_draws_by_seed_and_clip(tmp_path):
         made.append(digests(out))
     assert made[0] == made[1]
     assert not set(made[0].values()) & set(made[2].values())
-    assert made[0]["v_Archery_g01_c01"] != made[0]["v_Archery_g09_c01"]  # the same frames
+    assert made[0]["v_Archery_g01_c01"] != made[0]["v_Archery_g09_c01"]  # equal frames
 
 
 def test_images_with_few_events_keep_an_invalid_slot(tmp_path):
@@ -307,8 +307,8 @@ def test_images_with_few_events_keep_an_invalid_slot(tmp_path):
     assert len(eventdata.FrameDataset(tmp_path / "out.zarr")) == 4
 
 
-def test_replaced_frame_of_a_clip_is_noticed(tmp_path):
-    """By the folder's own time: the new file is as large as the old one, and older."""
+def test_a_replaced_frame_of_a_clip_is_an_error(tmp_path):
+    """The folder's time shows it, because the new file has the old size and is older."""
     import os
 
     from eventdata.errors import MismatchError
@@ -324,8 +324,8 @@ def test_replaced_frame_of_a_clip_is_noticed(tmp_path):
         convert("ucf101", raw, tmp_path / "out.zarr", steps=3, size="8x8")
 
 
-def test_grey_from_direct_and_from_raw_are_the_same(shared, tmp_path):
-    """The published reconstruction of frames, whichever way the frames came."""
+def test_grey_images_from_direct_and_raw_frames_are_equal(shared, tmp_path):
+    """The published reconstruction does not depend on how the event frames were made."""
     convert("imagenet", shared / "imagenet_samples", tmp_path / "a", odg="published", split="val")
     convert("es-imagenet", shared / "es_imagenet", tmp_path / "b", split="val")
     pictures = []

@@ -28,7 +28,7 @@ def kept(request, tmp_path_factory):
     return folder
 
 
-def test_the_stores_of_this_version_are_kept():
+def test_this_version_has_kept_stores():
     assert eventdata.__version__ in KEPT, "run python -m tests.stores.make"
     assert all((STORES / f"{version}.zip").stat().st_size < 100_000 for version in KEPT)
 
@@ -47,7 +47,7 @@ def test_an_older_store_is_read(kept, tmp_path, name):
     assert digests(tmp_path / "new.zarr") == frames
 
 
-def test_what_an_older_version_began_is_finished(kept, tmp_path):
+def test_an_unfinished_store_of_an_older_version_is_finished(kept, tmp_path):
     source, options = CONVERSIONS["unfinished"]
     store = shutil.copytree(kept / "unfinished.zarr", tmp_path / "store.zarr")
     result = eventdata.convert(source, kept / "raw" / source, store, **options)

@@ -23,7 +23,7 @@ class Dots(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Toy(SourceSettings):
-    """Text files ``CLASS-NAME.txt`` whose one line is the row and the column of an event."""
+    """Text files ``CLASS-NAME.txt`` with one line: the row and the column of an event."""
 
     names: Path | None = setting(None, "File of class names.", unit="file", stored=False)
     dots: Dots = setting(factory=Dots, section="Dots")

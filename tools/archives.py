@@ -76,9 +76,10 @@ def group_parts(paths: Sequence[Path]) -> list[list[Path]]:
 
 
 def unpack(parts: Sequence[Path], folder: Path, limits: Limits) -> int:
-    """Unpack one archive into a folder; archives of one level inside go into folders of their own.
+    """Unpack one archive into a folder and return its number of files.
 
-    Returns how many files it holds. InputError where it is damaged or does what it must not.
+    An archive inside the archive is unpacked into its own folder, but not one inside that. Raises
+    InputError if the archive is damaged or unsafe.
     """
     for part in parts:
         try:
@@ -223,20 +224,20 @@ def _write(member: Member, target: Path) -> None:
     if target.is_file() and target.stat().st_size == member.size:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{target.name}.part")
-    beside.unlink(missing_ok=True)  # a killed run may leave it; or it is a link
+    partial = target.with_name(f"{target.name}.part")
+    partial.unlink(missing_ok=True)  # a killed run may leave it; or it is a link
     left = member.size
     try:
-        with member.open() as source, beside.open("xb") as file:
+        with member.open() as source, partial.open("xb") as file:
             while left >= 0 and (data := source.read(min(_CHUNK, left + 1))):
                 file.write(data)
                 left -= len(data)
         if left:
             raise InputError(f"member {member.name!r} does not have the size that it declares")
     except BaseException:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
-    beside.replace(target)
+    partial.replace(target)
 
 
 def rar_program(*, volumes: bool) -> str | None:
@@ -259,7 +260,7 @@ def _unpack_rar(archive: Path, folder: Path, limits: Limits) -> int:
         others = "" if is_volume else " or bsdtar (package libarchive-tools)"
         raise InputError(
             f"{archive}: rar needs 7-Zip that reads it (7zz or 7z; packages 7zip and 7zip-rar)"
-            f"{others}; install that, or unpack it in another way and give the folder"
+            f"{others}; install that, or unpack it yourself and pass the folder"
         )
     with archive.open("rb") as file:
         magic = file.read(7)

@@ -54,7 +54,7 @@ def main(folder: Path) -> None:
             shape = tuple(frames.shape)
         speed = len(dataset) / (time.monotonic() - start)
         click.echo(f"{name}: {speed:,.0f} samples/s, last batch {shape}")
-    say("ANN on the images -> LIF on the events (pipe-D), beside LIF from scratch:")
+    say("ANN on the images -> LIF on the events (pipe-D), and LIF from scratch:")
     stills, pipe_d, scratch = folder / "images.zarr", folder / "pipe-d", folder / "scratch"
     run("eventdata", "convert", "images", images, stills, "--short-side", 224, "--crop", 224)
     train = ("eventdata", "train")

@@ -54,9 +54,9 @@ def prepare_peer(device: str, dtype: str) -> tuple[list[str], dict[str, str]]:
         return [f"{PEER} (not installed)"], {}
     if device == "cpu":
         return [], {}
-    told = choose_peer(device, dtype)
-    missing = [] if PEERS_SETTING in os.environ else [f"{PEER} ({told})"]
-    return missing, {PEER: told}
+    note = choose_peer(device, dtype)
+    missing = [] if PEERS_SETTING in os.environ else [f"{PEER} ({note})"]
+    return missing, {PEER: note}
 
 
 def spikingjelly_lif(device: str) -> Method:
@@ -100,13 +100,15 @@ def choose_peer(device: str, dtype: str) -> str:
         return f"{os.environ[PEERS_SETTING]}, as {PEERS_SETTING} says"
     found = {name: peer_milliseconds(name, device, dtype) for name in PEERS}
     times = {name: time for name, time in found.items() if isinstance(time, float)}
-    told = [f"{name} does not run ({why})" for name, why in found.items() if isinstance(why, str)]
+    failures = [
+        f"{name} does not run ({why})" for name, why in found.items() if isinstance(why, str)
+    ]
     if not times:
-        return "; ".join(told)
+        return "; ".join(failures)
     fastest = min(times, key=times.__getitem__)
     os.environ[PEERS_SETTING] = fastest
     what = "its loop, none of its kernels" if fastest == "torch" else "its fastest"
-    return "; ".join([f"{fastest}, {what}", *told])
+    return "; ".join([f"{fastest}, {what}", *failures])
 
 
 def peer_milliseconds(name: str, device: str, dtype: str) -> float | str:
@@ -265,7 +267,7 @@ def main(
         click.echo(alone[PEER].median)
         return
     chosen = methods(device, compiled)
-    missing, told = prepare_peer(device, dtype)
+    missing, notes = prepare_peer(device, dtype)
     if not missing:
         chosen[PEER] = spikingjelly_lif(device)
     both = {name: passes(method, x, gradient) for name, method in chosen.items()}
@@ -279,7 +281,7 @@ def main(
         "(T, N, C, H, W)": f"{shape} {dtype}",
         "threads": torch.get_num_threads(),
         "surrogate": surrogate_on(device),
-        **told,
+        **notes,
         "forward, of the copy's bandwidth": {
             name: round(FORWARD * tensor / forward[name].median, 2) for name in chosen
         },
