@@ -30,13 +30,14 @@ from train.report import read_run, report, table
 
 HEADER = """# Results
 
-Ways of training beside each other, each table by the command above it (docs/training.md has the
-recipes and the protocol). Times are those of one machine, pretraining counted, evaluation not.
+Each table compares methods of training and was written by the command above it. The recipes and the
+protocol are in docs/training.md. Times are those of one machine; they include pretraining but not
+evaluation.
 """
 
 
 @dataclass(frozen=True)
-class Way:
+class Method:
     """A method of training: a command's words, and the store of its pictures."""
 
     label: str
@@ -50,7 +51,7 @@ class Comparison:
 
     name: str
     store: Path
-    ways: tuple[Way, ...]
+    methods: tuple[Method, ...]
     changes: tuple[str, ...] = ()
     """Settings of the recipe in every run."""
 
@@ -78,15 +79,15 @@ def pictures(archive: Path, work: Path) -> list[Comparison]:
             "pipe-D",
             events,
             (
-                Way("scratch", ("scratch", *recipe_d)),
-                Way("pipe-D, RGB", ("pipe-d", *recipe_d), rgb),
-                Way("pipe-D, grey", ("pipe-d", *recipe_d), grey),
+                Method("scratch", ("scratch", *recipe_d)),
+                Method("pipe-D, RGB", ("pipe-d", *recipe_d), rgb),
+                Method("pipe-D, grey", ("pipe-d", *recipe_d), grey),
             ),
         ),
         Comparison(
             "pipe-S",
             rgb,
-            (Way("scratch", ("scratch", *recipe_s)), Way("pipe-S", ("pipe-s", *recipe_s))),
+            (Method("scratch", ("scratch", *recipe_s)), Method("pipe-S", ("pipe-s", *recipe_s))),
         ),
     ]
 
@@ -113,8 +114,11 @@ def nmnist(archive: Path, work: Path) -> list[Comparison]:
     recipe = ("--recipe", "pipe-d-small-events")
     changes = ("all.batch_size=16", "all.augment.flip=0")
     few = ("--set", "lif.learning_rate=0.05")  # 26 steps per epoch
-    ways = (Way("scratch", ("scratch", *recipe)), Way("pipe-D, events", ("pipe-d", *recipe, *few)))
-    return [Comparison("pipe-D", store, ways, changes)]
+    methods = (
+        Method("scratch", ("scratch", *recipe)),
+        Method("pipe-D, events", ("pipe-d", *recipe, *few)),
+    )
+    return [Comparison("pipe-D", store, methods, changes)]
 
 
 def ucf101(folder: Path, work: Path) -> list[Comparison]:
@@ -124,10 +128,10 @@ def ucf101(folder: Path, work: Path) -> list[Comparison]:
     eventdata.convert("ucf101", folder / "UCF-101", store, splits=lists, fold=1)
     recipe = ("--recipe", "ucf101-small")
     takes = {"CNN": "encoder", "RNN": "decoder", "CRNN": "both"}
-    ways = [Way("scratch", ("scratch", *recipe))]
+    methods = [Method("scratch", ("scratch", *recipe))]
     for name, part in takes.items():
-        ways.append(Way(f"pipe-D, {name}", ("pipe-d", *recipe, "--set", f"lif.take={part}")))
-    return [Comparison("pipe-D", store, tuple(ways))]
+        methods.append(Method(f"pipe-D, {name}", ("pipe-d", *recipe, "--set", f"lif.take={part}")))
+    return [Comparison("pipe-D", store, tuple(methods))]
 
 
 DATA: dict[str, Callable[[Path, Path], list[Comparison]]] = {
@@ -145,16 +149,21 @@ def machine(jobs: int) -> str:
 
 
 def run(
-    comparison: Comparison, way: Way, seed: int, folder: Path, changes: Sequence[str], threads: int
+    comparison: Comparison,
+    method: Method,
+    seed: int,
+    folder: Path,
+    changes: Sequence[str],
+    threads: int,
 ) -> None:
     """Train or resume one method with one seed."""
-    words = [*way.words, "--data", str(comparison.store), "--out", str(folder)]
-    if way.images is not None:
-        words += ["--images", str(way.images)]
-    labels = [f"run.seed={seed}", f"run.label={json.dumps(way.label)}"]
+    words = [*method.words, "--data", str(comparison.store), "--out", str(folder)]
+    if method.images is not None:
+        words += ["--images", str(method.images)]
+    labels = [f"run.seed={seed}", f"run.label={json.dumps(method.label)}"]
     for change in (*labels, *comparison.changes, *changes):
         words += ["--set", change]
-    click.secho(f"{comparison.name}: {way.label}, seed {seed}", bold=True)
+    click.secho(f"{comparison.name}: {method.label}, seed {seed}", bold=True)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     subprocess.run([sys.executable, "-m", "train", *words], check=True, env=environment)
 
@@ -171,10 +180,10 @@ def run_all(
     with ThreadPoolExecutor(jobs) as pool:
         running = []
         for seed in range(seeds):
-            for way in comparison.ways:
-                label = way.label.replace(", ", "-")
+            for method in comparison.methods:
+                label = method.label.replace(", ", "-")
                 folder = work / "runs" / comparison.name / f"{label}-{seed}"
-                running.append(pool.submit(run, comparison, way, seed, folder, changes, threads))
+                running.append(pool.submit(run, comparison, method, seed, folder, changes, threads))
                 folders.append(folder)
         try:
             for future in running:
@@ -209,7 +218,7 @@ def append_results(
     "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at the same time."
 )
 @click.option("--only", metavar="COMPARISON", help="Comparison to run; all by default.")
-@click.option("--way", "labels", multiple=True, help="Methods to run; all by default.")
+@click.option("--method", "labels", multiple=True, help="Methods to run; all by default.")
 @click.option(
     "--set", "changes", multiple=True, metavar="STAGE.KEY=VALUE", help="Setting for every run."
 )
@@ -237,24 +246,24 @@ def main(
         raise click.BadParameter(
             f"unknown comparison {only!r}; choose from {', '.join(names)}", param_hint="--only"
         )
-    known = [way.label for comparison in comparisons for way in comparison.ways]
+    known = [method.label for comparison in comparisons for method in comparison.methods]
     for label in set(labels) - set(known):
         raise click.BadParameter(
-            f"unknown method {label!r}; choose from {'; '.join(known)}", param_hint="--way"
+            f"unknown method {label!r}; choose from {'; '.join(known)}", param_hint="--method"
         )
     for comparison in comparisons:
         if only not in (None, comparison.name):
             continue
         if labels:
-            chosen = tuple(way for way in comparison.ways if way.label in labels)
-            comparison = replace(comparison, ways=chosen)
+            chosen = tuple(method for method in comparison.methods if method.label in labels)
+            comparison = replace(comparison, methods=chosen)
         folders = run_all(comparison, work, seeds, jobs, changes)
         rows = table(report(folders, work / "report" / comparison.name))
         click.echo(rows)
         if results is not None:
             words = ["python", "tools/experiments.py", data, source.name, "WORK"]
             words += ["--seeds", str(seeds), "--jobs", str(jobs), "--only", comparison.name]
-            words += [word for label in labels for word in ("--way", label)]
+            words += [word for label in labels for word in ("--method", label)]
             words += [word for change in changes for word in ("--set", change)]
             title = f"{comparison.name}: {source.stem}"
             append_results(results, title, folders, rows, shlex.join(words), jobs)

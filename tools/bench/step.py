@@ -51,7 +51,7 @@ OURS, RELU, LOOP, BITS = "lif", "ann, ReLU", "lif, torch loop", "lif, spikes as 
 CLASSES, POLARITIES = 100, 2
 PACKAGES = ("torch", "numba", "numpy")
 # Neurons, what the backward pass recomputes, and whether spikes are kept for it as bits.
-WAYS: dict[str, tuple[NeuronSettings, Recompute, Packing]] = {
+METHODS: dict[str, tuple[NeuronSettings, Recompute, Packing]] = {
     RELU: (NeuronSettings(kind="ann", activation="relu"), "nothing", "auto"),
     OURS: (NeuronSettings(kind="lif"), "nothing", "auto"),
     BITS: (NeuronSettings(kind="lif"), "nothing", "always"),
@@ -83,7 +83,7 @@ class Trainer:
         self, method: str, *, width: int, side: int, batch: int, steps: int, device: str, dtype: str
     ) -> None:
         torch.manual_seed(0)
-        neuron, what, packing = WAYS[method]
+        neuron, what, packing = METHODS[method]
         neuron = replace(neuron, surrogate=surrogate_on(device))
         network = build(
             "event-resnet18", channels=POLARITIES, classes=CLASSES, neuron=neuron, width=width
@@ -205,10 +205,10 @@ def matrix_speed(device: str, dtype: torch.dtype) -> float:
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch and of the kernels.")
 @click.option(
-    "--way",
+    "--method",
     "chosen",
     multiple=True,
-    type=click.Choice(list(WAYS)),
+    type=click.Choice(list(METHODS)),
     help="Methods to add to lif and ReLU; all by default.",
 )
 @click.option("--growth", is_flag=True, help="Measure the time per frame over T and N instead.")
@@ -252,14 +252,15 @@ def main(
     }
     if growth:
         timings = growing(trainer, size, runs, device)
-        told = (f"{OURS}, T = {steps}, N = {batch}", "A frame of a training step over T and N")
-        report(told[1], timings, told[0], facts, output, unit="ms/frame", packages=PACKAGES)
+        title = "A frame of a training step over T and N"
+        ours = f"{OURS}, T = {steps}, N = {batch}"
+        report(title, timings, ours, facts, output, unit="ms/frame", packages=PACKAGES)
         return
-    usual = set(WAYS) - (set() if cuda else {BITS})  # on a CPU, lif keeps bits anyway
+    usual = set(METHODS) - (set() if cuda else {BITS})  # on a CPU, lif keeps bits anyway
     wanted = {OURS, RELU, *(chosen or usual)}
     missing, of_peer = prepare_peer(device, dtype) if PEER in wanted else ([], {})
     facts |= of_peer
-    names = [name for name in WAYS if name in wanted - ({PEER} if missing else set())]
+    names = [name for name in METHODS if name in wanted - ({PEER} if missing else set())]
     trainers = {name: trainer(name, **size) for name in names}
     timings = measure(trainers, runs, timed=timer(device))
     over = {name: timings[name].median / timings[RELU].median for name in names}
