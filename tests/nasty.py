@@ -19,7 +19,7 @@ from tools.archives import Limits, unpack
 from tools.bench.report import resident
 from train.recipe import load
 from train.runs.folder import read_json, read_rows
-from train.transfer import load_state
+from train.weights import load_state
 
 __all__ = [
     "raw",

@@ -27,7 +27,8 @@ _LEGACY_PICKLES = 5  # at the start of a file older than torch 1.6; the numbers 
 _INSTRUCTIONS = {
     *("APPEND", "APPENDS", "BINFLOAT", "BINGET", "BININT", "BININT1", "BININT2", "BINPERSID"),
     *("BINPUT", "BINUNICODE", "BUILD", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "GLOBAL"),
-    *("LONG1", "LONG_BINGET", "LONG_BINPUT", "MARK", "NEWFALSE", "NEWTRUE", "NONE", "PROTO"),
+    *("LONG1", "LONG_BINGET", "LONG_BINPUT", "MARK", "NEWFALSE", "NEWOBJ", "NEWTRUE", "NONE"),
+    "PROTO",
     *("REDUCE", "SETITEM", "SETITEMS", "SHORT_BINSTRING", "STOP"),
     *("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
 }
@@ -146,6 +147,10 @@ class _Tensor:
     problem: str = ""
 
 
+class _Namespace:
+    """The placeholder of an argparse.Namespace, in which training scripts save their options."""
+
+
 class _Dict(dict[Any, Any]):
     """A dict of simple keys, because hashing nested tuples can take forever."""
 
@@ -177,6 +182,7 @@ class _Rehearsal(pickle._Unpickler):
         self.known: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): self._mapping,
             ("collections", "Counter"): self._mapping,
+            ("argparse", "Namespace"): _Namespace,
             ("__builtin__", "set"): self._set,
             ("builtins", "set"): self._set,
             ("torch", "Size"): self._copied,
@@ -254,11 +260,24 @@ class _Rehearsal(pickle._Unpickler):
         return self.odd[-1]
 
     def _build(self) -> None:
-        """Read the attributes of an OrderedDict, such as the versions of a state dict."""
+        """Read attributes: of an OrderedDict, such as a state dict's versions, or a Namespace."""
         state = self.stack.pop()  # type: ignore[attr-defined]
-        if not isinstance(self.stack[-1], _Dict):  # type: ignore[attr-defined]
+        built = self.stack[-1]  # type: ignore[attr-defined]
+        if not isinstance(built, _Dict | _Namespace):
             raise InputError("it sets attributes of an object that is not a dict")
+        if isinstance(built, _Namespace) and not (
+            isinstance(state, _Dict)
+            # Otherwise a second BUILD would call a __setstate__ that the first one has set.
+            and all(isinstance(key, str) and key.isidentifier() and key[0] != "_" for key in state)
+        ):
+            raise InputError("it sets attributes of a Namespace that are not options")
         self._copied(state)
+
+    def _new_object(self) -> None:
+        arguments = self.stack.pop()  # type: ignore[attr-defined]
+        if self.stack.pop() is not _Namespace or arguments != ():  # type: ignore[attr-defined]
+            raise InputError("it makes an object that weights don't need")
+        self.append(_Namespace())  # type: ignore[attr-defined]
 
     def _empty_dict(self) -> None:
         self.append(_Dict())  # type: ignore[attr-defined]
@@ -267,6 +286,7 @@ class _Rehearsal(pickle._Unpickler):
         **pickle._Unpickler.dispatch,
         pickle.BUILD[0]: _build,
         pickle.EMPTY_DICT[0]: _empty_dict,
+        pickle.NEWOBJ[0]: _new_object,
     }
 
 

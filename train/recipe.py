@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 from eventdata.errors import InputError, OptionError, reading
 from eventdata.files.local import read_plain
 from eventdata.settings import Table, from_table, table_of, unknown_key
-from train.settings import FRESH, Machine, Run, Stage
+from train.settings import CHECKPOINT, FRESH, TIMM, Machine, Run, Stage
 from train.toml import MAX_BYTES, MAX_DEPTH, merge, parse_toml, to_toml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -77,7 +77,9 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
-def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Recipe:
+def load(
+    name: str, *, scratch: bool = False, changes: Iterable[str] = (), check_weights: bool = True
+) -> Recipe:
     """Return a recipe by its name or from its file, with changes.
 
     Args:
@@ -87,6 +89,7 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
         changes: changes such as ``stage.key=value``, see `set_key`. A stage that the last one no
             longer builds on afterwards is skipped, for example because its successor now takes
             its weights from a file.
+        check_weights: whether to check that the files with initial weights exist.
 
     Raises:
         OptionError: no recipe has this name, or a key or value in it is wrong.
@@ -120,14 +123,17 @@ def load(name: str, *, scratch: bool = False, changes: Iterable[str] = ()) -> Re
         raise OptionError(f"{where}: network.name is {table['network']['name']!r}, not a name")
     if table["pipeline"] not in get_args(Pipeline):
         raise OptionError(f"{where}.pipeline is {table['pipeline']!r}: choose pipe-s, pipe-d")
+    for key in stages:
+        if not key.replace("-", "").replace("_", "").isalnum() or key in ("all", "tensorboard"):
+            raise OptionError(f"{where}: {key!r} can't be the name of a stage")
     made = {key: from_table(Stage, one, f"{where}: {key}") for key, one in stages.items()}
-    made = _with_sources(made, where)
     needed = _needed(stages)
+    made = {key: stage for key, stage in made.items() if key in needed}
     recipe = Recipe(
         name=str(table.get("name", Path(name).stem)),
         pipeline=table["pipeline"],
         network=dict(table["network"]),
-        stages={key: stage for key, stage in made.items() if key in needed},
+        stages=_with_sources(made, where) if check_weights else made,
         run=from_table(Run, table.get("run", {}), f"{where}: run"),
         machine=from_table(Machine, table.get("machine", {}), f"{where}: machine"),
     )
@@ -239,19 +245,17 @@ def _with_sources(stages: dict[str, Stage], where: str) -> dict[str, Stage]:
     """Return stages with absolute paths of checkpoints, so that they mean the same anywhere.
 
     Raises:
-        OptionError: a stage lacks an origin of its weights, or its name is not sound.
+        OptionError: a stage lacks an origin of its weights.
     """
     found: dict[str, Stage] = {}
     for name, stage in stages.items():
         source = stage.weights
-        if not name.replace("-", "").replace("_", "").isalnum() or name in ("all", "tensorboard"):
-            raise OptionError(f"{where}: {name!r} can't be the name of a stage")
-        if source == "checkpoint":
+        if source == CHECKPOINT:
             raise OptionError(
                 f"{where}: {name} starts from a checkpoint. Pass --set "
                 f"{name}.weights=FILE.safetensors"
             )
-        if source != FRESH and source not in found:
+        if source != FRESH and source not in found and not source.startswith(TIMM):
             # os.path, because Path raises for a name that is too long.
             if not os.path.isfile(source):  # noqa: PTH113
                 known = ", ".join([FRESH, *found])

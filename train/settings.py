@@ -10,6 +10,8 @@ from train.networks.layers import Packing, Recompute
 from train.neurons.neuron import NeuronSettings
 
 FRESH = "fresh"
+CHECKPOINT = "checkpoint"  # a file that the user has to name
+TIMM = "timm:"
 MAX_EPOCHS = 100_000
 
 
@@ -89,8 +91,8 @@ class Stage(Settings):
 
     weights: str = setting(
         FRESH,
-        "Origin of the initial weights: `fresh`, the name of an earlier stage, or the path of a "
-        "checkpoint.",
+        "Origin of the initial weights: `fresh`, the name of an earlier stage, the path of a "
+        "checkpoint, or `timm:NAME` for a model of timm.",
     )
     take: Literal["both", "encoder", "decoder"] = setting(
         "both", "Part of those weights that is taken."

@@ -4,31 +4,19 @@ The kinds have the same parameters, so most entries are copied. Two parts may no
 where C colour channels become P polarities, and the classifier, where the classes differ.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eventdata.errors import InputError, OptionError
-from eventdata.files.local import check_plain
-from train.checkpoint import check_torch_file
-from train.networks.published_names import rename_published
+from train.weights import contents, problem_of
 
 Stem = Literal["mean", "fresh"]
 Part = Literal["encoder", "decoder", "both"]
 Fate = Literal["taken", "adapted", "fresh", "unused"]
-
-DTYPES = {
-    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
-    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
-    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
-}
-"""Dtypes that a checkpoint may have: those that torch converts to floats."""
 
 
 @dataclass(frozen=True)
@@ -61,62 +49,6 @@ class Report:
         return "\n".join([*lines, ", ".join(counts)])
 
 
-def load_state(path: str | Path) -> dict[str, Tensor]:
-    """Read the state dict of a checkpoint: safetensors by its suffix, else a torch file.
-
-    A torch file is loaded with weights_only=True. It is a state dict or has one under "state_dict",
-    as Lightning's files do. Keys of the published networks and of wrappers (``module.``,
-    ``network.``) are renamed to this package's.
-
-    Raises:
-        InputError: the file is missing or is not a checkpoint of tensors.
-    """
-    path = Path(path)
-    loaded: Any
-    try:
-        size = check_plain(path).st_size
-        if path.suffix == ".safetensors":
-            loaded = load_file(path)
-        else:
-            check_torch_file(path)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # they concern the program that wrote it
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds of errors
-        # Only the first sentence of torch's message: the next explain how to load it anyway.
-        reason = str(error).split("\n")[0].partition(". ")[0] or type(error).__name__
-        raise InputError(f"{path} can't be read as a checkpoint of tensors: {reason}") from error
-    if isinstance(loaded, dict):
-        loaded = loaded.get("state_dict", loaded)
-    tensors = isinstance(loaded, dict) and all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
-    )
-    if not tensors or not loaded:
-        raise InputError(f"{path} has no state dict. Save the network's state_dict() instead")
-    for key, value in loaded.items():
-        problem = _problem(value)
-        if not problem and value.numel() * value.element_size() > size:
-            # A tensor of a few bytes can have any shape, because its strides can be zero.
-            problem = f"is {tuple(value.shape)}, which is more numbers than the file has"
-        if problem:
-            raise InputError(
-                f"{path} has no state dict of plain numbers: {key!r} {problem}. Save the network's "
-                "state_dict() instead"
-            )
-    return rename_published({key.removeprefix("network."): value for key, value in loaded.items()})
-
-
-def _problem(tensor: Tensor) -> str:
-    """Return why a tensor's values can't be converted to floats, or ""."""
-    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
-        return "is not dense"
-    if tensor.is_meta:
-        return "has no values, because it is on the device meta"
-    if tensor.dtype not in DTYPES:
-        return f"is of {tensor.dtype}"
-    return ""
-
-
 def _fate(
     key: str, here: Tensor, there: Tensor | None, stem: Stem, part: Part, same_classes: bool
 ) -> tuple[Fate, str]:
@@ -130,7 +62,7 @@ def _fate(
         return "fresh", "classes of other names in the source"
     if there is None:
         return "fresh", "not in the source"
-    if problem := _problem(there):
+    if problem := problem_of(there):
         raise InputError(f"{key} of the checkpoint {problem}. Pass a checkpoint of plain numbers")
     if there.shape == here.shape:
         return "taken", ""
@@ -156,8 +88,9 @@ def _check_layers(own: Mapping[str, Tensor], source: Mapping[str, Tensor], part:
         if len(missing) > len(layers) / 4:
             raise InputError(
                 f"the checkpoint is of another network: {lacks} lacks {len(missing)} of "
-                f"{len(layers)} layers that {has} has, for example {min(missing)}. Build both with "
-                "the same settings"
+                f"{len(layers)} layers that {has} has, for example {min(missing)}. The checkpoint "
+                f"has {contents(source)}; the network has {contents(own)}. Build both with the "
+                "same settings"
             )
 
 
@@ -186,7 +119,8 @@ def transfer(
 
     Args:
         network: a network with any kind of neuron.
-        source: state dict of the same architecture with any kind of neuron (`load_state`).
+        source: state dict of the same architecture with any kind of neuron
+            (`train.weights.load_state`).
         stem: mean: if the source's kernel has another number of channels, each channel here becomes
             their mean; fresh: the stem is not changed.
         part: encoder: everything except the decoder and the classifier; decoder: only those; both.
@@ -209,8 +143,8 @@ def transfer(
     }
     if all(fate == "fresh" for fate, _ in fates.values()):
         raise InputError(
-            f"nothing in the checkpoint fits the network: it has {next(iter(source), 'nothing')}, "
-            f"the network has {next(iter(own))}. Pass a checkpoint of the same architecture"
+            f"nothing in the checkpoint fits the network: it has {contents(source)}; the network "
+            f"has {contents(own)}. Pass a checkpoint of the same architecture"
         )
     _check_layers(own, source, part)
     for key, (fate, _) in fates.items():

@@ -198,7 +198,8 @@ def _checkpoint(folder: Path, _: Path) -> None:
     from torch import nn
 
     from train.runs.folder import weight_facts
-    from train.transfer import load_state, transfer
+    from train.transfer import transfer
+    from train.weights import load_state
 
     path = _the_file(folder)
     weight_facts(path)

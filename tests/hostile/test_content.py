@@ -23,7 +23,7 @@ from train.recipe import load
 from train.runs.folder import read_json, weight_facts
 from train.runs.record import WholeCheckpoints
 from train.splits import sample_keys
-from train.transfer import load_state
+from train.weights import load_state
 
 
 class Evil:

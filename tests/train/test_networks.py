@@ -150,6 +150,15 @@ class TestImageResNetForMediumInput(NetworkContract):
     name, settings = "image-resnet34", {"width": 4, "stem": "medium"}
 
 
+class TestTorchvisionResNet(NetworkContract):
+    name, settings = "torchvision-resnet18", {"width": 4, "stem": "small"}
+
+
+class TestTorchvisionResNetForLargeInput(NetworkContract):
+    name, settings = "torchvision-resnet34", {"width": 4, "stem": "imagenet"}
+    side = 64
+
+
 class TestVGG(NetworkContract):
     name, settings = "vgg", {"width": 4}
 

@@ -1,5 +1,7 @@
 """Transfer of weights between networks, and its report."""
 
+import argparse
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -7,7 +9,8 @@ from safetensors.torch import save_file
 from eventdata.errors import EventDataError, InputError, OptionError
 from train.networks import build
 from train.neurons.neuron import NeuronSettings
-from train.transfer import DTYPES, freeze, load_state, thaw, transfer
+from train.transfer import freeze, thaw, transfer
+from train.weights import DTYPES, load_state
 
 
 def network(kind="lif", name="event-resnet18", *, seed=0, **settings):
@@ -205,6 +208,17 @@ def test_bad_checkpoints_are_named_and_never_unpickled(tmp_path):
     for path in [*tmp_path.iterdir(), tmp_path / "missing.pt", tmp_path / "missing.safetensors"]:
         with pytest.raises(InputError, match=path.name):
             load_state(path)
+
+
+def test_options_of_scripts_are_read_only_as_options(tmp_path):
+    state = network().state_dict()
+    options = argparse.Namespace(lr=0.1, model="resnet18")
+    torch.save({"model": state, "args": options}, tmp_path / "a.pt")
+    assert list(load_state(tmp_path / "a.pt")) == list(state)
+    vars(options)["__setstate__"] = "called by a second BUILD"
+    torch.save({"model": state, "args": options}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="attributes of a Namespace that are not options"):
+        load_state(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(

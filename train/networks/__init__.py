@@ -10,19 +10,19 @@ from inspect import signature
 from typing import Any
 
 from eventdata.errors import OptionError
+from train.networks import torchvision
 from train.networks.crnn import CRNN
 from train.networks.layers import Network
-from train.networks.published_names import rename_published
 from train.networks.resnet import EVENT, IMAGE, ResNet
 from train.networks.vgg import VGG
-
-__all__ = ["NETWORKS", "build", "rename_published"]
 
 NETWORKS: dict[str, Callable[..., Network]] = {
     "event-resnet18": partial(ResNet, design=EVENT, depths=(2, 2, 2, 2)),
     "event-resnet34": partial(ResNet, design=EVENT, depths=(3, 4, 6, 3)),
     "image-resnet18": partial(ResNet, design=IMAGE, depths=(2, 2, 2, 2)),
     "image-resnet34": partial(ResNet, design=IMAGE, depths=(3, 4, 6, 3)),
+    "torchvision-resnet18": torchvision.resnet18,
+    "torchvision-resnet34": torchvision.resnet34,
     "vgg": VGG,
     "crnn": CRNN,
 }

@@ -9,6 +9,8 @@
 Legend: T steps, N samples, P polarities, C channels, H rows, W columns.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from eventdata.errors import OptionError
@@ -29,9 +31,10 @@ class Encoder(nn.Module):
         hidden: int,
         embedding: int,
         steps: int,
+        mix_axes: bool,
     ) -> None:
         super().__init__()
-        self.size, self.steps = tuple(size), steps
+        self.size, self.steps, self.mix_axes = tuple(size), steps, mix_axes
         cells: list[ConvCell] = []
         inputs, rows, columns = channels, *size
         for layer, kernel in enumerate((5, 3, 3, 3)):
@@ -54,7 +57,12 @@ class Encoder(nn.Module):
             here = "x".join(str(length) for length in x.shape[-2:])
             raise OptionError(f"frames of {here} do not fit a network built for size {self.size}")
         maps = self.cells(enter(self.stem, x, self.steps))  # (T, N, C, H, W)
-        out: Tensor = self.embedding(self.neuron(self.hidden(maps.flatten(2))))  # (T, N, embedding)
+        if self.mix_axes:  # T parts of (C, T, H, W), each with several steps of a few channels
+            steps, samples = maps.shape[:2]
+            flat = maps.permute(1, 2, 0, 3, 4).reshape(samples, steps, -1).transpose(0, 1)
+        else:
+            flat = maps.flatten(2)
+        out: Tensor = self.embedding(self.neuron(self.hidden(flat)))  # (T, N, embedding)
         return out
 
 
@@ -87,6 +95,7 @@ class CRNN(Network):
         embedding: int = 512,
         memory: int = 256,
         steps: int = 1,
+        mix_axes: bool = False,
     ) -> None:
         """
         Args:
@@ -95,9 +104,12 @@ class CRNN(Network):
             width: channels of the stem; each convolution has twice those of the one before.
             hidden, embedding: outputs of the encoder's two linear layers.
             memory: units of the LSTM.
+            mix_axes: mix channels and steps before the hidden layer, as the published encoder of
+                events does by mistake. Its checkpoints need it.
         """
         super().__init__()
-        shape = {"width": width, "hidden": hidden, "embedding": embedding}
+        shape: dict[str, Any] = {"width": width, "hidden": hidden, "embedding": embedding}
+        shape["mix_axes"] = mix_axes
         self.encoder = Encoder(channels=channels, size=size, neuron=neuron, steps=steps, **shape)
         self.decoder = Decoder(embedding=embedding, memory=memory, classes=classes)
 

@@ -29,7 +29,7 @@ STEMS: dict[StemName, tuple[int, int]] = {"imagenet": (7, 2), "medium": (3, 2), 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """The differences between the published networks for images and for events."""
+    """The differences between the published networks for images and events, and torchvision's."""
 
     bias: bool
     """Whether convolutions have a bias."""
@@ -37,12 +37,12 @@ class Design:
     """Whether a shortcut without convolution has a norm."""
     norm_scale: float
     """Initial scale of every batch norm."""
-    pool_stem: bool
-    """Whether the imagenet stem ends in a max-pool; else the first stage has stride 2."""
+    pool: int | None
+    """Padding of the max-pool that ends the imagenet stem; None: the first stage has stride 2."""
 
 
-IMAGE = Design(bias=False, norm_identity=False, norm_scale=0.5, pool_stem=False)
-EVENT = Design(bias=True, norm_identity=True, norm_scale=1.0, pool_stem=True)
+IMAGE = Design(bias=False, norm_identity=False, norm_scale=0.5, pool=None)
+EVENT = Design(bias=True, norm_identity=True, norm_scale=1.0, pool=0)
 
 
 class Block(nn.Module):
@@ -101,7 +101,7 @@ class ResNet(Network):
     ) -> None:
         """
         Args:
-            design: IMAGE or EVENT.
+            design: IMAGE, EVENT or `train.networks.torchvision.TORCHVISION`.
             depths: blocks per stage; a stage has twice the channels of the one before.
             channels, classes, neuron, steps: see `Network`.
             width: channels of the stem and the first stage.
@@ -125,7 +125,7 @@ class ResNet(Network):
         self.stem = ConvCell(
             nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=design.bias),
             neuron,
-            pool=nn.MaxPool2d(3, 2) if large and design.pool_stem else None,
+            pool=None if design.pool is None or not large else nn.MaxPool2d(3, 2, design.pool),
             norm_scale=design.norm_scale,
         )
         block = partial(Block, design=design, neuron=neuron, respond_to_sum=respond_to_sum)
@@ -133,7 +133,7 @@ class ResNet(Network):
         inputs = width
         for stage, depth in enumerate(depths):
             outputs = width << stage
-            halve = stage > 0 or (large and not design.pool_stem)
+            halve = stage > 0 or (large and design.pool is None)
             blocks = [block(inputs, outputs, 2 if halve else 1)]
             blocks += [block(outputs, outputs, 1) for _ in range(depth - 1)]
             stages.append(Chain(*blocks))

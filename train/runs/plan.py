@@ -86,10 +86,11 @@ def make_plan(recipe: Recipe, *, data: str, images: str | None = None) -> RunPla
             later=parts.get("data"),
             published=recipe.run.protocol == "published",
         )
-    networks = {
-        name: build_network(recipe, stage, parts[stage.data])
-        for name, stage in recipe.stages.items()
-    }
+    networks: dict[str, Network] = {}
+    for name, stage in recipe.stages.items():
+        torch.manual_seed(recipe.run.seed)  # the initial weights depend only on it
+        part = parts[stage.data]
+        networks[name] = build_network(recipe, stage, shape=part.shape, classes=len(part.classes))
     plan = RunPlan(recipe=recipe, stores=stores, parts=parts, devices=devices, networks=networks)
     for name in recipe.stages:
         _check_stage(plan, name)
@@ -151,10 +152,13 @@ def _open_stores(recipe: Recipe, data: str, images: str | None) -> dict[str, Sto
     return stores
 
 
-def build_network(recipe: Recipe, stage: Stage, data: Data) -> Network:
-    """Return a stage's network for the channels and classes of its data.
+def build_network(recipe: Recipe, stage: Stage, *, shape: tuple[int, ...], classes: int) -> Network:
+    """Return a stage's network.
 
-    The initial weights depend only on the recipe's seed.
+    Args:
+        recipe, stage: the settings.
+        shape: the shape of a sample of the stage's store, (T, P, H, W) or (C, H, W).
+        classes: the number of classes.
 
     Raises:
         OptionError: the network lacks a setting, or can't be built with the settings.
@@ -162,7 +166,7 @@ def build_network(recipe: Recipe, stage: Stage, data: Data) -> Network:
     settings = {key: value for key, value in recipe.network.items() if key != "name"}
     name = recipe.network["name"]
     known = signature(NETWORKS[name]).parameters if name in NETWORKS else {}
-    *steps, channels, height, width = data.shape
+    *steps, channels, height, width = shape
     if taken := sorted(OF_THE_DATA & settings.keys()):
         raise OptionError(
             f"network.{taken[0]} can't be set in a recipe, because the stage and its data decide "
@@ -172,11 +176,8 @@ def build_network(recipe: Recipe, stage: Stage, data: Data) -> Network:
         settings["steps"] = stage.steps or 1
     if "size" in known:
         settings["size"] = (height // stage.downscale, width // stage.downscale)
-    torch.manual_seed(recipe.run.seed)
     try:
-        return build(
-            name, channels=channels, classes=len(data.classes), neuron=stage.neuron, **settings
-        )
+        return build(name, channels=channels, classes=classes, neuron=stage.neuron, **settings)
     except OptionError:
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:

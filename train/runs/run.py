@@ -20,6 +20,7 @@ from train.runs.folder import RunFolder, weight_facts, write, write_json, writin
 from train.runs.plan import RunPlan, make_plan
 from train.runs.stage import StageRun, is_first
 from train.settings import FRESH
+from train.weights import find_weights
 
 
 def train(
@@ -117,7 +118,7 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
             which = recipe.stages[stage.weights].keep
             source = folder.stage(stage.weights).weights(which)
         elif stage.weights != FRESH:
-            source = Path(stage.weights)
+            source = find_weights(stage.weights)
             seconds += _seconds_into(source)
         current = StageRun(plan=plan, name=name, folder=folder.stage(name), seconds_before=seconds)
         result = current.train(source, say)

@@ -24,6 +24,7 @@ from eventdata.dataset import FrameDataset
 from eventdata.errors import EventDataError, InputError
 from train.calibrate import recalibrate
 from train.data import Data, Epoch
+from train.model import model_facts
 from train.networks.layers import recompute
 from train.networks.sync_norm import synchronise_norms
 from train.neurons.surrogate import sharpen
@@ -42,7 +43,8 @@ from train.runs.module import Classifier, prepare
 from train.runs.plan import RunPlan
 from train.runs.record import Record, WholeCheckpoints
 from train.settings import Stage
-from train.transfer import load_state, transfer
+from train.transfer import transfer
+from train.weights import load_state, read_weights
 
 MEASURED = 64  # samples for firing rates and operations
 
@@ -180,12 +182,13 @@ class StageRun:
         if self.folder.result.exists():
             return self._result()
         average = MovingAverage(self.stage.ema) if self.stage.ema else None
-        facts = {
-            "network": self.plan.recipe.network,
-            "kind": self.stage.neuron.kind,
-            "classes": self.data.classes,
-            "seconds": self.seconds_before,
-        }
+        facts = model_facts(
+            self.plan.recipe,
+            self.name,
+            header=self.plan.stores[self.stage.data].header,
+            sample=self.data.train.sample_format,
+        )
+        facts |= {"kind": self.stage.neuron.kind, "seconds": self.seconds_before}
         log_every = self.plan.recipe.machine.log_every
         record = Record(self.folder, facts, log_every=log_every, average=average)
         trainer = self._trainer([record] if average is None else [average, record])
@@ -288,12 +291,13 @@ class StageRun:
         """Load the source's weights and fit the norms to the data."""
         network = self.module.network
         if source is not None:
-            state = load_state(source)
+            weights = read_weights(source)
+            weights.check(self.plan.recipe.network, self.stage.neuron)
             classes = weight_facts(source).get("classes", self.data.classes)
             try:
                 report = transfer(
                     network,
-                    state,
+                    weights.state,
                     stem=self.stage.stem,
                     part=self.stage.take,
                     same_classes=classes == self.data.classes,

@@ -23,6 +23,7 @@ from eventdata.cli import main
 from eventdata.errors import InputError, MismatchError, OptionError
 from tests.drawn import TINY_RECIPE, make_store
 from tests.makers import tree_digest
+from train.networks import build
 from train.recipe import load, recipe_names
 from train.runs.folder import RunFolder, read_rows, weight_facts
 from train.runs.module import Classifier, DivergedError, prepare
@@ -767,10 +768,14 @@ def test_every_recipe_trains(tmp_path, name, large):
     changes = ["network.width=4", "run.held_out=0.2", "machine.accelerator=cpu"]
     changes += ["all.epochs=1", "all.batch_size=9", "all.steps=3", "all.downscale=1"]
     changes += ["all.recalibrate=1", "machine.keep_pages=false", "machine.log_every=1"]
-    if name == "pipe-d-checkpoint":
-        source = load("pipe-d-images", changes=changes)
-        run(source, tmp_path / "source", data=events, images=images)
-        changes.append(f"liaf.weights={tmp_path / 'source/pretrain/last.safetensors'}")
+    bare = load(name, changes=changes, check_weights=False)
+    for first, stage in bare.stages.items():
+        if stage.weights == "checkpoint":
+            size = {"size": (36, 36)} if bare.network["name"] == "crnn" else {}
+            settings = {"channels": 3, "classes": 3, "neuron": stage.neuron}
+            network = build(**bare.network, **settings, **size)
+            save_file(network.state_dict(), tmp_path / "source.safetensors")
+            changes.append(f"{first}.weights={tmp_path / 'source.safetensors'}")
     mine = load(name, changes=changes)
     data = images if mine.pipeline == "pipe-s" else events
     result = run(mine, tmp_path / "run", data=data, images=images)

@@ -1,0 +1,278 @@
+"""Load a trained network with everything that decides its outputs.
+
+The files of a run state it in their header (`model_facts`); for files of other programs a recipe
+states it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eventdata.errors import EventDataError, InputError, OptionError
+from eventdata.settings import from_table, table_of
+from eventdata.store.layout import Header, SampleFormat
+from train.networks.layers import Network
+from train.neurons.surrogate import sharpen
+from train.recipe import Recipe, load
+from train.runs.folder import RunFolder, weight_facts
+from train.runs.plan import build_network
+from train.settings import CHECKPOINT, FRESH, Stage
+from train.weights import Weights, contents, find_weights, read_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framing:
+    """How the samples of a run's store were made."""
+
+    dataset: str
+    sample: SampleFormat
+    """Representation, steps, channels, height and width of a sample in the store."""
+    parameters: Mapping[str, Any]
+    """The settings of the conversion, as in the store's header."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """The facts about a loaded network."""
+
+    classes: list[str]
+    """Class names by output. Files of other programs have no names, only numbers."""
+    recipe: Recipe
+    """Settings of the network and of the stage that trained it."""
+    stage: str
+    """Name of that stage, the only one in the recipe."""
+    framing: Framing | None
+    """How the input was made; None for files of other programs."""
+    file: Path
+
+    @property
+    def settings(self) -> Stage:
+        """The settings of the stage: neurons, steps, collapse, downscale."""
+        return self.recipe.stages[self.stage]
+
+
+def model_facts(
+    recipe: Recipe, stage: str, *, header: Header, sample: SampleFormat
+) -> dict[str, Any]:
+    """Return the facts for a header of weights from which `load_model` makes the same network."""
+    # The weights that a stage starts from do not matter any more, and are a path on this machine.
+    settings = replace(recipe.stages[stage], weights=FRESH, take="both")
+    return {
+        "network": recipe.network,
+        "classes": list(header.classes),
+        "recipe": recipe.name,
+        "pipeline": recipe.pipeline,
+        "stage": stage,
+        "settings": table_of(settings),
+        "framing": {
+            "dataset": header.dataset,
+            "sample": asdict(sample),
+            "parameters": header.parameters,
+        },
+    }
+
+
+def load_model(
+    path: str | Path,
+    recipe: str | None = None,
+    *,
+    stage: str | None = None,
+    changes: Iterable[str] = (),
+    classes: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+) -> tuple[Network, ModelInfo]:
+    """Load a trained network, in evaluation mode, on the CPU.
+
+    Args:
+        path: folder of a run; a file of weights of this package or of another program; or
+            `timm:NAME`.
+        recipe: name or path of the recipe with the settings of a file that does not state them,
+            such as published-liaf18 or torchvision-resnet18.
+        stage: stage of the run or of the recipe. Default: the last one of a run; of a recipe the
+            one that starts from a checkpoint, if there is one.
+        changes: changes to the recipe, each ``stage.key=value``.
+        classes: class names for a file that does not state them. Default: numbers.
+        size: H and W of the input, for a crnn whose file does not state them.
+
+    Returns:
+        The network, which maps float frames (N, T, P, H, W) or images (N, C, H, W) to logits
+        (N, classes), and the facts about it.
+
+    Raises:
+        InputError: the file can't be read, or the weights do not fit the network.
+        OptionError: settings are missing, or are not those of the weights.
+    """
+    file, stage = _file_of(path, stage)
+    weights, facts = read_weights(file), weight_facts(file)
+    if recipe is None:
+        if list(changes):
+            raise OptionError("changes need a recipe. Pass recipe, too")
+        info = _info_of(facts, weights, path)
+    else:
+        loaded = load(recipe, changes=changes, check_weights=False)
+        info = _with_recipe(loaded, stage, facts, weights, classes)
+    with torch.device("meta"):  # shapes only, so that no file can make this large or slow
+        network = _build(info, weights, size)
+    _fill(network, info, weights)
+    epoch = facts.get("epoch")
+    if isinstance(epoch, int):
+        sharpen(network, epoch - 1, info.settings.epochs)
+    return network.eval(), info
+
+
+def _file_of(path: str | Path, stage: str | None) -> tuple[Path, str | None]:
+    """Return the file with the weights at a path, and their stage if it is a run's."""
+    found = find_weights(path)
+    if not found.is_dir():
+        return found, stage
+    folder = RunFolder(found)
+    stages = load(str(folder.config), check_weights=False).stages
+    stage = stage or list(stages)[-1]
+    if stage not in stages:
+        raise OptionError(f"{path} has no stage {stage!r}: choose {', '.join(stages)}")
+    file = folder.stage(stage).weights(stages[stage].keep)
+    if not file.exists():
+        raise InputError(
+            f"{path} has no weights of stage {stage} yet. To resume the run, run its command again"
+        )
+    return file, stage
+
+
+def _info_of(facts: Mapping[str, Any], weights: Weights, path: str | Path) -> ModelInfo:
+    """Return what the header of a file states.
+
+    Raises:
+        OptionError: it states nothing, or not everything.
+        InputError: it is damaged.
+    """
+    if "settings" not in facts:
+        config = Path(path) / "config.toml"
+        old = f" An older version wrote it. Pass recipe={str(config)!r}" if config.is_file() else ""
+        names = weights.recipes or "the recipe that it was trained with"
+        raise OptionError(
+            f"{weights.path} holds {weights.form.title if weights.form else 'weights'} without "
+            "the settings of neurons and input, which decide the outputs."
+            + (old or f" Pass recipe=..., for these weights {names}")
+        )
+    try:
+        framing = facts["framing"]
+        stage = from_table(Stage, facts["settings"], "settings")
+        texts = [facts[key] for key in ("recipe", "pipeline", "stage")]
+        classes, network = facts["classes"], facts["network"]
+        if not all(isinstance(text, str) for text in (*texts, *classes, network["name"])):
+            raise TypeError("a name is not text")
+        if sum(network.get("depths", ())) > len(weights.state):
+            raise ValueError("it names more layers than the file has")
+        return ModelInfo(
+            classes=list(classes),
+            recipe=Recipe(
+                name=texts[0],
+                pipeline="pipe-s" if texts[1] == "pipe-s" else "pipe-d",
+                network=dict(network),
+                stages={texts[2]: stage},
+            ),
+            stage=texts[2],
+            framing=Framing(
+                dataset=str(framing["dataset"]),
+                sample=SampleFormat(**framing["sample"]),
+                parameters=dict(framing["parameters"]),
+            ),
+            file=weights.path,
+        )
+    except (EventDataError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{weights.path}: its header is damaged ({error}). Pass another file of the run"
+        ) from None
+
+
+def _with_recipe(
+    recipe: Recipe,
+    stage: str | None,
+    facts: Mapping[str, Any],
+    weights: Weights,
+    classes: Sequence[str] | None,
+) -> ModelInfo:
+    """Return what a recipe states of a file; raise OptionError if the file contradicts it."""
+    starts = [name for name, one in recipe.stages.items() if one.weights == CHECKPOINT]
+    stage = stage or [*recipe.stages, *starts][-1]
+    if stage not in recipe.stages:
+        raise OptionError(
+            f"the recipe {recipe.name} has no stage {stage!r}: choose {', '.join(recipe.stages)}"
+        )
+    settings = recipe.stages[stage]
+    weights.check(recipe.network, settings.neuron, exact=True)
+    mine = {"kind": settings.neuron.kind, **recipe.network, **table_of(settings.neuron)}
+    stated = dict(facts["network"]) if isinstance(facts.get("network"), Mapping) else {}
+    stated |= {"kind": facts["kind"]} if "kind" in facts else {}
+    inner = facts.get("settings")
+    stated |= inner.get("neuron", {}) if isinstance(inner, Mapping) else {}
+    if different := [key for key in stated if key in mine and mine[key] != stated[key]]:
+        raise OptionError(
+            f"{weights.path} was trained with "
+            + ", ".join(f"{key}={stated[key]!s:.40}" for key in different)
+            + f", but the recipe {recipe.name} has "
+            + ", ".join(f"{key}={mine[key]}" for key in different)
+            + ". Pass the recipe that it was trained with"
+        )
+    outputs = len(_entry(weights, "fc.weight"))
+    names = list(classes if classes is not None else facts.get("classes", map(str, range(outputs))))
+    if len(names) != outputs:
+        raise OptionError(f"{weights.path} has {outputs} classes, but {len(names)} names are given")
+    recipe = replace(recipe, stages={stage: replace(settings, weights=FRESH, take="both")})
+    return ModelInfo(classes=names, recipe=recipe, stage=stage, framing=None, file=weights.path)
+
+
+def _entry(weights: Weights, name: str) -> Tensor:
+    """Return the entry whose key ends in a name; raise InputError without one."""
+    for key, value in weights.state.items():
+        if f".{key}".endswith(f".{name}") and value.ndim > 1:
+            return value
+    raise InputError(
+        f"{weights.path} holds no network of this package or of a known program: no {name} among "
+        f"its {contents(weights.state)}"
+    )
+
+
+def _build(info: ModelInfo, weights: Weights, size: tuple[int, int] | None) -> Network:
+    recipe, settings = info.recipe, info.settings
+    if info.framing is not None:
+        shape = info.framing.sample.dense_shape
+    else:
+        channels = _entry(weights, "stem.conv.weight").shape[1]
+        still = recipe.pipeline == "pipe-s" or settings.data == "images"
+        height, width = (side * settings.downscale for side in size or (256, 342))
+        shape = (channels, height, width) if still else (1, channels, height, width)
+    return build_network(recipe, settings, shape=shape, classes=len(info.classes))
+
+
+def _fill(network: nn.Module, info: ModelInfo, weights: Weights) -> None:
+    """Give a network on the device meta its weights; raise InputError if they do not fit."""
+    own, state = network.state_dict(), dict(weights.state)
+    for key, value in own.items():
+        if key in state:
+            continue
+        if key.endswith("num_batches_tracked"):  # which old versions of torch did not save
+            state[key] = torch.zeros((), dtype=value.dtype)
+        elif key.endswith("neuron.decay") and info.settings.neuron.kind == "ann":
+            state[key] = torch.full(value.shape, info.settings.neuron.decay).logit()
+    problems = [f"{key} is missing" for key in own if key not in state]
+    problems += [f"{key} is not in the network" for key in state if key not in own]
+    problems += [
+        f"{key} is {tuple(state[key].shape)} there and {tuple(value.shape)} here"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 4} more problems" if len(problems) > 4 else ""
+        raise InputError(
+            f"{weights.path} does not fit the network {info.recipe.network['name']}: "
+            f"{'; '.join(problems[:4])}{more}. The file has {contents(weights.state)}; the "
+            f"network has {contents(own)}. Pass the recipe and the settings that it was trained "
+            "with"
+        )
+    ready = {key: state[key].to(value.dtype).clone() for key, value in own.items()}
+    network.load_state_dict(ready, assign=True)
