@@ -33,7 +33,7 @@ BATCH = 16
 WARM_UP = 0.1  # share of the time in which memory may still grow, and at least
 LEAST_ROUNDS = 4  # half of these rounds in a short run
 GROWTH_BYTES = 16 << 20  # that an allocator may add afterwards
-FILES_IN_FLIGHT = 16  # of batches on their way between a DataLoader's processes
+FILES_IN_FLIGHT = 16  # of batches in flight between a DataLoader's processes
 SAMPLES = 512
 
 

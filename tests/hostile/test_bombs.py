@@ -154,7 +154,7 @@ PICKLES = {
     "a storage": (b"ctorch.storage\nUntypedStorage\n" + HUGE_NUMBER + b"\x85R.", "not callable"),
     "made anew": (b"ctorch\nFloatTensor\n" + HUGE_NUMBER + b"\x85\x81.", "instruction NEWOBJ"),
     "doubling": (b"c_codecs\nencode\nX\x01\0\0\0aX\x03\0\0\0hex\x86R.", "asks for _codecs"),
-    "numbers not there": (STORAGE % (b"0", HUGE_NUMBER) + b".", "declares 12,884,901,888 bytes"),
+    "numbers without data": (STORAGE % (b"0", HUGE_NUMBER) + b".", "declares 12,884,901,888 bytes"),
     "no such member": (STORAGE % (b"7", b"K\x01") + b".", "declares 4 bytes"),
     "larger than its storage": (
         TENSOR % (STORAGE % (b"0", b"K\x02"), HUGE_NUMBER) + b".",

@@ -1,8 +1,8 @@
-"""Tests that compare framing with a plain NumPy statement and, where it is right, Tonic's ToFrame.
+"""Compare framing with plain NumPy and, where Tonic is right, with its ToFrame.
 
-Each test of the second half names a case in which Tonic is wrong, asserts what Tonic does, so that
-a corrected Tonic shows, and what we do. Frames are dense counts (T, P, H, W). Channel 0 is positive
-here; Tonic's channel is p, so that its channels are reversed.
+Each test of the second half names a case in which Tonic is wrong. It asserts what Tonic does, so
+that a corrected Tonic shows, and what we do. Frames are dense counts (T, P, H, W). Channel 0 is
+positive here; Tonic's channel is p, so its channels are reversed.
 """
 
 import math
@@ -40,7 +40,7 @@ RECORDINGS = [
 
 
 def events_at(times, seed=0):
-    """Random events on the small sensor at these times."""
+    """Return random events on the small sensor at these times."""
     rng = np.random.default_rng(seed)
     n = len(times)
     return make_events(
@@ -49,7 +49,7 @@ def events_at(times, seed=0):
 
 
 def ours(events, size=(W, H), **options):
-    """Counts (T, P, H, W) in int64, by the kernels."""
+    """Return counts (T, P, H, W) in int64, made by the kernels."""
     framing = Framing(**options, representation="count")
     steps = len(frame_edges(events["t"], framing).start)
     out = np.full((steps, size[1], size[0], framing.polarities), 99, np.int64)
@@ -59,12 +59,12 @@ def ours(events, size=(W, H), **options):
 
 
 def tonics(events, size=(W, H), **options):
-    """ToFrame's frames, channel 0 = positive."""
+    """Return ToFrame's frames with channel 0 as positive."""
     return ToFrame(sensor_size=(*size, 2), **options)(events.copy())[:, ::-1]
 
 
-def stated(events, slices):
-    """Counts (T, P, H, W) of the given masks of events, one a frame, by numpy.add.at."""
+def plain_frames(events, slices):
+    """Count the events of each mask with numpy.add.at, (T, P, H, W)."""
     frames = np.zeros((len(slices), 2, H, W), np.int64)
     for step, mask in enumerate(slices):
         chosen = events[mask]
@@ -72,8 +72,8 @@ def stated(events, slices):
     return frames
 
 
-def stated_windows(ticks, end, size, stride, include_incomplete):
-    """Masks of the windows of [0, end) over the events' ticks: the first, then all that fit."""
+def window_masks(ticks, end, size, stride, include_incomplete):
+    """Return masks of the windows of [0, end): the first, then all that fit."""
     starts = [0]
     while True:
         start = starts[-1] + stride
@@ -83,8 +83,8 @@ def stated_windows(ticks, end, size, stride, include_incomplete):
         starts.append(start)
 
 
-def stated_bins(ticks, end, bins, overlap):
-    """Masks of equal bins of [0, end), edges rounded down, each lengthened by the overlap."""
+def bin_masks(ticks, end, bins, overlap):
+    """Return masks of equal bins of [0, end) with rounded edges, lengthened by the overlap."""
     width = Fraction(max(end, bins), bins)
     longer = math.floor(Fraction(str(overlap)) * width)
     edges = [math.floor(i * width) for i in range(bins + 1)]
@@ -97,10 +97,10 @@ offsets = st.sampled_from([0, -7, 1_605_537_493_718_345])
 
 @st.composite
 def framings(draw):
-    way = draw(st.sampled_from(["frames", "n_event_bins", "window", "events_per_frame"]))
-    options = {way: draw(st.integers(1, 20))}
-    if way in ("window", "events_per_frame"):
-        options["overlap"] = draw(st.integers(0, options[way] - 1))
+    rule = draw(st.sampled_from(["frames", "n_event_bins", "window", "events_per_frame"]))
+    options = {rule: draw(st.integers(1, 20))}
+    if rule in ("window", "events_per_frame"):
+        options["overlap"] = draw(st.integers(0, options[rule] - 1))
         options["include_incomplete"] = draw(st.booleans())
         options["steps"] = draw(st.none() | st.integers(1, 12))
     else:
@@ -109,8 +109,8 @@ def framings(draw):
     return options
 
 
-def statement(events, options, span=None):
-    """Frames of events by the plain statement, and how many frames ``steps`` cut."""
+def plain_framing(events, options, span=None):
+    """Return frames by plain NumPy, and the number of frames that ``steps`` cut."""
     n = len(events)
     by_time = "frames" in options or "window" in options
     ticks = events["t"] - events["t"][:1] if by_time else np.arange(n)
@@ -120,12 +120,12 @@ def statement(events, options, span=None):
     size = options.get("window") or options.get("events_per_frame")
     if size is None:
         bins = options.get("frames") or options.get("n_event_bins")
-        frames = stated(events, stated_bins(ticks, end, bins, options["overlap"]))
+        frames = plain_frames(events, bin_masks(ticks, end, bins, options["overlap"]))
         wanted = bins
     else:
         stride = size - options["overlap"]
-        masks = stated_windows(ticks, end, size, stride, options["include_incomplete"])
-        frames = stated(events, masks)
+        masks = window_masks(ticks, end, size, stride, options["include_incomplete"])
+        frames = plain_frames(events, masks)
         wanted = options["steps"] or len(frames)
     cut = max(len(frames) - wanted, 0)
     frames = np.concatenate([frames, np.zeros((max(wanted - len(frames), 0), 2, H, W), int)])
@@ -136,9 +136,9 @@ def statement(events, options, span=None):
 
 @settings(deadline=None, max_examples=200)
 @given(times, offsets, framings())
-def test_frames_equal_the_plain_statement(ticks, offset, options):
+def test_frames_equal_plain_numpy(ticks, offset, options):
     events = events_at(np.array(ticks, np.int64) + offset)
-    expected, cut = statement(events, options)
+    expected, cut = plain_framing(events, options)
     np.testing.assert_array_equal(ours(events, **options), expected)
 
     framing = Framing(**options)
@@ -162,7 +162,7 @@ def test_frames_equal_the_plain_statement(ticks, offset, options):
 def test_a_span_of_known_length_is_framed_with_any_events(ticks, offset, options, lead, length):
     span = (offset + lead, offset + lead + length)
     events = events_at(np.array([t for t in ticks if lead <= t < lead + length], int) + offset)
-    expected, _ = statement(events, options, span)
+    expected, _ = plain_framing(events, options, span)
     framing = Framing(**options, representation="count")
     if framing.window is not None or framing.fixed_steps is not None:
         assert framing.steps_in(length) == len(expected)
@@ -201,18 +201,18 @@ def test_windows_of_events_equal_tonic(ticks, count, data):
 
 @settings(deadline=None, max_examples=100)
 @given(times, st.integers(2, 9), st.integers(1, 9))
-def test_bins_equal_tonic_where_they_divide_the_time(ticks, bins, width):
+def test_bins_that_divide_the_time_equal_tonic(ticks, bins, width):
     span = bins * width
     events = events_at(sorted([0, *(tick for tick in ticks if tick < span), span]))
     mine, other = ours(events, frames=bins), tonics(events, n_time_bins=bins)
     np.testing.assert_array_equal(mine[:-1], other[:-1])
-    last = stated(events, [events["t"] == span])[0]  # Tonic's bins end before the last tick
+    last = plain_frames(events, [events["t"] == span])[0]  # Tonic's bins end before the last tick
     np.testing.assert_array_equal(mine[-1], other[-1] + last)
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 9), st.integers(1, 9))
-def test_bins_of_events_equal_tonic_where_they_divide_the_number(bins, each):
+def test_bins_that_divide_the_number_of_events_equal_tonic(bins, each):
     events = events_at(range(bins * each))
     np.testing.assert_array_equal(
         ours(events, n_event_bins=bins), tonics(events, n_event_bins=bins)
@@ -239,7 +239,7 @@ def test_frames_of_real_recordings_equal_tonic(shared, name):
     mine = ours(whole, size, n_event_bins=12)
     np.testing.assert_array_equal(mine, tonics(whole, size, n_event_bins=12))
 
-    # Up to an event whose time ten bins divide, and that Tonic's bins leave out.
+    # Take events up to one that lies on the edge of ten bins, which Tonic drops.
     whole = events[: np.flatnonzero(ticks % 10 == 0)[-1] + 1]
     mine = ours(whole, size, frames=10)
     assert mine.sum() == len(whole)
@@ -249,7 +249,7 @@ def test_frames_of_real_recordings_equal_tonic(shared, name):
     np.testing.assert_array_equal(mine, tonics(whole, size, n_time_bins=10))
 
 
-# What Tonic 1.7 gets wrong.
+# Cases in which Tonic 1.7 is wrong.
 
 
 def test_last_step_is_kept():
@@ -258,7 +258,7 @@ def test_last_step_is_kept():
         options = {"include_incomplete": incomplete}
         assert len(tonics(events, time_window=1, **options)) == 7
         mine = ours(events, window=1, **options)
-        np.testing.assert_array_equal(mine, stated(events, events["t"] == np.c_[1:9]))
+        np.testing.assert_array_equal(mine, plain_frames(events, events["t"] == np.c_[1:9]))
 
 
 def test_last_event_is_kept_in_an_incomplete_window():
@@ -270,13 +270,15 @@ def test_last_event_is_kept_in_an_incomplete_window():
 def test_integer_steps_are_binned():
     events = events_at(range(1, 9))
     assert tonics(events, n_time_bins=8).sum() == 0
-    np.testing.assert_array_equal(ours(events, frames=8), stated(events, events["t"] == np.c_[1:9]))
+    np.testing.assert_array_equal(
+        ours(events, frames=8), plain_frames(events, events["t"] == np.c_[1:9])
+    )
     assert tonics(events, n_time_bins=4).sum(axis=(1, 2, 3)).tolist() == [1, 1, 1, 1]
     assert ours(events, frames=4).sum(axis=(1, 2, 3)).tolist() == [2, 2, 2, 2]
 
 
 def test_bins_cover_the_sample_to_its_end():
-    events = events_at(range(30))  # by Tonic's own documentation 30 / 8 = 3.75 steps a bin
+    events = events_at(range(30))  # 30 / 8 = 3.75 steps per bin, by Tonic's own documentation
     assert tonics(events, n_time_bins=8).sum(axis=(1, 2, 3)).tolist() == [3] * 8
     assert ours(events, frames=8).sum(axis=(1, 2, 3)).tolist() == [3, 4, 4, 4, 3, 4, 4, 4]
     assert tonics(events, n_event_bins=8).sum(axis=(1, 2, 3)).tolist() == [3] * 8
@@ -286,9 +288,9 @@ def test_bins_cover_the_sample_to_its_end():
 def test_overlap_lengthens_bins_and_leaves_them_in_place():
     events = events_at(range(80))
     events["x"] = np.where(events["t"] < 64, 0, 1)
-    # Tonic moves on by the bin less the overlap, so that its eight bins end at 61 or 64 of 80.
-    for way, mine in (("n_time_bins", "frames"), ("n_event_bins", "n_event_bins")):
-        assert not tonics(events, overlap=0.5, **{way: 8})[..., 1].any()
+    # Tonic advances by the bin minus the overlap, so that its eight bins end at 61 or 64 of 80.
+    for theirs, mine in (("n_time_bins", "frames"), ("n_event_bins", "n_event_bins")):
+        assert not tonics(events, overlap=0.5, **{theirs: 8})[..., 1].any()
         assert ours(events, overlap=0.5, **{mine: 8})[..., 1].any()
     edges = frame_edges(events["t"], Framing(frames=8, overlap=0.5))
     assert edges.start.tolist() == [0, 10, 20, 30, 40, 50, 60, 70]
@@ -296,10 +298,10 @@ def test_overlap_lengthens_bins_and_leaves_them_in_place():
     same = frame_edges(events["t"], Framing(n_event_bins=8, overlap=0.5))
     np.testing.assert_array_equal(same.stop, edges.stop)
     third = frame_edges(events["t"], Framing(frames=8, overlap=0.3))
-    assert third.stop[0] == 13  # 0.3 of 10, though 0.3 is a little less as a float
+    assert third.stop[0] == 13  # 0.3 of 10, although 0.3 is slightly less as a float
 
 
-WAYS = [
+METHODS = [
     ({"window": 10}, {"time_window": 10}, 1),
     ({"events_per_frame": 10}, {"event_count": 10}, 1),
     ({"frames": 3}, {"n_time_bins": 3}, 3),
@@ -307,7 +309,7 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize(("mine", "other", "steps"), WAYS)
+@pytest.mark.parametrize(("mine", "other", "steps"), METHODS)
 def test_no_events_give_frames_of_the_usual_shape(mine, other, steps):
     events = events_at([])
     wrong = tonics(events, **other)
@@ -317,10 +319,10 @@ def test_no_events_give_frames_of_the_usual_shape(mine, other, steps):
     assert not frames.any()
 
 
-@pytest.mark.parametrize(("mine", "other", "steps"), WAYS)
+@pytest.mark.parametrize(("mine", "other", "steps"), METHODS)
 def test_one_event_is_in_the_first_frame(mine, other, steps):
     events = events_at([12345])
-    assert tonics(events, **other).sum() == (1 if steps == 1 else 0)  # its bins lose it
+    assert tonics(events, **other).sum() == (1 if steps == 1 else 0)  # Tonic's bins lose it
     frames = ours(events, **mine)
     assert frames.shape == (steps, 2, H, W)
     assert frames[0].sum() == frames.sum() == 1
@@ -339,7 +341,7 @@ def test_counts_do_not_wrap():
             scatter(events, edges, np.empty((1, H, W, 2), kind), "count")
     some = frame_edges(events["t"], Framing(events_per_frame=255, steps=3))
     out = np.empty((3, H, W, 1), np.uint8)
-    assert scatter(events, some, out, "count") == 765  # exactly full is no overflow
+    assert scatter(events, some, out, "count") == 765  # a full count does not overflow
     assert out[:, 2, 1, 0].tolist() == [255] * 3
 
 
@@ -355,7 +357,7 @@ def test_polarities_of_minus_one_are_negative():
 
 def test_coordinates_off_the_sensor_are_refused():
     events = np.array([(-1, 1, 0, 1)], EVENT_DTYPE)
-    assert tonics(events, event_count=1)[0, 0, 1, W - 1] == 1  # wraps to the other side
+    assert tonics(events, event_count=1)[0, 0, 1, W - 1] == 1  # -1 would wrap around
     for column in ("x", "y"):
         for value in (-1, W, 32_767):
             bad = events_at(range(4))
@@ -387,7 +389,7 @@ def test_times_beyond_float_precision_are_exact():
     assert edges.start.tolist() == [0, 2, 4]
 
 
-def test_steps_pad_and_cut_and_say_so():
+def test_steps_pad_and_cut_and_report_it():
     events = events_at(range(25))
     padded = frame_edges(events["t"], Framing(window=10, steps=4))
     assert padded.start.tolist() == [0, 10, 25, 25]
@@ -407,7 +409,7 @@ def test_a_damaged_time_stamp_does_not_fill_the_memory():
     assert frame_edges(events["t"], Framing(frames=MAX_FRAMES)).stop[-1] == 3
 
 
-def test_events_that_lie_apart_in_memory_give_the_same():
+def test_strided_events_give_the_same_frames():
     events = events_at(range(40))
     edges = frame_edges(np.ascontiguousarray(events["t"]), Framing(frames=9))
     out = np.empty((2, 2, H, W, 2), np.uint8)
@@ -450,6 +452,6 @@ def test_wrong_arguments_stop_before_the_kernel():
         ({"frames": 5, "representation": "sum"}, "choose binary, count"),
     ],
 )
-def test_settings_that_make_no_sense(options, message):
+def test_settings_that_make_no_sense_are_refused(options, message):
     with pytest.raises(OptionError, match=message):
         Framing(**options)

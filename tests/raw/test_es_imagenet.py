@@ -1,4 +1,4 @@
-"""ES-ImageNet's manifests and files: what is read, and what each fault is told as."""
+"""Manifests and files of ES-ImageNet are read, and each fault has its own error."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_frames_are_those_of_the_published_loader(tmp_path):
             assert ones == expected.sum()
 
 
-def test_one_split_alone(tmp_path):
+def test_one_split_may_be_missing(tmp_path):
     make_es_imagenet(tmp_path, train=0)
     assert list(EsImageNet(tmp_path).splits()) == ["val"]
     with pytest.raises(InputError, match="no trainlabel.txt"):
@@ -74,7 +74,7 @@ def test_line_ends_do_not_matter(tmp_path):
         ("class1/none.npz 1 254 254", "isn't there"),
     ],
 )
-def test_bad_manifest_line_is_a_problem_of_its_sample(tmp_path, line, says):
+def test_a_bad_manifest_line_is_a_problem_of_its_sample(tmp_path, line, says):
     make_es_imagenet(tmp_path, val=0)
     manifest = tmp_path / "trainlabel.txt"
     lines = manifest.read_text().splitlines()
@@ -100,7 +100,7 @@ def test_numbers_may_begin_with_zeros(tmp_path, digits):
     assert samples.row(0)[1:] == (5, str(tmp_path / "train" / name), (190, 254))
 
 
-def test_manifest_that_is_no_manifest(tmp_path):
+def test_files_that_are_not_manifests_are_refused(tmp_path):
     make_es_imagenet(tmp_path, val=0)
     for content, says in ((b"", "empty"), (b"\n\n", "empty"), (b"\xff\xfe\x00\x01", "not a text")):
         (tmp_path / "trainlabel.txt").write_bytes(content)
@@ -130,7 +130,7 @@ def with_event(*event):
         ({"pos": good[:0], "neg": good[:0]}, "no events"),
     ],
 )
-def test_bad_arrays(tmp_path, arrays, says):
+def test_bad_arrays_are_refused(tmp_path, arrays, says):
     make_es_imagenet(tmp_path, val=0)
     source = EsImageNet(tmp_path)
     row = source.splits()["train"].row(0)

@@ -1,4 +1,4 @@
-"""ES-UCF101's clips and UCF101's official lists."""
+"""Clips of ES-UCF101 are read, with or without UCF101's official lists."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.makers import make_es_ucf101, write_npz
 
 @pytest.fixture
 def lists(tmp_path):
-    """Lists of a UCF101 of two classes, with CRLF line ends as published."""
+    """Write lists of a UCF101 of two classes, with CRLF line ends as published."""
     folder = tmp_path / "lists"
     folder.mkdir()
     (folder / "classInd.txt").write_bytes(b"1 Archery\r\n2 PushUps\r\n")
@@ -24,7 +24,7 @@ def lists(tmp_path):
 
 
 @pytest.mark.parametrize("folders", [False, True])
-def test_clips_in_the_folder_or_in_class_folders(tmp_path, folders):
+def test_clips_may_lie_in_class_folders(tmp_path, folders):
     source = EsUcf101(root=make_es_ucf101(tmp_path / "raw", folders=folders))
     samples = source.splits()["all"]
     assert source.classes == ["Archery", "PushUps"]
@@ -41,7 +41,7 @@ def test_clips_in_the_folder_or_in_class_folders(tmp_path, folders):
         assert ones == expected.sum()
 
 
-def test_official_lists(tmp_path, lists):
+def test_official_lists_give_the_splits(tmp_path, lists):
     root = make_es_ucf101(tmp_path / "raw")
     splits = EsUcf101(root=root, lists=lists, fold=1).splits()
     assert {name: len(samples) for name, samples in splits.items()} == {"train": 4, "test": 2}
@@ -51,7 +51,7 @@ def test_official_lists(tmp_path, lists):
     assert list(EsUcf101(root=root, lists=lists, fold=2, only="test").splits()) == ["test"]
 
 
-def test_a_part_of_the_clips_is_noted_not_refused(tmp_path, lists):
+def test_missing_clips_are_noted(tmp_path, lists):
     root = make_es_ucf101(tmp_path / "raw", clips=5)
     write_npz(root / "v_PushUps_g09_c01.npz", arr_0=np.ones((2, 30, 256, 342), np.uint8))
     splits = EsUcf101(root=root, lists=lists, fold=1).splits()
@@ -71,7 +71,7 @@ def test_a_part_of_the_clips_is_noted_not_refused(tmp_path, lists):
         ("Archery/v_Archery_g02_c01.avi 1", "listed twice"),
     ],
 )
-def test_bad_line_of_a_list(tmp_path, lists, line, says):
+def test_a_bad_line_of_a_list_is_a_problem_of_its_sample(tmp_path, lists, line, says):
     path = lists / "trainlist01.txt"
     path.write_text(path.read_text() + "\n" + line)
     samples = EsUcf101(root=make_es_ucf101(tmp_path / "raw"), lists=lists, fold=1).splits()["train"]
@@ -80,14 +80,14 @@ def test_bad_line_of_a_list(tmp_path, lists, line, says):
     assert "trainlist01.txt:5" in samples.problems[4]
 
 
-def test_a_clip_on_both_sides_is_told(tmp_path, lists):
+def test_a_clip_in_two_lists_is_a_problem(tmp_path, lists):
     path = lists / "testlist01.txt"
     path.write_text(path.read_text() + "Archery/v_Archery_g02_c01.avi\n")
     splits = EsUcf101(root=make_es_ucf101(tmp_path / "raw"), lists=lists, fold=1).splits()
     assert "also in trainlist01.txt" in splits["test"].problems[2]
 
 
-def test_the_same_clip_in_two_places(tmp_path):
+def test_a_clip_in_two_places_is_a_problem(tmp_path):
     root = make_es_ucf101(tmp_path / "raw", folders=True)
     write_npz(root / "v_Archery_g01_c01.npz", arr_0=np.zeros((2, 30, 256, 342), np.uint8))
     samples = EsUcf101(root=root).splits()["all"]
@@ -95,14 +95,14 @@ def test_the_same_clip_in_two_places(tmp_path):
     assert "the same clip lies at" in problem
 
 
-def test_a_file_named_otherwise(tmp_path):
+def test_a_file_with_another_name_is_a_problem(tmp_path):
     root = make_es_ucf101(tmp_path / "raw")
     write_npz(root / "mean.npz", arr_0=np.zeros(3, np.uint8))
     (problem,) = EsUcf101(root=root).splits()["all"].problems.values()
     assert "not named v_CLASS_gGG_cCC" in problem
 
 
-def test_options_that_do_not_go_together(tmp_path, lists):
+def test_options_that_contradict_each_other_are_refused(tmp_path, lists):
     root = make_es_ucf101(tmp_path / "raw")
     for settings in (
         {"fold": 1},
@@ -115,7 +115,7 @@ def test_options_that_do_not_go_together(tmp_path, lists):
             EsUcf101(root=root, **settings).splits()
 
 
-def test_lists_that_are_not_there_or_damaged(tmp_path, lists):
+def test_missing_and_damaged_lists_are_refused(tmp_path, lists):
     root = make_es_ucf101(tmp_path / "raw")
     with pytest.raises(InputError, match=r"classInd.txt: can't be read"):
         EsUcf101(root=root, lists=tmp_path, fold=1).splits()
@@ -140,7 +140,7 @@ def test_lists_that_are_not_there_or_damaged(tmp_path, lists):
         (np.ones((2, 30, 256, 342), np.bool_), "bool, not uint8"),
     ],
 )
-def test_bad_arrays(tmp_path, array, says):
+def test_bad_arrays_are_refused(tmp_path, array, says):
     source = EsUcf101(root=make_es_ucf101(tmp_path / "raw", clips=1))
     row = source.splits()["all"].row(0)
     write_npz(tmp_path / "raw" / row.name, arr_0=array)

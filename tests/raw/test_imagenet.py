@@ -1,4 +1,4 @@
-"""How images may lie and be listed, and what of them becomes events."""
+"""Images are found in every layout and listed by every list, and become events."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def list_images(root, list_file=None, classes_file=None, only=None):
 
 
 def listed(*given, **options):
-    """Classes, and (name, label) of each split."""
+    """Return the classes, and (name, label) of each split."""
     found = list_images(*given, **options)
     rows = {
         split: list(zip(samples.names, samples.labels.tolist(), strict=True))
@@ -45,7 +45,7 @@ def test_class_folders_are_one_split(tmp_path):
 
 
 def test_split_folders_share_their_classes(tmp_path):
-    """Also where only one of them is wanted."""
+    """This also holds if only one of them is wanted."""
     touch(tmp_path, "train/a/1.jpg", "train/c/1.jpg", "val/b/1.jpg", "other/d/1.jpg")
     assert listed(tmp_path) == (
         ["a", "b", "c"],
@@ -59,7 +59,7 @@ def test_numbered_class_folders_are_sorted_as_names(tmp_path):
     assert listed(tmp_path)[0] == ["007", "10", "2"]
 
 
-def test_official_layout_with_a_list_for_val(tmp_path):
+def test_the_official_layout_with_a_list_for_val_is_read(tmp_path):
     touch(tmp_path, "train/n1/1.JPEG", "train/n2/1.JPEG", "val/v_1.JPEG", "val/v_2.JPEG")
     for text in (
         "v_2.JPEG 1\nv_1.JPEG 0\n",
@@ -75,7 +75,7 @@ def test_official_layout_with_a_list_for_val(tmp_path):
     assert paths[0] == str(tmp_path / "val" / "v_2.JPEG")
 
 
-def test_a_list_alone(tmp_path):
+def test_a_list_without_class_folders_is_enough(tmp_path):
     touch(tmp_path, "x/1.jpg", "my cat.jpg")
     (tmp_path / "list.txt").write_text("my cat.jpg 3\nx/1.jpg 0\n")
     classes, rows = listed(tmp_path, tmp_path / "list.txt")
@@ -83,7 +83,7 @@ def test_a_list_alone(tmp_path):
     assert rows == {"train": [("my cat.jpg", 3), ("x/1.jpg", 0)]}
 
 
-def test_file_of_classes(tmp_path):
+def test_a_file_of_classes_gives_the_labels(tmp_path):
     touch(tmp_path, "n2/1.jpg", "n1/1.jpg", "n9/1.jpg")
     (tmp_path / "classes.txt").write_text("n2 0\nn0 1 a bird\nn1 2\n")
     classes, rows = listed(tmp_path, None, tmp_path / "classes.txt")
@@ -97,14 +97,14 @@ def test_file_of_classes(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["n1 1\n", "n1 0\nn1 1\n", "n1 0\nn2 0\n", "n1\n", "n1 zero\n"])
-def test_bad_file_of_classes(tmp_path, text):
+def test_a_bad_file_of_classes_is_refused(tmp_path, text):
     touch(tmp_path, "n1/1.jpg")
     (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(InputError, match="classes.txt.*(0, 1, 2|each once)"):
         listed(tmp_path, None, tmp_path / "classes.txt")
 
 
-def test_bad_lines_of_a_list(tmp_path):
+def test_bad_lines_of_a_list_are_problems_of_their_samples(tmp_path):
     touch(tmp_path, "1.jpg")
     lines = ["1.jpg 0", "1.jpg 0", "../1.jpg 0", "/1.jpg 0", "lonely", "", "2.jpg 0"]
     (tmp_path / "list.txt").write_text("\n".join(lines))
@@ -119,8 +119,8 @@ def test_bad_lines_of_a_list(tmp_path):
         assert f"list.txt:{index + 1}" in says[index] or index == 6
 
 
-def test_a_folder_too_high_is_told(tmp_path):
-    """ILSVRC's own folder in INPUT would be one class; two such folders are two classes."""
+def test_a_folder_above_the_splits_is_refused(tmp_path):
+    """A single folder with the splits inside would be a class, as it is next to another folder."""
     touch(tmp_path, "ILSVRC/train/a/1.jpg", "ILSVRC/train/b/2.jpg", "ILSVRC/val/a/3.jpg")
     with pytest.raises(InputError, match=f"holds the splits; give {tmp_path}/ILSVRC"):
         listed(tmp_path)
@@ -130,7 +130,7 @@ def test_a_folder_too_high_is_told(tmp_path):
     listed(tmp_path)
 
 
-def test_lists_and_folders_of_no_use(tmp_path):
+def test_useless_lists_and_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         listed(tmp_path / "none")
     with pytest.raises(InputError, match="no images in class folders"):
@@ -152,7 +152,7 @@ def test_lists_and_folders_of_no_use(tmp_path):
     assert f"{tmp_path}/val: skipped, without images" in samples["train"].notes[0]
 
 
-def test_huge_label_takes_no_memory(tmp_path):
+def test_a_huge_label_takes_no_memory(tmp_path):
     touch(tmp_path, "a.jpg")
     (tmp_path / "list.txt").write_text("a.jpg 99999999999999999999\n")
     samples = list_images(tmp_path, tmp_path / "list.txt")
@@ -185,7 +185,7 @@ def test_errors_name_the_file(tmp_path):
         source.read(samples.row(1), out)
 
 
-def test_trace_as_text():
+def test_a_trace_is_read_from_text():
     trace = parameters_of(OdgSettings())["trace"]
     assert from_options(OdgSettings, {"trace": trace}).trace == PUBLISHED_TRACE
     assert from_options(OdgSettings, {"trace": " 0,0  1,12 "}).trace == ((0, 0), (1, 12))

@@ -1,4 +1,4 @@
-"""Still images: scaled with antialiasing, cropped in the middle; grey from events."""
+"""Still images are scaled with antialiasing and cropped in the middle, or made from events."""
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ def noise(height, width, channels=(3,)):
 
 @pytest.mark.parametrize("size", [(300, 300), (300, 500), (500, 300), (301, 477)])
 @pytest.mark.parametrize("channels", [(3,), ()])
-def test_scale_then_crop(size, channels):
-    """As scaling the whole image and then cutting, where that has the middle on a pixel."""
+def test_scaling_and_cropping_are_one_step(size, channels):
+    """The result is close to that of scaling the whole image before the crop."""
     pixels = noise(*size, channels)
     made = scale_and_crop(pixels, 64, 48)
     assert made.shape == (48, 48, *channels)
@@ -35,13 +35,13 @@ def test_scale_then_crop(size, channels):
     assert difference.mean() < 12  # noise, and up to half a pixel apart
 
 
-def test_long_strip_takes_no_memory():
-    """Scaled whole, this would be 10 GB."""
+def test_a_long_strip_takes_no_memory():
+    """The whole scaled image would take 10 GB."""
     assert scale_and_crop(noise(2, 100_000), 256, 224).shape == (224, 224, 3)
 
 
-def test_antialiased():
-    """Stripes finer than the pixels become grey, not other stripes."""
+def test_scaling_is_antialiased():
+    """Stripes finer than the pixels become grey instead of other stripes."""
     stripes = np.zeros((512, 512), np.uint8)
     stripes[:, ::2] = 255
     made = scale_and_crop(stripes, 64, 64)[4:-4, 4:-4]
@@ -49,7 +49,7 @@ def test_antialiased():
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_store_of_images(tmp_path, grey):
+def test_a_store_of_images_is_read(tmp_path, grey):
     raw = make_images(tmp_path / "raw")
     options = {"grey": True} if grey else {}
     convert("images", raw, tmp_path / "out", short_side=40, crop=32, **options)
@@ -73,7 +73,7 @@ def test_grey_files_fill_three_channels(tmp_path):
     assert (image == image[:1]).all()
 
 
-def test_bad_settings(tmp_path):
+def test_bad_settings_are_refused(tmp_path):
     for settings in ({"crop": 300}, {"crop": 0}, {"short_side": 5000}):
         with pytest.raises(OptionError, match="choose (a crop|1 to 4096)"):
             Images(root=tmp_path, **settings)
@@ -81,8 +81,8 @@ def test_bad_settings(tmp_path):
         convert("images", tmp_path, tmp_path / "out", grey_from_events=True, crop=5)
 
 
-def test_grey_from_events(tmp_path):
-    """Each sample by the kernel; without skipped ones; splits, names and labels kept."""
+def test_grey_images_are_made_from_events(tmp_path):
+    """Each sample equals the kernel's result; skipped ones are omitted; names and labels stay."""
     raw = make_es_imagenet(tmp_path / "raw")
     name = (raw / "trainlabel.txt").read_text().splitlines()[2].split()[0]
     (raw / "train" / name).write_bytes(b"")
@@ -101,7 +101,7 @@ def test_grey_from_events(tmp_path):
             np.testing.assert_array_equal(image[0], edge_integral(packed, OdgSettings()))
 
 
-def test_grey_from_one_split(tmp_path):
+def test_grey_images_are_made_from_one_split(tmp_path):
     convert("es-imagenet", make_es_imagenet(tmp_path / "raw"), tmp_path / "events")
     out = tmp_path / "out"
     convert("images", tmp_path / "events", out, grey_from_events=True, split="val")
@@ -126,7 +126,7 @@ def test_trace_of_the_store_is_used(tmp_path):
     np.testing.assert_array_equal(out[0, ..., 0], edge_integral(packed, settings))
 
 
-def test_stores_without_odg_events(tmp_path):
+def test_stores_without_odg_events_are_refused(tmp_path):
     with pytest.raises(StoreError, match="no store found"):
         convert("images", tmp_path / "none", tmp_path / "out", grey_from_events=True)
     convert("images", make_images(tmp_path / "raw"), tmp_path / "images", short_side=8, crop=8)

@@ -1,4 +1,4 @@
-"""The source `recordings`: class folders of event files, whole or cut, of every format."""
+"""The source `recordings` reads class folders of event files, whole or cut, in every format."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.makers import write_npz
 from tests.source_contract import SourceContract
 
 W, H = 16, 12
-SIZES = {  # of those real recordings whose files do not say
+SIZES = {  # of real recordings whose files do not contain the size
     "faces_easy_0001.bin": "240x180",
     "sample_ncars.dat": "120x100",
     "sample_nmnist.bin": "34x34",
@@ -36,7 +36,7 @@ RECORDINGS = [
 
 
 def columns(rng, count=400, start=0, length=1000):
-    """Random events of the small sensor that begin and end with the interval, ordered."""
+    """Return ordered random events of the small sensor that begin and end with the interval."""
     t = np.sort(rng.integers(start, start + length, count))
     t[0], t[-1] = start, start + length - 1
     x, y = rng.integers(0, W, count), rng.integers(0, H, count)
@@ -44,7 +44,7 @@ def columns(rng, count=400, start=0, length=1000):
 
 
 def make_recordings(root: Path, *, lengths=(1000,) * 5, seed=0) -> Path:
-    """Recordings of two classes, each of its length in microseconds."""
+    """Write recordings of two classes; each length is in microseconds."""
     rng = np.random.default_rng(seed)
     for number, length in enumerate(lengths):
         name = ("left", "right")[number % 2]
@@ -83,7 +83,7 @@ class TestWhole(Whole):
 
 
 class TestCut(Whole):
-    """Several samples a file, which is opened when they are listed."""
+    """A file has several samples, so it is opened when samples are listed."""
 
     options: ClassVar[dict[str, Any]] = {
         "every": 300,
@@ -147,8 +147,8 @@ def test_real_recordings_give_tonics_frames(shared, tmp_path, name):
     assert eventdata.verify(out, against=path.parents[1]).ok
 
 
-def stated(events, starts, length):
-    """Counts (T, P, H, W) of the events in [start, start + length), for each start."""
+def expected_counts(events, starts, length):
+    """Count the events in [start, start + length) for each start, (T, P, H, W)."""
     frames = np.zeros((len(starts), 2, H, W), np.int64)
     for step, start in enumerate(starts):
         chosen = {
@@ -160,7 +160,7 @@ def stated(events, starts, length):
 
 
 def test_pieces_are_windows_of_the_recording(tmp_path):
-    """A piece's frames are those of its time, though its first event comes later."""
+    """A piece begins at its own time, even if its first event comes later."""
     raw, out = tmp_path / "raw", tmp_path / "out.zarr"
     events = columns(np.random.default_rng(1), length=1050)
     keep = (events["t"] < 100) | (events["t"] >= 150)  # the second piece begins late
@@ -176,11 +176,11 @@ def test_pieces_are_windows_of_the_recording(tmp_path):
     assert ds.names == [*(f"a/long.npz#{i}" for i in range(10)), "b/short.npz#0"]
     assert ds.labels.tolist() == [0] * 10 + [1]
     for index in range(10):
-        expected = stated(events, np.arange(4) * 25 + 100 * index, 25)
+        expected = expected_counts(events, np.arange(4) * 25 + 100 * index, 25)
         np.testing.assert_array_equal(ds[index][0].numpy(), expected)
     assert ds.event_counts[1] == np.sum((events["t"] >= 100) & (events["t"] < 200)) > 0
     assert ds.event_counts[4] == ds.event_counts[5] == 0
-    np.testing.assert_array_equal(ds[10][0].numpy(), stated(short, np.arange(4) * 25, 25))
+    np.testing.assert_array_equal(ds[10][0].numpy(), expected_counts(short, np.arange(4) * 25, 25))
 
     bins = tmp_path / "bins.zarr"
     convert("recordings", raw, bins, **{**options, "window": None, "frames": 4})
@@ -202,7 +202,7 @@ def test_a_recording_is_read_once_for_all_its_pieces(tmp_path, monkeypatch):
     assert recordings._read_cut.cache_info().maxsize == 1
 
 
-def test_what_steps_cut_is_told(tmp_path):
+def test_cut_samples_are_counted_in_a_note(tmp_path):
     raw = make_recordings(tmp_path / "raw", lengths=(1000, 400, 900))
     options = {"window": 100, "sensor_size": "16x12", "steps": 5}
     for workers in (1, 2):
@@ -217,7 +217,7 @@ def test_what_steps_cut_is_told(tmp_path):
         assert result.notes == ["2 samples: longer than 5 frames, the rest was cut"]
 
 
-def test_merged_polarities(tmp_path):
+def test_polarities_are_merged(tmp_path):
     raw = make_recordings(tmp_path / "raw")
     one, two = tmp_path / "one.zarr", tmp_path / "two.zarr"
     options = {"frames": 10, "sensor_size": "16x12"}
@@ -247,7 +247,7 @@ def test_counts_never_wrap(tmp_path):
     assert eventdata.FrameDataset(out, "all").packed(0)[0, 2, 1, 0] == n
 
 
-def test_split_folders(tmp_path):
+def test_split_folders_give_the_splits(tmp_path):
     for folder in ("Test", "train", "validation"):
         make_recordings(tmp_path / "raw" / folder, lengths=(500,) * 3)
     (tmp_path / "raw" / ".cache" / "x").mkdir(parents=True)
@@ -281,7 +281,7 @@ def test_recordings_of_two_sensors_are_refused(shared, tmp_path):
     assert (result.samples, result.skipped) == ({"all": 2}, 1)
 
 
-def test_the_first_recording_that_can_be_read_says_the_size(shared, tmp_path):
+def test_the_first_readable_recording_gives_the_size(shared, tmp_path):
     folder = tmp_path / "raw" / "a"
     folder.mkdir(parents=True)
     (folder / "0.es").write_bytes(b"Event")
@@ -294,7 +294,7 @@ def test_the_first_recording_that_can_be_read_says_the_size(shared, tmp_path):
     assert eventdata.FrameDataset(out, "all")[0][0].shape == (4, 2, 240, 320)
 
 
-def test_folders_that_cannot_be_used(tmp_path):
+def test_unusable_folders_are_refused(tmp_path):
     out = tmp_path / "out.zarr"
     with pytest.raises(InputError, match="no such folder"):
         convert("recordings", tmp_path / "none", out, frames=4)
@@ -349,7 +349,7 @@ def test_a_recording_without_events_is_an_error(tmp_path):
         ({"frames": 3, "transform": ["CenterCrop(size=0)"]}, "makes 0 x 0 pixels"),
     ],
 )
-def test_settings_that_make_no_sense(tmp_path, options, message):
+def test_settings_that_make_no_sense_are_refused(tmp_path, options, message):
     raw = make_recordings(tmp_path / "raw", lengths=(100,))
     given = {"sensor_size": "16x12", **options}
     out = tmp_path / "out.zarr"
@@ -370,8 +370,8 @@ def test_settings_that_make_no_sense(tmp_path, options, message):
         {"events_per_frame": 10**30, "steps": 2},
     ],
 )
-def test_the_longest_recordings_and_pieces(tmp_path, every, options):
-    """The times that `check_events` lets pass; every event of a piece is in its frames."""
+def test_the_longest_recordings_lose_no_event(tmp_path, every, options):
+    """Every event of a piece is in its frames at the largest times that `check_events` accepts."""
     rng = np.random.default_rng(0)
     expected = []
     for number, (first, last) in enumerate([(1 - LATEST, LATEST - 1), (LATEST - 9, LATEST - 1)]):
@@ -385,12 +385,12 @@ def test_the_longest_recordings_and_pieces(tmp_path, every, options):
     found = eventdata.open_store(out).splits["all"].event_counts.tolist()
     if "window" not in options:
         assert found == expected
-    else:  # of which the rest of a piece is in none, and what is longer is cut
+    else:  # the rest of a piece is in no frame, and longer pieces are cut
         assert len(found) == len(expected)
         assert found[-1] == 30
 
 
-def test_the_command(tmp_path):
+def test_the_command_line_converts_and_verifies(tmp_path):
     raw = make_recordings(tmp_path / "raw", lengths=(1000, 600))
     out = tmp_path / "out.zarr"
     words = f"convert recordings {raw} {out} --every 300 --window 100 --overlap 50 --workers 1"

@@ -1,4 +1,4 @@
-"""The source `tonic:NAME`: Tonic's classes read, its frames given, nothing downloaded."""
+"""The source `tonic:NAME` reads Tonic's classes, gives its frames and downloads nothing."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ SIZE = (34, 34, 2)
 
 @pytest.fixture(scope="module")
 def nmnist(shared, tmp_path_factory):
-    """Every tenth recording of each split, in Tonic's folders."""
+    """Write every tenth recording of each split to Tonic's folders."""
     root = tmp_path_factory.mktemp("nmnist")
     with zipfile.ZipFile(shared / "nmnist_550.zip") as archive:
         archive.extractall(root, sorted(archive.namelist())[::10])
@@ -34,7 +34,7 @@ def nmnist(shared, tmp_path_factory):
 
 
 def write_gestures(root, *, samples=6, split="Train", users=2, seed=0):
-    """DVS-Gesture as Tonic keeps it: npy files of x, y, p and t in ms, a folder a user."""
+    """Write DVS-Gesture as Tonic stores it: npy files of x, y, p and t in ms, a folder per user."""
     rng = np.random.default_rng(seed)
     for number in range(samples):
         t = np.sort(rng.integers(0, 500, 200))
@@ -46,7 +46,7 @@ def write_gestures(root, *, samples=6, split="Train", users=2, seed=0):
 
 
 class TestGestures(SourceContract):
-    """A set with a file a sample."""
+    """The contract for a data set with one file per sample."""
 
     source = "tonic:DVSGesture"
     options: ClassVar[dict[str, Any]] = {"frames": 10}
@@ -94,7 +94,7 @@ def test_frames_are_those_of_tonic(nmnist, tmp_path, workers):
         for index, path in enumerate(files):
             frames, label = ds[index]
             events = read_mnist_file(str(path), dtype=tonic.datasets.NMNIST.dtype)
-            theirs = to_frame(events)[:, ::-1]  # their channel is p
+            theirs = to_frame(events)[:, ::-1]  # p is the channel
             cut += len(theirs) > 12
             kept = theirs[:12]
             np.testing.assert_array_equal(frames.numpy()[: len(kept)], kept)
@@ -116,7 +116,7 @@ def test_windows_are_tonics_and_the_one_it_drops(nmnist, tmp_path):
         events = read_mnist_file(str(nmnist / "NMNIST" / name), dtype=tonic.datasets.NMNIST.dtype)
         theirs = to_frame(events)[:, ::-1] > 0
         frames = ds[index][0].numpy()
-        # Where the last event begins a window, Tonic leaves that out (see test_framing).
+        # Tonic omits a window that begins with the last event (see kernels/test_framing.py).
         assert frames[len(theirs) :].sum() <= 1
         np.testing.assert_array_equal(frames[: len(theirs)], theirs)
 
@@ -149,8 +149,8 @@ def test_transforms_are_those_of_tonic(nmnist, tmp_path):
     assert eventdata.verify(out, against=nmnist, samples=3).ok
 
 
-def test_order_and_labels_do_not_hang_on_the_file_system(tmp_path, monkeypatch):
-    """Tonic lists DVS-Gesture as the file system does; workers may see it otherwise."""
+def test_order_and_labels_do_not_depend_on_the_file_system(tmp_path, monkeypatch):
+    """Tonic lists DVS-Gesture in the file system's order, which workers may see differently."""
     raw = write_gestures(tmp_path / "raw", samples=11)
     first = tmp_path / "first.zarr"
     convert("tonic:DVSGesture", raw, first, frames=5)
@@ -164,7 +164,7 @@ def test_order_and_labels_do_not_hang_on_the_file_system(tmp_path, monkeypatch):
     monkeypatch.setattr(tonic.datasets.dvsgesture, "os", SimpleNamespace(walk=walk, path=os.path))
     second = tmp_path / "second.zarr"
     convert("tonic:DVSGesture", raw, second, frames=5)
-    assert len(walks) == 2  # when listed and when read, in another order each
+    assert len(walks) == 2  # in another order when listed and when read
     assert tree_digest(second) == tree_digest(first)
     ds = eventdata.FrameDataset(first, "train")
     assert ds.names == sorted(ds.names)
@@ -172,8 +172,8 @@ def test_order_and_labels_do_not_hang_on_the_file_system(tmp_path, monkeypatch):
     assert ds.classes == tonic.datasets.DVSGesture.classes
 
 
-def test_recordings_of_their_own_sizes(shared, tmp_path):
-    """N-Caltech101: no sensor size and no class names in Tonic."""
+def test_recordings_may_have_different_sizes(shared, tmp_path):
+    """Tonic has no sensor size and no class names for N-Caltech101."""
     for number, name in enumerate(("Faces_easy", "accordion", "Faces_easy")):
         path = tmp_path / "NCALTECH101" / "Caltech101" / name / f"image_{number:04d}.bin"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,8 +191,8 @@ def test_recordings_of_their_own_sizes(shared, tmp_path):
         convert("tonic:NCALTECH101", tmp_path, out, frames=4, sensor_size="100x100", overwrite=True)
 
 
-def test_aedat4(shared, tmp_path):
-    """CIFAR10-DVS: classes as a mapping, and a decoder that aborts on damaged files."""
+def test_aedat4_is_read(shared, tmp_path):
+    """CIFAR10-DVS has a mapping of classes, and a decoder that aborts on damaged files."""
     pytest.importorskip("aedat")
     for name in ("truck", "cat"):
         (tmp_path / "CIFAR10DVS" / name).mkdir(parents=True)
@@ -209,8 +209,8 @@ def test_aedat4(shared, tmp_path):
         convert("tonic:CIFAR10DVS", tmp_path, tmp_path / "no.zarr", **options)
 
 
-def test_spikes_of_a_cochlea(tmp_path):
-    """SHD: one row, one polarity, one file for all samples, and labels only with the samples."""
+def test_spikes_of_a_cochlea_are_read(tmp_path):
+    """SHD has one row, one polarity and one file for all samples, with the labels inside."""
     folder = tmp_path / "SHD"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -248,7 +248,7 @@ def test_spikes_of_a_cochlea(tmp_path):
         convert("tonic:SHD", tmp_path, out, frames=3)
 
 
-def test_events_that_tonic_keeps_in_memory(tmp_path):
+def test_events_in_tonics_memory_are_read(tmp_path):
     folder = tmp_path / "POKERDVS" / "pips_train" / "he"
     folder.mkdir(parents=True)
     events = np.array([[5, 1, 2, 1], [9, 3, 4, 0]])
@@ -282,12 +282,12 @@ REFUSED = ["DAVISDATA", "DSEC", "EBSSA", "MVSEC", "NERDD", "TUMVIE", "ThreeET_Ey
 
 
 @pytest.mark.parametrize("name", [*REFUSED, "nmnist", "Dataset", ""])
-def test_what_is_no_data_set_of_events_and_classes(tmp_path, name):
+def test_other_data_sets_are_refused(tmp_path, name):
     with pytest.raises(OptionError, match="(is no set of events|has no data set)"):
         convert(f"tonic:{name}", tmp_path, tmp_path / "out.zarr", frames=3)
 
 
-def test_targets_that_are_no_classes(tmp_path, monkeypatch):
+def test_targets_that_are_not_classes_are_refused(tmp_path, monkeypatch):
     class Boxes(tonic.dataset.Dataset):
         sensor_size = (4, 4, 2)
 
@@ -307,7 +307,7 @@ def test_targets_that_are_no_classes(tmp_path, monkeypatch):
         convert("tonic:POKERDVS", tmp_path, tmp_path / "out.zarr", frames=3)
 
 
-def test_a_download_that_a_class_begins_all_the_same(tmp_path, monkeypatch):
+def test_a_download_that_a_class_starts_is_stopped(tmp_path, monkeypatch):
     class Eager(tonic.datasets.POKERDVS):
         def __init__(self, save_to):
             tonic.dataset.Dataset.__init__(self, save_to)
@@ -318,7 +318,7 @@ def test_a_download_that_a_class_begins_all_the_same(tmp_path, monkeypatch):
         convert("tonic:POKERDVS", tmp_path, tmp_path / "out.zarr", frames=3)
 
 
-def test_only_the_splits_that_are_there(nmnist, tmp_path):
+def test_only_existing_splits_are_read(nmnist, tmp_path):
     shutil.copytree(nmnist / "NMNIST" / "Test", tmp_path / "NMNIST" / "Test")
     out = tmp_path / "out.zarr"
     result = convert("tonic:NMNIST", tmp_path, out, frames=3)
@@ -333,7 +333,7 @@ def test_only_the_splits_that_are_there(nmnist, tmp_path):
         convert("tonic:NMNIST", tmp_path, out, frames=3, split="val")
 
 
-def test_files_that_come_later_are_seen(tmp_path):
+def test_later_files_are_found(tmp_path):
     raw = write_gestures(tmp_path / "raw", samples=3)
     out = tmp_path / "out.zarr"
     convert("tonic:DVSGesture", raw, out, frames=3)
@@ -344,7 +344,7 @@ def test_files_that_come_later_are_seen(tmp_path):
     assert result.samples == {"train": 5}
 
 
-def test_files_that_tonic_stumbles_over(tmp_path):
+def test_files_that_tonic_cannot_read_are_errors(tmp_path):
     raw = write_gestures(tmp_path / "raw", samples=3)
     folder = raw / "DVSGesture" / "ibmGestureTrain" / "user00_lab"
     np.save(folder / "0.npy", np.zeros((0, 4), int))

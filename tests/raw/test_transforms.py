@@ -1,4 +1,4 @@
-"""Tonic's transforms as text: only literals, only those that a store can be made with."""
+"""Tonic's transforms are read from text: only literals, and only those that a store may use."""
 
 import numpy as np
 import pytest
@@ -69,13 +69,13 @@ def test_events_are_those_of_tonic(text, theirs, size):
     assert not len(transform.apply(events[:0], SIZE))
 
 
-def test_every_transform_that_is_offered_was_tried():
+def test_every_offered_transform_is_tested():
     assert {case[0].partition("(")[0] for case in CASES} == set(TRANSFORMS)
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 300), st.floats(0.01, 1))
-def test_the_sensor_after_downsampling_just_holds_its_corner(side, factor):
+def test_a_downsampled_sensor_just_holds_its_corner(side, factor):
     corner = make_events([side - 1], [0], [0], [1])
     transform = EventTransform.parse(f"Downsample(spatial_factor={factor})")
     width, height = transform.sensor_after((side, 1))
@@ -83,7 +83,7 @@ def test_the_sensor_after_downsampling_just_holds_its_corner(side, factor):
     assert (made["x"][0], height) == (width - 1, 1)
 
 
-def test_one_after_the_other():
+def test_transforms_are_applied_in_order():
     chain = tuple(
         EventTransform.parse(text)
         for text in ("Downsample(spatial_factor=0.5)", "CenterCrop(size=(8, 8))")
@@ -95,8 +95,8 @@ def test_one_after_the_other():
     assert events["x"].max() == events["y"].max() == 7
 
 
-def test_nothing_is_kept_of_the_sample_before():
-    transform = EventTransform.parse("CropTime(min=0)")  # Tonic's keeps the first sample's end
+def test_nothing_of_the_last_sample_is_kept():
+    transform = EventTransform.parse("CropTime(min=0)")  # Tonic keeps the first sample's end
     assert len(transform.apply(some_events(5), SIZE)) == 5
     assert len(transform.apply(some_events(300), SIZE)) == 300
 
@@ -122,7 +122,7 @@ def test_nothing_is_kept_of_the_sample_before():
         ("TimeSkew(coefficient=[0.5, 2])", "drawn from at random"),
     ],
 )
-def test_what_is_no_transform(text, message):
+def test_other_texts_are_refused(text, message):
     with pytest.raises(OptionError, match=message):
         EventTransform.parse(text)
 
@@ -137,7 +137,7 @@ def test_what_is_no_transform(text, message):
         ("Downsample(sensor_size=(10, 10, 2), target_size=(5, 5))", "after Downsample.* 5 x 5"),
     ],
 )
-def test_where_tonic_fails_on_a_sample(text, message):
+def test_a_transform_that_fails_is_an_error_of_the_sample(text, message):
     with pytest.raises(InputError, match=message):
         EventTransform.parse(text).apply(some_events(), SIZE)
 
@@ -145,6 +145,6 @@ def test_where_tonic_fails_on_a_sample(text, message):
 @pytest.mark.parametrize(
     "text", ["CenterCrop(size='a')", "Downsample(spatial_factor='a')", "CenterCrop(size=0)"]
 )
-def test_what_leaves_no_sensor(text):
+def test_a_transform_must_leave_a_sensor(text):
     with pytest.raises(OptionError, match="--transform"):
         EventTransform.parse(text).sensor_after(SIZE)

@@ -1,4 +1,4 @@
-"""UCF101's clips as a source: which are found, and what becomes of them."""
+"""UCF101's clips are found and become events."""
 
 import json
 
@@ -36,8 +36,8 @@ def test_reads_what_the_kernel_makes(tmp_path, mode):
         )
 
 
-def test_clips_in_class_folders_videos_and_others(tmp_path):
-    """A folder of frames is not searched for clips: UCF101 as frames is two million files."""
+def test_clips_are_found_in_class_folders(tmp_path):
+    """A folder of frames is not searched for clips: UCF101 has two million frames."""
     made = make_clips(tmp_path, clips=2)
     (tmp_path / "Archery").mkdir()
     (made / "v_Archery_g01_c01").rename(tmp_path / "Archery" / "v_Archery_g01_c01")
@@ -53,7 +53,7 @@ def test_clips_in_class_folders_videos_and_others(tmp_path):
     }
 
 
-def test_clip_twice(tmp_path):
+def test_a_clip_in_two_places_is_a_problem(tmp_path):
     make_clips(tmp_path, clips=2)
     (tmp_path / "v_Archery_g01_c01.avi").touch()
     samples = Ucf101(root=tmp_path).splits()["all"]
@@ -61,7 +61,7 @@ def test_clip_twice(tmp_path):
     assert "the same clip lies at" in samples.problems[0]
 
 
-def test_clip_in_which_nothing_moves(tmp_path):
+def test_a_clip_without_motion_is_an_error(tmp_path):
     raw = make_clips(tmp_path / "raw", clips=3)
     for path in (raw / "v_PushUps_g01_c01").iterdir():
         Image.new("L", (64, 48), 99).save(path)
@@ -73,7 +73,7 @@ def test_clip_in_which_nothing_moves(tmp_path):
     assert len(eventdata.FrameDataset(tmp_path / "out", "all")) == 2
 
 
-def test_seed_counts_in_mode_2_alone(tmp_path):
+def test_the_seed_is_only_a_parameter_of_mode_2(tmp_path):
     made = [
         Ucf101(root=tmp_path, video=VideoSettings(mode=mode, seed=seed)).parameters
         for mode in (1, 2)
@@ -83,7 +83,7 @@ def test_seed_counts_in_mode_2_alone(tmp_path):
     assert made[2] != made[3]
 
 
-def test_size_as_text():
+def test_the_size_is_read_from_text():
     assert from_options(VideoSettings, {"size": "256x342"}).size == (256, 342)
     for text in ("", "256", "256x", "axb", "1x2x3", "-1x5"):
         with pytest.raises(OptionError, match="not rows x columns such as"):

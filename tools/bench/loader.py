@@ -133,7 +133,7 @@ def batches(loader: Any, device: str) -> Method:
     def read() -> int:
         count = 0
         for frames, labels in loader:
-            frames.to(device, non_blocking=True)  # for a DataLoader; ours are there already
+            frames.to(device, non_blocking=True)  # only DataLoader leaves them on the CPU
             count += len(labels)
         if device != "cpu":
             torch.cuda.synchronize(device)
