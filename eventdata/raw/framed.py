@@ -9,7 +9,7 @@ from eventdata.errors import OptionError
 from eventdata.events import LARGEST_SIDE, Events, SensorSize
 from eventdata.kernels.framing import Framing, frame_events
 from eventdata.raw.source import note
-from eventdata.raw.transforms import EventTransform, sensor_after
+from eventdata.raw.transforms import EventTransform
 from eventdata.settings import Settings, parameters_of, setting
 from eventdata.store.layout import Parameters, SampleFormat
 
@@ -22,7 +22,6 @@ def parse_size(size: str | tuple[int, int]) -> SensorSize:
 
 
 def parse_transforms(texts: str | list[str]) -> tuple[EventTransform, ...]:
-    """Return the transforms of one or several texts."""
     return tuple(map(EventTransform.parse, [texts] if isinstance(texts, str) else texts))
 
 
@@ -74,8 +73,8 @@ class FrameSettings(Settings):
             return self
         return replace(self, framing=replace(self.framing, steps=self.framing.steps_in(ticks)))
 
-    def sample_format(self, sensor_size: SensorSize, polarities: int = 2) -> SampleFormat:
-        """Return shape and type of each sample from a sensor with ``polarities``."""
+    def sample_format(self, size: SensorSize, polarities: int = 2) -> SampleFormat:
+        """Return shape and type of each sample from a sensor (W, H) with ``polarities``."""
         steps = self.framing.fixed_steps
         if steps is None:
             raise OptionError(
@@ -83,28 +82,19 @@ class FrameSettings(Settings):
                 "pass --steps T to store T of each (shorter samples are padded with empty frames, "
                 "longer ones cut)"
             )
-        width, height = sensor_after(self.transforms, sensor_size)
-        return SampleFormat(
-            representation=self.framing.representation,
-            steps=steps,
-            channels=min(polarities, self.framing.polarities),
-            height=height,
-            width=width,
-            dtype=self.count_dtype or "uint8",
-        )
+        for transform in self.transforms:
+            size = transform.sensor_after(size)
+        kind, channels = self.framing.representation, min(polarities, self.framing.polarities)
+        return SampleFormat(kind, steps, channels, size[1], size[0], self.count_dtype or "uint8")
 
     def fill(
-        self,
-        events: Events,
-        sensor_size: SensorSize,
-        out: NDArray[Any],
-        span: tuple[int, int] | None = None,
+        self, events: Events, size: SensorSize, out: NDArray[Any], span: tuple[int, int] | None
     ) -> int:
         """Fill out (K, H, W, P) with the frames of checked events; return the events in them.
 
         Args:
             events: checked events of a sensor.
-            sensor_size: (W, H).
+            size: (W, H) of the sensor.
             out: the packed frames.
             span: first tick and end, for a piece of known length.
 
@@ -112,8 +102,8 @@ class FrameSettings(Settings):
             InputError: events that don't fit; the message lacks the name of the file.
         """
         for transform in self.transforms:
-            events = transform.apply(events, sensor_size)
-            sensor_size = transform.sensor_after(sensor_size)
+            events = transform.apply(events, size)
+            size = transform.sensor_after(size)
         total, edges = frame_events(events, self.framing, out, span)
         if edges.frames_cut:
             note(f"longer than {self.framing.steps} frames, the rest was cut")

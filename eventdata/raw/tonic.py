@@ -179,7 +179,7 @@ class TonicSource(SourceSettings):
         if not len(events):
             raise InputError(f"{where}: no events in it; get it again")
         try:
-            return self.frames.fill(events, size, out)
+            return self.frames.fill(events, size, out, None)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 

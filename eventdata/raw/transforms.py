@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
-from eventdata.events import EVENT_DTYPE, LARGEST_SIDE, Events, SensorSize, check_events
+from eventdata.events import LARGEST_SIDE, Events, SensorSize, check_events, make_events
 
 # Names, with the arguments that Tonic draws at random if they are a range.
 TRANSFORMS: Mapping[str, tuple[str, ...]] = {
@@ -30,7 +30,7 @@ TRANSFORMS: Mapping[str, tuple[str, ...]] = {
     "TimeSkew": ("coefficient", "offset"),
 }
 
-TRIED_SIDE = 128  # pixels of the sensor on which settings are tried out
+TRIED_SIZE = (128, 128)  # of the sensor on which settings are tried out
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,7 @@ class EventTransform:
 
     @classmethod
     def parse(cls, text: str) -> "EventTransform":
-        """Read ``Name(key=value, ...)``; values are literals, nothing is evaluated.
-
-        Raises:
-            OptionError: other text, or a transform that no store can be made with.
-        """
+        """Read ``Name(key=value, ...)``; values are literals, nothing is evaluated."""
         try:
             call = ast.parse(text.strip(), mode="eval").body
             if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
@@ -65,8 +61,9 @@ class EventTransform:
                 f"--transform {text!r}: {name} is not one that a store can be made with (random "
                 f"ones belong to training, frames have options); there are {', '.join(TRANSFORMS)}"
             )
+        kind, known = _tonic_class(name)
         try:
-            inspect.signature(_tonic_class(name)).bind(**{**_sensor_argument(name), **arguments})
+            inspect.signature(kind).bind(**{**known, **arguments})
         except TypeError as error:
             raise OptionError(f"--transform {text!r}: {error}") from None
         for key in TRANSFORMS[name]:
@@ -78,12 +75,10 @@ class EventTransform:
 
     def try_out(self) -> None:
         """Raise OptionError if Tonic can't transform a few valid events."""
-        events = np.zeros(64, EVENT_DTYPE)
-        events["x"] = events["y"] = np.arange(64) % 8
-        events["t"] = np.arange(64) * 1000
-        events["p"] = np.arange(64) % 2
+        number = np.arange(64)
+        events = make_events(number % 8, number % 8, number * 1000, number % 2, TRIED_SIZE)
         try:
-            self.apply(events, (TRIED_SIDE, TRIED_SIDE))
+            self.apply(events, TRIED_SIZE)
         except InputError as error:
             raise OptionError(f"--transform {error}") from None
 
@@ -124,17 +119,13 @@ class EventTransform:
         return int((size[0] - 1) * factors[0]) + 1, int((size[1] - 1) * factors[1]) + 1
 
     def apply(self, events: Events, size: SensorSize) -> Events:
-        """Return checked events (N,) of a sensor (W, H), transformed; N may be 0.
-
-        Raises:
-            InputError: Tonic fails, or its events lie outside of the sensor.
-        """
+        """Return checked events (N,) of a sensor (W, H), transformed; N may be 0."""
         if not len(events):
             return events  # Tonic fails on none, or makes up a shape
-        known = _sensor_argument(self.name, (*size, 2))
+        kind, known = _tonic_class(self.name, (*size, 2))
         try:
             # A new one each time: CropTime and others keep state from the sample before.
-            transform = _tonic_class(self.name)(**{**known, **self.arguments})
+            transform = kind(**{**known, **self.arguments})
             with np.errstate(invalid="raise"):  # a time that fits no integer
                 made: NDArray[Any] = np.asarray(transform(events))
         except Exception as error:  # assertions, indices and more
@@ -144,20 +135,11 @@ class EventTransform:
         return check_events(made, self.sensor_after(size), name=f"after {self}")
 
 
-def sensor_after(transforms: tuple[EventTransform, ...], size: SensorSize) -> SensorSize:
-    """Return the sensor size (W, H) after all transforms in their order."""
-    for transform in transforms:
-        size = transform.sensor_after(size)
-    return size
-
-
-def _sensor_argument(name: str, size: Any = None) -> dict[str, Any]:
-    """Return the sensor size as an argument for Tonic's class, if it takes one."""
-    known = inspect.signature(_tonic_class(name)).parameters
-    return {"sensor_size": size} if "sensor_size" in known else {}
-
-
-def _tonic_class(name: str) -> Any:
+def _tonic_class(name: str, size: Any = None) -> tuple[Any, dict[str, Any]]:
+    """Return a class of Tonic, with the sensor size as its argument if it takes one."""
     import tonic.transforms
 
-    return getattr(tonic.transforms, name)
+    kind = getattr(tonic.transforms, name)
+    return kind, {"sensor_size": size} if "sensor_size" in inspect.signature(
+        kind
+    ).parameters else {}

@@ -117,7 +117,7 @@ def _recording(folder: Path, _: Path) -> None:
     frames = FrameSettings(framing=Framing(frames=4))
     sample = frames.sample_format(size)
     if np.prod(sample.packed_shape) < 16 * MIB:
-        frames.fill(events, size, np.zeros(sample.packed_shape, np.uint8))
+        frames.fill(events, size, np.zeros(sample.packed_shape, np.uint8), None)
 
 
 def _recordings(folder: Path, _: Path) -> None:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from eventdata.errors import InputError, OptionError
 from eventdata.events import make_events
-from eventdata.raw.transforms import TRANSFORMS, EventTransform, sensor_after
+from eventdata.kernels.framing import Framing
+from eventdata.raw.framed import FrameSettings
+from eventdata.raw.transforms import TRANSFORMS, EventTransform
 
 SIZE = (34, 20)
 
@@ -88,7 +90,8 @@ def test_transforms_are_applied_in_order():
         EventTransform.parse(text)
         for text in ("Downsample(spatial_factor=0.5)", "CenterCrop(size=(8, 8))")
     )
-    assert sensor_after(chain, SIZE) == (8, 8)
+    made = FrameSettings(framing=Framing(frames=1), transforms=chain).sample_format(SIZE)
+    assert (made.width, made.height) == (8, 8)
     events = some_events()
     for transform, size in zip(chain, (SIZE, (17, 10)), strict=True):
         events = transform.apply(events, size)
