@@ -189,7 +189,7 @@ def generate(
         ],
         is_complete=lambda: _is_complete(files, _read_about(files, about), keys),
         begin=lambda: None,  # the claim is all that is known
-        finish=lambda records: _finish(kind, files, about, records),
+        finish=lambda records: _finish(files, about, records),
     )
     done_before, finished = job.resume(pool, progress)
     found = finished or _read_about(files, about)
@@ -246,7 +246,6 @@ def _is_complete(files: LocalFiles, found: dict[str, Any], keys: Mapping[str, li
 
 
 def _finish(
-    kind: str,
     files: LocalFiles,
     about: dict[str, Any],
     records: list[tuple[Task[BatchRecord], BatchRecord]],
@@ -266,7 +265,7 @@ def _finish(
         "skipped": skipped,
         "complete": True,
     }
-    files.write({**manifests(kind, lines), ABOUT: _json(finished)})
+    files.write({**manifests(lines), ABOUT: _json(finished)})
     return finished
 
 

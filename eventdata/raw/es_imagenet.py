@@ -31,7 +31,7 @@ SIDE = CANVAS - 2 * MARGIN
 STEPS = 8
 # A cell can hold one event a step and polarity: more bytes than this is no sample.
 MAX_ARRAY_BYTES = STEPS * CANVAS * CANVAS * 3 + 4096
-_WHOLE_NUMBER = re.compile("-?[0-9]+")
+_WHOLE_NUMBER = re.compile("0*([0-9]{1,9})|-?[0-9]+")  # without a group: signed or too long
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,10 @@ def _parse_line(line: str) -> tuple[str, int, int, int, str]:
     name = fields[0] if fields else ""
     if len(fields) != 4:
         return name, -1, 0, 0, f"{len(fields)} fields, not 4 (path label height width): {line!r}"
-    if not all(map(_WHOLE_NUMBER.fullmatch, fields[1:])):
+    numbers = [match for match in map(_WHOLE_NUMBER.fullmatch, fields[1:]) if match]
+    if len(numbers) != 3:
         return name, -1, 0, 0, f"label, height and width must be whole numbers: {line!r}"
-    label, height, width = map(_whole_number, fields[1:])
+    label, height, width = (int(number[1] or -1) for number in numbers)
     if not 0 <= label < CLASSES:
         return name, -1, 0, 0, f"unknown label {fields[1]}, they go from 0 to {CLASSES - 1}"
     if not (0 < height <= LONG_SIDE and 0 < width <= LONG_SIDE):
@@ -126,9 +127,3 @@ def _parse_line(line: str) -> tuple[str, int, int, int, str]:
     if not safe_relative(name):
         return name, label, 0, 0, f"path {name!r} leaves the folder"
     return name, label, height, width, ""
-
-
-def _whole_number(text: str) -> int:
-    """Parse a non-negative integer; return -1 if it is signed or too long."""
-    digits = text.lstrip("0") or "0"
-    return int(digits) if digits.isdecimal() and len(digits) < 10 else -1

@@ -92,14 +92,8 @@ class FrameSettings(Settings):
     ) -> int:
         """Fill out (K, H, W, P) with the frames of checked events; return the events in them.
 
-        Args:
-            events: checked events of a sensor.
-            size: (W, H) of the sensor.
-            out: the packed frames.
-            span: first tick and end, for a piece of known length.
-
-        Raises:
-            InputError: events that don't fit; the message lacks the name of the file.
+        ``span`` is the first tick and the end of a piece of known length. The message of an
+        InputError lacks the name of the file.
         """
         for transform in self.transforms:
             events = transform.apply(events, size)

@@ -49,11 +49,7 @@ class ImageFolders(SourceSettings):
         None, "Labels, in lines 'path label'.", unit="file", option="list", stored=False
     )
     classes_file: Path | None = setting(
-        None,
-        "Class numbers, in lines 'class number'.",
-        unit="file",
-        option="classes",
-        stored=False,
+        None, "Class numbers, in lines 'class number'.", unit="file", option="classes", stored=False
     )
 
     @property

@@ -23,7 +23,7 @@ from eventdata.store.read import SampleReader, Split, Store, open_store
 
 @dataclass(frozen=True, kw_only=True)
 class Images(ImageFolders):
-    """Labelled images (C, H, W), listed as `image_lists` describes.
+    """Labelled images (C, H, W).
 
     The shorter side is scaled to ``short_side`` with antialiasing (bilinear), then the centre of
     ``crop`` rows and columns is cut out. With ``grey``, C is 1.
@@ -67,20 +67,11 @@ class Images(ImageFolders):
 
     @property
     def sample_format(self) -> SampleFormat:
-        """Images (3, H, W), (1, H, W) where grey."""
-        return SampleFormat(
-            representation="image",
-            steps=None,
-            channels=1 if self.grey else 3,
-            height=self.crop,
-            width=self.crop,
-        )
+        return SampleFormat("image", None, 1 if self.grey else 3, self.crop, self.crop)
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
-        """Fill out (1, H, W, C) from one image file; it holds no events."""
-        pixels = scale_and_crop(
-            read_picture(sample.path, grey=self.grey), self.short_side, self.crop
-        )
+        image = read_picture(sample.path, grey=self.grey)
+        pixels = scale_and_crop(image, self.short_side, self.crop)
         out[0] = pixels if pixels.ndim == 3 else pixels[..., None]
         return 0
 
@@ -102,7 +93,8 @@ def scale_and_crop(pixels: NDArray[np.uint8], short_side: int, crop: int) -> NDA
 class GreyFromEvents(SourceSettings):
     """The published edge-integral reconstruction of each sample of a store of ODG frames.
 
-    ``root`` is the store, made from es-imagenet or imagenet; splits, names and labels stay.
+    ``root`` is the store, made from es-imagenet or imagenet; splits, names and labels stay, but
+    not the samples that were skipped there.
     """
 
     dataset = "images"
@@ -138,24 +130,14 @@ class GreyFromEvents(SourceSettings):
 
     @property
     def classes(self) -> Sequence[str]:
-        """The classes of the store."""
         return self._store.header.classes
 
     @property
     def sample_format(self) -> SampleFormat:
-        """Images (1, H, W) of the frames' size."""
-        frames = self._frames
-        return SampleFormat(
-            representation="image",
-            steps=None,
-            channels=1,
-            height=frames.height,
-            width=frames.width,
-        )
+        return SampleFormat("image", None, 1, self._frames.height, self._frames.width)
 
     @property
     def parameters(self) -> Parameters:
-        """The digest of the store's parameters, which decide what its frames hold."""
         header = self._store.header
         return {
             "source": "images",
@@ -165,11 +147,12 @@ class GreyFromEvents(SourceSettings):
         }
 
     def splits(self) -> dict[str, Samples]:
-        """Return the store's splits, without the samples that were skipped there."""
-        store = self._store
-        wanted = [store.split(self.only)] if self.only else list(store.splits.values())
-        numbers = {name: number for number, name in enumerate(store.splits)}
-        return {split.name: self._list(numbers[split.name], split) for split in wanted}
+        wanted = [self._store.split(self.only).name] if self.only else self._store.splits
+        return {
+            name: self._list(number, split)
+            for number, (name, split) in enumerate(self._store.splits.items())
+            if name in wanted
+        }
 
     def _list(self, number: int, split: Split) -> Samples:
         """List a split; a sample's file is its shard, so that a changed store is noticed."""
@@ -188,7 +171,6 @@ class GreyFromEvents(SourceSettings):
         )
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
-        """Fill out (1, H, W, 1) from the frames of one sample; it holds no events."""
         number, index = sample.details
         packed = np.empty(self._frames.packed_shape, np.uint8)
         try:

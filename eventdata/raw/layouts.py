@@ -2,8 +2,9 @@
 
 import io
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,10 +23,10 @@ Maker = ImageNet | Ucf101
 def source_of(kind: str, root: Path, options: Mapping[str, Any]) -> Maker:
     """Return the source of the images or clips to make raw files of ``kind`` from."""
     known = {one: generate_options(one) for one in {kind: None, **GENERATED}}
-    for name, value in options.items():
-        if value is not None and name not in known[kind]:
-            raise unknown_option(kind, name, known)
     given = {key: value for key, value in options.items() if value is not None}
+    for name in given:
+        if name not in known[kind]:
+            raise unknown_option(kind, name, known)
     source = GENERATED[kind].kind.build(kind, root, given)
     if isinstance(source, ImageNet) and len(source.classes) > CLASSES:
         raise InputError(f"{root}: {len(source.classes):,} classes, ES-ImageNet has {CLASSES:,}")
@@ -38,28 +39,17 @@ def raw_keys(kind: str, split: str, samples: Samples) -> list[str]:
         return [f"{clip_name(name)}.npz" for name in samples.names]
     if split not in MANIFESTS:
         raise OptionError(f"raw ES-ImageNet has train and val; keep {split!r} out of the input")
-    keys = _val_keys(samples.names) if split == "val" else _train_keys(samples.labels.tolist())
-    if len(set(keys)) != len(keys):
-        raise InputError("two images of val have the same number in their names; rename one")
-    return keys
-
-
-def _train_keys(labels: list[int]) -> list[str]:
-    """Return names that are numbered in each class, from 1."""
-    count: Counter[int] = Counter()
-    keys = []
-    for label in labels:
-        count[label] += 1
-        keys.append(f"train/class{label}/class{label}_{count[label]}.npz")
-    return keys
-
-
-def _val_keys(names: list[str]) -> list[str]:
-    """Return names with ImageNet's numbers, or consecutive ones for images of other names."""
-    matches = [re.fullmatch(r"(?:.*/)?ILSVRC2012_val_(\d{8})\.\w+", name) for name in names]
+    if split == "train":  # numbered in each class, from 1
+        number: defaultdict[int, Iterator[int]] = defaultdict(lambda: count(1))
+        labels = samples.labels.tolist()
+        return [f"train/class{one}/class{one}_{next(number[one])}.npz" for one in labels]
+    # ImageNet's numbers, or consecutive ones for images of other names.
+    matches = [re.fullmatch(r"(?:.*/)?ILSVRC2012_val_(\d{8})\.\w+", n) for n in samples.names]
     numbers = [int(match[1]) for match in matches if match]
-    if len(numbers) < len(names):
-        numbers = list(range(1, len(names) + 1))
+    if len(numbers) < len(matches):
+        numbers = list(range(1, len(matches) + 1))
+    if len(set(numbers)) != len(numbers):
+        raise InputError("two images of val have the same number in their names; rename one")
     return [f"val/ILSVRC2012_val_{number:08d}.npz" for number in numbers]
 
 
@@ -75,11 +65,10 @@ def raw_file(source: Maker, path: str) -> tuple[bytes, tuple[int, int]]:
     return buffer.getvalue(), size
 
 
-def manifests(kind: str, lines: Mapping[str, list[str]]) -> dict[str, bytes]:
+def manifests(lines: Mapping[str, list[str]]) -> dict[str, bytes]:
     """Return the manifest of each split; ES-UCF101 has no manifests."""
-    if kind == "es-ucf101":
-        return {}
     return {
         MANIFESTS[split]: "".join(f"{line}\n" for line in part).encode()
         for split, part in lines.items()
+        if split in MANIFESTS
     }

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from eventdata.errors import InputError
+from eventdata.errors import InputError, reading
 from eventdata.files.inputs import RemotePath, numbers_of
 from eventdata.files.local import check_plain
 from eventdata.jobs.worker import out_of_memory
@@ -18,14 +18,9 @@ def safe_relative(name: str) -> bool:
     if _PLAIN_PATH.fullmatch(name):  # fast: a list may have a million of them
         return True
     path = Path(name)
-    return (
-        bool(name)
-        and "\\" not in name
-        and "\0" not in name
-        and not re.search("://|::", name)  # :: leads from one file system of fsspec to another
-        and not path.is_absolute()
-        and (".." not in path.parts)
-    )
+    # :: leads from one file system of fsspec to another.
+    plain = bool(name) and not re.search(r"\\|\0|://|::", name)
+    return plain and not path.is_absolute() and ".." not in path.parts
 
 
 def stored_name(name: str) -> str:
@@ -34,25 +29,18 @@ def stored_name(name: str) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a manifest or list, without line ends and blank lines at its end.
-
-    Raises:
-        InputError: it can't be read, is not text, or has more than ``MAX_LIST_BYTES``.
-    """
+    """Return the lines of a manifest or list, without line ends and blank lines at its end."""
     try:
-        remote = isinstance(path, RemotePath)
-        size = numbers_of(str(path))[0] if remote else check_plain(path).st_size
-        if size > MAX_LIST_BYTES:
-            raise InputError(
-                f"{path}: {size:,} bytes are more than the {MAX_LIST_BYTES:,} of a list; get it "
-                "again"
-            )
-        text = path.read_text(encoding="utf-8-sig")
+        with reading(path, remedy="give the folder with it"):
+            remote = isinstance(path, RemotePath)
+            size = numbers_of(str(path))[0] if remote else check_plain(path).st_size
+            if size > MAX_LIST_BYTES:
+                raise InputError(
+                    f"{path}: {size:,} bytes are more than the {MAX_LIST_BYTES:,} of a list; get "
+                    "it again"
+                )
+            text = path.read_text(encoding="utf-8-sig")
         return [line.rstrip() for line in text.rstrip().split("\n")] if text.strip() else []
-    except OSError as error:
-        raise InputError(
-            f"{path}: can't be read ({error.strerror}); give the folder with it"
-        ) from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file; get it again") from None
     except MemoryError:

@@ -102,7 +102,7 @@ class Recordings(SourceSettings):
             return size
         raise failed[0]
 
-    @property
+    @cached_property
     def _settings(self) -> FrameSettings:
         return self.frames if self.every is None else self.frames.of_length(self.every)
 

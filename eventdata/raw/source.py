@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
@@ -91,19 +92,17 @@ class Samples:
 
     def inspect_files(self) -> None:
         """Fill input_size (bytes) and input_time (ns); note each file that isn't there."""
-        self.input_size = np.zeros(len(self), np.uint64)
-        self.input_time = np.zeros(len(self), np.int64)
         # Files behind a URL are looked up together, by listing their folders.
         step = max(len(self), 1) if any(map(is_url, self.paths)) else 1024
+        pair: Any = np.dtype((np.int64, 2))
+        batches = (self.paths[i : i + step] for i in range(0, len(self), step))
         with ThreadPoolExecutor(16) as threads:  # a stat over a network is slow, not busy
-            batches = (self.paths[i : i + step] for i in range(0, len(self), step))
-            numbers = threads.map(file_numbers, batches)
-            found = (pair for batch in numbers for pair in batch)
-            for index, (size, time) in enumerate(found):
-                if size < 0:
-                    self.problems.setdefault(index, f"{self.paths[index]}: the file isn't there")
-                else:
-                    self.input_size[index], self.input_time[index] = size, time
+            found = chain.from_iterable(threads.map(file_numbers, batches))
+            numbers = np.fromiter(found, pair, len(self))
+        for index in np.flatnonzero(numbers[:, 0] < 0).tolist():
+            self.problems.setdefault(index, f"{self.paths[index]}: the file isn't there")
+        self.input_size = numbers[:, 0].clip(0).astype(np.uint64)
+        self.input_time = numbers[:, 1].copy()
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,14 +30,8 @@ from eventdata.store.layout import Parameters, SampleFormat
 PREFIX = "tonic:"
 NO_CLASSES = ("EBSSA", "ThreeET_Eyetracking", "VPR")  # boxes, gazes and places
 _CHECKS = {".aedat4": check_aedat4, ".npy": check_npy}  # before Tonic's readers trust a file
+Opened = tuple[Any, list[str]]  # a split as Tonic opened it, and a file per sample or []
 Targets = list[int] | list[str]
-
-
-class Opened(NamedTuple):
-    """A split of a data set as Tonic opened it, and a file per sample or None."""
-
-    dataset: Any
-    files: list[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,23 +78,20 @@ class TonicSource(SourceSettings):
 
     @property
     def _first(self) -> Any:
-        return next(iter(self._found[0].values())).dataset
+        return next(iter(self._found[0].values()))[0]
 
     @cached_property
     def _targets(self) -> dict[str, Targets]:
-        return {
-            split: read_targets(self.name, one.dataset) for split, one in self._found[0].items()
-        }
+        opened, _ = self._found
+        return {split: read_targets(self.name, dataset) for split, (dataset, _) in opened.items()}
 
     @cached_property
     def classes(self) -> Sequence[str]:
         """Names that Tonic's class gives if they fit the labels, otherwise the labels."""
-        stated: Any = getattr(self._first, "int_classes", None)
-        if stated is None:
-            stated = getattr(self._first, "classes", None)
+        found = (getattr(self._first, key, None) for key in ("int_classes", "classes"))
+        stated: Any = next((one for one in found if one is not None), [])
         if isinstance(stated, Mapping):
             stated = sorted(stated, key=stated.__getitem__)
-        stated = [] if stated is None else stated
         names = [one.decode() if isinstance(one, bytes) else str(one) for one in stated]
         targets = {target for part in self._targets.values() for target in part}
         texts = {target for target in targets if isinstance(target, str)}
@@ -137,12 +128,12 @@ class TonicSource(SourceSettings):
         dataset, files = opened
         place = dataset.location_on_system
         order = list(range(len(targets)))
-        if files is None:
-            names, paths = [str(i) for i in order], [_common_file(dataset)] * len(order)
-        else:
+        if files:
             names = [stored_name(Path(os.path.relpath(file, place)).as_posix()) for file in files]
             order.sort(key=names.__getitem__)
             names, paths = [names[i] for i in order], [files[i] for i in order]
+        else:
+            names, paths = [str(i) for i in order], [_common_file(dataset)] * len(order)
         numbers = {name: i for i, name in enumerate(self.classes)}
         labels = [t if isinstance(t, int) else numbers[t] for t in targets]
         details = np.full((len(order), 2), split, np.int64)
@@ -196,7 +187,7 @@ class TonicSource(SourceSettings):
 def _reopen(name: str, root: Path, split: int) -> tuple[Any, dict[str, int]]:
     """Open a data set once in each worker; return it and the place of each file in it."""
     dataset, files = open_split(name, root, list(split_arguments(name))[split])
-    return dataset, {file: i for i, file in enumerate(files or [])}
+    return dataset, {file: i for i, file in enumerate(files)}
 
 
 def _check(made: Any, size: SensorSize, where: str) -> Events:
@@ -260,8 +251,8 @@ def open_split(name: str, root: Path, split: str) -> Opened:
         raise missing(Path(dataset.location_on_system, dataset.folder_name))
     data = dataset.data
     is_files = isinstance(data, list) and all(isinstance(item, str | os.PathLike) for item in data)
-    files = [os.fspath(item) for item in data] if is_files and len(data) == count else None
-    return Opened(dataset, files)
+    files = [os.fspath(item) for item in data] if is_files and len(data) == count else []
+    return dataset, files
 
 
 def _tonic_class(name: str) -> Any:

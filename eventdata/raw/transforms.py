@@ -16,20 +16,11 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError, OptionError
 from eventdata.events import LARGEST_SIDE, Events, SensorSize, check_events, make_events
 
-# Names, with the arguments that Tonic draws at random if they are a range.
-TRANSFORMS: Mapping[str, tuple[str, ...]] = {
-    "CenterCrop": (),
-    "CropTime": (),
-    "Decimation": (),
-    "Denoise": (),
-    "Downsample": (),
-    "DropPixel": (),
-    "EventDownsampling": (),
-    "RefractoryPeriod": ("delta",),
-    "TimeAlignment": (),
-    "TimeSkew": ("coefficient", "offset"),
-}
-
+TRANSFORMS = (
+    *("CenterCrop", "CropTime", "Decimation", "Denoise", "Downsample", "DropPixel"),
+    *("EventDownsampling", "RefractoryPeriod", "TimeAlignment", "TimeSkew"),
+)
+DRAWN = ("delta", "coefficient", "offset")  # arguments that Tonic draws at random from a range
 TRIED_SIZE = (128, 128)  # of the sensor on which settings are tried out
 
 
@@ -66,7 +57,7 @@ class EventTransform:
             inspect.signature(kind).bind(**{**known, **arguments})
         except TypeError as error:
             raise OptionError(f"--transform {text!r}: {error}") from None
-        for key in TRANSFORMS[name]:
+        for key in DRAWN:
             if isinstance(arguments.get(key), tuple | list):
                 raise OptionError(
                     f"--transform {text!r}: a range of {key} is drawn from at random; give a number"
