@@ -25,7 +25,6 @@ class _Fetcher:
 
     def __init__(self, sizes: Mapping[str, int], folder: Path, threads: ThreadPoolExecutor) -> None:
         self._sizes, self._folder, self._threads = sizes, folder, threads
-        self._places = {url: place for place, url in enumerate(sizes)}
         self._todo = iter(sizes)
         self._coming: dict[str, Future[Path]] = {}
 
@@ -35,8 +34,7 @@ class _Fetcher:
             one = next(self._todo, None)
             if one is None:
                 break
-            home = self._folder / str(self._places[one])
-            self._coming[one] = self._threads.submit(_download, one, self._sizes[one], home)
+            self._coming[one] = self._threads.submit(_download, one, self._sizes[one], self._folder)
         return self._coming.pop(url).result()
 
 
@@ -90,16 +88,15 @@ def local_copy(path: str) -> Iterator[str]:
         shutil.rmtree(copied.parent)
 
 
-def _download(url: str, size: int, home: Path) -> Path:
-    """Copy a file, or a folder of files, to a folder; return the copy.
+def _download(url: str, size: int, folder: Path) -> Path:
+    """Copy a file, or a folder of files, to a new folder in ``folder``; return the copy.
 
     The time is requested after the content, so that a change in between is noticed.
     """
     if size > MAX_FETCHED:
         raise InputError(f"{url}: {size:,} bytes, a raw file has at most {MAX_FETCHED:,}")
-    target = home / PurePosixPath(url).name
     with _writing_scratch(url):
-        home.mkdir()
+        target = Path(tempfile.mkdtemp(dir=folder), PurePosixPath(url).name)
         try:
             target.write_bytes(content_of(url))
         except FileNotFoundError:
@@ -145,10 +142,9 @@ def _scratch() -> Iterator[Path]:
             owner = folder.name.removeprefix(prefix).partition("-")[0]
             if owner.isdecimal() and not _is_alive(int(owner)):
                 shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.ExitStack() as stack:
-        with _writing_scratch("input behind a URL"):
-            made = tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-")
-            name = stack.enter_context(made)
+    with _writing_scratch("input behind a URL"):
+        made = tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-")
+    with made as name:
         yield Path(name)
 
 

@@ -1,8 +1,9 @@
 """Folders and files of raw input, on this machine or behind a URL: listing, sizes and times."""
 
+import contextlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,7 +12,7 @@ from typing import Any, NoReturn, cast
 from eventdata.errors import EventDataError, InputError, OptionError
 from eventdata.files.base import Files, is_url, path_or_url
 from eventdata.files.local import LocalFiles, walking
-from eventdata.files.remote import Remote
+from eventdata.files.remote import Remote, Result
 
 REQUESTS = 16  # at once; each waits for the network
 LISTED = 8  # from this many files of a folder on, one listing is cheaper than their requests
@@ -64,44 +65,43 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """See `PurePath.name`."""
         return PurePosixPath(self.url).name
 
     @property
     def stem(self) -> str:
-        """See `PurePath.stem`."""
         return PurePosixPath(self.url).stem
 
     @property
     def suffix(self) -> str:
-        """See `PurePath.suffix`."""
         return PurePosixPath(self.url).suffix
 
     def is_file(self) -> bool:
-        """See `Path.is_file`."""
-        return self._kind() == "file"
+        return self._type() == "file"
 
     def is_dir(self) -> bool:
-        """Return whether any file lies below it."""
-        return self._kind() == "directory"
+        return self._type() == "directory"
 
     def read_text(self, encoding: str) -> str:
-        """See `Path.read_text`."""
         return content_of(self.url).decode(encoding)
 
-    def _kind(self) -> str:
+    def _type(self) -> str:
         # Not by fsspec's isfile, which returns False for a service that is down.
-        remote = Remote(self.url, EventDataError)
-        try:
-            return str(remote.ask("read", "", lambda system, path: system.info(path)["type"]))
-        except FileNotFoundError:
-            return ""
+        return str((_info(self.url) or {}).get("type"))
+
+
+def _ask(url: str, request: Callable[[Any, str], Result]) -> Result:
+    return Remote(url, EventDataError).ask("read", "", request)
 
 
 def content_of(url: str) -> bytes:
     """Return the bytes of a file behind a URL; raise FileNotFoundError where it is missing."""
-    remote = Remote(url, EventDataError)
-    return remote.ask("read", "", lambda system, path: bytes(system.cat_file(path)))
+    return _ask(url, lambda system, path: bytes(system.cat_file(path)))
+
+
+def _info(url: str) -> dict[str, Any] | None:
+    with contextlib.suppress(FileNotFoundError):
+        return _ask(url, lambda system, path: dict(system.info(path)))
+    return None
 
 
 def inside(folder: Path) -> list[tuple[Path, bool]]:
@@ -116,10 +116,9 @@ def inside(folder: Path) -> list[tuple[Path, bool]]:
 def files_below(folder: Path) -> list[str]:
     """Return the relative paths of all files below a folder, with forward slashes."""
     if isinstance(folder, RemotePath):
-        remote = Remote(folder.url, EventDataError)
-        start = len(remote.path()) + 1
-        paths = remote.ask("read", "", lambda system, path: [*system.find(path)])
-        return [path[start:] for path in paths]
+        return _ask(
+            folder.url, lambda system, path: [p[len(path) + 1 :] for p in system.find(path)]
+        )
     found = []
     with walking(folder, InputError):
         for place, _, names in os.walk(folder, onerror=_raise):  # the default skips unreadable ones
@@ -180,11 +179,7 @@ def _numbers_in(folder: str, urls: list[str]) -> dict[str, Numbers]:
 
 def numbers_of(url: str) -> Numbers:
     """Return the size and time of a file or folder behind a URL, MISSING for a missing one."""
-    remote = Remote(url, EventDataError)
-    try:
-        return _entry_numbers(url, remote.ask("read", "", lambda system, path: system.info(path)))
-    except FileNotFoundError:
-        return MISSING
+    return _entry_numbers(url, _info(url))
 
 
 def _entry_numbers(url: str, entry: dict[str, Any] | None) -> Numbers:
@@ -192,20 +187,21 @@ def _entry_numbers(url: str, entry: dict[str, Any] | None) -> Numbers:
         return MISSING
     if not is_folder(entry):
         return int(entry["size"]), time_of(entry)
-    files = entries(url).values()
+    try:
+        files = entries(url).values()
+    except FileNotFoundError:
+        return MISSING
     return sum(int(file["size"] or 0) for file in files), max(map(time_of, files), default=0)
 
 
 def entries(url: str) -> dict[str, dict[str, Any]]:
     """Return what fsspec lists in a folder, by name; FileNotFoundError where it is empty."""
-    remote = Remote(url, EventDataError)
-    found = remote.ask("read", "", lambda system, path: system.ls(path, detail=True))
-    names = [str(entry["name"]).rstrip("/") for entry in found]
-    # An object with the name of the folder itself marks a folder.
+    place, found = _ask(url, lambda system, path: (path, system.ls(path, detail=True)))
     return {
-        name.rpartition("/")[2]: entry
-        for name, entry in zip(names, found, strict=True)
-        if name.strip("/") != remote.path().strip("/")
+        str(entry["name"]).rstrip("/").rpartition("/")[2]: entry
+        for entry in found
+        # An object with the name of the folder itself marks a folder.
+        if str(entry["name"]).strip("/") != place.strip("/")
     }
 
 

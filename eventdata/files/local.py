@@ -120,17 +120,15 @@ def walking(folder: Path, kind: type[EventDataError]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """The files of one folder. See `eventdata.files.Files` for the methods."""
+    """The files of one folder."""
 
     root: Path
 
     @property
     def where(self) -> str:
-        """The folder."""
         return str(self.root)
 
     def read(self, key: str) -> bytes | None:
-        """See `Files.read`."""
         with reading(self.root / key, StoreError):
             try:
                 return read_plain(self.root / key)
@@ -138,21 +136,18 @@ class LocalFiles:
                 return None
 
     def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
-        """See `Files.write`."""
         # .work is not created here: a task that outlives its job must find no place to write.
         with writing(self.where):
             targets = {self.own(key): data for key, data in documents.items()}
             write_whole(targets, self.own(WORK))
 
     def size(self, key: str) -> int | None:
-        """See `Files.size`."""
         try:
             return (self.root / key).stat().st_size
         except OSError:
             return None
 
     def names(self) -> list[str]:
-        """See `Files.names`."""
         with reading(self.root, StoreError, "choose a folder that you may read"):
             try:
                 return sorted(path.name for path in self.root.iterdir())
@@ -164,18 +159,15 @@ class LocalFiles:
                 ) from None
 
     def list(self, prefix: str) -> list[str]:
-        """See `Files.list`."""
         below = self.root / prefix
         with walking(below, StoreError):
             found = [Path(folder, name) for folder, _, names in os.walk(below) for name in names]
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
     def total_bytes(self) -> int:
-        """See `Files.total_bytes`."""
         return sum(self.size(key) or 0 for key in self.list(""))
 
     def remove(self, prefix: str) -> None:
-        """See `Files.remove`."""
         target = self.own(prefix)
         with writing(target), walking(target, StoreError):
             if target.is_dir():
@@ -184,7 +176,6 @@ class LocalFiles:
                 target.unlink(missing_ok=True)
 
     def prepare(self) -> None:
-        """See `Files.prepare`."""
         with writing(self.where):
             self.own(WORK).mkdir(parents=True, exist_ok=True)
 
@@ -203,11 +194,6 @@ class LocalFiles:
             if part.is_symlink():
                 raise StoreError(f"{part}: is a link; remove it, nothing is written through links")
         return path
-
-
-def most_record_bytes(samples: int) -> int:
-    """Return the largest valid size of a record of samples with one reason each."""
-    return samples * (1 << 15) + (1 << 20)
 
 
 def is_larger(files: Files, key: str, most: int) -> bool:

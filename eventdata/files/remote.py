@@ -140,20 +140,19 @@ def _code(error: Exception) -> str:
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
-class RemoteFiles:
-    """The files behind a URL. See `eventdata.files.Files` for the methods."""
+class RemoteFiles(Remote):
+    """The files behind a URL."""
 
     def __init__(self, url: str) -> None:
-        self._remote = Remote(url, StoreError)
-        self.where = self._remote.url
+        super().__init__(url, StoreError)
+        self.where = self.url
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteFiles, (self.where,)
+        return RemoteFiles, (self.url,)
 
     def read(self, key: str) -> bytes | None:
-        """See `Files.read`."""
         try:
-            return self._remote.ask("read", key, lambda system, path: bytes(system.cat_file(path)))
+            return self.ask("read", key, lambda system, path: bytes(system.cat_file(path)))
         except FileNotFoundError:
             return None
 
@@ -168,77 +167,61 @@ class RemoteFiles:
             StoreError: a key is missing, or a part lies outside its file.
         """
         found: dict[int, bytes] = {}
-        keys = [key for key, _, _ in parts]
 
         def read_missing(system: Any, _: str) -> None:
             missing = [number for number in range(len(parts)) if number not in found]
-            answers = system.cat_ranges(
-                [self._remote.path(keys[number]) for number in missing],
-                [parts[number][1] for number in missing],
-                [parts[number][2] for number in missing],
-                on_error="return",
-            )
-            found.update(
-                (number, answer)
-                for number, answer in zip(missing, answers, strict=True)
-                if not isinstance(answer, BaseException)
-            )
-            for answer in answers:
-                if isinstance(answer, BaseException):
-                    raise answer  # `ask` repeats the request for those still missing
+            keys, starts, stops = map(list, zip(*(parts[n] for n in missing), strict=True))
+            answers = system.cat_ranges([*map(self.path, keys)], starts, stops, on_error="return")
+            failed = [answer for answer in answers if isinstance(answer, BaseException)]
+            for number, answer in zip(missing, answers, strict=True):
+                if not isinstance(answer, BaseException):
+                    found[number] = answer
+            if failed:
+                raise failed[0]  # `ask` repeats the request for those still missing
 
-        common = keys[0] if len(set(keys)) == 1 else ""
+        keys = {key for key, _, _ in parts}
         try:
-            self._remote.ask("read", common, read_missing)
+            if parts:
+                self.ask("read", keys.pop() if len(keys) == 1 else "", read_missing)
         except FileNotFoundError:
-            lost = next(key for number, key in enumerate(keys) if number not in found)
+            lost = next(key for number, (key, _, _) in enumerate(parts) if number not in found)
             raise StoreError(
                 f"{self.where}/{lost}: can't be read (it is gone); run `eventdata verify`"
             ) from None
         return [found[number] for number in range(len(parts))]
 
     def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
-        """See `Files.write`."""
         for key, data in documents.items():
             self._write_one(key, bytes(data))
 
     def _write_one(self, key: str, data: bytes) -> None:
-        self._remote.ask("written", key, lambda system, path: system.pipe_file(path, data))
+        self.ask("written", key, lambda system, path: system.pipe_file(path, data))
 
     def size(self, key: str) -> int | None:
-        """See `Files.size`."""
         try:
-            return self._remote.ask("read", key, lambda system, path: int(system.size(path)))
+            return self.ask("read", key, lambda system, path: int(system.size(path)))
         except FileNotFoundError:
             return None
 
     def names(self) -> list[str]:
-        """See `Files.names`."""
         try:
-            paths = self._remote.ask(
-                "read", "", lambda system, path: list(system.ls(path, detail=False))
-            )
+            paths = self.ask("read", "", lambda system, path: [*system.ls(path, detail=False)])
         except FileNotFoundError:
             return []
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
 
     def list(self, prefix: str) -> list[str]:
-        """See `Files.list`."""
-        start = len(self._remote.path()) + 1
-        paths = self._remote.ask("read", prefix, lambda system, path: [*system.find(path)])
+        start = len(self.path()) + 1
+        paths = self.ask("read", prefix, lambda system, path: [*system.find(path)])
         return sorted(path[start:] for path in paths)
 
     def total_bytes(self) -> int:
-        """See `Files.total_bytes`."""
-        found = self._remote.ask("read", "", lambda system, path: system.find(path, detail=True))
+        found = self.ask("read", "", lambda system, path: system.find(path, detail=True))
         return sum(int(entry["size"]) for entry in found.values())
 
     def remove(self, prefix: str) -> None:
-        """See `Files.remove`."""
         with contextlib.suppress(FileNotFoundError):
-            self._remote.ask(
-                "removed", prefix, lambda system, path: system.rm(path, recursive=True)
-            )
+            self.ask("removed", prefix, lambda system, path: system.rm(path, recursive=True))
 
     def prepare(self) -> None:
         """Do nothing: objects need no folder."""
