@@ -22,7 +22,7 @@ from eventdata.jobs.job import Claim, unseen
 from eventdata.jobs.pool import Pool, run_tasks
 from eventdata.raw.registry import build_source, given_options, source_entry
 from eventdata.raw.source import Samples, Source
-from eventdata.store.layout import HEADER_KEY, SampleFormat
+from eventdata.store.layout import HEADER_KEY
 from eventdata.store.read import SampleReader, SplitReader, Store, open_store
 from eventdata.store.verify import (
     Problem,
@@ -168,22 +168,15 @@ def source_of(store: Store, root: Path, options: Mapping[str, Any]) -> Source:
 class Comparison:
     """The work of comparing stored samples with their raw files; it travels by pickle.
 
-    indices, names, labels: as stored; samples: the raw ones that were found, in the same order;
-    found: the position of each stored sample in them, None for a missing one; raw_labels: their
-    classes.
+    stored: index, name and class of each; samples: the raw ones that were found, by the same names;
+    classes: those of ``samples``.
     """
 
     reader: SplitReader
-    split: str
-    sample: SampleFormat
-    shard_size: int
-    indices: list[int]
-    names: list[str]
-    labels: list[str]
+    stored: list[tuple[int, str, str]]
     source: Source
     samples: Samples
-    found: list[int | None]
-    raw_labels: list[str]
+    classes: list[str]
 
 
 def _run_task(task: ShardCheck | Comparison) -> tuple[list[Problem], int, int]:
@@ -191,7 +184,7 @@ def _run_task(task: ShardCheck | Comparison) -> tuple[list[Problem], int, int]:
     if isinstance(task, ShardCheck):
         count, problems = check_shard(task)
         return problems, count, 0
-    return compare(task), 0, len(task.indices)
+    return compare(task), 0, len(task.stored)
 
 
 def draw_samples(store: Store, samples: int | None, seed: int | None) -> dict[str, list[int]]:
@@ -236,25 +229,14 @@ def comparisons(
                 "as for convert, if it was passed there"
             )
         for start in range(0, len(chosen[split_name]), COMPARED_AT_ONCE):
-            indices = chosen[split_name][start : start + COMPARED_AT_ONCE]
-            names = [str(split.sample_names[index]) for index in indices]
-            rows = [places[name] for name in names if name in places]
-            positions = iter(range(len(rows)))
-            samples = Samples.gather(rows)
+            stored = [
+                (i, str(split.sample_names[i]), store.header.class_name(int(split.labels[i])))
+                for i in chosen[split_name][start : start + COMPARED_AT_ONCE]
+            ]
+            samples = Samples.gather([places[name] for _, name, _ in stored if name in places])
             samples.inspect_files()
-            yield Comparison(
-                reader=split.reader(),
-                split=split.name,
-                sample=split.sample,
-                shard_size=split.shard_size,
-                indices=indices,
-                names=names,
-                labels=[store.header.class_name(int(split.labels[index])) for index in indices],
-                source=source,
-                samples=samples,
-                found=[next(positions) if name in places else None for name in names],
-                raw_labels=[source.classes[label] for label in samples.labels],
-            )
+            classes = [source.classes[label] for label in samples.labels]
+            yield Comparison(split.reader(), stored, source, samples, classes)
 
 
 def compare(task: Comparison) -> list[Problem]:
@@ -262,30 +244,30 @@ def compare(task: Comparison) -> list[Problem]:
     problems = []
     reader: SampleReader = task.reader
     with contextlib.suppress(StoreError):  # reported sample by sample
-        reader = task.reader.fetch(task.indices)
+        reader = task.reader.fetch([index for index, _, _ in task.stored])
     with fetch_ahead(task.samples.paths, task.samples.input_size):
-        for slot, (index, name) in enumerate(zip(task.indices, task.names, strict=True)):
+        for index, name, label in task.stored:
             try:
-                problem = _difference(task, reader, slot)
+                problem = _difference(task, reader, index, name, label)
             except EventDataError as error:
                 problem = str(error)
             if problem:
-                shard = index // task.shard_size
-                problems.append(Problem(problem, task.split, shard, index, name))
+                shard = index // task.reader.shard_size
+                problems.append(Problem(problem, task.reader.split, shard, index, name))
     return problems
 
 
-def _difference(task: Comparison, reader: SampleReader, slot: int) -> str:
+def _difference(task: Comparison, reader: SampleReader, index: int, name: str, label: str) -> str:
     """Return the difference between a stored sample and its raw file, "" for none."""
-    stored = np.empty(task.sample.packed_shape, task.sample.dtype)
-    reader.read(task.indices[slot], stored)
-    place = task.found[slot]
-    if place is None:
+    sample = task.reader.sample
+    stored, again = (np.empty(sample.packed_shape, sample.dtype) for _ in range(2))
+    reader.read(index, stored)
+    if name not in task.samples.names:
         return "not in the raw data"
-    again = np.empty_like(stored)
+    place = task.samples.names.index(name)
     read_sample(task.source, task.samples, place, again)
-    where = task.samples.paths[place] or task.samples.names[place]
+    where = task.samples.paths[place] or name
     if not np.array_equal(stored, again):
         return f"{where}: its frames differ from those in the store"
-    raw_label, label = task.raw_labels[place], task.labels[slot]
+    raw_label = task.classes[place]
     return "" if raw_label == label else f"{where}: class {raw_label}, in the store {label}"

@@ -14,7 +14,8 @@ from concurrent.futures import (
     Future,
     wait,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 from eventdata.errors import RESUME, EventDataError, OptionError, check_whole
@@ -37,8 +38,9 @@ def _nothing() -> None: ...
 class OpenPool:
     """A place where tasks run. See `run_tasks`."""
 
-    executor: Executor
-    backlog: int
+    executor: Executor | None
+    """None runs each task in this process."""
+    backlog: int = 1
     """Tasks submitted at a time."""
     check: Callable[[], None] = _nothing
     """Called while no results come: raises where they never will."""
@@ -103,6 +105,8 @@ class Pool:
         elif self.executor is not None:
             with ctrl_c_noted() as interrupt:
                 yield OpenPool(self.executor, FOREIGN_BACKLOG, interrupt=interrupt)
+        elif self.workers == 1:
+            yield OpenPool(None)
         else:
             with worker_pool(self.workers) as pool:
                 yield pool
@@ -139,12 +143,12 @@ def ctrl_c_noted() -> Iterator[Callable[[], None]]:
     An interrupt inside the code of a lock could leave it held forever.
     """
     handler = signal.getsignal(signal.SIGINT)
-    in_main = (
-        threading.current_thread() is threading.main_thread()
-    )  # no other thread handles signals
-    if isinstance(handler, _CtrlC) and handler.process == os.getpid() and in_main:
+    in_main = threading.current_thread() is threading.main_thread()  # which handles signals
+    if not (in_main and callable(handler)):
+        yield _nothing
+    elif isinstance(handler, _CtrlC) and handler.process == os.getpid():
         yield handler.interrupt
-    elif callable(handler) and in_main:
+    else:
         noting = _CtrlC(handler)
         signal.signal(signal.SIGINT, noting)
         try:
@@ -152,29 +156,11 @@ def ctrl_c_noted() -> Iterator[Callable[[], None]]:
         finally:
             signal.signal(signal.SIGINT, handler)
             noting.interrupt()
-    else:
-        yield _nothing
-
-
-class SerialExecutor(Executor):
-    """Runs each task in this process when it is submitted."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run the call; return its future, which is done."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 @contextlib.contextmanager
 def worker_pool(workers: int) -> Iterator[OpenPool]:
-    """Open a pool of processes that end with this one however it ends, or of this one for 1."""
-    if workers == 1:
-        yield OpenPool(SerialExecutor(), 1)
-        return
+    """Open a pool of processes, which end with this one however it ends."""
     with ctrl_c_noted() as interrupt:
         executor = ProcessExecutor(workers)
         try:
@@ -195,64 +181,43 @@ def run_tasks(
     """
     waiting = iter(tasks)
     running: set[Future[Result]] = set()
-    exhausted = False
-    patience = _Patience(pool)
     try:
+        if pool.executor is None:
+            yield from map(function, waiting)
+            return
         while True:
-            while not exhausted and len(running) < pool.backlog:
+            for task in islice(waiting, pool.backlog - len(running)):
                 pool.interrupt()
-                try:
-                    task = next(waiting)
-                except StopIteration:
-                    exhausted = True
-                    break
                 running.add(pool.executor.submit(function, task))
-                if any(future.done() for future in running):
-                    break  # a serial executor: yield its result before the next task starts
             if not running:
                 return
-            finished, running = patience.wait(running, FIRST_COMPLETED)
+            finished, running = _wait(pool, running, FIRST_COMPLETED)
             for future in finished:
                 yield future.result()
     except BaseException as error:
         with contextlib.suppress(Exception):  # a lost pool raises too, but this error came first
             running = {future for future in running if not future.cancel()}
-            if not isinstance(error, KeyboardInterrupt) and not pool.ends_tasks:
-                _wait_for_all(pool, running)
+            while running and not isinstance(error, KeyboardInterrupt) and not pool.ends_tasks:
+                _, running = _wait(pool, running, ALL_COMPLETED)
         if isinstance(error, MemoryError):
-            raise memory_ran_out() from None
+            raise EventDataError(
+                f"memory ran out; {RESUME}, with fewer workers or smaller shards"
+            ) from None
         if isinstance(error, BrokenExecutor):
             raise EventDataError(f"a worker of the executor ended early; {RESUME}") from error
         raise
 
 
-def _wait_for_all(pool: OpenPool, running: set[Future[Any]]) -> None:
-    patience = _Patience(pool)
-    while running:
-        _, running = patience.wait(running, ALL_COMPLETED)
-
-
-@dataclass
-class _Patience:
-    """Waits a little, and checks the pool in between."""
-
-    pool: OpenPool
-    since: float = field(default_factory=time.monotonic)
-
-    def wait(
-        self, running: set[Future[Result]], until: str
-    ) -> tuple[set[Future[Result]], set[Future[Result]]]:
-        """Return the futures that have ended, and the others."""
+def _wait(
+    pool: OpenPool, running: set[Future[Result]], until: str
+) -> tuple[set[Future[Result]], set[Future[Result]]]:
+    """Return the futures that have ended, at least one, and the others; check the pool."""
+    checked = time.monotonic()
+    while True:
         finished, others = wait(running, INTERRUPT_SECONDS, return_when=until)
-        self.pool.interrupt()
+        pool.interrupt()
         if finished:
-            self.since = time.monotonic()
-        elif time.monotonic() - self.since > CHECK_SECONDS:
-            self.pool.check()
-            self.since = time.monotonic()
-        return finished, others
-
-
-def memory_ran_out() -> EventDataError:
-    """Return the error for memory that ran out, where the sample is not known."""
-    return EventDataError(f"memory ran out; {RESUME}, with fewer workers or smaller shards")
+            return finished, others
+        if time.monotonic() - checked > CHECK_SECONDS:
+            pool.check()
+            checked = time.monotonic()

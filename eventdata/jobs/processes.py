@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
@@ -75,20 +75,16 @@ class Worker:
             try:
                 code = self.process.wait(END_SECONDS)
             except subprocess.TimeoutExpired:  # the fault is on this side
-                self.kill()
+                self.process.kill()
                 code = self.process.wait()
             raise early_exit(code, os.pread(self._note.fileno(), NOTE_BYTES, 0)) from None
         except BaseException:
-            self.kill()  # half an answer may lie in the socket
+            self.process.kill()  # half an answer may lie in the socket
             raise
         succeeded, result = pickle.loads(answer)
         if not succeeded:
             raise result
         return result
-
-    def kill(self) -> None:
-        """End the process. It is not asked, for it may be stopped, or busy for long."""
-        self.process.kill()
 
     def close(self) -> None:
         """Close what a killed worker holds open here, once no thread waits for it.
@@ -108,10 +104,14 @@ class ProcessExecutor(Executor):
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         self._threads = ThreadPoolExecutor(processes, NAME)
         try:
-            with _interrupts_blocked():
+            # The processes never see Ctrl-C, from their first moment on.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
                 while len(self.workers) < processes:
                     self.workers.append(Worker())
                     self._idle.put(self.workers[-1])
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         except BaseException as error:
             self.shutdown()
             if isinstance(error, OSError):
@@ -128,7 +128,7 @@ class ProcessExecutor(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         """End all processes at once; their running calls raise an error."""
         for worker in self.workers:
-            worker.kill()
+            worker.process.kill()  # not asked: it may be stopped, or busy for long
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         while wait and self.workers:
             self.workers.pop().close()
@@ -147,13 +147,3 @@ def _cannot_start(reason: str) -> EventDataError:
     return EventDataError(
         f"worker processes can't be started ({reason}); run with fewer, or with workers=1"
     )
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Start processes within that never see Ctrl-C, from their first moment on."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

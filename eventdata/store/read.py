@@ -33,6 +33,7 @@ from eventdata.store.layout import (
     HEADER_KEY,
     SKIPPED_KEY,
     Header,
+    SampleFormat,
     parse_header,
     parse_sample_array,
 )
@@ -52,6 +53,10 @@ class SampleReader(Protocol):
 
 class SplitReader(SampleReader, Protocol):
     """Reads samples of a split in any order."""
+
+    split: str
+    sample: SampleFormat
+    shard_size: int
 
     def ahead(
         self, order: Sequence[int], window: int
