@@ -34,8 +34,10 @@ from eventdata.store.layout import (
     SampleFormat,
     largest_shard,
     parameters_digest,
+    parse_json,
     shard_count,
     shard_key,
+    whole_number,
 )
 from eventdata.store.read import read_skipped
 from eventdata.store.shard import ShardBuilder, compressed_bytes, index_bytes
@@ -135,37 +137,24 @@ def convert(
     with reading(input or source.dataset):
         plan = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error)
     found = existing_header(files)  # StoreError before anything changes
-    claim = Claim(PLAN_KEY, f"{plan.plan.digest} {on_error}".encode())
+    content = f"{plan.digest} {on_error}".encode()
+    claim = Claim(files, PLAN_KEY, content, plan.digest, on_error, plan.first_files)
     job: Job[ShardRecord, Counter[str]] = Job(
-        files=files,
         claim=claim,
-        inputs=plan.first_files,
         tasks=[
-            ShardTask(
-                files=files,
-                claim=claim,
-                plan=plan.plan.digest,
-                on_error=on_error,
-                split=split,
-                number=number,
-                samples=samples,
-                source=source,
-                sample=plan.plan.sample,
-                shard_size=plan.plan.shard_size,
-            )
-            for split, number, samples in plan.parts()
+            ShardTask(claim, *part, source, plan.sample, plan.shard_size) for part in plan.parts()
         ],
-        is_complete=lambda: not overwrite and already_complete(files, plan.plan),
-        begin=lambda: begin(files, plan.plan, overwrite=overwrite),
-        finish=lambda records: finish(files, plan.plan, records),
+        is_complete=lambda: not overwrite and already_complete(files, plan),
+        begin=lambda: begin(files, plan, overwrite=overwrite),
+        finish=lambda records: finish(files, plan, records),
     )
     notes = plan.notes
     if dry_run:
         state: State = "dry run"
         done_before = 0
-        if found is not None and not overwrite and is_begun(files, found, plan.plan):
+        if found is not None and not overwrite and is_begun(files, found, plan):
             done_before = plan.total if found.complete else job.unfinished()[1]
-        skipped, size = _estimate(plan, on_error)
+        skipped, size = _estimate(source, plan, on_error)
     else:
         done_before, counted = job.resume(pool, progress)
         state = "already complete" if counted is None else "complete"
@@ -175,7 +164,7 @@ def convert(
     return Conversion(
         out=files.where,
         state=state,
-        samples=plan.plan.counts,
+        samples=plan.counts,
         done_before=done_before,
         skipped=skipped,
         bytes=size,
@@ -185,18 +174,10 @@ def convert(
 
 
 @dataclass(frozen=True)
-class SourcePlan:
-    """A source, its listed samples and the plan of their store."""
+class SourcePlan(StorePlan):
+    """The plan of a store and the listed samples of its source."""
 
-    source: Source
     listing: Mapping[str, Samples]
-    plan: StorePlan
-    limit: int | None
-
-    @property
-    def total(self) -> int:
-        """The number of samples of all splits."""
-        return sum(self.plan.counts.values())
 
     @property
     def first_files(self) -> dict[str, tuple[int, int]]:
@@ -215,7 +196,7 @@ class SourcePlan:
 
     def parts(self) -> Iterator[tuple[str, int, Samples]]:
         """Yield the split, number and samples of each task."""
-        size = self.plan.shard_size
+        size = self.shard_size
         for split, samples in self.listing.items():
             for number, start in enumerate(range(0, len(samples), size)):
                 yield split, number, samples[start : start + size]
@@ -276,15 +257,15 @@ def plan_job(
         complete=False,
     )
     columns = {split: samples.columns() for split, samples in listing.items()}
-    return SourcePlan(source, listing, StorePlan(header, sample, shard_size, columns), limit)
+    return SourcePlan(header, sample, shard_size, columns, listing)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ShardTask(Task[ShardRecord]):
     """The work of making one shard."""
 
-    source: Source
     samples: Samples
+    source: Source
     sample: SampleFormat
     shard_size: int
 
@@ -306,7 +287,7 @@ class ShardTask(Task[ShardRecord]):
                     try:
                         events[slot] = read_sample(self.source, self.samples, slot, packed)
                     except InputError as error:
-                        if self.on_error == "fail" and not isinstance(error, LeftOutError):
+                        if self.claim.on_error == "fail" and not isinstance(error, LeftOutError):
                             raise
                         skipped[slot] = str(error)
                 for slot, packed in group:
@@ -314,12 +295,24 @@ class ShardTask(Task[ShardRecord]):
                         builder.add(slot, packed)
         data = builder.finish()
         return {self.shard: data}, ShardRecord(
-            events=events, skipped=skipped, size=len(data), notes=dict(notes), plan=self.plan
+            events=events, skipped=skipped, size=len(data), notes=dict(notes), plan=self.claim.plan
         )
 
     def parse(self, document: bytes) -> ShardRecord:
-        record = ShardRecord.parse(document)
-        if len(record.events) != len(self.samples) or record.size != self.files.size(self.shard):
+        values = parse_json(document)
+        record = ShardRecord(
+            events=[whole_number(count, least=0) for count in values["events"]],
+            skipped={int(slot): str(reason) for slot, reason in values["skipped"].items()},
+            size=whole_number(values["size"], least=0),
+            notes={key: whole_number(n, least=0) for key, n in values.get("notes", {}).items()},
+            plan=str(values.get("plan", "")),
+        )
+        if (
+            len(record.events) != len(self.samples)
+            or max(record.events) >= 2**32
+            or not record.skipped.keys() <= set(range(len(self.samples)))
+            or record.size != self.claim.files.size(self.shard)
+        ):
             raise ValueError("of another shard")
         return record
 
@@ -360,23 +353,23 @@ def local_sample(samples: Samples, index: int) -> Iterator[Sample]:
                 )
 
 
-def _estimate(job: SourcePlan, on_error: OnError) -> tuple[int, int]:
+def _estimate(source: Source, plan: SourcePlan, on_error: OnError) -> tuple[int, int]:
     """Return how many samples will be skipped, and bytes by samples spread over each split."""
-    sample = job.plan.sample
+    sample = plan.sample
     packed = np.zeros(sample.packed_shape, sample.dtype)
     expected = 0.0
     skipped = 0
-    for split, samples in job.listing.items():
+    for split, samples in plan.listing.items():
         skipped += len(samples.problems)
-        shards = shard_count(job.plan.counts[split], job.plan.shard_size)
-        expected += shards * index_bytes(sample, job.plan.shard_size)
+        shards = shard_count(plan.counts[split], plan.shard_size)
+        expected += shards * index_bytes(sample, plan.shard_size)
         sizes = []
         some = min(ESTIMATE_SAMPLES, len(samples))
         chosen = np.unique(np.linspace(0, len(samples) - 1, some).astype(int))
         with fetch_ahead([samples.paths[i] for i in chosen], samples.input_size[chosen]):
             for index in chosen:
                 try:
-                    read_sample(job.source, samples, int(index), packed)
+                    read_sample(source, samples, int(index), packed)
                 except InputError as error:
                     if on_error == "fail" and not isinstance(error, LeftOutError):
                         raise

@@ -79,16 +79,16 @@ class BatchRecord(Record):
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Batch(Task[BatchRecord]):
     """The work of making the files of some samples, whose places are ``keys``."""
 
-    source: Maker
     samples: Samples
+    source: Maker
     keys: list[str]
 
     def make(self) -> tuple[Mapping[str, bytes], BatchRecord]:
-        record = BatchRecord(plan=self.plan)
+        record = BatchRecord(plan=self.claim.plan)
         made: dict[str, bytes] = {}
         with fetch_ahead(self.samples.paths, self.samples.input_size):
             for index, key in enumerate(self.keys):
@@ -98,7 +98,7 @@ class Batch(Task[BatchRecord]):
                 except LeftOutError as error:
                     record.left_out[key] = str(error)
                 except InputError as error:
-                    if self.on_error == "fail":
+                    if self.claim.on_error == "fail":
                         raise
                     record.skipped[key] = str(error)
                 else:
@@ -113,7 +113,7 @@ class Batch(Task[BatchRecord]):
         "".join([*left.values(), *record.lines]).encode()  # all of it can be written as text
         if sorted([*record.sizes, *left]) != sorted(self.keys):
             raise ValueError("of other samples")
-        if any(self.files.size(key) != size for key, size in record.sizes.items()):
+        if any(self.claim.files.size(key) != size for key, size in record.sizes.items()):
             raise ValueError("of other files")
         return record
 
@@ -165,26 +165,20 @@ def generate(
     keys = {split: raw_keys(kind, split, part) for split, part in plan.listing.items()}
     about = {
         "kind": kind,
-        "parameters": {**source.parameters, "limit": plan.limit, "splits": sorted(keys)},
-        "input_sha256": input_digest(plan.plan.splits),
+        "parameters": {
+            **source.parameters,
+            "limit": plan.header.parameters["limit"],
+            "splits": sorted(keys),
+        },
+        "input_sha256": input_digest(plan.splits),
     }
-    claim = Claim(ABOUT, _json({**about, "complete": False}))
+    content = _json({**about, "complete": False})
+    digest = hashlib.sha256(content).hexdigest()
+    claim = Claim(files, ABOUT, content, digest, on_error, plan.first_files)
     job: Job[BatchRecord, dict[str, Any]] = Job(
-        files=files,
         claim=claim,
-        inputs=plan.first_files,
         tasks=[
-            Batch(
-                files=files,
-                claim=claim,
-                plan=hashlib.sha256(claim.content).hexdigest(),
-                on_error=on_error,
-                split=split,
-                number=number,
-                samples=samples,
-                source=source,
-                keys=keys[split][number * BATCH :][: len(samples)],
-            )
+            Batch(claim, split, number, samples, source, keys[split][number * BATCH :][:BATCH])
             for split, number, samples in plan.parts()
         ],
         is_complete=lambda: _is_complete(files, _read_about(files, about), keys),

@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import EllipsisType
@@ -18,7 +17,7 @@ from eventdata.conversion import read_sample
 from eventdata.errors import EventDataError, OptionError, StoreError, check_whole, reading
 from eventdata.files.fetch import fetch_ahead
 from eventdata.files.inputs import open_input
-from eventdata.jobs.job import Claim, unseen
+from eventdata.jobs.job import Claim
 from eventdata.jobs.pool import Pool, run_tasks
 from eventdata.raw.registry import build_source, given_options, source_entry
 from eventdata.raw.source import Samples, Source
@@ -115,9 +114,9 @@ def verify(
         total += sum(len(indices) for indices in chosen.values())
         tasks.append(comparisons(opened, source, chosen))
     checked = compared = 0
-    claim = Claim(HEADER_KEY, opened.files.read(HEADER_KEY) or b"")
+    claim = Claim(opened.files, HEADER_KEY, opened.files.read(HEADER_KEY) or b"")
     with (
-        pool.open(partial(unseen, opened.files, claim, {})) as running,
+        pool.open(claim.unseen) as running,
         contextlib.closing(run_tasks(running, _run_task, chain(*tasks))) as results,
     ):
         for found, checked_now, compared_now in results:

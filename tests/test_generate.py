@@ -150,7 +150,7 @@ def test_a_worker_that_outlives_its_call(images, tmp_path, monkeypatch):
             with pytest.raises(ZeroDivisionError):
                 generate("es-imagenet", images, folder, min_events=least)
     with pytest.raises(StoreError, match="another command has finished or replaced it"):
-        real(replace(tasks[0], files=LocalFiles(out)))
+        real(replace(tasks[0], claim=replace(tasks[0].claim, files=LocalFiles(out))))
     shutil.copy(late / ".work/train-0.json", out / ".work/train-0.json")
     assert generate("es-imagenet", images, out, min_events=1).done_before == 5
     generate("es-imagenet", images, tmp_path / "whole", min_events=1)

@@ -14,8 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -37,37 +36,41 @@ LOCK = f"{WORK}/lock"
 
 @dataclass(frozen=True)
 class Claim:
-    """The document that says to which job a folder belongs; it travels with each task."""
+    """A place and the document that says to which job it belongs; it travels with each task.
 
+    plan: a digest of everything that decides the files of the tasks; inputs: some input files, by
+    which a worker on another machine checks what it sees.
+    """
+
+    files: Files
     key: str
     content: bytes
+    plan: str = ""
+    on_error: OnError = "fail"
+    inputs: Mapping[str, Numbers] = field(default_factory=dict)
 
-    def check(self, files: Files) -> None:
+    def check(self) -> None:
         """Raise StoreError where another command has finished or replaced the job since."""
-        if files.read(self.key) != self.content:
+        if self.files.read(self.key) != self.content:
             raise StoreError(
-                f"{files.where}: another command has finished or replaced it; run the same command "
-                "again"
+                f"{self.files.where}: another command has finished or replaced it; run the same "
+                "command again"
             )
 
-
-def unseen(files: Files, claim: Claim, inputs: Mapping[str, Numbers]) -> str | None:
-    """Return what this process cannot see of the output, or of input files by size and time."""
-    if files.read(claim.key) != claim.content:
-        return f"{files.where} is missing or another folder"
-    for path, numbers in inputs.items():
-        found = file_numbers([path])[0]
-        if found != numbers:
-            return f"{path} is {'missing' if found == MISSING else 'another file'}"
-    return None
+    def unseen(self) -> str | None:
+        """Return what this process cannot see of the place, or of the input files."""
+        if self.files.read(self.key) != self.content:
+            return f"{self.files.where} is missing or another folder"
+        for path, numbers in self.inputs.items():
+            found = file_numbers([path])[0]
+            if found != numbers:
+                return f"{path} is {'missing' if found == MISSING else 'another file'}"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a task leaves for the end of the job, as JSON.
-
-    skipped: reasons; plan: `Task.plan`, "" in old records.
-    """
+    """What a task leaves for the end of the job. plan: `Claim.plan`, "" in old records."""
 
     skipped: Mapping[Any, str]
     plan: str = ""
@@ -76,17 +79,11 @@ class Record:
 RecordT = TypeVar("RecordT", bound=Record)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Task(Generic[RecordT]):
-    """The work that one record stands for; it travels to a worker by pickle.
+    """The work that one record stands for; it travels to a worker by pickle."""
 
-    plan: a digest of everything that decides the files.
-    """
-
-    files: Files
     claim: Claim
-    plan: str
-    on_error: OnError
     split: str
     number: int
     samples: Sized
@@ -110,18 +107,18 @@ class Task(Generic[RecordT]):
     def run(self) -> int:
         """Write the files, then the record; return the number of samples."""
         made, record = self.make()
-        self.claim.check(self.files)
-        self.files.write({**made, self.key: json.dumps(asdict(record)).encode()})
+        self.claim.check()
+        self.claim.files.write({**made, self.key: json.dumps(asdict(record)).encode()})
         return len(self.samples)
 
     def record(self) -> RecordT | None:
         """Return the record, None where it is missing, damaged or of another job."""
         most = len(self.samples) * (1 << 15) + (1 << 20)  # one reason for each sample
         try:
-            record = self.parse(read_bounded(self.files, self.key, most) or b"")
+            record = self.parse(read_bounded(self.claim.files, self.key, most) or b"")
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
-        return record if record.plan in ("", self.plan) else None
+        return record if record.plan in ("", self.claim.plan) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,18 +126,14 @@ class Job(Generic[RecordT, Result]):
     """The work of one command in one place.
 
     Args:
-        files: the place.
         claim: written once the job has begun.
-        inputs: some input files, by which a worker on another machine checks what it sees.
         tasks: all tasks, those that are done included.
         is_complete: returns whether nothing is left; raises MismatchError for another job's place.
         begin: writes what is known before the first task.
         finish: writes what follows the last task; the last file marks the place complete.
     """
 
-    files: Files
     claim: Claim
-    inputs: Mapping[str, Numbers]
     tasks: Sequence[Task[RecordT]]
     is_complete: Callable[[], bool]
     begin: Callable[[], None]
@@ -153,7 +146,7 @@ class Job(Generic[RecordT, Result]):
             The number of samples that were done before, and what ``finish`` returned; None where
             nothing was left.
         """
-        files, total = self.files, sum(len(task.samples) for task in self.tasks)
+        files, total = self.claim.files, sum(len(task.samples) for task in self.tasks)
         if self.is_complete() and WORK not in files.names():
             return total, None
         files.prepare()
@@ -170,7 +163,7 @@ class Job(Generic[RecordT, Result]):
             done = done_before
             report = progress or (lambda done, total: None)
             with (
-                pool.open(partial(unseen, files, self.claim, self.inputs)) as workers,
+                pool.open(self.claim.unseen) as workers,
                 contextlib.closing(run_tasks(workers, Task.run, left)) as counts,
             ):
                 report(done, total)
@@ -192,14 +185,14 @@ class Job(Generic[RecordT, Result]):
         """Return the tasks that are left, and how many samples are done."""
         left, done = [], 0
         for task, record in self._records():
-            if record is None or (record.skipped and task.on_error == "fail"):
+            if record is None or (record.skipped and self.claim.on_error == "fail"):
                 left.append(task)
             else:
                 done += len(task.samples)
         return left, done
 
     def _records(self) -> Iterator[tuple[Task[RecordT], RecordT | None]]:
-        keys = set(self.files.list(WORK))
+        keys = set(self.claim.files.list(WORK))
         with ThreadPoolExecutor(16) as threads:  # requests over a network are slow, not busy
             records = threads.map(
                 lambda task: task.record() if task.key in keys else None, self.tasks

@@ -26,9 +26,7 @@ from eventdata.store.layout import (
     SampleFormat,
     group_document,
     parse_header,
-    parse_json,
     sample_array_document,
-    whole_number,
 )
 
 INPUT_COLUMNS = {
@@ -60,6 +58,11 @@ class StorePlan:
         """The number of samples of each split."""
         return {split: len(columns["label"]) for split, columns in self.splits.items()}
 
+    @property
+    def total(self) -> int:
+        """The number of samples of all splits."""
+        return sum(self.counts.values())
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord(Record):
@@ -72,21 +75,6 @@ class ShardRecord(Record):
     events: Sequence[int]
     size: int
     notes: Mapping[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, document: bytes) -> "ShardRecord":
-        """Parse JSON; raise ValueError, TypeError, KeyError or AttributeError if it is damaged."""
-        values = parse_json(document)
-        skipped = {int(slot): str(reason) for slot, reason in values["skipped"].items()}
-        notes = {
-            note: whole_number(count, least=0) for note, count in values.get("notes", {}).items()
-        }
-        events = [whole_number(count, least=0) for count in values["events"]]
-        if max(events, default=0) >= 2**32 or not all(0 <= slot < len(events) for slot in skipped):
-            raise ValueError("events or slots that no shard has")
-        size = whole_number(values["size"], least=0)
-        plan = str(values.get("plan", ""))
-        return cls(events=events, size=size, skipped=skipped, notes=notes, plan=plan)
 
 
 def existing_header(files: Files) -> Header | None:

@@ -59,7 +59,7 @@ def _the_file(folder: Path) -> Path:
 def _read_all(source: Any) -> None:
     """List a source's samples and read each of them."""
     job = plan_job(source, shard_size=8, limit=8, on_error="skip")
-    packed = np.zeros(job.plan.sample.packed_shape, job.plan.sample.dtype)
+    packed = np.zeros(job.sample.packed_shape, job.sample.dtype)
     for samples in job.listing.values():
         _read_samples(source, samples, packed)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -21,7 +22,7 @@ from eventdata.errors import EventDataError, InputError, OptionError, StoreError
 from eventdata.files import open_files
 from eventdata.generation import generate
 from eventdata.jobs import dask as cluster
-from eventdata.jobs.job import Claim, unseen
+from eventdata.jobs.job import Claim
 from tests.drawn import Drawn
 from tests.gated import PATIENCE, Deadly, Faulty, Gated, Laggard, wait_for
 from tests.makers import make_es_imagenet, make_images, tree_digest
@@ -417,14 +418,13 @@ class TestErrors:
         files = open_files(tmp_path)
         files.prepare()
         files.write({"key": b"content"})
-        claim = Claim("key", b"content")
-        assert unseen(files, claim, {}) is None
-        assert (
-            unseen(files, Claim("key", b"other"), {}) == f"{tmp_path} is missing or another folder"
-        )
+        claim = Claim(files, "key", b"content")
+        assert claim.unseen() is None
+        other = replace(claim, content=b"other")
+        assert other.unseen() == f"{tmp_path} is missing or another folder"
         path = str(tmp_path / "key")
-        assert unseen(files, claim, {path: (7, 0)}) == f"{path} is another file"
-        assert unseen(files, claim, {"/none": (7, 0)}) == "/none is missing"
+        for key, what in ((path, "another file"), ("/none", "missing")):
+            assert replace(claim, inputs={key: (7, 0)}).unseen() == f"{key} is {what}"
 
     def test_executor_and_scheduler_exclude_each_other(self, tmp_path):
         from concurrent.futures import ThreadPoolExecutor

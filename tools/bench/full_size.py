@@ -70,16 +70,17 @@ def main(samples: int, output: Path | None, step: tuple[str, str] | None) -> Non
 
 def planned(folder: Path) -> SourcePlan:
     """Plan the conversion."""
-    source = EsImageNet(folder / "raw")
-    return plan_job(source, shard_size=DEFAULT_SHARD_SIZE, limit=None, on_error="fail")
+    return plan_job(
+        EsImageNet(folder / "raw"), shard_size=DEFAULT_SHARD_SIZE, limit=None, on_error="fail"
+    )
 
 
 def write_all_but_the_last(folder: Path) -> None:
     """Write the store as an interrupted conversion leaves it."""
-    job = planned(folder)
-    plan, samples = job.plan, job.listing["train"]
+    plan = planned(folder)
+    samples = plan.listing["train"]
     packed = np.zeros(plan.sample.packed_shape, plan.sample.dtype)
-    events = job.source.read(samples.row(0), packed)
+    events = EsImageNet(folder / "raw").read(samples.row(0), packed)
     builder = ShardBuilder(plan.sample, plan.shard_size)
     for slot in range(plan.shard_size):
         builder.add(slot, packed)
