@@ -5,6 +5,7 @@ states it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 
 from eventdata.errors import EventDataError, InputError, OptionError
 from eventdata.settings import from_table, table_of
-from eventdata.store.layout import Header, SampleFormat
+from eventdata.store.layout import Header, SampleFormat, whole_number
 from train.networks.layers import Network
 from train.neurons.surrogate import sharpen
 from train.recipe import Recipe, load
-from train.runs.folder import RunFolder, weight_facts
+from train.runs.folder import RunFolder, number_in, weight_facts
 from train.runs.plan import build_network
 from train.settings import CHECKPOINT, FRESH, Stage
 from train.weights import Weights, contents, find_weights, read_weights
@@ -118,9 +119,9 @@ def load_model(
     with torch.device("meta"):  # shapes only, so that no file can make this large or slow
         network = _build(info, weights, size)
     _fill(network, info, weights)
-    epoch = facts.get("epoch")
-    if isinstance(epoch, int):
-        sharpen(network, epoch - 1, info.settings.epochs)
+    with suppress(ValueError):  # not from a run
+        epoch = number_in(facts, "epoch", 1, info.settings.epochs)
+        sharpen(network, int(epoch) - 1, info.settings.epochs)
     return network.eval(), info
 
 
@@ -167,6 +168,10 @@ def _info_of(facts: Mapping[str, Any], weights: Weights, path: str | Path) -> Mo
             raise TypeError("a name is not text")
         if sum(network.get("depths", ())) > len(weights.state):
             raise ValueError("it names more layers than the file has")
+        sample = framing["sample"]
+        sides = [sample[key] for key in ("channels", "height", "width")]
+        for number in [*sides, *([] if sample["steps"] is None else [sample["steps"]])]:
+            whole_number(number, least=1)
         return ModelInfo(
             classes=list(classes),
             recipe=Recipe(
@@ -178,7 +183,7 @@ def _info_of(facts: Mapping[str, Any], weights: Weights, path: str | Path) -> Mo
             stage=texts[2],
             framing=Framing(
                 dataset=str(framing["dataset"]),
-                sample=SampleFormat(**framing["sample"]),
+                sample=SampleFormat(**sample),
                 parameters=dict(framing["parameters"]),
             ),
             file=weights.path,

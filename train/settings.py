@@ -179,6 +179,11 @@ class Stage(Settings):
         "Divisor of rows and columns: event frames by max-pooling, images by the mean.",
         least=1,
     )
+    normalise: Literal["grey", "imagenet"] = setting(
+        "grey",
+        "Images: the same mean and deviation for all channels, or those of ImageNet's colours, as "
+        "for weights of torchvision and timm.",
+    )
     augment: Augmentation = setting(factory=Augmentation)
 
     def __post_init__(self) -> None:

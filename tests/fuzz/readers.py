@@ -197,12 +197,15 @@ def _checkpoint(folder: Path, _: Path) -> None:
     import torch
     from torch import nn
 
+    from train import load_model
     from train.runs.folder import weight_facts
     from train.transfer import transfer
     from train.weights import load_state
 
     path = _the_file(folder)
     weight_facts(path)
+    with suppress(EventDataError):
+        load_model(path)
     network = nn.Module()
     network.stem = nn.Module()
     network.stem.conv = nn.Conv2d(2, 2, 3)

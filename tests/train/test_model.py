@@ -92,6 +92,10 @@ def test_a_file_states_everything_by_itself(whole, tmp_path):
         load_model(folder, stage="x")
 
 
+SAMPLE = {"representation": "binary", "steps": 4, "channels": 2, "height": 16, "width": 16}
+FRAMING = {"dataset": "drawn", "sample": SAMPLE, "parameters": {}}
+
+
 def without_settings(file, path):
     """Write weights as an older version did."""
     facts = weight_facts(file)
@@ -136,8 +140,11 @@ def test_a_recipe_that_contradicts_the_file_is_refused(whole, changes, says):
     [
         ({"settings": {"neuron": {"kind": "x"}}}, "kind"),
         ({"settings": []}, "not a table"),
-        ({"framing": {}}, "dataset"),
+        ({"framing": {}}, "damaged .*sample"),
         ({"framing": None}, "header is damaged"),
+        ({"framing": FRAMING | {"sample": SAMPLE | {"height": "x"}}}, "not a whole number"),
+        ({"framing": FRAMING | {"sample": SAMPLE | {"steps": 0}}}, "not a whole number"),
+        ({"framing": FRAMING | {"sample": SAMPLE | {"channels": 3}}}, r"\(4, 2, .* \(4, 3, "),
         ({"classes": ["a", 3, "c"]}, "not text"),
         ({"classes": ["a"]}, r"fc.weight is \(3, 8\) there and \(1, 8\) here"),
         ({"network": {}}, "name"),

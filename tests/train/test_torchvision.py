@@ -10,11 +10,13 @@ from torch import nn
 from torch.nn import functional
 
 from eventdata.errors import InputError, OptionError
+from tests.drawn import make_store
 from train import load_model
 from train.networks import build
 from train.networks.published_names import TORCHVISION_RESNET, form_of, rename
 from train.neurons.neuron import NeuronSettings
 from train.recipe import load
+from train.runs.module import prepare
 from train.runs.run import run
 from train.transfer import transfer
 from train.weights import find_weights, load_state
@@ -177,6 +179,18 @@ def test_weights_of_timm_are_found(small, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(OptionError, match="huggingface_hub.*pip install timm"):
         find_weights("timm:resnet18.a1_in1k")
+
+
+def test_images_are_normalised_as_by_torchvision(tmp_path):
+    stage = load("torchvision-resnet18", check_weights=False).stages["pretrain"]
+    colours = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+    want = (colours / 255 - mean[:, None, None]) / deviation[:, None, None]
+    torch.testing.assert_close(prepare(colours, stage), want)
+    grey = make_store(tmp_path / "grey.zarr", kind="image", channels=1)
+    mine = load("pipe-s", changes=[*NARROW, "all.normalise=imagenet"])
+    with pytest.raises(OptionError, match="normalise is imagenet, but .* 1 channels"):
+        run(mine, tmp_path / "run", data=grey)
 
 
 def test_the_names_are_recognised():

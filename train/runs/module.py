@@ -28,6 +28,8 @@ from train.transfer import freeze, thaw
 Batch = tuple[Tensor, Tensor]
 
 IMAGE_MEAN, IMAGE_DEVIATION = 0.45, 0.225  # roughly those of photographs
+IMAGENET = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).reshape(2, 3, 1, 1)
+"""Mean and deviation of the colours, (2, C, 1, 1)."""
 
 
 class DivergedError(EventDataError):
@@ -46,12 +48,21 @@ def prepare(
         seed: random seed of the augmentation; None: no augmentation.
         binary: see `train.augment.augment`.
     """
-    x = frames if frames.ndim == 5 else (frames.float() / 255 - IMAGE_MEAN) / IMAGE_DEVIATION
+    x = frames if frames.ndim == 5 else _normalise(frames, stage)
     x = x if seed is None else augment(x, stage.augment, seed, binary=binary)
     if frames.ndim == 5 and stage.collapse is not None:
         parts = x.reshape(len(x), stage.collapse, -1, *x.shape[2:])
         return parts.sum(dim=2, dtype=torch.float)
     return x.float()
+
+
+def _normalise(images: Tensor, stage: Stage) -> Tensor:
+    bright = images.float() / 255
+    if stage.normalise == "grey":
+        return (bright - IMAGE_MEAN) / IMAGE_DEVIATION
+    mean, deviation = IMAGENET.to(images.device)
+    normalised: Tensor = (bright - mean) / deviation
+    return normalised
 
 
 def share_statistics(network: nn.Module) -> None:

@@ -207,6 +207,11 @@ def _check_stage(plan: RunPlan, name: str) -> None:
                 f"{name}: collapse is {stage.collapse}, which does not divide {used} steps evenly"
             )
         steps = [stage.collapse or used]
+    elif stage.normalise == "imagenet" and channels != 3:
+        raise OptionError(
+            f"{name}: normalise is imagenet, but the store's images have {channels} channels, not "
+            "3. Set it to grey"
+        )
     batch = plan.device_batch(stage)
     if plan.recipe.run.sync_norm:  # norms see the samples of all devices
         batch *= plan.world

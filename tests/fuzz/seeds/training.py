@@ -3,9 +3,11 @@
 import io
 import json
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from eventdata.settings import table_of
 from tests.fuzz.seeds.trees import Real, Tree, write_tree
 
 RECIPE = b"""
@@ -70,7 +72,18 @@ def checkpoints(_: Real) -> list[Tree]:
     from safetensors.torch import save
 
     state = small_state()
+    from train.recipe import load
+
     facts = {"classes": ["a", "b", "c", "d"], "seconds": 1.5, "epoch": 2, "kind": "ann"}
+    sample = {"representation": "binary", "steps": 4, "channels": 2, "height": 9, "width": 9}
+    stated = {
+        "network": {"name": "event-resnet18", "width": 2, "stem": "small"},
+        "recipe": "small",
+        "pipeline": "pipe-d",
+        "stage": "lif",
+        "settings": table_of(load("pipe-d-images").stages["lif"]),
+        "framing": {"dataset": "drawn", "sample": sample, "parameters": {"frames": 4}},
+    }
 
     def torch_file(content: Any, **settings: Any) -> bytes:
         stream = io.BytesIO()
@@ -79,7 +92,9 @@ def checkpoints(_: Real) -> list[Tree]:
 
     return [
         {"a.safetensors": save(state, {"train": json.dumps(facts)})},
+        {"a.safetensors": save(state, {"train": json.dumps(facts | stated)})},
         {"a.pt": torch_file(state)},
+        {"b.pth": torch_file({"model": state, "args": Namespace(lr=0.1, tags=["a"])})},
         {"a.pth": torch_file(state, _use_new_zipfile_serialization=False)},
         {"a.ckpt": torch_file({"state_dict": state, "epoch": 3, "callbacks": {"Record": {}}})},
     ]
