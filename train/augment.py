@@ -43,6 +43,12 @@ class Augmentation(Settings):
     )
     strength: float = setting(1.0, "Factor on all of these except `flip`.", least=0, most=100)
 
+    def summary(self) -> str:
+        """Return what is switched on, such as "crop 0.1, flip 0.5", or "none"."""
+        values = {field.key: getattr(self.scaled(), field.key) for field in fields_of(Augmentation)}
+        on = [f"{key} {value:g}" for key, value in values.items() if value and key != "strength"]
+        return ", ".join(on) or "none"
+
     def scaled(self) -> "Augmentation":
         """Return the settings with the strength multiplied into them, within their bounds."""
         values = {}

@@ -5,7 +5,7 @@ Legend: N samples, T steps, P polarities, C channels, H rows, W columns; K bytes
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import islice
@@ -20,14 +20,12 @@ from eventdata.errors import InputError, OptionError
 from eventdata.loader import FrameLoader, make_dense
 from eventdata.store.layout import SampleFormat
 from eventdata.store.read import open_store
-from train.splits import hold_out, sample_keys, whole_keys
-
-KeyRule = Callable[[Sequence[str], Sequence[str]], list[str]]
+from train.splits import draw, sample_keys
 
 
-def keys_of(part: FrameDataset, rule: KeyRule = sample_keys) -> list[str]:
+def keys_of(part: FrameDataset) -> list[str]:
     """Return a key for each sample (`train.splits.sample_keys`)."""
-    return rule(part.names, _classes_of(part))
+    return sample_keys(part.names, _classes_of(part))
 
 
 def _classes_of(part: FrameDataset) -> list[str]:
@@ -57,6 +55,36 @@ def downscale(packed: Tensor, factor: int, sample: SampleFormat) -> Tensor:
     return (x / factor**2).round() if sample.representation == "image" else x
 
 
+def unpack_batch(packed: Tensor, sample: SampleFormat, steps: int | None, factor: int) -> Tensor:
+    """Return packed samples (N, K, H, W, P) as a batch of an `Epoch` with these settings.
+
+    They are downscaled while packed, which is an eighth of the work.
+    """
+    steps = sample.steps if steps is None else steps
+    if sample.steps is not None and steps is not None:
+        packed = packed[:, : -(-steps // 8) if sample.representation == "binary" else steps]
+        sample = replace(sample, steps=steps)
+    dtype = torch.uint8 if sample.dtype == "uint8" else torch.float32
+    return make_dense(downscale(packed, factor, sample), sample, dtype, "NTPHW")
+
+
+def balance(part: FrameDataset, seed: int, epoch: int) -> FrameDataset:
+    """Return as many samples as a part has, equally many of each class that it has.
+
+    Samples of rare classes are repeated, each equally often, and some of common classes are
+    skipped, others in each epoch.
+    """
+    rng = np.random.default_rng([seed, epoch, 1])
+    present = rng.permutation(np.unique(part.labels))
+    chosen = []
+    for place, label in enumerate(present):
+        count = len(part) // len(present) + (place < len(part) % len(present))
+        members = np.flatnonzero(part.labels == label)
+        rounds = [rng.permutation(members) for _ in range(-(-count // len(members)))]
+        chosen.append(np.concatenate(rounds)[:count])
+    return part.subset(np.concatenate(chosen))
+
+
 @dataclass(kw_only=True)
 class Epoch:
     """The batches of one epoch on one device: frames (N, T, P, H, W) or images (N, C, H, W), and
@@ -79,6 +107,8 @@ class Epoch:
     """Divisor of rows and columns."""
     shuffle_by: tuple[int, int] | None = None
     """Seed and epoch; None for evaluation."""
+    balanced: bool = False
+    """Training: draw equally many samples of each class."""
     multiple: int = 1
     """Training: the number of batches per optimiser step; an epoch has whole steps."""
     rank: int = 0
@@ -91,9 +121,10 @@ class Epoch:
     def _loader(self) -> FrameLoader:
         training = self.shuffle_by is not None
         seed, epoch = self.shuffle_by or (0, 0)
+        part = balance(self.part, seed, epoch) if training and self.balanced else self.part
         wide = self.part.sample_format.dtype != "uint8"
         loader = FrameLoader(
-            self.part,
+            part,
             self.batch_size,
             shuffle=training,
             drop_last=training,
@@ -113,14 +144,7 @@ class Epoch:
         return batch[:, : self.steps] if batch.ndim == 5 else batch
 
     def _shrink(self, packed: Tensor) -> Tensor:
-        """Downscale packed frames, which is an eighth of the work, then unpack them."""
-        sample = self.part.sample_format
-        steps = sample.steps if self.steps is None else self.steps
-        if sample.steps is not None and steps is not None:
-            packed = packed[:, : -(-steps // 8) if sample.representation == "binary" else steps]
-            sample = replace(sample, steps=steps)
-        dtype = torch.uint8 if sample.dtype == "uint8" else torch.float32
-        return make_dense(downscale(packed, self.downscale, sample), sample, dtype, "NTPHW")
+        return unpack_batch(packed, self.part.sample_format, self.steps, self.downscale)
 
     def __len__(self) -> int:
         return len(self._loader()) // self.multiple * self.multiple
@@ -146,9 +170,19 @@ class Data:
     """Samples held out of the training set; in the published protocol the test set."""
     test: FrameDataset | None
     held: frozenset[str]
-    """Keys of the held-out samples (`train.splits.sample_keys`)."""
+    """Keys of the samples drawn for selection and test (`train.splits.sample_keys`)."""
     others: dict[str, frozenset[str]]
     """Keys of the splits val and test, if the store has them."""
+    drawn: tuple[str, ...] = ()
+    """Which of `select` and `test` were drawn."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the parts."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of samples in each part."""
+        parts = {"train": self.train, "select": self.select, "test": self.test}
+        return {name: len(part) for name, part in parts.items() if part is not None}
 
     @property
     def classes(self) -> list[str]:
@@ -168,64 +202,106 @@ def open_data(
     *,
     share: float,
     seed: int,
+    test_share: float = 0.0,
     later: Data | None = None,
     published: bool = False,
 ) -> Data:
     """Open a store and divide its samples.
 
-    The split `train` is for training, and the split `test`, or without it `val`, for testing. With
-    both `val` and `test`, models are selected on `val`; else on a share of each class held out of
-    the training set (`train.splits.hold_out`).
+    The split `train`, or the only split, is for training, and the split `test`, or without it
+    `val`, for testing. Without both, a share of each class is drawn for testing. With both `val`
+    and `test`, models are selected on `val`; else on a share of each class held out of the training
+    set (`train.splits.draw`).
 
     Args:
         store: path or URL.
-        share, seed: those of `hold_out`.
+        share, seed: those of `train.splits.hold_out`.
+        test_share: share of each class that is drawn for testing, if no split is for it; 0: none.
         later: the data of a later stage. Samples that select or test the network there are not
-            trained on here: those held out, and those of splits that this store does not have,
+            trained on here: those drawn, and those of splits that this store does not have,
             which it may have put into its split train.
         published: follow the published protocol: hold nothing out, select on the test set.
 
     Raises:
         InputError: the store has fewer than two classes or too few samples.
-        OptionError: there is no split train or, in the published protocol, no test set.
+        OptionError: there are several splits but not train; or, in the published protocol, no test
+            set.
     """
-    splits = open_store(store).splits
-    if "train" not in splits:
+    splits = list(open_store(store).splits)
+    if "train" not in splits and len(splits) != 1:
         raise OptionError(
-            f"{store} has no split train, only {', '.join(splits) or 'an empty group'}. For clips, "
-            "convert with --splits and --fold"
+            f"{store} has no split train, only {', '.join(splits) or 'an empty group'}. Convert "
+            "it again with a split train, or with one split"
         )
+    main = "train" if "train" in splits else splits[0]
     others: dict[str, FrameDataset] = {
-        name: _checked(store, name) for name in ("test", "val") if name in splits
+        name: _checked(store, name) for name in ("test", "val") if name in splits and name != main
     }
     test = next(iter(others.values()), None)
-    samples = _checked(store, "train")
+    samples = _checked(store, main)
     keys = keys_of(samples)
+    drawn: dict[str, float] = {}
+    held: dict[str, frozenset[str]] = {}
+    notes = []
     if published:
         if test is None:
             raise OptionError(f"{store} has no test set, which the published protocol needs")
-        held, select = frozenset[str](), test
-    elif len(others) == 2:
-        held, select = frozenset[str](), others["val"]
     else:
+        drawn |= {"test": test_share} if test is None and test_share else {}
+        drawn |= {"select": share} if len(others) < 2 else {}
+    if drawn:
         classes = _classes_of(samples)
-        held = hold_out(keys, classes, share, seed)
-        if not held:  # every class has one key
-            keys = keys_of(samples, whole_keys)
-            held = hold_out(keys, classes, share, seed)
-        select = samples.subset(_among(keys, held))
+        keys, found, together = draw(samples.names, classes, list(drawn.values()), seed)
+        held = dict(zip(drawn, found, strict=True))
+        if not together:
+            notes.append(
+                "has too few recordings of each class, so pieces of one recording are in several "
+                "parts, and accuracies are too high. Add recordings"
+            )
+    if "test" in held:
+        test = samples.subset(_among(keys, held["test"]))
+        notes.insert(0, f"has no split test, so {test_share:.0%} of each class are drawn for it")
+    select = others["val"] if len(others) == 2 and not published else test
+    if "select" in held:
+        select = samples.subset(_among(keys, held["select"]))
+    without = frozenset[str]().union(*held.values())
     also = frozenset[str]()
     if later is not None and not published:
         also = later.held.union(
             *(keys for name, keys in later.others.items() if name not in others)
         )
-    train = samples.subset(~_among(keys, held | also))
-    if not len(train) or not len(select):
-        raise InputError(f"{store} has too few samples to train on some and select by others")
+    train = samples.subset(~_among(keys, without | also))
+    if not len(train) or select is None or not len(select) or not held.get("test", True):
+        needed = 1 + len(drawn)
+        raise InputError(
+            f"{store} has too few samples to train on some and select by others. Convert at least "
+            f"{needed} of a class, better {10 * needed}"
+        )
+    notes += [
+        _missing(what, part)
+        for what, part in (("to train on", train), ("to select by", select), ("to test on", test))
+        if part is not None and len(np.unique(part.labels)) < len(part.classes)
+    ]
     other_keys: dict[str, frozenset[str]] = {
         name: frozenset(keys_of(part)) for name, part in others.items()
     }
-    return Data(train=train, select=select, test=test, held=held, others=other_keys)
+    return Data(
+        train=train,
+        select=select,
+        test=test,
+        held=without,
+        others=other_keys,
+        drawn=tuple(drawn),
+        notes=tuple(notes),
+    )
+
+
+def _missing(what: str, part: FrameDataset) -> str:
+    """Return the note that a part lacks samples of some classes."""
+    present = set(part.labels.tolist())
+    names = [name for label, name in enumerate(part.classes) if label not in present]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"has no samples {what} of {', '.join(names[:5])}{more}"
 
 
 def _among(keys: list[str], chosen: frozenset[str]) -> NDArray[np.bool_]:

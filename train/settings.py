@@ -34,9 +34,16 @@ class Run(Settings):
         least=0.01,
         most=0.5,
     )
+    test_share: float = setting(
+        0.2,
+        "Share of each class's samples that is drawn for the test, if the store has neither a "
+        "split test nor val.",
+        least=0.01,
+        most=0.5,
+    )
     split_seed: int = setting(
         0,
-        "Random seed of the held-out part. It is independent of `seed`, so that runs with "
+        "Random seed of the parts that are drawn. It is independent of `seed`, so that runs with "
         "different seeds can be compared.",
         least=0,
         most=2**31,
@@ -152,6 +159,15 @@ class Stage(Settings):
         most=MAX_EPOCHS,
     )
     label_smoothing: float = setting(0.0, "Label smoothing of the loss.", least=0, most=0.9)
+    class_weights: Literal["none", "balanced"] = setting(
+        "none",
+        "Weights of the classes in the loss. `balanced`: in inverse proportion to their samples.",
+    )
+    sampling: Literal["uniform", "balanced"] = setting(
+        "uniform",
+        "Samples of an epoch. `uniform`: each of them once. `balanced`: equally many of each "
+        "class, repeating those of rare classes.",
+    )
     ema: float = setting(
         0.0,
         "Decay of the moving average of weights that is evaluated and kept; 0: no average.",

@@ -92,7 +92,7 @@ def test_pictures_of_a_test_set_are_not_pretrained_on(tmp_path):
 
 def test_names_that_differ_only_in_folders(tmp_path):
     """Check names such as DVSGesture's, user01_led/3.npy."""
-    store = make_store(tmp_path / "s", counts=(("train", 30),), names="user{:02}/0.npy")
+    store = make_store(tmp_path / "s", names="user{:02}/0.npy", counts=(("train", 30), ("test", 6)))
     data = open_data(store, share=0.2, seed=0)
     assert len(data.select) == 6
     assert not set(data.select.names) & set(data.train.names)
@@ -115,7 +115,7 @@ def test_the_split_val_selects(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
-        ({"counts": (("all", 6),)}, OptionError, "has no split train, only all"),
+        ({"counts": (("val", 6), ("test", 6))}, OptionError, "has no split train, only test, val"),
         ({"n_classes": 1}, InputError, "has 1 classes"),
         ({"first_label": 2}, InputError, "labels from 2 to 4 but 3 classes"),
         ({"first_label": -1}, InputError, "labels from -1 to 1"),

@@ -79,20 +79,28 @@ class RunFolder:
                 f"{self.root}: is not empty and does not hold a run. Choose another folder"
             )
 
-    def check_same(self, document: str) -> None:
+    def check_same(self, document: str, extends: str = "") -> bool:
         """Raise MismatchError if another run has trained here.
 
         Args:
             document: the config.toml of this run. Settings of [machine] and the paths of stores
                 may differ.
+            extends: a stage that may have more epochs than it had.
+
+        Returns:
+            Whether it has.
         """
         if not any(self.root.glob("*/state.ckpt")):  # no epoch is done
-            return
+            return False
         try:
             found = parse_toml(read_plain(self.config, MAX_CONFIG_BYTES).decode())
         except (OSError, ValueError):
             raise MismatchError(f"{self.config}: is damaged. Choose another folder") from None
         here, there = _flat(parse_toml(document)), _flat(found)
+        key = f"stages.{extends}.epochs"
+        extended = key in here and isinstance(there.get(key), int) and here[key] > there[key]
+        if extended:
+            there[key] = here[key]
         different = [
             f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
             for key in sorted({*here, *there})
@@ -105,6 +113,12 @@ class RunFolder:
                 f"{self.root}: holds another run: {'; '.join(different[:5])}. Pass the same "
                 "settings, or choose another folder"
             )
+        return extended
+
+    def reopen(self, stage: str) -> None:
+        """Remove the results of a finished run, so that a stage can train for more epochs."""
+        self.result.unlink(missing_ok=True)
+        self.stage(stage).result.unlink(missing_ok=True)
 
     def read_result(self) -> dict[str, Any]:
         """Return the result of the finished run."""

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from eventdata.errors import EventDataError
@@ -77,8 +77,43 @@ def share_statistics(network: nn.Module) -> None:
                     statistic /= dist.get_world_size()
 
 
+class ClassCounts(Metric):
+    """Counts of each class: its samples, the samples taken for it, and both at once.
+
+    torchmetrics counts pairs of classes, which takes gigabytes for a thousand classes on a device
+    that has to be deterministic.
+    """
+
+    counts: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(3, classes), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch of logits (N, classes) and labels (N,)."""
+        taken = logits.argmax(dim=1)
+        ones = torch.ones_like(labels, dtype=self.counts.dtype)
+        for row, (index, values) in enumerate(
+            ((labels, ones), (taken, ones), (labels, (taken == labels).to(ones.dtype)))
+        ):
+            self.counts[row].index_add_(0, index, values)
+
+    def compute(self) -> Tensor:
+        """Return the counts (3, classes)."""
+        return self.counts
+
+
+def balanced_accuracy(samples: Tensor, hits: Tensor) -> float:
+    """Return the mean accuracy of the classes that have samples; both counts are (classes,)."""
+    present = samples > 0
+    return float((hits[present] / samples[present]).mean())
+
+
 class Classifier(LightningModule):
     """A network that learns to classify."""
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -91,6 +126,7 @@ class Classifier(LightningModule):
         seed: int,
         log_every: int = 1,
         binary: bool = False,
+        class_weights: Tensor | None = None,
     ) -> None:
         """
         Args:
@@ -103,6 +139,7 @@ class Classifier(LightningModule):
             seed: random seed of the augmentation.
             log_every: batches between readings of the loss, each of which waits for the device.
             binary: whether frames hold only 0 and 1, as those of binary stores do.
+            class_weights: the weight of each class in the loss (classes,); None: equal weights.
         """
         super().__init__()
         self.network = network
@@ -114,12 +151,16 @@ class Classifier(LightningModule):
         self.step_loss = float("nan")
         self.scores: dict[str, float] = {}
         self.confusion: list[list[int]] = []
-        top = {"top1": 1, "top5": min(5, classes)}
+        self.predicted_classes = 0
+        """The number of classes that the last evaluation has predicted."""
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        top = {"top1": 1} | ({"top5": 5} if classes > 5 else {})
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.measures = MetricCollection(
             {key: MulticlassAccuracy(classes, top_k=k, average="micro") for key, k in top.items()}
         )
         self.loss = MeanMetric(nan_strategy="disable")
+        self.counts = ClassCounts(classes)
         self.matrix = MulticlassConfusionMatrix(classes)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -146,7 +187,10 @@ class Classifier(LightningModule):
             one_hot = functional.one_hot(labels, self.classes).to(x.dtype)
             x, targets = mixup(x, one_hot, self.mixup, seed)
         loss = functional.cross_entropy(
-            self(x), targets, label_smoothing=self.stage.label_smoothing
+            self(x),
+            targets,
+            self.class_weights,
+            label_smoothing=self.stage.label_smoothing,
         )
         self.train_loss.update(loss.detach())
         if (index + 1) % self.log_every == 0:
@@ -179,14 +223,19 @@ class Classifier(LightningModule):
         frames, labels = batch
         logits: Tensor = self(prepare(frames, self.stage)).float()
         self.measures.update(logits, labels)
+        self.counts.update(logits, labels)
         self.loss.update(functional.cross_entropy(logits, labels), len(labels))
         return logits
 
     def _finish(self) -> None:
         values = {key: float(value) for key, value in self.measures.compute().items()}
+        samples, predicted, hits = self.counts.compute()
+        self.predicted_classes = int((predicted > 0).sum())
+        values["balanced"] = balanced_accuracy(samples, hits)
         self.scores |= {"loss": float(self.loss.compute()), **values}
         self.log("top1", values["top1"], prog_bar=True, logger=False, sync_dist=True)
         self.measures.reset()
+        self.counts.reset()
         self.loss.reset()
 
     def validation_step(self, batch: Batch, index: int) -> None:

@@ -83,6 +83,7 @@ def make_plan(recipe: Recipe, *, data: str, images: str | None = None) -> RunPla
             store.files.where,
             share=recipe.run.held_out,
             seed=recipe.run.split_seed,
+            test_share=recipe.run.test_share if name == "data" else 0,
             later=parts.get("data"),
             published=recipe.run.protocol == "published",
         )
@@ -191,9 +192,12 @@ def _check_stage(plan: RunPlan, name: str) -> None:
     stage = plan.recipe.stages[name]
     data = plan.parts[stage.data]
     if stage.batch_size > len(data.train):
+        parts = plan.world * stage.accumulate  # of a batch
+        smaller = max(2, len(data.train) // (4 * parts))  # at least four steps in an epoch
         raise OptionError(
             f"{name}: batch_size is {stage.batch_size}, more than the {len(data.train)} samples "
-            "to train on. Choose a smaller one"
+            f"to train on. Pass --set {name}.batch_size={parts * (1 << smaller.bit_length() - 1)}, "
+            f"or --set all.batch_size=... for all stages"
         )
     *steps, channels, height, width = data.shape
     if steps:

@@ -87,15 +87,19 @@ def run(
     say = say if say and is_first() else lambda _: None
     if images is not None and "images" not in plan.stores:
         say(f"{recipe.label}: has no stage on still images, so --images is not used")
+    for name, data_parts in plan.parts.items():
+        for text in data_parts.notes:
+            say(f"note: {plan.stores[name].files.where} {text}")
     then = "run the same command again to resume after the last whole epoch"
     with warnings.catch_warnings(), writing_run(folder.root, then):
         # Lightning calls torch in a way that torch is about to remove.
         warnings.filterwarnings("ignore", ".isinstance.treespec, LeafSpec", FutureWarning)
         if is_first():
             folder.check_free_or_run()
-        if folder.result.exists():
-            if is_first():
-                folder.check_same(document)
+        extends = _extends(recipe)
+        # Every process asks before the first one writes its config.toml.
+        extended = folder.result.exists() and folder.check_same(document, extends)
+        if folder.result.exists() and not extended:
             say(f"{folder.root}: has finished already")
             return folder.read_result()
         on_cpu = recipe.machine.accelerator == "cpu" or not torch.cuda.is_available()
@@ -103,9 +107,20 @@ def run(
             keep_pages()
         with folder.locked(recipe.stages) if is_first() else nullcontext():
             if is_first():
-                folder.check_same(document)
+                if folder.check_same(document, extends):
+                    say(f"{extends}: resumes with {recipe.stages[extends].epochs} epochs")
+                    folder.reopen(extends)
                 write(folder.config, document)
             return _run_stages(plan, folder, say)
+
+
+def _extends(recipe: Recipe) -> str:
+    """Return the stage that may be trained for more epochs, "" if there is none.
+
+    It is the last one, because no other builds on it. A ReLU that sharpens has ended as a spike.
+    """
+    last = list(recipe.stages)[-1]
+    return "" if recipe.stages[last].neuron.activation == "sharpened_relu" else last
 
 
 def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> dict[str, Any]:
@@ -120,6 +135,7 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
         elif stage.weights != FRESH:
             source = find_weights(stage.weights)
             seconds += _seconds_into(source)
+        say(f"{name}: augmentation: {stage.augment.summary()}")
         current = StageRun(plan=plan, name=name, folder=folder.stage(name), seconds_before=seconds)
         result = current.train(source, say)
         results.append(result)
@@ -130,13 +146,22 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
             "{best_epoch}; {train_seconds:.0f} s of training, {waiting:.0%} of it waiting for "
             "input".format(**result, waiting=waiting)
         )
+        if result.get("predicted_classes") == 1:
+            say(f"note: {name} takes all held-out samples for the same class")
     summary = {
         "recipe": recipe.name,
         "label": recipe.label,
         "store": plan.stores["data"].digest,
         "seed": recipe.run.seed,
         "protocol": recipe.run.protocol,
-        "held_out": [recipe.run.held_out, recipe.run.split_seed],
+        "held_out": [
+            recipe.run.held_out,
+            recipe.run.split_seed,
+            *([recipe.run.test_share] if "test" in plan.parts["data"].drawn else []),
+        ],
+        "parts": plan.parts["data"].counts,
+        "drawn": list(plan.parts["data"].drawn),
+        "notes": [text for one in plan.parts.values() for text in one.notes],
         "stages": results,
         "seconds_before": seconds - sum(result["train_seconds"] for result in results),
         "train_seconds": seconds,
@@ -151,11 +176,14 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
     if is_first():
         write_json(folder.result, summary)
     if summary["test"]:
+        test = summary["test"]
+        top5 = ", top-5 {top5:.1%}".format(**test) if "top5" in test else ""
         say(
-            "test: top-1 {top1:.1%}, top-5 {top5:.1%} of {samples} samples".format(
-                **summary["test"]
-            )
+            f"test: top-1 {test['top1']:.1%}{top5}, balanced over classes {test['balanced']:.1%}; "
+            f"{test['samples']} samples"
         )
+        if sum(map(any, zip(*test["confusion"], strict=True))) == 1:
+            say("note: the network takes all test samples for the same class")
     say(f"{folder.root}: finished, {seconds:.0f} s of training in total")
     return summary
 

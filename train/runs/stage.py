@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -90,6 +91,7 @@ class Feed(LightningDataModule):
             steps=self.stage.steps,
             downscale=self.stage.downscale,
             shuffle_by=None if seed is None else (seed, trainer.current_epoch),
+            balanced=self.stage.sampling == "balanced",
             multiple=1 if seed is None else self.stage.accumulate,
             rank=trainer.global_rank,
             devices=self.plan.world,
@@ -163,11 +165,20 @@ class StageRun:
             self.stage,
             name=self.name,
             classes=len(self.data.classes),
+            class_weights=self._class_weights(),
             epoch_steps=len(self.data.train) // self.stage.batch_size,
             seed=recipe.run.seed,
             log_every=recipe.machine.log_every,
             binary=self.data.train.sample_format.representation == "binary",
         )
+
+    def _class_weights(self) -> Tensor | None:
+        """Return the weight of each class in the loss, 0 for those without samples."""
+        if self.stage.class_weights == "none":
+            return None
+        counts = np.bincount(self.data.train.labels, minlength=len(self.data.classes))
+        each = counts.sum() / np.count_nonzero(counts)
+        return torch.from_numpy(np.where(counts, each / counts.clip(1), 0)).float()
 
     def train(self, source: Path | None, say: Callable[[str], Any]) -> dict[str, Any]:
         """Train the stage, or finish it.
@@ -224,6 +235,7 @@ class StageRun:
             "best_epoch": record.best_epoch,
             "best_top1": record.best,
             "samples": {"train": len(self.data.train), "select": len(self.data.select)},
+            "predicted_classes": self.module.predicted_classes,
         }
         if trainer.is_global_zero:
             self._measure(trainer.strategy.root_device)
@@ -256,8 +268,11 @@ class StageRun:
         self._load_kept()
         with _interruptible():
             self._trainer([]).test(self.module, Feed(self.plan, self.stage), verbose=False)
-        scores = {key: self.module.scores[key] for key in ("top1", "top5", "loss")}
-        return {"samples": len(self.data.test), **scores, "confusion": self.module.confusion}
+        scores = self.module.scores
+        kept: dict[str, Any] = {
+            key: scores[key] for key in ("top1", "top5", "balanced", "loss") if key in scores
+        }
+        return {"samples": len(self.data.test), **kept, "confusion": self.module.confusion}
 
     def _trainer(self, callbacks: list[Callback]) -> Trainer:
         machine, run = self.plan.recipe.machine, self.plan.recipe.run
