@@ -16,7 +16,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PLACES = re.compile(r"(?<![\w./-])(?:eventdata|train|tools|tests|docs)/[\w./-]*\w")
 PENDING: set[str] = set()
-"""What documents name before it exists."""
+"""Names that documents use before they exist."""
 
 
 def command_lines() -> Iterator[tuple[str, list[str]]]:

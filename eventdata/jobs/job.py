@@ -70,7 +70,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a task leaves for the end of the job. plan: `Claim.plan`, "" in old records."""
+    """The result of a task for the end of the job. plan: `Claim.plan`, "" in old records."""
 
     skipped: Mapping[Any, str]
     plan: str = ""

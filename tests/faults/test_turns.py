@@ -15,7 +15,7 @@ import eventdata
 from eventdata.errors import StoreError
 from eventdata.files import local as files
 from tests.drawn import Drawn
-from tests.faults.__main__ import main
+from tests.faults.plan import main
 from tests.makers import make_es_imagenet, tree_digest
 
 

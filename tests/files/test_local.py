@@ -1,4 +1,4 @@
-"""The contract of `Files`, for a folder and for fsspec."""
+"""Tests of the contract of `Files` for folders and for fsspec."""
 
 import errno
 import pickle
@@ -66,14 +66,14 @@ class TestLocal(FilesContract):
         assert files.read("a") == b"old"
         assert files.list(".work") == []
 
-    def test_no_place_to_write_after_the_end(self, files):
+    def test_nothing_is_written_after_the_end(self, files):
         """A worker that outlives its conversion must not create .work again."""
         files.remove(".work")
         with pytest.raises(StoreError):
             files.write({"a": b"1"})
         assert not (files.root / ".work").exists()
 
-    def test_folder_that_cannot_be_created(self, tmp_path):
+    def test_a_folder_that_cannot_be_created_is_an_error(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(StoreError, match="can't be written"):
             LocalFiles(tmp_path / "file" / "store").prepare()
@@ -83,7 +83,7 @@ class TestRemote(FilesContract):
     def make(self, tmp_path):
         return open_files(f"memory://{uuid.uuid4().hex}/store")
 
-    def test_parts_of_several_files_at_once(self, files):
+    def test_parts_of_several_files_are_read_at_once(self, files):
         files.write({"a": b"0123456789", "b/c": b"abcdef"})
         parts = [("b/c", -2, None), ("a", 3, 5), ("a", 8, 20), ("b/c", 0, 1)]
         assert files.read_parts(parts) == [b"ef", b"34", b"89", b"a"]
@@ -91,6 +91,6 @@ class TestRemote(FilesContract):
         with pytest.raises(StoreError, match="store/none: can't be read .it is gone."):
             files.read_parts([("a", 0, 1), ("none", 0, 1)])
 
-    def test_unknown_protocol(self):
+    def test_an_unknown_protocol_is_an_error(self):
         with pytest.raises(StoreError, match="nope"):
             open_files("nope://bucket/store")

@@ -1,4 +1,4 @@
-"""Tests of reading images: files of every common kind, and damaged ones."""
+"""Images of every common kind are read, and damaged ones are refused."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm", "webp"])
-def test_lossless_formats(tmp_path: Path, suffix: str) -> None:
+def test_lossless_formats_are_read_exactly(tmp_path: Path, suffix: str) -> None:
     pixels = noise(37, 45)
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(pixels), lossless=True)
     np.testing.assert_array_equal(read_picture(path), pixels)
@@ -41,14 +41,14 @@ def test_lossless_formats(tmp_path: Path, suffix: str) -> None:
 
 
 def test_content_decides_the_format_not_the_name(tmp_path: Path) -> None:
-    """ImageNet holds a PNG named .JPEG."""
+    """ImageNet holds a PNG with a name that ends in .JPEG."""
     pixels = noise(37, 45)
     path = save(tmp_path / "a.JPEG", Image.fromarray(pixels), format="PNG")
     np.testing.assert_array_equal(read_picture(path), pixels)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (4000, 33), (33, 4000), (1, 1)])
-def test_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_images_of_any_size_are_read(tmp_path: Path, size: tuple[int, int]) -> None:
     path = save(tmp_path / "a.png", Image.fromarray(noise(*size)), compress_level=1)
     assert read_picture(path).shape == (*size, 3)
 
@@ -69,7 +69,7 @@ def test_grey_of_a_jpeg_is_its_luma(tmp_path: Path) -> None:
     assert (computed != luma).any()  # which is why it is read from the file
 
 
-def test_grey_images(tmp_path: Path) -> None:
+def test_grey_images_are_read(tmp_path: Path) -> None:
     pixels = noise(33, 40, ())
     for name in ("a.jpg", "a.png"):
         path = save(tmp_path / name, Image.fromarray(pixels))
@@ -79,8 +79,8 @@ def test_grey_images(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read_picture(path, grey=grey), expected)
 
 
-def test_first_of_several(tmp_path: Path) -> None:
-    """Telephones store a second picture in what looks like a JPEG (MPO); a GIF may move."""
+def test_the_first_of_several_images_is_read(tmp_path: Path) -> None:
+    """Phones store a second picture inside a JPEG (MPO), and a GIF may be animated."""
     first, second = Image.fromarray(noise(32, 40)), Image.fromarray(noise(32, 40, seed=1))
     for name in ("a.mpo", "a.png", "a.gif"):
         path = save(tmp_path / name, first, save_all=True, append_images=[second])
@@ -90,13 +90,13 @@ def test_first_of_several(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_picture(path), expected)
 
 
-def test_black_and_white(tmp_path: Path) -> None:
+def test_black_and_white_images_are_read(tmp_path: Path) -> None:
     pixels = noise(33, 40, ()) > 127
     path = save(tmp_path / "a.png", Image.fromarray(pixels))
     np.testing.assert_array_equal(read_picture(path), 255 * pixels.astype(np.uint8))
 
 
-def test_palette(tmp_path: Path) -> None:
+def test_palettes_are_applied(tmp_path: Path) -> None:
     colours = noise(1, 16)[0]
     indices = noise(33, 40, ()) % 16
     image = Image.frombytes("P", (40, 33), indices.tobytes())
@@ -129,8 +129,8 @@ def test_pixels_of_32_bits_are_refused(tmp_path: Path) -> None:
             read_picture(path)
 
 
-def test_cmyk_jpeg(tmp_path: Path) -> None:
-    """As ImageNet holds 22 of them; the colours come back, within what JPEG loses."""
+def test_cmyk_jpegs_become_rgb(tmp_path: Path) -> None:
+    """ImageNet holds 22 such files; their colours are recovered as far as JPEG allows."""
     colours = np.zeros((64, 64, 3), np.uint8)
     colours[:32], colours[32:, :32], colours[32:, 32:] = (250, 30, 30), (30, 30, 220), 128
     path = save(tmp_path / "a.jpg", Image.fromarray(colours).convert("CMYK"), quality=95)
@@ -142,7 +142,7 @@ def test_cmyk_jpeg(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tiff", "deep.png"])
-def test_exif_rotation(tmp_path: Path, orientation: int, name: str) -> None:
+def test_exif_rotation_is_applied(tmp_path: Path, orientation: int, name: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels = noise(32, 48)
@@ -160,7 +160,7 @@ def test_exif_rotation(tmp_path: Path, orientation: int, name: str) -> None:
 
 
 def test_damaged_exif_does_no_harm(tmp_path: Path) -> None:
-    """Many ImageNet files have such blocks; the pixels are sound."""
+    """Many ImageNet files have such blocks, but their pixels are sound."""
     pixels = Image.fromarray(noise(32, 48))
     for number, block in enumerate(
         (
@@ -178,7 +178,7 @@ def test_damaged_exif_does_no_harm(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.gif", "a.tiff", "a.webp", "a.bmp"])
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
-def test_truncated(tmp_path: Path, name: str, part: float) -> None:
+def test_truncated_images_are_refused(tmp_path: Path, name: str, part: float) -> None:
     path = save(tmp_path / name, Image.fromarray(noise(64, 64)))
     data = path.read_bytes()
     path.write_bytes(data[: int(part * len(data))])
@@ -195,7 +195,7 @@ def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
         read_picture(path)
 
 
-def test_missing_and_folder(tmp_path: Path) -> None:
+def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="isn't there"):
         read_picture(tmp_path / "a.jpg")
     with pytest.raises(InputError, match="directory"):
@@ -204,7 +204,7 @@ def test_missing_and_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", [9_000, 60_000])
 def test_too_many_pixels_are_refused(tmp_path: Path, side: int) -> None:
-    """A kilobyte that declares gigapixels is refused before memory is taken."""
+    """A kilobyte that declares gigapixels is refused before memory is allocated."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     path = tmp_path / "a.png"
     path.write_bytes(

@@ -1,4 +1,4 @@
-"""Tests of the npz reader: any fault of a file is one clear InputError."""
+"""The npz reader reports any fault of a file as one clear InputError."""
 
 import contextlib
 import io
@@ -43,7 +43,7 @@ events = np.arange(30, dtype=np.uint8).reshape(10, 3)
 
 
 @pytest.mark.parametrize("compress", [True, False])
-def test_reads_what_numpy_wrote(tmp_path, compress):
+def test_files_of_numpy_are_read(tmp_path, compress):
     path = tmp_path / "a.npz"
     path.write_bytes(npz(compress, pos=events, neg=np.asfortranarray(events[:4])))
     pos, neg = read_npz(path, ("pos", "neg"), LIMIT)
@@ -68,8 +68,8 @@ def commented(content):
     ],
     ids=["comment", "something before", "a name in UTF-8"],
 )
-def test_reads_zips_that_are_not_plain(change):
-    """zipfile lists these, and gives the same as the fast path for plain ones."""
+def test_unusual_zips_are_read(change):
+    """The result equals that of zipfile, and of the fast path for plain zips."""
     content = npz(pos=events, neg=events)
     assert list_members(content) == {
         member.name: member for member in (npz_module._list_plain(content) or ())
@@ -133,7 +133,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_file_is_one_clear_error(tmp_path, case):
+def test_a_bad_file_is_one_clear_error(tmp_path, case):
     content, says = BAD[case]
     path = tmp_path / "bad.npz"
     path.write_bytes(content)
@@ -144,7 +144,7 @@ def test_bad_file_is_one_clear_error(tmp_path, case):
 
 
 def test_a_bomb_is_not_inflated():
-    """A member that inflates to more than its header says is refused after one byte more."""
+    """A member that inflates to more than its header says is refused after one extra byte."""
     data = bytearray(zipped(pos=npy_header() + bytes(50_000_000)))
     for at in (data.find(b"PK\x03\x04") + 22, data.find(b"PK\x01\x02") + 24):
         data[at : at + 4] = struct.pack("<I", 500)
@@ -168,7 +168,7 @@ def test_a_pipe_is_refused_without_waiting(tmp_path):
         read_npz(tmp_path / "pipe.npz", ("pos",), LIMIT)
 
 
-def test_missing_file(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="can't be read"):
         read_npz(tmp_path / "none.npz", ("pos",), LIMIT)
 
@@ -183,5 +183,5 @@ def test_any_damage_is_an_input_error_or_harmless(data):
         arrays = parse_npz(bytes(content), ("pos", "neg"), LIMIT)
     except InputError:
         return
-    for array in arrays:  # checksums cover the data, not every byte of the zip's own headers
+    for array in arrays:  # checksums cover the data, but not every byte of the zip's own headers
         np.testing.assert_array_equal(array, events)

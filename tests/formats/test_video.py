@@ -1,4 +1,4 @@
-"""Tests of reading clips from folders of frames and from video files, sound and damaged."""
+"""Clips are read from folders of frames and from video files, sound and damaged."""
 
 import struct
 import sys
@@ -21,7 +21,7 @@ SMALL = VideoSettings(size=(48, 64))
 
 
 def make_frames(folder: Path, count: int, size: tuple[int, int] = (48, 64)) -> Path:
-    """Frames 1 to ``count`` of one grey each, twice their number, named without leading zeros."""
+    """Write frames 1 to ``count``, each of one grey (twice its number), without leading zeros."""
     folder.mkdir()
     for number in range(1, count + 1):
         frame = Image.fromarray(np.full(size, 2 * number, np.uint8))
@@ -30,7 +30,7 @@ def make_frames(folder: Path, count: int, size: tuple[int, int] = (48, 64)) -> P
 
 
 def make_video(path: Path, count: int, size: tuple[int, int] = (48, 64)) -> Path:
-    """A moving edge, MPEG-4 in an AVI as UCF101's clips are."""
+    """Write a moving edge as MPEG-4 in an AVI, the format of UCF101's clips."""
     av = pytest.importorskip("av")
     height, width = size
     with av.open(str(path), "w") as container:
@@ -47,7 +47,7 @@ def make_video(path: Path, count: int, size: tuple[int, int] = (48, 64)) -> Path
 
 
 def decoded(path: Path, size: tuple[int, int]) -> list[U8]:
-    """Every frame of a video, each scaled for itself."""
+    """Decode every frame of a video and scale each on its own."""
     av = pytest.importorskip("av")
     with av.open(str(path)) as container:
         return [
@@ -57,7 +57,7 @@ def decoded(path: Path, size: tuple[int, int]) -> list[U8]:
 
 
 def with_frame_count(data: bytes, count: int) -> bytes:
-    """An AVI whose headers say another number of frames."""
+    """Return an AVI whose headers declare another number of frames."""
     changed = bytearray(data)
     for tag, offset in ((b"avih", 16), (b"strh", 32)):
         at = changed.index(tag) + 8 + offset
@@ -68,14 +68,14 @@ def with_frame_count(data: bytes, count: int) -> bytes:
 # ---- folders -------------------------------------------------------------------------------------
 
 
-def test_natural_order() -> None:
+def test_frames_are_in_natural_order() -> None:
     names = ["f10.jpg", "f2.jpg", "f1.jpg", "e3.jpg", "10.jpg", "9.jpg", "f02.jpg", "f2a1.jpg"]
     assert natural_order(names) == [
         "9.jpg", "10.jpg", "e3.jpg", "f1.jpg", "f02.jpg", "f2.jpg", "f2a1.jpg", "f10.jpg",
     ]  # fmt: skip
 
 
-def test_published_folders(shared: Path) -> None:
+def test_published_folders_are_read(shared: Path) -> None:
     for folder in sorted((shared / "es_ucf101" / "jpegs_256").iterdir()):
         grey = read_clip(folder, VideoSettings())
         with np.load(shared / "es_ucf101" / "event_dvs" / f"{folder.name}.npz") as raw:
@@ -101,12 +101,12 @@ def test_folder_scales_frames_of_another_size(tmp_path: Path) -> None:
         assert grey.shape == (31, 48, 64)
 
 
-def test_folder_without_frames(tmp_path: Path) -> None:
+def test_a_folder_without_frames_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no frames"):
         read_clip(tmp_path, SMALL)
 
 
-def test_folder_with_a_damaged_frame(tmp_path: Path) -> None:
+def test_a_folder_with_a_damaged_frame_is_refused(tmp_path: Path) -> None:
     folder = make_frames(tmp_path / "clip", 31)
     data = (folder / "frame9.jpg").read_bytes()
     (folder / "frame9.jpg").write_bytes(data[:-40])
@@ -125,13 +125,13 @@ def test_video_takes_the_published_frames(tmp_path: Path, count: int) -> None:
     grey = read_clip(path, SMALL)
     assert (grey.shape, grey.dtype, grey.flags.c_contiguous) == ((31, 48, 64), np.uint8, True)
     expected = np.stack([frames[index] for index in frame_indices(count, 31)])
-    # The reader rounds exactly, which swscale by itself does not.
+    # The reader rounds exactly; swscale does not by default.
     assert np.abs(grey.astype(int) - expected).max() <= 2
     assert abs(int(grey[0].max()) - 40) < 4  # black is 16 in the video's luma, 0 here
     assert count == 1 or abs(int(grey[-1].max()) - 200) < 12
 
 
-def test_video_scales(tmp_path: Path) -> None:
+def test_a_video_is_scaled(tmp_path: Path) -> None:
     path = make_video(tmp_path / "clip.avi", 31)
     made = {
         interpolation: read_clip(path, VideoSettings(size=(30, 100), interpolation=interpolation))
@@ -144,7 +144,7 @@ def test_video_scales(tmp_path: Path) -> None:
 
 
 def test_video_is_near_the_published_frames(shared: Path) -> None:
-    """Published frames were scaled by another program and stored as JPEG: close, not equal."""
+    """Published frames were scaled by another program and stored as JPEG: close, but not equal."""
     pytest.importorskip("av")
     for folder in sorted((shared / "es_ucf101" / "jpegs_256").iterdir()):
         path = next((shared / "ucf101" / "UCF-101").rglob(f"{folder.name}.avi"))
@@ -176,11 +176,11 @@ def test_video_keeps_only_the_frames_it_takes(
 
     monkeypatch.setattr(clips, "_decode", watched)
     read_clip(path, SMALL)
-    assert kept == [31]  # and one pass
+    assert kept == [31]  # in one pass
 
 
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.3, 0.6, 0.99])
-def test_truncated_video(tmp_path: Path, part: float) -> None:
+def test_a_truncated_video_is_refused(tmp_path: Path, part: float) -> None:
     path = make_video(tmp_path / "clip.avi", 60)
     data = path.read_bytes()
     path.write_bytes(data[: int(part * len(data))])
@@ -188,7 +188,7 @@ def test_truncated_video(tmp_path: Path, part: float) -> None:
         read_clip(path, SMALL)
 
 
-def test_video_with_damaged_content(shared: Path, tmp_path: Path) -> None:
+def test_a_video_with_damaged_content_is_refused(shared: Path, tmp_path: Path) -> None:
     pytest.importorskip("av")
     data = next((shared / "ucf101" / "UCF-101").rglob("*.avi")).read_bytes()
     rng = np.random.default_rng(0)
@@ -227,14 +227,16 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         read_clip(tmp_path / "missing.avi", SMALL)
 
 
-def test_frames_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_that_are_too_large_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = make_video(tmp_path / "clip.avi", 2)
     monkeypatch.setattr(clips, "MAX_FRAME_PIXELS", 48 * 64 - 1)
     with pytest.raises(InputError, match="more than 3071 pixels"):
         read_clip(path, SMALL)
 
 
-def test_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_pyav_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "clip.avi"
     path.write_bytes(b"video")
     monkeypatch.setitem(sys.modules, "av", None)

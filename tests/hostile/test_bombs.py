@@ -52,7 +52,7 @@ from tests.nasty import (
 )
 from train.recipe import load
 from train.runs.folder import read_json, read_rows
-from train.transfer import load_state
+from train.weights import load_state
 
 
 @pytest.mark.parametrize("declared", [None, 1000])

@@ -1,4 +1,4 @@
-"""Tests that compare the ODG with the published files and with plain NumPy statements of it."""
+"""Compare the ODG with the published files and with plain NumPy."""
 
 import hashlib
 import json
@@ -31,18 +31,18 @@ U8 = NDArray[np.uint8]
 
 
 def dense(packed: U8, steps: int) -> U8:
-    """(K, H, W, P) -> (T, P, H, W)."""
+    """Reorder (K, H, W, P) to (T, P, H, W)."""
     return np.unpackbits(packed, axis=0, count=steps).transpose(0, 3, 1, 2)
 
 
 def frames_of(image: U8, odg: OdgSettings) -> tuple[U8, int]:
-    """Packed frames in a buffer that was full of something else, and their number of cells."""
+    """Return frames, packed into a buffer with old values, and their number of nonzero cells."""
     out = np.full(odg.frames_shape, 0xAA, np.uint8)
     return out, image_frames(image, odg, out)
 
 
 def random_image(seed: int, height: int, width: int, channels: tuple[int, ...] = (3,)) -> U8:
-    """Noise smoothed a little, so that some neighbours differ by more than the threshold."""
+    """Return slightly smoothed noise, so that some neighbours differ by more than the threshold."""
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 256, (height, width, *channels), dtype=np.uint8)
     return np.maximum(noise, np.roll(noise, 1, axis=0))
@@ -57,21 +57,21 @@ def plain_nearest(image: NDArray[np.int64], a: int, b: int) -> NDArray[np.int64]
 
 
 def plain_area(image: NDArray[np.int64], a: int, b: int) -> NDArray[np.int64]:
-    """Every pixel repeated a times b, then cut into a by b blocks of H times W."""
+    """Repeat every pixel a times b, then average a by b blocks of H times W."""
     height, width = image.shape[:2]
     fine = image.repeat(a, axis=0).repeat(b, axis=1).reshape(a, height, b, width, -1)
     return (2 * fine.sum(axis=(1, 3)) + height * width) // (2 * height * width)
 
 
 def plain_changes(image: U8, odg: OdgSettings) -> NDArray[np.bool_]:
-    """Changes (T, P, a+m, b+m) on the canvas, before any window."""
+    """Return the changes (T, P, a+m, b+m) on the canvas, before any window."""
     pixels = image.reshape(*image.shape[:2], -1).astype(np.int64)
     a, b = scaled_size(image.shape[0], image.shape[1], odg)
     scale = plain_nearest if odg.resampling == "nearest" else plain_area
     plane = scale(pixels, a, b).max(axis=2)
     laid = []
     for y, x in odg.trace:
-        canvas = np.full((a + odg.reach, b + odg.reach), np.nan)  # nan: no image there
+        canvas = np.full((a + odg.reach, b + odg.reach), np.nan)  # nan: outside the image
         canvas[y : y + a, x : x + b] = plane / 255.0
         laid.append(canvas)
     change = np.diff(laid, axis=0)
@@ -79,7 +79,7 @@ def plain_changes(image: U8, odg: OdgSettings) -> NDArray[np.bool_]:
 
 
 def plain_events(image: U8, odg: OdgSettings) -> NDArray[np.bool_]:
-    """As plain_changes, with only the mode's window left."""
+    """Return the changes inside the mode's window."""
     changes = plain_changes(image, odg)
     margin = (odg.long_side + odg.reach - odg.crop) // 2
     kept = np.zeros_like(changes)
@@ -97,7 +97,7 @@ def plain_events(image: U8, odg: OdgSettings) -> NDArray[np.bool_]:
 
 
 def plain_frames(image: U8, odg: OdgSettings) -> U8:
-    """Frames (T, P, H, W): the events centred on a square canvas, and its middle cut out."""
+    """Return frames (T, P, H, W): centre the events on a square canvas and cut out its middle."""
     events = plain_events(image, odg)
     canvas = odg.long_side + odg.reach
     margin = (canvas - odg.crop) // 2
@@ -132,7 +132,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_published_files(shared: Path, split: str) -> None:
+def test_the_published_files_are_reproduced(shared: Path, split: str) -> None:
     expected: dict[str, Any] = json.loads(
         (shared / "es_imagenet" / "expected_frames.json").read_text()
     )
@@ -173,7 +173,7 @@ def test_nearest_equals_torch() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(odg_settings(), seeds, sides, sides, st.sampled_from([(3,), ()]))
-def test_frames_and_events(
+def test_frames_and_events_equal_plain_numpy(
     odg: OdgSettings, seed: int, height: int, width: int, channels: tuple[int, ...]
 ) -> None:
     image = random_image(seed, height, width, channels)
@@ -191,7 +191,9 @@ def test_frames_and_events(
 
 @settings(deadline=None, max_examples=60)
 @given(seeds, sides, sides, st.integers(1, 50), st.integers(1, 50), st.sampled_from([1, 3]))
-def test_scaling(seed: int, height: int, width: int, a: int, b: int, channels: int) -> None:
+def test_scaling_equals_plain_numpy(
+    seed: int, height: int, width: int, a: int, b: int, channels: int
+) -> None:
     image = random_image(seed, height, width, (channels,))
     for scale, plain in ((scale_nearest, plain_nearest), (scale_area, plain_area)):
         plane = np.empty((a, b), np.uint8)
@@ -202,7 +204,7 @@ def test_scaling(seed: int, height: int, width: int, a: int, b: int, channels: i
 @pytest.mark.parametrize("mode", ["centred", "published"])
 @pytest.mark.parametrize("shape", [(300, 400, 3), (400, 300, 3), (32, 32), (33, 900, 3)])
 def test_raw_events_give_the_frames(mode: Any, shape: tuple[int, ...]) -> None:
-    """What `generate` writes, `convert` reads to the frames made directly."""
+    """`convert` reads files written by `generate` to the frames made directly."""
     odg = OdgSettings(mode=mode, min_events=0)
     image = random_image(1, shape[0], shape[1], shape[2:])
     a, b = scaled_size(shape[0], shape[1], odg)
@@ -213,18 +215,18 @@ def test_raw_events_give_the_frames(mode: Any, shape: tuple[int, ...]) -> None:
     packed, cells = frames_of(image, odg)
     np.testing.assert_array_equal(out, packed)
     assert count_ones(out) == cells
-    assert bool(cells) == (mode == "centred" or a > 17)  # published, a narrow image has no row left
+    assert bool(cells) == (mode == "centred" or a > 17)  # no row is left of a narrow image
 
 
 def test_centred_corrects_the_window() -> None:
-    """A landscape image: published loses 17 rows of its top, centred none of either side."""
+    """The published window cuts 17 rows from the top of a landscape image, the centred one none."""
     image = random_image(3, 150, 254)
     rows = {
         mode: np.flatnonzero(frames_of(image, OdgSettings(mode=mode))[0].any(axis=(0, 2, 3)))
         for mode in ("centred", "published")
     }
     top = (254 - 150) // 2 - 16
-    # Two placements have rows 1 to 150 of the canvas in common: as far from 0 as from 223.
+    # Two placements share rows 1 to 150 of the canvas, as far from 0 as from 223.
     assert (rows["centred"][0], rows["centred"][-1]) == (top + 1, top + 150) == (37, 223 - 37)
     assert (rows["published"][0], rows["published"][-1]) == (top + 17, top + 150)
 
@@ -237,7 +239,7 @@ def test_grey_is_three_equal_channels() -> None:
         np.testing.assert_array_equal(frames_of(grey, odg)[0], frames_of(three, odg)[0])
 
 
-def test_any_memory_layout() -> None:
+def test_any_memory_layout_gives_the_same_events() -> None:
     image = random_image(6, 80, 64)
     odg = OdgSettings()
     turned = np.asfortranarray(image)
@@ -250,7 +252,7 @@ def test_any_memory_layout() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(odg_settings(), seeds)
-def test_edge_integral(odg: OdgSettings, seed: int) -> None:
+def test_edge_integral_equals_plain_numpy(odg: OdgSettings, seed: int) -> None:
     rng = np.random.default_rng(seed)
     height, width = 13, 17
     planes = rng.integers(0, 2, (odg.steps, 2, height, width), dtype=np.uint8)
@@ -269,8 +271,8 @@ def test_edge_integral(odg: OdgSettings, seed: int) -> None:
     np.testing.assert_array_equal(made, np.floor(grey + 0.5))
 
 
-def test_edge_integral_of_a_photograph_shows_it(shared: Path) -> None:
-    """An edge is brighter on its bright side: the reconstruction goes with the high frequencies."""
+def test_edge_integral_of_a_photograph_correlates_with_it(shared: Path) -> None:
+    """An edge is brighter on its bright side, so the result correlates with fine detail."""
     source = next((shared / "imagenet_samples" / "train").rglob("*goldfinch.JPEG"))
     image = np.asarray(Image.open(source))
     odg = OdgSettings()
@@ -297,7 +299,7 @@ def test_edge_integral_refuses_other_frames() -> None:
 # ---- settings and bad input ----------------------------------------------------------------------
 
 
-def test_too_few_events() -> None:
+def test_too_few_events_are_refused() -> None:
     plain = np.full((60, 60, 3), 200, np.uint8)
     out = np.full(OdgSettings().frames_shape, 1, np.uint8)
     with pytest.raises(TooFewEventsError, match="0 events, fewer than the 1000"):
@@ -343,7 +345,7 @@ def test_settings_are_checked(options: dict[str, Any], named: str) -> None:
         OdgSettings(**options)
 
 
-def test_threshold_in_levels() -> None:
+def test_the_threshold_is_in_grey_levels() -> None:
     assert [OdgSettings(threshold=t).levels for t in (0.0, 0.18, 0.2, 0.999)] == [1, 46, 52, 255]
 
 
@@ -373,6 +375,6 @@ def test_other_arrays_are_refused(image: NDArray[Any]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (1, 224, 224, 2), (7, 9, 2)])
-def test_count_ones(shape: tuple[int, ...]) -> None:
+def test_ones_are_counted(shape: tuple[int, ...]) -> None:
     data = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     assert count_ones(data) == np.bitwise_count(data).sum()

@@ -1,4 +1,4 @@
-"""Packing kernels against plain NumPy."""
+"""Compare the packing kernels with plain NumPy."""
 
 import numpy as np
 import pytest
@@ -23,13 +23,13 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def numpy_packed(frames):
-    """(T, P, H, W) of zeros and ones -> (K, H, W, P), by numpy.packbits."""
+    """Pack (T, P, H, W) of zeros and ones into (K, H, W, P) with numpy.packbits."""
     return np.moveaxis(np.packbits(frames, axis=0), 1, -1)
 
 
 @settings(deadline=None, max_examples=60)
 @given(seeds, st.integers(1, 30), st.integers(1, 3), st.integers(1, 9), st.integers(1, 40))
-def test_pack_dense_then_unpack(seed, steps, polarities, height, width):
+def test_packed_frames_unpack_to_the_same(seed, steps, polarities, height, width):
     rng = np.random.default_rng(seed)
     dense = (rng.random((polarities, steps, height, width)) < 0.3).astype(np.uint8)
     frames = np.ascontiguousarray(dense.swapaxes(0, 1))
@@ -54,10 +54,10 @@ def test_pack_dense_then_unpack(seed, steps, polarities, height, width):
     st.booleans(),
     st.integers(0, 7),
 )
-def test_unpack_writes_its_sample_and_nothing_else(
+def test_unpack_writes_only_its_sample(
     seed, steps, polarities, height, width, dtype_and_one, time_first, offset
 ):
-    """In either layout, of any width, wherever in memory: vectors must not reach past the ends."""
+    """Vector instructions must not reach past the ends, in any layout, width and memory place."""
     dtype, one = dtype_and_one
     packed = np.random.default_rng(seed).integers(
         0, 256, (2, -(-steps // 8), height, width, polarities), np.uint8
@@ -76,7 +76,7 @@ def test_unpack_writes_its_sample_and_nothing_else(
     assert (memory[:offset] == 9).all()
 
 
-def test_unpack_refuses_what_does_not_fit():
+def test_unpack_refuses_arrays_that_do_not_fit():
     packed = np.zeros((2, 6, 5, 2), np.uint8)
     for shape in ((8, 2, 6, 5), (17, 2, 6, 5), (16, 1, 6, 5), (16, 2, 5, 6)):
         with pytest.raises(ValueError, match="do not have the shape"):
@@ -90,7 +90,7 @@ def test_unpack_refuses_what_does_not_fit():
 
 
 @pytest.mark.parametrize("stored_type", ["uint8", "uint16"])
-def test_planes_first_looks_values_up(stored_type):
+def test_planes_first_converts_values_by_a_table(stored_type):
     rng = np.random.default_rng(0)
     count = np.iinfo(stored_type).max + 1
     stored = rng.integers(0, count, (3, 4, 6, 5, 2)).astype(stored_type)
@@ -122,7 +122,7 @@ def test_scatter_is_the_published_canvas_and_crop(seed, count, row_shift, column
 
 
 @pytest.mark.parametrize("before", [0, 5, 3000])
-def test_scatter_tells_the_faulty_event(before):
+def test_scatter_names_the_faulty_event(before):
     good = [100, 100, 1]
     for bad, fault in (
         ([100, 100, 0], BAD_STEP),
@@ -141,7 +141,7 @@ def test_pack_dense_refuses_other_values():
     assert pack_dense(dense, np.empty((2, 4, 5, 2), np.uint8))[1] == BAD_VALUE
 
 
-def test_pad_bits_are_seen():
+def test_pad_bits_are_found():
     packed = np.zeros((4, 3, 5, 2), np.uint8)
     packed[3, 2, 4, 1] = 0b00000100  # the thirtieth of 30 steps
     assert not pad_bits_set(packed, 30)

@@ -1,4 +1,4 @@
-"""Tests that compare video events with the published files and with plain NumPy statements."""
+"""Compare video events with the published files and with plain NumPy."""
 
 import hashlib
 from pathlib import Path
@@ -30,14 +30,14 @@ def plain_thresholds(grey: U8, ratio: float) -> tuple[float, float]:
 
 
 def plain_events(grey: U8, video: VideoSettings, name: str) -> U8:
-    """(P, T, H, W), each mode in whole arrays."""
+    """Return (P, T, H, W) for each mode by whole arrays."""
     change = np.diff(grey / 255.0, axis=0)
     low, high = plain_thresholds(grey, video.event_ratio)
     if video.mode == 1:
         return np.stack([change > high, change < low]).astype(np.uint8)
     rng = np.random.default_rng([video.seed, *hashlib.sha256(name.encode()).digest()])
     drawn = np.zeros(change.shape)
-    beyond = np.abs(change) > video.least  # nearer to zero no threshold can be
+    beyond = np.abs(change) > video.least  # thresholds are not nearer to zero
     drawn[beyond] = video.sigma * rng.standard_normal(beyond.sum())
     upper = np.maximum(high + drawn, video.least)
     lower = np.minimum(low + drawn, -video.least)
@@ -65,7 +65,7 @@ clips = st.builds(
 ratios = st.sampled_from([0.15, 0.1, 0.3, 0.01, 1.0, 0.999]) | st.floats(1e-6, 1.0)
 
 
-def test_published_files(shared: Path) -> None:
+def test_the_published_files_are_reproduced(shared: Path) -> None:
     folders = sorted((shared / "es_ucf101" / "jpegs_256").iterdir())
     assert len(folders) == 3
     for folder in folders:
@@ -89,7 +89,7 @@ def test_thresholds_equal_numpys_percentiles(grey: U8, ratio: float) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(clips, ratios, st.sampled_from([1, 2]), st.integers(0, 9), st.sampled_from(["", "v_a"]))
-def test_events(grey: U8, ratio: float, mode: Any, seed: int, name: str) -> None:
+def test_events_equal_plain_numpy(grey: U8, ratio: float, mode: Any, seed: int, name: str) -> None:
     video = VideoSettings(
         steps=len(grey) - 1, size=grey.shape[1:], event_ratio=ratio, mode=mode, seed=seed
     )
@@ -100,8 +100,8 @@ def test_events(grey: U8, ratio: float, mode: Any, seed: int, name: str) -> None
     np.testing.assert_array_equal(packed, np.packbits(plain, axis=1).transpose(1, 2, 3, 0))
 
 
-def test_every_pair_of_greys() -> None:
-    """All 65,536 differences, whose float64 values differ in the last bit within one level."""
+def test_every_pair_of_greys_equals_plain_numpy() -> None:
+    """All 65,536 differences agree; their float64 values vary in the last bit within a level."""
     old, new = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
     grey = np.stack([old, new])
     for ratio in (0.15, 0.5, 0.07, 0.93):
@@ -121,24 +121,24 @@ def test_mode_2_draws_by_seed_and_name() -> None:
 
 
 def test_mode_2_has_the_probabilities_of_a_threshold_per_pixel() -> None:
-    """A difference d is an event as often as normal(upper, sigma), at least 0.01, is below d."""
+    """A difference d is an event if max(normal(upper, sigma), 0.01) is below d."""
     grey = np.zeros((2, 400, 500), np.uint8)
-    grey[1] = 20  # a positive difference of 20/255, the threshold's own mean
+    grey[1] = 20  # a positive difference of 20/255, the mean of the threshold
     video = VideoSettings(steps=1, size=(400, 500), mode=2)
     assert abs(clip_events(grey, video)[0].mean() - 0.5) < 0.01
-    grey[1] = 2  # 2/255 is under 0.01: never an event, whatever is drawn
+    grey[1] = 2  # 2/255 is under 0.01, so it is never an event
     assert not clip_events(grey, video).any()
 
 
 @pytest.mark.parametrize("available", [1, 2, 30, 31, 32, 56, 164, 1776])
-def test_frame_indices(available: int) -> None:
+def test_frame_indices_are_the_published_ones(available: int) -> None:
     indices = frame_indices(available, 31)
     published = [int(sample) for sample in np.round(np.linspace(0, available - 1, 31))]
     assert indices.tolist() == published
     assert (indices[0], indices[-1]) == (0, available - 1)
 
 
-def test_frame_indices_take_halves_to_the_even_frame() -> None:
+def test_frame_indices_round_halves_to_even() -> None:
     assert frame_indices(6, 11).tolist() == [0, 0, 1, 2, 2, 2, 3, 4, 4, 4, 5]
 
 
