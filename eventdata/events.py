@@ -73,9 +73,8 @@ def make_events(
 
 def sensor_of(events: Events) -> SensorSize:
     """Return the smallest sensor (W, H) that holds all events; (0, 0) without events."""
-    if not len(events):
-        return 0, 0
-    return int(events["x"].max()) + 1, int(events["y"].max()) + 1
+    width, height = (int(events[axis].max(initial=-1)) + 1 for axis in "xy")
+    return width, height
 
 
 def cut(events: Events, every: int) -> list[slice]:
@@ -153,11 +152,9 @@ def _times(t: NDArray[Any], name: str) -> NDArray[np.int64]:
         seconds = t.astype(np.float64)
         if not np.all(np.abs(seconds) < LATEST / 1e6):  # also False for NaN
             raise InputError(f"{name}: t has times (in seconds) that are NaN or beyond any clock")
-        if len(t) and np.ptp(seconds) > LONGEST:
-            raise InputError(
-                f"{name}: t spans {np.ptp(seconds):,.0f} s, more than a day; floats are seconds, "
-                "pass microseconds as whole numbers"
-            )
+        if len(t) and (span := np.ptp(seconds)) > LONGEST:
+            floats = "floats are seconds, pass microseconds as whole numbers"
+            raise InputError(f"{name}: t spans {span:,.0f} s, more than a day; {floats}")
         t = np.rint(seconds * 1e6)
     t = _whole(t, "t", name)
     if len(t) and not (t.min() > -LATEST and t.max() < LATEST):

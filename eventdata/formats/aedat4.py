@@ -58,9 +58,7 @@ def check_aedat4(path: Path) -> None:
 
 def _check_unpacked(size: int, data: bytes) -> None:
     if size > EVENT_BYTES * most_events(len(data)):
-        raise InputError(
-            f"packets that unpack to {size:,} bytes are too many for a file of {len(data):,} bytes"
-        )
+        raise InputError(f"{size:,} unpacked bytes are too many for a file of {len(data):,} bytes")
 
 
 def _unpacked_sizes(data: bytes) -> Counter[int]:
@@ -91,7 +89,11 @@ def _unpacked_sizes(data: bytes) -> Counter[int]:
         while place < end:
             stream, length = struct.unpack_from("<II", data, place)
             packet = memoryview(data)[place + 8 : place + 8 + length]
-            unpacked[stream] += _unpacked_size(packet, compression)
+            most = unpacked[stream] + max(MAX_PACKET, MAX_PACKET_RATIO * len(packet))
+            for piece in _pieces(packet, compression):
+                unpacked[stream] += len(piece)
+                if unpacked[stream] > most:
+                    raise InputError(f"a packet of {length:,} bytes unpacks to too many bytes")
             place += 8 + length
     except (struct.error, UnicodeDecodeError, zstandard.ZstdError, RuntimeError):  # or lz4's
         raise InputError(_DAMAGED) from None
@@ -100,17 +102,8 @@ def _unpacked_sizes(data: bytes) -> Counter[int]:
     return unpacked
 
 
-def _unpacked_size(packet: memoryview, compression: int) -> int:
-    """Return the size of a packet by unpacking it in pieces without keeping them."""
-    total = 0
-    for piece in _pieces(packet, compression):
-        total += len(piece)
-        if total > max(MAX_PACKET, MAX_PACKET_RATIO * len(packet)):
-            raise InputError(f"a packet of {len(packet):,} bytes unpacks to too many bytes")
-    return total
-
-
 def _pieces(packet: memoryview, compression: int) -> Iterator[bytes | memoryview]:
+    """Yield the content of a packet in pieces that are not kept."""
     if compression == 0:
         yield packet
     elif compression in LZ4:

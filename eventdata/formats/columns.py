@@ -32,10 +32,8 @@ def _read_arrays(data: bytes) -> list[NDArray[Any]]:
     named = [names for names in (list("xytp"), UNNAMED) if set(names) <= members.keys()]
     names = named[0] if named else list(members)
     if not named and len(names) != 1:
-        raise InputError(
-            f"no arrays x, y, t, p (found: {', '.join(names) or 'none'}); save the four columns "
-            "under these names"
-        )
+        found = ", ".join(names) or "none"
+        raise InputError(f"no arrays x, y, t, p (found: {found}); save the columns by these names")
     most, limit = most_events(len(data)), f"too many for a file of {len(data):,} bytes"
     declared = sum(members[name].size for name in names)
     if declared > MAX_EVENT_BYTES * most:

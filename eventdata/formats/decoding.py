@@ -1,7 +1,4 @@
-"""The contract of a decoder of recordings, and the helpers that decoders share.
-
-Legend: N events, W columns and H rows of the sensor.
-"""
+"""The contract of a decoder of recordings, and the helpers that decoders share."""
 
 import re
 from dataclasses import dataclass
@@ -17,14 +14,13 @@ from eventdata.events import Events, SensorSize, make_events
 
 @dataclass(frozen=True)
 class Recording:
-    """The events of one file as columns (N,), unchecked, and what its header states."""
+    """The N events of one file as columns (N,), unchecked, and what its header states."""
 
     x: NDArray[Any]
     y: NDArray[Any]
     t: NDArray[Any]
     p: NDArray[Any]
-    sensor_size: SensorSize | None = None
-    """(W, H); None where the file does not state it."""
+    sensor_size: SensorSize | None = None  # (W, H); None where the file does not state it
 
     def events(self, sensor_size: SensorSize | None, *, name: str) -> Events:
         """Return the events checked for a sensor of that size; see ``events.make_events``."""
@@ -34,8 +30,7 @@ class Recording:
 class Decoder(Protocol):
     """The function ``read`` of a module that is listed in ``recording.DECODERS``.
 
-    It returns all events of a file in the terms of this package, whatever the format's own: rows
-    count from the top, p is 1 for brighter, t is in microseconds or, as floats, in seconds.
+    Rows count from the top, p is 1 for brighter, t is in microseconds or, as floats, in seconds.
     ``Recording.events`` checks coordinates, polarities and the order of times. Memory is bounded by
     the size of the file, see ``most_events``.
 
@@ -79,11 +74,7 @@ def header_size(width: str | None, height: str | None) -> SensorSize | None:
 
 
 def words(data: bytes, start: int, dtype: str, count: int) -> NDArray[Any]:
-    """Return events of ``count`` words each, from ``start`` to the end: (count, N).
-
-    Raises:
-        InputError: there is no event, or the last one is cut.
-    """
+    """Return the whole events of ``count`` words each, one at least, from ``start``: (count, N)."""
     size, event = len(data) - start, count * np.dtype(dtype).itemsize
     if size <= 0:
         raise InputError("truncated: the file has no events")

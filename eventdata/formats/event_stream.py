@@ -20,10 +20,8 @@ def read(path: Path) -> Recording:
     if data[:12] != b"Event Stream" or len(data) < 20:
         raise InputError("not an Event Stream file, or truncated inside its header")
     if data[12] != 2 or data[15] != 1:
-        raise InputError(
-            f"Event Stream version {data[12]}, type {data[15]} is not supported, only DVS events "
-            "(type 1) of version 2"
-        )
+        kind = f"version {data[12]}, type {data[15]}"
+        raise InputError(f"Event Stream {kind} is not supported, only version 2, type 1 (DVS)")
     width, height = struct.unpack_from("<HH", data, 16)
     starts, pauses = array("q"), array("q")
     place = 20

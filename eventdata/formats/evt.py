@@ -10,12 +10,8 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError
 from eventdata.formats.decoding import Recording, header_size, prophesee_header, unwrap, words
 
-_SENSORS = {  # by the camera that a header without geometry names
-    "genx320": (320, 320),
-    "gen3": (640, 480),
-    "gen4": (1280, 720),
-    "imx636": (1280, 720),
-}
+# By the camera that a header without geometry names.
+_SENSORS = {"genx320": (320, 320), "gen3": (640, 480), "gen4": (1280, 720), "imx636": (1280, 720)}
 
 
 def read(path: Path) -> Recording:
@@ -25,10 +21,8 @@ def read(path: Path) -> Recording:
     encoding, _, details = fields.get("format", "EVT" + fields.get("evt", "?")).partition(";")
     decode = _ENCODINGS.get(encoding.removesuffix(".0"))
     if decode is None:
-        raise InputError(
-            f"the encoding {encoding!r} is not supported, only {' and '.join(_ENCODINGS)}; "
-            "convert the file"
-        )
+        known = " and ".join(_ENCODINGS)
+        raise InputError(f"the encoding {encoding!r} is not supported, only {known}; convert it")
     x, y, t, p = decode(data, start)
     named = dict(re.findall(r"(width|height)=(\d+)", details))
     width, _, height = fields.get("geometry", "").partition("x")
@@ -99,10 +93,7 @@ def _check_kinds(kind: NDArray[Any], known: tuple[int, ...]) -> None:
     unknown[list(known)] = 0
     if unknown.any():
         types = ", ".join(map(str, np.flatnonzero(unknown)))
-        raise InputError(
-            f"damaged: {unknown.sum():,} words are of types that the format does not have "
-            f"({types}); get the file again"
-        )
+        raise InputError(f"damaged: {unknown.sum()} words of unknown types ({types}); get it again")
 
 
 def _latest(mask: NDArray[np.bool_]) -> NDArray[np.int64]:

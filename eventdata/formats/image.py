@@ -12,8 +12,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from eventdata.errors import InputError
 from eventdata.files.local import check_plain
 
-# Formats that Pillow decodes without running another program.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # decoded by Pillow itself
 MAX_PIXELS = 2**25  # decoding may take twenty bytes for each
 ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
@@ -46,9 +45,8 @@ def read_picture(path: Path | str, *, grey: bool = False) -> NDArray[np.uint8]:
     except FileNotFoundError:
         raise InputError(f"{path}: the file isn't there; check the path") from None
     except UnidentifiedImageError:
-        raise InputError(
-            f"{path}: not an image of the formats {', '.join(FORMATS)}; convert or replace it"
-        ) from None
+        kinds = ", ".join(FORMATS)
+        raise InputError(f"{path}: not an image of {kinds}; convert or replace it") from None
     except Image.DecompressionBombError:
         raise InputError(f"{path}: more than {MAX_PIXELS:,} pixels; scale it down") from None
     except MemoryError:

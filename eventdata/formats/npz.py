@@ -1,8 +1,7 @@
 """Read arrays from an untrusted ``.npz``.
 
-A plain zip's directory and a plain array's header are parsed here, all others by zipfile and NumPy,
-which take ten times as long. ISA-L inflates each member in one call, bounded by its declared size.
-Nothing is ever unpickled.
+Plain directories and headers are parsed here, others by zipfile and NumPy, which take ten times as
+long. ISA-L inflates a member in one call, bounded by its declared size. Nothing is unpickled.
 """
 
 import io
@@ -14,7 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
@@ -82,9 +81,7 @@ def parse_npz(data: bytes, keys: Sequence[str], max_bytes: int) -> list[NDArray[
         if member is None:
             raise InputError(f"no array {key!r} in it (found: {', '.join(members) or 'nothing'})")
         if member.size > max_bytes:
-            raise InputError(
-                f"array {key!r} declares {member.size:,} bytes, a sample has at most {max_bytes:,}"
-            )
+            raise InputError(f"array {key!r} declares {member.size:,} bytes, over {max_bytes:,}")
         arrays.append(_parse_uint8(inflate(data, member), key))
     return arrays
 
@@ -102,10 +99,7 @@ def list_members(data: bytes) -> dict[str, Member]:
 
 
 def _list_plain(data: bytes) -> list[Member] | None:
-    """Return the members of a zip on one disk, without anything before, a comment or 64 bits.
-
-    Return None for any other, which zipfile then reads or refuses.
-    """
+    """Return the members of a zip on one disk, without prefix, comment or 64 bits; else None."""
     end = len(data) - _DIRECTORY_END.size
     if end < 0:
         return None
@@ -170,9 +164,10 @@ def _parse_uint8(content: bytes, key: str) -> NDArray[np.uint8]:
 
 def parse_npy(content: bytes) -> NDArray[Any]:
     """Return the array of a ``.npy``, read-only; raise ``InputError`` if damaged or of objects."""
-    shape, order, dtype, start = _parse_header(content, len(content))
+    shape, fortran_order, dtype, start = _parse_header(content, len(content))
     try:
-        return np.frombuffer(content, dtype, offset=start).reshape(shape, order=order)
+        array = np.frombuffer(content, dtype, offset=start)
+        return array.reshape(shape, order="F" if fortran_order else "C")
     except ValueError:  # too many axes, or an empty array of too large ones
         raise InputError(f"NumPy has no arrays of shape {shape}") from None
 
@@ -189,16 +184,12 @@ def check_npy(path: Path) -> None:
         raise InputError(f"{path}: {error}; {_REMEDY}") from None
 
 
-def _parse_header(
-    head: bytes, size: int
-) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any], int]:
-    """Return shape, order, dtype and start of the data of a ``.npy`` of ``size`` bytes."""
+def _parse_header(head: bytes, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Return shape, Fortran order, dtype and start of the data of a ``.npy`` of ``size`` bytes."""
     stream = io.BytesIO(head)
     try:
-        read_header = {
-            (1, 0): npy.read_array_header_1_0,
-            (2, 0): npy.read_array_header_2_0,
-        }[npy.read_magic(stream)]
+        major, minor = npy.read_magic(stream)
+        read_header = getattr(npy, f"read_array_header_{major}_{minor}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about headers that Python 2 wrote
             shape, fortran_order, dtype = read_header(stream)
@@ -211,4 +202,4 @@ def _parse_header(
     fits = dtype.itemsize and math.prod(shape) * dtype.itemsize == size - stream.tell()
     if not (sound and fits):
         raise InputError(f"its data do not fit the shape {shape}")
-    return shape, "F" if fortran_order else "C", dtype, stream.tell()
+    return shape, fortran_order, dtype, stream.tell()

@@ -1,7 +1,7 @@
 """Read a recording of an event camera, in any of the file formats of ``DECODERS``.
 
-Formats of fixed-size words are decoded here and not by the libraries that know them, because those
-hang, wrap or stop silently on a damaged file; tests compare each decoder with one of them.
+Formats of fixed-size words are decoded here, since the libraries that know them hang, wrap or stop
+silently on a damaged file; tests compare each decoder with one of these.
 """
 
 from importlib import import_module

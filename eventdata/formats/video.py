@@ -1,7 +1,4 @@
-"""Read a video clip as evenly spread grey frames, from a folder of images or a video file.
-
-Legend: F frames, H rows, W columns.
-"""
+"""Read a video clip as evenly spread grey frames, from a folder of images or a video file."""
 
 import re
 from collections.abc import Sequence
@@ -18,22 +15,19 @@ from eventdata.formats.image import read_picture
 from eventdata.kernels.video import VideoSettings, frame_indices
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
-# Decoders keep up to seventeen frames of up to six bytes per pixel, which is less than a GiB.
-MAX_FRAME_PIXELS = 4096 * 2304
+MAX_FRAME_PIXELS = 4096 * 2304  # decoders keep seventeen frames of six bytes a pixel: under 1 GiB
 CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,flv,asf,ogg"  # in the terms of FFmpeg
 
 
 def read_clip(path: Path | str, settings: VideoSettings) -> NDArray[np.uint8]:
     """Return the frames of a clip that ``settings`` select, keeping no others in memory.
 
-    Args:
-        path: a folder with an image per frame, in natural order (frame 2 before 10); or a video
-            file, which needs PyAV.
-        settings: number of frames, size, interpolation.
+    ``path`` is a folder with an image per frame, in natural order (frame 2 before 10), or a video
+    file, which needs PyAV.
 
     Returns:
-        uint8 (F, H, W). Frames of another size are scaled. The grey of a JPEG is the luma that it
-        stores; that of a video is its luma stretched to 0..255.
+        uint8 (frames, rows, columns). Frames of another size are scaled. The grey of a JPEG is the
+        luma that it stores; that of a video is its luma stretched to 0..255.
 
     Raises:
         InputError: the clip is missing, empty, damaged or cut short.
@@ -73,8 +67,7 @@ def _read_folder(folder: Path, settings: VideoSettings) -> NDArray[np.uint8]:
 
 def _read_video(path: Path, settings: VideoSettings) -> NDArray[np.uint8]:
     _check_whole(path)
-    # If the header states the right number of frames, one pass is enough. Otherwise the first pass
-    # has counted them.
+    # If the header states a wrong number of frames, the first pass has counted them for a second.
     expected, count, frames = _decode(path, settings, None)
     if expected != count > 0:
         expected, count, frames = _decode(path, settings, count)
@@ -90,9 +83,7 @@ def _decode(
 ) -> tuple[int, int, dict[int, NDArray[np.uint8]]]:
     """Decode all frames and keep those that a clip of ``expected`` frames needs.
 
-    Returns:
-        The number expected, which is the header's unless given, the number found, and the frames
-        kept by their index, uint8 (H, W).
+    Return the number expected (by default the header's), the number found, and the frames by index.
     """
     try:
         import av
@@ -146,10 +137,7 @@ def _decode(
 
 
 def _check_whole(path: Path) -> None:
-    """Raise ``InputError`` if the file is missing, or shorter than an AVI's header states.
-
-    An AVI that was cut between two frames would otherwise pass for a shorter clip.
-    """
+    """Raise ``InputError`` for a missing file, and for an AVI that was cut between two frames."""
     with reading(path):
         size = check_plain(path).st_size
         with path.open("rb") as file:

@@ -13,9 +13,7 @@ sets; Tonic has the opposite order, since its channel is p itself.
 All windows and bins are half-open and counted in whole ticks. The time axis ends one tick after
 the last event, which takes up a tick like any other: steps 1..8 are 8 windows of 1, not 7.
 
-Frames equal those of Tonic's ToFrame, except where that is wrong: a last event that begins a
-window, the end of the sample by bins, bins of short samples, overlapping bins, empty samples, large
-counts, polarities of -1. The tests name each case.
+Frames equal those of Tonic's ToFrame, except where that is wrong; the tests name each case.
 """
 
 from collections.abc import Callable
@@ -35,6 +33,7 @@ from eventdata.settings import Settings, setting
 MAX_FRAMES = 1 << 16  # per sample: more means a damaged time stamp or a window in the wrong unit
 
 Index = NDArray[np.int64]
+_cached_iinfo = cache(np.iinfo)  # without a cache, a tenth of the time of a small sample
 
 _OK, _BAD_COORDINATE, _TOO_MANY, _BAD_EDGE = 0, 1, 2, 3
 
@@ -89,22 +88,18 @@ class Framing(Settings):
             )
         if self.count_dtype is not None and self.representation != "count":
             raise OptionError("count_dtype needs --representation count")
+        overlap = f"overlap is {self.overlap}: choose"
         if self.size is None:
             if not 0 <= self.overlap < 1:
-                raise OptionError(
-                    f"overlap is {self.overlap}: choose a fraction of a frame, at least 0 and less "
-                    "than 1"
-                )
+                raise OptionError(f"{overlap} a fraction of a frame, at least 0 and less than 1")
             if self.include_incomplete or self.steps is not None:
                 raise OptionError(
                     "include_incomplete and steps go with --window or --events-per-frame; frames "
                     "of the other methods are all complete, and as many as asked for"
                 )
         elif not (0 <= self.overlap < self.size and float(self.overlap).is_integer()):
-            raise OptionError(
-                f"overlap is {self.overlap}: choose a whole number from 0 to {self.size - 1}, "
-                "less than a frame"
-            )
+            most = self.size - 1
+            raise OptionError(f"{overlap} a whole number from 0 to {most}, less than a frame")
 
     @property
     def size(self) -> int | None:
@@ -123,10 +118,14 @@ class Framing(Settings):
 
     def steps_in(self, ticks: int) -> int | None:
         """Return T of samples of a length in ticks; None where it depends on the sample."""
-        if self.fixed_steps is not None or self.window is None:
-            return self.fixed_steps
-        stride = self.window - int(self.overlap)
-        return _count_windows(ticks, self.window, stride, self.include_incomplete)
+        by_events = self.fixed_steps is not None or self.window is None
+        return self.fixed_steps if by_events else self.windows_in(ticks)
+
+    def windows_in(self, span: int) -> int:
+        """Return the number of windows, one at least, in a number of ticks or events."""
+        size = self.size or 1
+        rest, stride = span - size, size - int(self.overlap)  # a negative rest is incomplete
+        return max((-(-rest // stride) if self.include_incomplete else rest // stride) + 1, 1)
 
 
 class FrameEdges(NamedTuple):
@@ -150,19 +149,10 @@ def frame_edges(t: Index, framing: Framing, span: tuple[int, int] | None = None)
         InputError: the sample would have more than ``MAX_FRAMES`` frames.
     """
     by_time = framing.frames is not None or framing.window is not None
-    if by_time and span is not None:
-        first, end = span
-    else:
-        first, end = (int(t[0]), int(t[-1]) + 1) if by_time and len(t) else (0, len(t))
-    size = framing.size
-    if size is None:
-        start, stop = _bins(first, end, framing.fixed_steps or 1, framing.overlap)
-        found = kept = len(start)
-    else:
-        stride = size - int(framing.overlap)
-        found = _count_windows(end - first, size, stride, framing.include_incomplete)
-        kept = found if framing.steps is None else min(found, framing.steps)
-        start, stop = _windows(first, end, size, stride, kept)
+    whole = (int(t[0]), int(t[-1]) + 1) if by_time and len(t) else (0, len(t))
+    first, end = span if by_time and span is not None else whole
+    start, stop, found = (_bins if framing.size is None else _windows)(first, end, framing)
+    kept = len(start)
     if by_time:
         start, stop = _first_at(t, start), _first_at(t, stop)
     skipped = len(t) - int(stop[-1])
@@ -183,13 +173,10 @@ def frame_events(
 def scatter(
     events: Events, edges: FrameEdges, out: NDArray[Any], representation: str = "binary"
 ) -> int:
-    """Fill ``out`` with the frames of checked events.
+    """Fill ``out`` with the frames of checked events, given the events of each frame.
 
-    Args:
-        events: a structured array (N,); p true is positive.
-        edges: the events of each frame.
-        out: (K, H, W, P), overwritten; P = 1 merges the polarities. Frames are packed bits in uint8
-            where ``representation`` is ``binary``; a ``count`` is of any integer type.
+    ``out`` is (K, H, W, P), overwritten; P = 1 merges the polarities. Where ``representation`` is
+    ``binary``, frames are packed bits in uint8; counts are of any integer type.
 
     Returns:
         The number of cells set in all frames, or the sum of all counts.
@@ -204,14 +191,12 @@ def scatter(
     if out.ndim != 4 or out.shape[0] != planes or out.shape[3] not in (1, 2):
         raise ValueError(f"out is {out.shape}: it must be ({planes}, H, W, 1 or 2)")
     x, y, p = events["x"], events["y"], events["p"]
+    limit = 1 if binary else _cached_iinfo(out.dtype).max
     kernel: Callable[..., tuple[int, int, int]] = _scatter_packed if binary else _scatter_counts
-    limit = 1 if binary else _largest(out.dtype)
     total, fault, i = kernel(x, y, p, edges.start, edges.stop, out, limit)
     if fault == _BAD_COORDINATE:
-        raise InputError(
-            f"event {i} lies at x={x[i]}, y={y[i]}, outside of a sensor of "
-            f"{out.shape[2]} x {out.shape[1]} pixels; pass the right sensor size"
-        )
+        sensor = f"a sensor of {out.shape[2]} x {out.shape[1]} pixels; pass the right sensor size"
+        raise InputError(f"event {i} lies at x={x[i]}, y={y[i]}, outside of {sensor}")
     if fault == _TOO_MANY:
         raise InputError(
             f"the pixel x={x[i]}, y={y[i]} has more events in one frame than {out.dtype} holds "
@@ -222,40 +207,31 @@ def scatter(
     return total
 
 
-@cache
-def _largest(dtype: np.dtype[Any]) -> int:
-    """Return the largest value of a type; uncached, iinfo takes a tenth of a small sample."""
-    return int(np.iinfo(dtype).max)
-
-
-def _bins(first: int, end: int, bins: int, overlap: float) -> tuple[Index, Index]:
+def _bins(first: int, end: int, framing: Framing) -> tuple[Index, Index, int]:
     """Cut [first, end) into bins that are equal to a tick, and of a tick at least."""
+    bins = framing.fixed_steps or 1
     span = max(end - first, bins)
     whole, rest = divmod(span, bins)
     i = np.arange(bins + 1)
     edges = np.minimum(first + i * whole + i * rest // bins, end)  # = first + i * span // bins
-    if not overlap:
-        return edges[:-1], edges[1:]
-    extra = int(Fraction(str(overlap)) * span / bins)  # 0.3 of 10 is 3, not 2.999...
-    return edges[:-1], np.minimum(edges[1:] + extra, end)
+    if not framing.overlap:
+        return edges[:-1], edges[1:], bins
+    extra = int(Fraction(str(framing.overlap)) * span / bins)  # 0.3 of 10 is 3, not 2.999...
+    return edges[:-1], np.minimum(edges[1:] + extra, end), bins
 
 
-def _count_windows(span: int, size: int, stride: int, include_incomplete: bool) -> int:
-    """Return the number of windows, one at least, in a number of ticks or events."""
-    rest = span - size  # beyond the first window; negative where that is incomplete
-    return max((-(-rest // stride) if include_incomplete else rest // stride) + 1, 1)
-
-
-def _windows(first: int, end: int, size: int, stride: int, count: int) -> tuple[Index, Index]:
-    """Return the first ``count`` windows of [first, end)."""
+def _windows(first: int, end: int, framing: Framing) -> tuple[Index, Index, int]:
+    """Return the windows of [first, end), at most ``steps``, and how many it has."""
+    span, size, found = end - first, framing.size or 0, framing.windows_in(end - first)
+    count = found if framing.steps is None else min(found, framing.steps)
     if count > MAX_FRAMES:
         raise InputError(
-            f"{count:,} frames of {size:,} in {end - first:,} are more than {MAX_FRAMES:,}; check "
-            "the times and the unit of the window, or set steps"
+            f"{count:,} frames of {size:,} in {span:,} are more than {MAX_FRAMES:,}; check the "
+            "times and the unit of the window, or set steps"
         )
     # A window may exceed int64; inside the sample all sums are safe.
-    start = first + np.arange(count) * min(stride, end - first)
-    return start, np.minimum(start + min(size, end - first), end)
+    start = first + np.arange(count) * min(size - int(framing.overlap), span)
+    return start, np.minimum(start + min(size, span), end), found
 
 
 @njit(cache=True, nogil=True)

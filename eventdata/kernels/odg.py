@@ -79,10 +79,8 @@ class OdgSettings(Settings):
         if len(self.trace) < 2 or any(not 0 <= side < 16 for place in self.trace for side in place):
             raise OptionError("trace needs at least two placements row,column, each 0 to 15")
         if self.crop > self.canvas:
-            raise OptionError(
-                f"crop is {self.crop}: choose 1 to {self.canvas}, the canvas of a long side of "
-                f"{self.long_side} pixels"
-            )
+            canvas = f"{self.canvas}, the canvas of a long side of {self.long_side} pixels"
+            raise OptionError(f"crop is {self.crop}: choose 1 to {canvas}")
 
     @property
     def steps(self) -> int:
@@ -146,11 +144,9 @@ def image_events(image: U8, settings: OdgSettings) -> tuple[U8, U8]:
 
 
 def image_frames(image: U8, settings: OdgSettings, out: U8) -> int:
-    """Overwrite ``out`` with the packed frames of an image, uint8 (H, W, 3) or grey (H, W).
+    """Overwrite ``out`` with the packed frames of an image; return the number of set cells.
 
-    Returns:
-        The number of set cells of ``out``. In mode ``published`` some events lie outside the crop,
-        and ``min_events`` counts them too, as published.
+    In mode ``published`` some events lie outside the crop, and ``min_events`` counts them too.
 
     Raises:
         InputError: as ``image_events``; ``out`` is then all zero.
@@ -170,29 +166,26 @@ def edge_integral(packed: U8, settings: OdgSettings) -> U8:
 
     Sums of positive minus negative events lie in -T..T. They become uint8 by a fixed scale, so
     that samples compare: -T is 0, no event (T*255 + T) // 2T = 128, T is 255.
-
-    Args:
-        packed: packed frames, uint8 (ceil(T/8), H, W, 2).
-        settings: those that the frames were made with.
-
-    Returns:
-        uint8 (H, W), centred between the placements; what moves past the border is lost.
+    ``packed`` is uint8 (ceil(T/8), H, W, 2), made with these ``settings``. The result is uint8
+    (H, W), centred between the placements; what moves past the border is lost.
     """
     if packed.ndim != 4 or packed.shape[0] != settings.frames_shape[0] or packed.shape[3] != 2:
-        raise InputError(
-            f"frames {packed.shape} do not hold {settings.steps} steps with polarity last"
-        )
-    steps, sums = settings.steps, np.zeros(packed.shape[1:3], np.int64)
-    _add_edges(packed, np.array(settings.trace), settings.reach // 2, sums)
+        raise InputError(f"frames {packed.shape} lack {settings.steps} steps with polarity last")
+    steps, reach, (height, width) = settings.steps, settings.reach, packed.shape[1:3]
+    sums = np.zeros((height + 2 * reach, width + 2 * reach), np.int32)
+    for step, place in enumerate(settings.trace[1:]):
+        bits = packed[step // 8] >> (7 - step % 8) & 1
+        top, left = (reach + reach // 2 - side for side in place)
+        moved = sums[top : top + height, left : left + width]
+        moved += (bits[..., 0] - bits[..., 1]).view(np.int8)
+    sums = sums[reach : reach + height, reach : reach + width]
     return (((sums + steps) * 255 + steps) // (2 * steps)).astype(np.uint8)
 
 
 def _canvas_bits(image: U8, settings: OdgSettings) -> U8:
     """Return all events in the mode's window, as bits on the canvas: (ceil(T/8), a+m, b+m, P)."""
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
-        raise InputError(
-            f"an image must be uint8 (H, W, 3) or (H, W), not {image.dtype} {image.shape}"
-        )
+        raise InputError(f"images are uint8 (H, W, 3) or (H, W), not {image.dtype} {image.shape}")
     a, b = scaled_size(image.shape[0], image.shape[1], settings)
     m = settings.reach
     # With empty rows around it, the image is one run of memory in which a placement is a shift.
@@ -205,11 +198,9 @@ def _canvas_bits(image: U8, settings: OdgSettings) -> U8:
     cells = np.zeros((settings.frames_shape[0], a + m, b + m), np.uint16)
     _difference(padded, np.array(settings.trace), settings.levels, np.array(window), cells)
     bits = cells.astype("<u2", copy=False).view(np.uint8).reshape(*cells.shape, 2)
-    events = count_ones(bits)
-    if events < settings.min_events:
-        raise TooFewEventsError(
-            f"the image gives {events} events, fewer than the {settings.min_events} asked for"
-        )
+    found, least = count_ones(bits), settings.min_events
+    if found < least:
+        raise TooFewEventsError(f"the image gives {found} events, fewer than the {least} asked for")
     return bits
 
 
@@ -226,15 +217,13 @@ def scale_nearest(image: Any, plane: Any) -> None:
     torch floors row * (H / a) after rounding it to float32. Where H * a is under 2**23, that is the
     floor of the exact quotient, since a product that is not whole is at least 1/a away from a whole
     number. For planes of at most 128 rows and columns together, torch rounds differently.
-
     ``image`` is uint8 (H, W, C), C of 1 or 3; ``plane``, uint8 (a, b), is overwritten.
     """
     height, width, channels = image.shape
     a, b = plane.shape
     sources = (np.arange(b) * width // b).astype(np.uint32)  # unsigned: no test for negatives
     for row in range(a):
-        line = image[row * height // a]
-        target = plane[row]
+        line, target = image[row * height // a], plane[row]
         if channels == 3:  # constant indices: half the time of a loop over channels
             for column in range(b):
                 pixel = line[sources[column]]
@@ -284,8 +273,7 @@ def scale_area(image: Any, plane: Any) -> None:
 def _compare(old: Any, new: Any, least: Any, bit: Any, cells: Any) -> None:
     """Set ``bit`` in a cell's low byte where the grey rose by ``least``, in the high if it fell.
 
-    The loop has no branch, only unsigned bytes and a function of its own, so that the compiler
-    processes a full register of pixels at a time.
+    Without branches, with only unsigned bytes, in a function of its own, the loop is vectorised.
     """
     up, down, none = np.uint16(bit), np.uint16(bit << 8), np.uint16(0)
     for i in range(len(cells)):
@@ -297,9 +285,9 @@ def _compare(old: Any, new: Any, least: Any, bit: Any, cells: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def _covered_steps(offsets: Any, reach: int, window: Any, octets: int, size: int) -> Any:
-    """Return the steps at which both placements cover each row, or column, of the canvas.
+    """Return the steps at which both placements cover each row, or column, of ``window``.
 
-    The result is uint16 (ceil(T/8), size), a step's bit in both bytes, zero outside ``window``.
+    The result is uint16 (ceil(T/8), size), a step's bit in both bytes.
     """
     steps = np.zeros((octets, size), np.uint16)
     for step in range(len(offsets) - 1):
@@ -316,9 +304,7 @@ def _difference(padded: Any, trace: Any, levels: int, window: Any, cells: Any) -
 
     Args:
         padded: uint8 (a+2m+1, b+m), the image from row m+1 and column 0 on, zero elsewhere.
-        trace: int (T+1, 2).
-        levels: 1 to 255.
-        window: int (2, 2), first and end of the rows, and of the columns, to keep.
+        trace, window: int (T+1, 2); int (2, 2), first and end of the rows and columns to keep.
         cells: uint16 (ceil(T/8), a+m, b+m), zero; the low byte takes positive bits.
     """
     octets, rows, columns = cells.shape
@@ -355,16 +341,3 @@ def _list_events(bits: Any, steps: int, polarity: int) -> Any:
                     events[n, 0], events[n, 1], events[n, 2] = row, column, step + 1
                     n += 1
     return events[:n].copy()
-
-
-@njit(cache=True, nogil=True)
-def _add_edges(packed: Any, trace: Any, home: int, sums: Any) -> None:
-    """Add pos - neg of each step to ``sums`` (H, W), moved back from its placement to ``home``."""
-    height, width = sums.shape
-    for step in range(len(trace) - 1):
-        dy, dx = trace[step + 1, 0] - home, trace[step + 1, 1] - home
-        shift = 7 - step % 8
-        for row in range(max(0, -dy), min(height, height - dy)):
-            for column in range(max(0, -dx), min(width, width - dx)):
-                cell = packed[step // 8, row + dy, column + dx]
-                sums[row, column] += np.int64((cell[0] >> shift) & 1) - ((cell[1] >> shift) & 1)

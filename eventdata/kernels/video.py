@@ -29,8 +29,8 @@ def parse_size(text: str) -> tuple[int, int]:
     """Return rows and columns of a text like ``256x342``; raise ValueError for any other."""
     if not re.fullmatch(r"[0-9]{1,9}x[0-9]{1,9}", text):
         raise ValueError
-    rows, columns = text.split("x")
-    return int(rows), int(columns)
+    rows, columns = map(int, text.split("x"))
+    return rows, columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +78,7 @@ class VideoSettings(Settings):
 
 
 def frame_indices(available: int, wanted: int) -> NDArray[np.int64]:
-    """Return ``wanted`` frame indices, evenly spread from first to last, halves rounded to even.
-
-    A clip of fewer frames gives some of them more than once.
-    """
+    """Return ``wanted`` indices, evenly spread from first to last frame, halves rounded to even."""
     return np.round(np.linspace(0, available - 1, wanted)).astype(np.int64)
 
 
@@ -128,13 +125,13 @@ def thresholds(grey: U8, event_ratio: float) -> tuple[float, float]:
     """
     values, order = _pair_differences()
     counts = np.cumsum(_count_pairs(grey).ravel()[order])
-    total = int(counts[-1])
+    last = int(counts[-1]) - 1
 
     def percentile(percent: float) -> float:
-        place = (total - 1) * (percent / 100)
+        place = last * (percent / 100)
         rank = math.floor(place)
-        ranks = np.array([rank, min(rank + 1, total - 1)])
-        below, above = values.ravel()[order[np.searchsorted(counts, ranks, side="right")]].tolist()
+        ranks = np.searchsorted(counts, [rank, min(rank + 1, last)], side="right")
+        below, above = values.ravel()[order[ranks]].tolist()
         part, gap = place - rank, above - below
         # NumPy has these two branches, which round differently.
         return float(below + gap * part if part < 0.5 else above - gap * (1 - part))
@@ -162,10 +159,7 @@ def _count_pairs(grey: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _compare_pairs(grey: Any, table: Any, out: Any) -> None:
-    """Pack the event of each two consecutive grey values.
-
-    ``table``, uint16 (new, old), is 1 for a positive event, 256 for a negative one, otherwise 0.
-    """
+    """Pack events: ``table``, uint16 (new, old), is 1 for positive, 256 for negative, else 0."""
     steps = len(grey) - 1
     octets, height, width, _ = out.shape
     line = np.empty(width, np.uint16)
