@@ -140,10 +140,8 @@ class FrameEdges(NamedTuple):
 def frame_edges(t: Index, framing: Framing, span: tuple[int, int] | None = None) -> FrameEdges:
     """Return the range of events of each frame.
 
-    Args:
-        t: ordered times (N,). Without events all frames are empty, and an open T is 1.
-        span: first tick and end of a sample that is a piece of known length. Without it, the sample
-            begins with its first event and ends one tick after its last.
+    ``t`` are ordered times (N,); without events all frames are empty, and an open T is 1. ``span``
+    is first tick and end of a sample of known length, by default those of its events.
 
     Raises:
         InputError: the sample would have more than ``MAX_FRAMES`` frames.

@@ -129,9 +129,8 @@ def scaled_size(height: int, width: int, settings: OdgSettings) -> tuple[int, in
 def image_events(image: U8, settings: OdgSettings) -> tuple[U8, U8]:
     """Return the events of an image, uint8 (H, W, 3) or grey (H, W), as a raw file holds them.
 
-    Returns:
-        ``pos`` and ``neg``, uint8 (N, 3): row and column on the canvas before centring, and step
-        from 1; ordered by step, row, column.
+    These are ``pos`` and ``neg``, uint8 (N, 3): row and column on the canvas before centring, and
+    step from 1; ordered by step, row, column.
 
     Raises:
         InputError: the image is too narrow, or has too few events (``TooFewEventsError``).
@@ -302,10 +301,9 @@ def _covered_steps(offsets: Any, reach: int, window: Any, octets: int, size: int
 def _difference(padded: Any, trace: Any, levels: int, window: Any, cells: Any) -> None:
     """Set the bits of all changes of at least ``levels`` where both placements show the image.
 
-    Args:
-        padded: uint8 (a+2m+1, b+m), the image from row m+1 and column 0 on, zero elsewhere.
-        trace, window: int (T+1, 2); int (2, 2), first and end of the rows and columns to keep.
-        cells: uint16 (ceil(T/8), a+m, b+m), zero; the low byte takes positive bits.
+    ``padded`` is uint8 (a+2m+1, b+m), the image from row m+1 and column 0 on, zero elsewhere;
+    ``window`` int (2, 2), first and end of the rows and columns to keep; ``cells`` uint16
+    (ceil(T/8), a+m, b+m), zero, its low byte for positive bits.
     """
     octets, rows, columns = cells.shape
     top = len(padded) - rows

@@ -85,10 +85,8 @@ def frame_indices(available: int, wanted: int) -> NDArray[np.int64]:
 def clip_frames(grey: U8, settings: VideoSettings, out: U8, name: str = "") -> int:
     """Overwrite ``out`` with the packed event frames of a clip; return the number of set cells.
 
-    Args:
-        grey: uint8 (F, H, W).
-        out: uint8 of ``settings.frames_shape``.
-        name: the clip's name, which seeds the draws of mode 2.
+    ``grey`` is uint8 (F, H, W), ``out`` uint8 of ``settings.frames_shape``; the clip's ``name``
+    seeds the draws of mode 2.
     """
     shape = (settings.frames, *settings.size)
     if grey.dtype != np.uint8 or grey.shape != shape:
