@@ -34,7 +34,6 @@ def check_events(
             floats are seconds, a day at most, and become microseconds. Polarities are {0, 1} or
             {-1, 1}. Events may be in any order.
         sensor_size: (W, H) or Tonic's (W, H, P); without it only negative coordinates are refused.
-        name: the beginning of error messages.
 
     Returns:
         A contiguous array of ``EVENT_DTYPE``, sorted by time, events of the same time in their
