@@ -68,7 +68,7 @@ def verify(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Verification:
-    """Check every checksum, and every array of a store against the others.
+    """Check every checksum, and every array of a store against the others; report all problems.
 
     Args:
         store: a path or URL.
@@ -81,9 +81,6 @@ def verify(
         progress: called with the samples done and in total.
         options: options of the source that the store does not record, such as ``splits`` for
             es-ucf101; without it, clips are found by their names.
-
-    Returns:
-        What was checked; faults of single samples are in its ``problems``.
 
     Raises:
         StoreError: there is no complete store.
@@ -122,10 +119,7 @@ def verify(
         for found, checked_now, compared_now in results:
             problems += found
             if len(problems) > MAX_PROBLEMS:
-                problems = [
-                    *problems[:MAX_PROBLEMS],
-                    Problem("the check ends here, after too many problems"),
-                ]
+                problems[MAX_PROBLEMS:] = [Problem("the check ends here, after too many problems")]
                 break
             checked += checked_now
             compared += compared_now

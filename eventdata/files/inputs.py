@@ -107,7 +107,10 @@ def _info(url: str) -> dict[str, Any] | None:
 def inside(folder: Path) -> list[tuple[Path, bool]]:
     """Return the paths in a folder, and whether each is a folder."""
     if isinstance(folder, RemotePath):
-        found = [(folder / name, is_folder(entry)) for name, entry in entries(folder.url).items()]
+        found = [
+            (folder / name, entry["type"] == "directory")
+            for name, entry in entries(folder.url).items()
+        ]
         return cast(list[tuple[Path, bool]], found)
     with os.scandir(folder) as local:
         return [(Path(entry.path), entry.is_dir()) for entry in local]
@@ -185,7 +188,7 @@ def numbers_of(url: str) -> Numbers:
 def _entry_numbers(url: str, entry: dict[str, Any] | None) -> Numbers:
     if entry is None:
         return MISSING
-    if not is_folder(entry):
+    if entry["type"] != "directory":
         return int(entry["size"]), time_of(entry)
     try:
         files = entries(url).values()
@@ -203,11 +206,6 @@ def entries(url: str) -> dict[str, dict[str, Any]]:
         # An object with the name of the folder itself marks a folder.
         if str(entry["name"]).strip("/") != place.strip("/")
     }
-
-
-def is_folder(entry: dict[str, Any]) -> bool:
-    """Return whether an entry of fsspec's is a folder."""
-    return bool(entry["type"] == "directory")
 
 
 def time_of(entry: dict[str, Any]) -> int:

@@ -22,15 +22,14 @@ MAX_SKIPPED = 1 << 30  # all samples of ES-ImageNet with one reason each
 
 
 def write_whole(documents: Mapping[Path, bytes | bytearray], temporary: Path | None = None) -> None:
-    """Write files in their order, each whole or not at all, and durably.
+    """Write files in their order, each whole or not at all, and durably; make their folders.
 
-    Each is written to a temporary file and synced, then all are renamed in their order. Folders
-    are made where needed.
+    Each is written to a temporary file and synced, then all are renamed in their order.
 
     Args:
         documents: the bytes of each file.
-        temporary: an existing folder on the same disk for the temporary files; by default they
-            lie in the folder of each file, as `part_of` names them.
+        temporary: an existing folder on the same disk for the temporary files; by default each
+            lies where `part_of` says.
     """
     if temporary is None:
         parts = {path: part_of(path) for path in documents}
@@ -71,24 +70,20 @@ def held(lock: Path, busy: EventDataError) -> Iterator[None]:
 
     Raises ``busy`` where another process holds it.
     """
-    lock_file = FileLock(lock)
-    try:
-        lock_file.acquire(timeout=0)
-    except Timeout:
-        raise busy from None
-    try:
+    with writing(lock, type(busy)):
+        try:
+            acquired = FileLock(lock).acquire(timeout=0)
+        except Timeout:
+            raise busy from None
+    with acquired:
         yield
-    finally:
-        lock_file.release()
 
 
 def check_plain(path: Path | str) -> os.stat_result:
-    """Return the status of a file, links followed; refuse a pipe, whose opening could wait forever.
+    """Return the status of a file, links followed.
 
+    Raises OSError for a missing file, and for a pipe or device, whose opening could wait forever.
     Folders pass: opening one is an OSError already.
-
-    Raises:
-        OSError: the file is missing, a pipe or a device.
     """
     status = os.stat(path)  # noqa: PTH116 str or Path
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
@@ -97,11 +92,7 @@ def check_plain(path: Path | str) -> os.stat_result:
 
 
 def read_plain(path: Path, most: int | None = None) -> bytes:
-    """Return the bytes of a plain file.
-
-    Raises:
-        OSError: `check_plain` refuses the file, or it has more than ``most`` bytes.
-    """
+    """Return the bytes of a plain file; raise OSError if it has more than ``most``."""
     status = check_plain(path)
     if most is not None and status.st_size > most:
         reason = f"{status.st_size:,} bytes, at most {most:,} are valid"
@@ -205,11 +196,7 @@ def is_larger(files: Files, key: str, most: int) -> bool:
 
 
 def read_bounded(files: Files, key: str, most: int) -> bytes | None:
-    """Return the bytes of a file, None where it is missing.
-
-    Raises:
-        StoreError: `is_larger` finds more than ``most`` bytes.
-    """
+    """Return the bytes of a file, None where it is missing; StoreError where it `is_larger`."""
     if is_larger(files, key, most):
         raise StoreError(
             f"{files.where}/{key}: damaged ({files.size(key):,} bytes, at most {most:,} are "

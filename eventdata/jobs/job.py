@@ -20,7 +20,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eventdata.errors import MismatchError, StoreError, writing
+from eventdata.errors import MismatchError, StoreError
 from eventdata.files import WORK, Files
 from eventdata.files.inputs import MISSING, Numbers, file_numbers
 from eventdata.files.local import LocalFiles, held, read_bounded
@@ -150,7 +150,11 @@ class Job(Generic[RecordT, Result]):
         if self.is_complete() and WORK not in files.names():
             return total, None
         files.prepare()
-        with _locked(files):
+        busy = "another command is writing to it; wait until that has ended"
+        lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()  # of objects
+        if isinstance(files, LocalFiles):
+            lock = held(files.own(LOCK), StoreError(f"{files.where}: {busy}"))
+        with lock:
             if self.is_complete():  # another command may have finished it since
                 _clear(files)  # a kill between the last two steps leaves it
                 return total, None
@@ -198,18 +202,6 @@ class Job(Generic[RecordT, Result]):
                 lambda task: task.record() if task.key in keys else None, self.tasks
             )
             yield from zip(self.tasks, records, strict=True)
-
-
-@contextlib.contextmanager
-def _locked(files: Files) -> Iterator[None]:
-    if not isinstance(files, LocalFiles):
-        yield
-        return
-    busy = StoreError(f"{files.where}: another command is writing to it; wait until that has ended")
-    with contextlib.ExitStack() as stack:
-        with writing(files.where):
-            stack.enter_context(held(files.own(LOCK), busy))
-        yield
 
 
 def _clear(files: Files) -> None:

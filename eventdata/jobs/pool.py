@@ -46,8 +46,6 @@ class OpenPool:
     """Called while no results come: raises where they never will."""
     interrupt: Callable[[], None] = _nothing
     """Called repeatedly: raises where Ctrl-C was pressed (`ctrl_c_noted`)."""
-    ends_tasks: bool = False
-    """Whether running tasks end with the pool, so that nobody waits for them."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def worker_pool(workers: int) -> Iterator[OpenPool]:
         try:
             # Each worker has one task running and one ready. After a failure none is waited for:
             # a worker without memory may hang in `Thread.start`.
-            yield OpenPool(executor, 2 * workers, interrupt=interrupt, ends_tasks=True)
+            yield OpenPool(executor, 2 * workers, interrupt=interrupt)
         finally:
             executor.shutdown()
 
@@ -195,9 +193,10 @@ def run_tasks(
             for future in finished:
                 yield future.result()
     except BaseException as error:
+        ends_tasks = isinstance(pool.executor, ProcessExecutor)
         with contextlib.suppress(Exception):  # a lost pool raises too, but this error came first
             running = {future for future in running if not future.cancel()}
-            while running and not isinstance(error, KeyboardInterrupt) and not pool.ends_tasks:
+            while running and not isinstance(error, KeyboardInterrupt) and not ends_tasks:
                 _, running = _wait(pool, running, ALL_COMPLETED)
         if isinstance(error, MemoryError):
             raise EventDataError(

@@ -11,12 +11,12 @@ import contextlib
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from multiprocessing import Pipe
 from queue import SimpleQueue
 from typing import Any
 
@@ -27,8 +27,6 @@ from eventdata.jobs.worker import (
     SCRIPT,
     early_exit,
     open_sockets,
-    receive,
-    send,
 )
 
 NAME = "eventdata-worker"
@@ -44,7 +42,7 @@ class Worker:
         module = getattr(getattr(main, "__spec__", None), "name", "")
         path = os.path.abspath(getattr(main, "__file__", None) or "")  # noqa: PTH100
         with contextlib.ExitStack() as stack:
-            self._socket, theirs = map(stack.enter_context, socket.socketpair())
+            self._socket, theirs = map(stack.enter_context, Pipe())
             open_sockets.update((self._socket, theirs))
             self._note = stack.enter_context(tempfile.TemporaryFile(buffering=0))
             self.process = subprocess.Popen(
@@ -69,8 +67,8 @@ class Worker:
         """
         request = pickle.dumps((function, arguments, named))
         try:
-            send(self._socket, request)
-            answer = receive(self._socket)
+            self._socket.send_bytes(request)
+            answer = self._socket.recv_bytes()
         except (EOFError, OSError):
             try:
                 code = self.process.wait(END_SECONDS)

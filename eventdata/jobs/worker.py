@@ -11,11 +11,11 @@ import os
 import pickle
 import runpy
 import signal
-import socket
 import sys
 import traceback
 import types
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 from weakref import WeakSet
@@ -36,29 +36,9 @@ NO_GUARD = (
 )
 SCRIPT = "__mp_main__"  # what multiprocessing calls the parent's script in a child
 
-open_sockets: WeakSet[socket.socket] = WeakSet()  # closed in forks, or they would hide an exit
+open_sockets: WeakSet[Connection] = WeakSet()  # closed in forks, or they would hide an exit
 _note: int | None = None  # in a worker: the descriptor of its note
 _imports_script = False  # in a worker: whether it runs the parent's script
-
-
-def send(connection: socket.socket, message: bytes) -> None:
-    """Send a message with its length."""
-    connection.sendall(len(message).to_bytes(8, "little") + message)
-
-
-def receive(connection: socket.socket) -> bytes:
-    """Return the next whole message; EOFError where the other side has ended."""
-    return _receive(connection, int.from_bytes(_receive(connection, 8), "little"))
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    received = bytearray()
-    while len(received) < size:
-        part = connection.recv(min(size - len(received), 2**20))
-        if not part:
-            raise EOFError
-        received += part
-    return bytes(received)
 
 
 def working_on(what: str) -> None:
@@ -125,7 +105,7 @@ def serve(module: str, path: str) -> None:
     global _note
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)  # standard error, where that is closed
-    connection = socket.socket(fileno=os.dup(0))
+    connection = Connection(os.dup(0))
     open_sockets.add(connection)
     _note = os.dup(1)
     os.dup2(null, 0)
@@ -139,14 +119,14 @@ def serve(module: str, path: str) -> None:
         working_on(NOTHING_YET)
         answer = _answer(request, module, path)
         with contextlib.suppress(OSError):
-            send(connection, answer)
+            connection.send_bytes(answer)
 
 
-def _receive_requests(connection: socket.socket, requests: "SimpleQueue[bytes]") -> None:
+def _receive_requests(connection: Connection, requests: "SimpleQueue[bytes]") -> None:
     """End this process with its parent, also in the middle of a call."""
     try:
         while True:
-            requests.put(receive(connection))
+            requests.put(connection.recv_bytes())
     finally:
         os._exit(1)
 

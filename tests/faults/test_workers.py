@@ -50,9 +50,9 @@ def die_of_an_odd_signal(task):
 
 def die_in_the_middle_of_an_answer(task):
     def send_some(connection, message):
-        connection.sendall((len(message).to_bytes(8, "little") + message)[:20_000])
+        os.write(connection.fileno(), (len(message).to_bytes(4, "big") + message)[:20_000])
         os.kill(os.getpid(), signal.SIGKILL)
-    worker.send = send_some
+    worker.Connection.send_bytes = send_some
     return bytes(2_000_000)
 
 BEGUN, FAILED = (Path(__file__).with_name(name) for name in ("begun", "failed"))
