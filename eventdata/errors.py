@@ -72,13 +72,7 @@ def reading(
     kind: type[EventDataError] = InputError,
     remedy: str = "check that it exists and that you may read it",
 ) -> Iterator[None]:
-    """Raise an OSError of reading as one sentence.
-
-    Args:
-        path: the file or folder, for the message where the OSError names none.
-        kind: the class of the error raised.
-        remedy: what to do, as an imperative.
-    """
+    """Raise an OSError of reading ``path`` as a ``kind``; ``remedy`` says what to do."""
     try:
         yield
     except OSError as error:
@@ -90,12 +84,9 @@ def reading(
 def writing(
     path: object, kind: type[EventDataError] = StoreError, then: str = RESUME
 ) -> Iterator[None]:
-    """Raise an OSError of writing as one sentence that says what to do.
+    """Raise an OSError of writing ``path`` as a ``kind``.
 
-    Args:
-        path: the file or folder, for the message.
-        kind: the class of the error raised.
-        then: what to do once the disk is in order, as an imperative.
+    ``then`` says what to do once the disk is in order, as an imperative.
     """
     try:
         yield
@@ -113,8 +104,7 @@ def writing(
 def check_whole(least: int = 1, **values: Any) -> list[int]:
     """Return the arguments as plain ints, which JSON accepts and NumPy's integers are not.
 
-    Raises:
-        OptionError: a value is not a whole number, or is less than ``least``. True is not one.
+    Raises OptionError for True, and for what is no whole number of at least ``least``.
     """
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:

@@ -202,9 +202,8 @@ def generate(
 def _read_about(files: LocalFiles, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of generated.json, empty if the folder is.
 
-    Raises:
-        StoreError: the folder holds something else, or the document is damaged.
-        MismatchError: it was made with other parameters or from other input than ``about``.
+    Raise StoreError for another folder or a damaged document, MismatchError for other parameters or
+    input than ``about`` has.
     """
     document = b"" if is_larger(files, ABOUT, MAX_SKIPPED) else files.read(ABOUT)
     if document is None:
@@ -246,17 +245,13 @@ def _finish(
 ) -> dict[str, Any]:
     """Write the manifests and generated.json; return the content of the latter."""
     lines: dict[str, list[str]] = {task.split: [] for task, _ in records}
-    left_out: dict[str, str] = {}
-    skipped: dict[str, str] = {}
     for task, record in records:
         lines[task.split] += record.lines
-        left_out |= record.left_out
-        skipped |= record.skipped
     finished = {
         **about,
         "samples": {split: len(part) for split, part in lines.items()},
-        "left_out": left_out,
-        "skipped": skipped,
+        "left_out": {key: why for _, one in records for key, why in one.left_out.items()},
+        "skipped": {key: why for _, one in records for key, why in one.skipped.items()},
         "complete": True,
     }
     files.write({**manifests(lines), ABOUT: _json(finished)})

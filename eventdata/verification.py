@@ -196,8 +196,7 @@ def comparisons(
 ) -> Iterator[Comparison]:
     """Yield tasks of a few samples each, found in the raw data by their names.
 
-    Raises:
-        OptionError: no sample of a split was found, and an option that names a file may be missing.
+    Raise OptionError where no sample of a split was found, and a file's option may be missing.
     """
     entry = source_entry(str(store.header.parameters.get("source")))
     needed = " and ".join(f"--{option}" for option in sorted(entry.files))

@@ -43,12 +43,7 @@ _fetcher: ContextVar[_Fetcher | None] = ContextVar("fetcher", default=None)
 
 @contextlib.contextmanager
 def fetch_ahead(paths: Sequence[str], sizes: Iterable[int]) -> Iterator[None]:
-    """Fetch files ahead for `local_copy` while this is open; do nothing for local ones.
-
-    Args:
-        paths: paths or URLs, best in the order in which they are needed.
-        sizes: bytes of each.
-    """
+    """Fetch files ahead for `local_copy`, in this order, while this is open; not local ones."""
     wanted = {path: int(size) for path, size in zip(paths, sizes, strict=True) if is_url(path)}
     if not wanted:
         yield
@@ -66,10 +61,7 @@ def fetch_ahead(paths: Sequence[str], sizes: Iterable[int]) -> Iterator[None]:
 def local_copy(path: str) -> Iterator[str]:
     """Yield the path of a local file with the same name, size and time, deleted at the exit.
 
-    Errors raised within name the URL.
-
-    Raises:
-        MismatchError: the file is gone.
+    Errors raised within name the URL. Raise MismatchError where the file is gone.
     """
     if not is_url(path):
         yield path

@@ -51,8 +51,7 @@ def check_apart(files: Files, source: str | os.PathLike[str], *, walked: bool) -
 class RemotePath:
     """A file or folder behind a URL, in place of a `Path` where sources list.
 
-    A service that can't be reached raises EventDataError rather than InputError: a sample must not
-    be skipped for it.
+    A service that can't be reached raises EventDataError: no sample must be skipped for it.
     """
 
     url: str

@@ -35,9 +35,7 @@ _jitter = random.Random()  # its own, so that a program's seeded draws do not de
 class Remote:
     """A place behind a URL. It can be pickled and forked: each process opens its own connections.
 
-    Args:
-        url: the place.
-        kind: the class of the errors raised, at once where nothing can open such a URL.
+    Its errors are of class ``kind``, also where nothing can open such a URL.
     """
 
     def __init__(self, url: str, kind: type[EventDataError]) -> None:
@@ -77,10 +75,7 @@ class Remote:
     def ask(self, action: str, key: str, request: Callable[[Any, str], Result]) -> Result:
         """Return ``request(file system, path of the key)``, repeated after passing faults.
 
-        Args:
-            action: a participle for the message, such as "read" or "written".
-            key: the file, "" for the place itself.
-            request: called with the file system and the path.
+        ``action`` is a participle for the message; the key "" is the place itself.
 
         Raises:
             FileNotFoundError: the key is missing.
@@ -105,14 +100,12 @@ class Remote:
             time.sleep(wait * _jitter.uniform(0.5, 1))  # spread the requests of many workers
 
     def _error(self, action: str, where: str, error: Exception) -> EventDataError:
-        said = error.strerror if isinstance(error, OSError) else None
-        reason = " ".join(str(said or error).split()) or type(error).__name__
-        names = _names(error)
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         if isinstance(error, ImportError) and self._is_s3:
             return self.kind(f"{where}: s3fs is missing; run pip install 'eventdata[s3]'")
         if _code(error) == "NoSuchBucket":
             remedy = "create the bucket or correct the URL"
-        elif any("Credential" in name for name in names):
+        elif any("Credential" in name for name in _names(error)):
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         elif isinstance(error, PermissionError):
             remedy = "check the credentials and their permissions"
@@ -120,7 +113,7 @@ class Remote:
             remedy = f"check the address and the network; {RESUME}"
         else:
             remedy = "check the address"
-        return self.kind(f"{where}: can't be {action} ({reason}); {remedy}")
+        return self.kind(f"{where}: can't be {action} ({reason or type(error).__name__}); {remedy}")
 
 
 def _passes(error: Exception) -> bool:
@@ -157,14 +150,10 @@ class RemoteFiles(Remote):
             return None
 
     def read_parts(self, parts: Sequence[tuple[str, int, int | None]]) -> list[bytes]:
-        """Return the bytes of several parts, requested at once.
+        """Return the bytes of several parts (key, start, stop), requested at once.
 
-        Args:
-            parts: key, start and stop of each; a negative start, with stop None, counts from the
-                end.
-
-        Raises:
-            StoreError: a key is missing, or a part lies outside its file.
+        A negative start, with stop None, counts from the end. Raises StoreError where a key is
+        missing, or a part lies outside its file.
         """
         found: dict[int, bytes] = {}
 

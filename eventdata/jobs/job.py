@@ -142,9 +142,8 @@ class Job(Generic[RecordT, Result]):
     def resume(self, pool: Pool, progress: Progress | None) -> tuple[int, Result | None]:
         """Do what is left.
 
-        Returns:
-            The number of samples that were done before, and what ``finish`` returned; None where
-            nothing was left.
+        Returns how many samples were done before, and what ``finish`` returned, None where nothing
+        was left.
         """
         files, total = self.claim.files, sum(len(task.samples) for task in self.tasks)
         if self.is_complete() and WORK not in files.names():
@@ -229,12 +228,7 @@ def input_digest(splits: Mapping[str, Columns], facts: str = "") -> str:
 def check_parameters(
     files: Files, old: Mapping[str, Any], new: Mapping[str, Any], place: str, remedy: str
 ) -> None:
-    """Raise MismatchError where the parameters of OUT differ from those of this call.
-
-    Args:
-        place: the name of OUT in the message.
-        remedy: what to do, as an imperative.
-    """
+    """Raise MismatchError where parameters differ; ``place`` is the name of OUT in the message."""
     different = [
         f"{key} is {old.get(key)!r} {place}, {new.get(key)!r} in this call"
         for key in sorted({*old, *new})

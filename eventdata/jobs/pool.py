@@ -71,9 +71,6 @@ class Pool:
             executor: an executor to use instead.
             scheduler: the address of a Dask scheduler to use instead.
             places: the paths and URLs that the tasks read and write.
-
-        Raises:
-            OptionError: the arguments make no sense together.
         """
         check_whole(workers=workers)
         if workers > 1:
@@ -90,11 +87,7 @@ class Pool:
 
     @contextlib.contextmanager
     def open(self, unseen: Callable[[], str | None]) -> Iterator[OpenPool]:
-        """Open the pool.
-
-        Args:
-            unseen: reports what a Dask worker cannot see of the files; travels by pickle.
-        """
+        """Open the pool; ``unseen`` returns what a Dask worker cannot see of the files."""
         if self.scheduler is not None:
             from eventdata.jobs.dask import open_cluster  # Dask need not be installed
 

@@ -61,10 +61,7 @@ class Worker:
     def call(
         self, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]
     ) -> Any:
-        """Return the result of a call in the process, or raise its error.
-
-        Raises EventDataError where the process ends before it has answered.
-        """
+        """Return the result of a call in the process, or raise its error, also if it ends early."""
         request = pickle.dumps((function, arguments, named))
         try:
             self._socket.send_bytes(request)
@@ -97,7 +94,6 @@ class ProcessExecutor(Executor):
     """Runs calls in processes of this machine. They end with this one, however it ends."""
 
     def __init__(self, processes: int) -> None:
-        """Start them."""
         self.workers: list[Worker] = []
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         self._threads = ThreadPoolExecutor(processes, NAME)

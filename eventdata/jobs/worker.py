@@ -61,33 +61,27 @@ def leave_if_imported() -> None:
 def early_exit(code: int, note: bytes) -> EventDataError:
     """Return the error for a worker that ended early, with the sample that it was reading.
 
-    Args:
-        code: exit code; negative for a signal, 0 where another part of the program took it.
-        note: content of the worker's note, empty before it has started.
+    The code is 0 where another part of the program took it; the note is empty before the start.
     """
-    noted = note.rstrip(b"\0").decode(errors="backslashreplace")
     if code == UNGUARDED:
         return OptionError(NO_GUARD)
-    if code and not noted:
-        how = f"as it started ({_ending(code)}; its output has the reason)"
-    else:
-        reading = f"while it read {noted} " if noted.strip() else ""
-        how = f"{reading}({_ending(code)})"
-    return EventDataError(
-        f"a worker process ended early {how}; {RESUME}, with fewer workers if memory ran out"
-    )
-
-
-def _ending(code: int) -> str:
+    how = f"exit code {code}"
     if code == 0:
-        return "killed, or out of memory"
-    if code == -signal.SIGKILL:
-        return "killed, as the system does when memory runs out"
-    if code < 0:
+        how = "killed, or out of memory"
+    elif code == -signal.SIGKILL:
+        how = "killed, as the system does when memory runs out"
+    elif code < 0:
+        how = f"killed by signal {-code}"
         with contextlib.suppress(ValueError):  # of real-time signals
-            return f"killed by {signal.Signals(-code).name}"
-        return f"killed by signal {-code}"
-    return f"exit code {code}"
+            how = f"killed by {signal.Signals(-code).name}"
+    noted = note.rstrip(b"\0").decode(errors="backslashreplace")
+    when = f"while it read {noted} " if noted.strip() else ""
+    if code and not noted:
+        when, how = "as it started ", f"{how}; its output has the reason"
+    return EventDataError(
+        f"a worker process ended early {when}({how}); {RESUME}, with fewer workers if memory ran "
+        "out"
+    )
 
 
 def out_of_memory(what: str) -> EventDataError:
@@ -98,9 +92,7 @@ def out_of_memory(what: str) -> EventDataError:
 def serve(module: str, path: str) -> None:
     """Run the calls that the parent sends, until it ends or kills this process.
 
-    Args:
-        module: name of the parent's ``__main__`` if it was started by ``python -m``, or "".
-        path: file of the parent's script, or "".
+    The parent's script is ``module``, if it was started by ``python -m``, or the file ``path``.
     """
     global _note
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -144,12 +136,11 @@ def _answer(request: bytes, module: str, path: str) -> bytes:
 class _Unpickler(pickle.Unpickler):
     """Imports the parent's script where a call refers to it."""
 
-    def __init__(self, data: bytes, module: str, path: str) -> None:
+    def __init__(self, data: bytes, *script: str) -> None:
         super().__init__(io.BytesIO(data))
-        self._script = module, path
+        self._script = script
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the object of that name."""
         if module == "__main__" and sys.modules["__main__"].__name__ != SCRIPT:
             _import_script(*self._script)
         return super().find_class(module, name)

@@ -101,10 +101,8 @@ def already_complete(files: Files, plan: StorePlan) -> bool:
 def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> None:
     """Write the files that are known before samples are read. Call it with the lock held.
 
-    Another store is replaced with ``overwrite``, or if none of its shards is done.
-
-    Raises:
-        MismatchError: OUT holds another store.
+    Another store is replaced with ``overwrite``, or if none of its shards is done; otherwise raise
+    MismatchError.
     """
     found = existing_header(files)
     if found is not None and (overwrite or not is_begun(files, found, plan)):
@@ -116,11 +114,8 @@ def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> None:
 def is_begun(files: Files, found: Header, plan: StorePlan) -> bool:
     """Return whether a store is the plan's; False if nothing in it is worth keeping.
 
-    Nothing is worth keeping in a store that is being replaced, or one of another plan that stopped
-    before its first shard, as after a wrong option.
-
-    Raises:
-        MismatchError: the store is another one and holds work.
+    So it is in a store that is being replaced, or in one of another plan that stopped before its
+    first shard, as after a wrong option. Raise MismatchError for another one that holds work.
     """
     if not found.parameters_sha256:
         return False
@@ -140,8 +135,7 @@ def is_begun(files: Files, found: Header, plan: StorePlan) -> bool:
 def _discard(files: Files, found: Header) -> None:
     """Remove a store, its header last. A header without digest marks a store to discard.
 
-    Raises:
-        StoreError: the folder holds something that is not the store's.
+    Raise StoreError where the folder holds something that is not the store's.
     """
     own = {HEADER_KEY, SKIPPED_KEY, WORK, *found.split_names}
     foreign = sorted(set(files.names()) - own)
