@@ -121,7 +121,7 @@ def convert(
         OptionError: an argument makes no sense.
     """
     started = time.monotonic()
-    pool = Pool.choose(workers, executor, scheduler, (input, out))
+    pool = Pool(workers, executor, scheduler, (input, out))
     walks = isinstance(source, str) and source_entry(source).kind.walks
     if isinstance(source, str):
         if input is None:

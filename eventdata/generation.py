@@ -153,7 +153,7 @@ def generate(
         OptionError: an argument makes no sense.
     """
     started = time.monotonic()
-    pool = Pool.choose(workers, scheduler=scheduler, places=(input,))
+    pool = Pool(workers, scheduler=scheduler, places=(input,))
     folder = path_or_url(out)
     if is_url(folder):
         raise OptionError(f"{out}: raw files need a folder; generate them in one, then copy it")

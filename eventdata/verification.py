@@ -93,7 +93,7 @@ def verify(
         )
     if against is None and (samples is not ... or seed is not None):
         raise OptionError("--samples and --seed need --against; pass the raw data")
-    pool = Pool.choose(workers, scheduler=scheduler, places=(store, against))
+    pool = Pool(workers, scheduler=scheduler, places=(store, against))
     if samples is ...:
         samples = AGAINST_SAMPLES
     if samples is not None:

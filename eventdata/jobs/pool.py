@@ -50,44 +50,38 @@ class OpenPool:
 
 @dataclass(frozen=True)
 class Pool:
-    """A choice of where tasks run, checked by `choose`."""
+    """A choice of where tasks run, checked when it is made. Make it before anything else.
+
+    workers: processes on this machine; 1 runs the tasks in this process. executor, scheduler: an
+    executor, or the address of a Dask scheduler, to use instead. places: the paths and URLs that
+    the tasks read and write.
+    """
 
     workers: int
-    executor: Executor | None
-    scheduler: str | None
+    executor: Executor | None = None
+    scheduler: str | None = None
+    places: Iterable[str | os.PathLike[str] | None] = ()
 
-    @classmethod
-    def choose(
-        cls,
-        workers: int,
-        executor: Executor | None = None,
-        scheduler: str | None = None,
-        places: Iterable[str | os.PathLike[str] | None] = (),
-    ) -> "Pool":
-        """Check and return a choice. Call it before anything else.
-
-        Args:
-            workers: processes on this machine; 1 runs the tasks in this process.
-            executor: an executor to use instead.
-            scheduler: the address of a Dask scheduler to use instead.
-            places: the paths and URLs that the tasks read and write.
-        """
-        check_whole(workers=workers)
-        if workers > 1:
+    def __post_init__(self) -> None:
+        check_whole(workers=self.workers)
+        if self.workers > 1:
             leave_if_imported()
-        if executor is not None and scheduler is not None:
+        if self.executor is not None and self.scheduler is not None:
             raise OptionError("executor and scheduler exclude each other; pass one of them")
-        for place in places:
-            if (workers > 1 or scheduler) and place and os.fspath(place).startswith("memory://"):
+        elsewhere = self.workers > 1 or self.scheduler
+        for place in self.places:
+            if elsewhere and place and os.fspath(place).startswith("memory://"):
                 raise OptionError(
                     f"{place}: is in the memory of this process, which workers cannot see; pass "
                     "workers=1 and no scheduler"
                 )
-        return cls(workers, executor, scheduler)
 
     @contextlib.contextmanager
     def open(self, unseen: Callable[[], str | None]) -> Iterator[OpenPool]:
-        """Open the pool; ``unseen`` returns what a Dask worker cannot see of the files."""
+        """Open the pool; ``unseen`` returns what a Dask worker cannot see of the files.
+
+        Processes of this machine end with this one, however it ends.
+        """
         if self.scheduler is not None:
             from eventdata.jobs.dask import open_cluster  # Dask need not be installed
 
@@ -99,8 +93,14 @@ class Pool:
         elif self.workers == 1:
             yield OpenPool(None)
         else:
-            with worker_pool(self.workers) as pool:
-                yield pool
+            with ctrl_c_noted() as interrupt:
+                executor = ProcessExecutor(self.workers)
+                try:
+                    # Each worker has one task running and one ready. After a failure none is
+                    # waited for: a worker without memory may hang in `Thread.start`.
+                    yield OpenPool(executor, 2 * self.workers, interrupt=interrupt)
+                finally:
+                    executor.shutdown()
 
 
 class _CtrlC:
@@ -147,19 +147,6 @@ def ctrl_c_noted() -> Iterator[Callable[[], None]]:
         finally:
             signal.signal(signal.SIGINT, handler)
             noting.interrupt()
-
-
-@contextlib.contextmanager
-def worker_pool(workers: int) -> Iterator[OpenPool]:
-    """Open a pool of processes, which end with this one however it ends."""
-    with ctrl_c_noted() as interrupt:
-        executor = ProcessExecutor(workers)
-        try:
-            # Each worker has one task running and one ready. After a failure none is waited for:
-            # a worker without memory may hang in `Thread.start`.
-            yield OpenPool(executor, 2 * workers, interrupt=interrupt)
-        finally:
-            executor.shutdown()
 
 
 def run_tasks(

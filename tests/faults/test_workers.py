@@ -29,7 +29,7 @@ PROGRAM = """
 import os, resource, signal, sys, time
 from pathlib import Path
 from eventdata.jobs import worker
-from eventdata.jobs.pool import run_tasks, worker_pool
+from eventdata.jobs.pool import Pool, run_tasks
 
 class OddError(Exception):
     '''Pickles, and can't be unpickled.'''
@@ -80,7 +80,7 @@ if __name__ == "__main__":
     if work is no_files_left:
         resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6))
     try:
-        with worker_pool(2) as pool:
+        with Pool(2).open(print) as pool:
             if work is stopped_when_the_caller_leaves:
                 for worker in pool.executor.workers:
                     os.kill(worker.process.pid, signal.SIGSTOP)
@@ -132,7 +132,7 @@ ONE_AFTER_THE_OTHER = """
 import gc, json, os, signal, subprocess, sys, time
 from concurrent.futures import wait
 from pathlib import Path
-from eventdata.jobs.pool import run_tasks, worker_pool
+from eventdata.jobs.pool import Pool, run_tasks
 
 def fail(task):
     raise KeyError("nothing")
@@ -145,7 +145,7 @@ def note_and_wait(folder):
     time.sleep(100)
 
 def child(folder):
-    with worker_pool(2) as pool:
+    with Pool(2).open(print) as pool:
         list(run_tasks(pool, note_and_wait, [folder] * 2))
 
 def pids(folder, count):
@@ -170,7 +170,7 @@ def deaf_child():
     return os.waitpid(pid, 0)[1] != 0
 
 def in_one_pool(work, tasks):
-    with worker_pool(2) as pool:
+    with Pool(2).open(print) as pool:
         return list(run_tasks(pool, work, tasks))
 
 if __name__ == "__main__":
@@ -200,7 +200,7 @@ if __name__ == "__main__":
     process.wait()
     wait_for_end(workers)
     # One worker is killed: its call raises an error, the other worker ends with the pool.
-    with worker_pool(2) as pool:
+    with Pool(2).open(print) as pool:
         futures = [pool.executor.submit(note_and_wait, folder) for _ in range(2)]
         workers = pids(folder, 2)
         os.kill(pool.executor.workers[0].process.pid, signal.SIGKILL)
@@ -310,9 +310,9 @@ def test_a_script_that_defines_its_source_needs_a_main_guard(tmp_path):
 def test_a_worker_that_cannot_start_is_an_error(tmp_path):
     text = (
         "import sys\n"
-        "from eventdata.jobs.pool import run_tasks, worker_pool\n"
+        "from eventdata.jobs.pool import Pool, run_tasks\n"
         "sys.path[:] = []\n"
-        "with worker_pool(2) as pool:\n"
+        "with Pool(2).open(print) as pool:\n"
         "    list(run_tasks(pool, print, range(2)))\n"
     )
     done = run_text(tmp_path, text)
