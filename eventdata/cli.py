@@ -3,9 +3,8 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,12 +18,15 @@ from eventdata.console import (
     say,
     scheduler_option,
     warn,
-    warn_of,
     workers_option,
 )
 from eventdata.errors import OptionError
 from eventdata.options import SourceCommand, SourceGroup, against_options
-from eventdata.raw.registry import GENERATED, SOURCES, generate_options, source_entry
+from eventdata.raw.registry import GENERATED, SOURCES
+
+if TYPE_CHECKING:
+    from eventdata.conversion import Conversion
+    from eventdata.generation import Generation
 
 
 @click.group(
@@ -51,6 +53,32 @@ def _complete_folder(_: click.Context, __: click.Parameter, incomplete: str) -> 
     return [CompletionItem(incomplete, type="dir")]  # the shell looks; a URL stays as it is
 
 
+def _on_error(text: str) -> Any:
+    return click.option(
+        "--on-error",
+        type=click.Choice(["fail", "skip"]),
+        default="fail",
+        show_default=True,
+        help=text,
+    )
+
+
+def _finish(result: "Conversion | Generation", as_json: bool, line: str, skipped: str) -> None:
+    """Print what a conversion or generation has done, and how much of it was skipped."""
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(result)))
+        return
+    for note in result.notes:
+        warn(f"note: {note}")
+    say(f"{result.out}: {line}")
+    if skipped:
+        warn(f"skipped: {skipped}")
+
+
+def _counts(result: "Conversion | Generation") -> str:
+    return ", ".join(f"{split} {count:,}" for split, count in result.samples.items())
+
+
 @click.command()
 @click.argument("input", type=click.Path(file_okay=False))
 @click.argument("out", type=click.Path())
@@ -64,13 +92,7 @@ def _complete_folder(_: click.Context, __: click.Parameter, incomplete: str) -> 
     help="Samples per file of the store.",
 )
 @limit_option
-@click.option(
-    "--on-error",
-    type=click.Choice(["fail", "skip"]),
-    default="fail",
-    show_default=True,
-    help="For a sample that can't be read: fail, or mark it invalid and record the reason.",
-)
+@_on_error("For a sample that can't be read: fail, or mark it invalid and record the reason.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing store.")
 @click.option("--dry-run", is_flag=True, help="Report the expected samples and bytes only.")
 @json_option
@@ -82,29 +104,19 @@ def _convert(source: str, input: str, out: str, as_json: bool, **options: Any) -
 
     with progress_bar("converting") as progress:
         result = convert(source, input, out, progress=progress, **options)
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(result)))
-        return
-    warn_of(result.notes)
-    total = sum(result.samples.values())
+    total, size = sum(result.samples.values()), human_bytes(result.bytes)
+    skipped = f"{result.skipped:,}" if result.skipped else ""
     if options["dry_run"]:
-        say(
-            f"{result.out}: would hold {total:,} samples ({_counts(result.samples)}) in about "
-            f"{human_bytes(result.bytes)}; {result.done_before:,} are done, "
-            f"{total - result.done_before:,} to do"
+        line = (
+            f"would hold {total:,} samples ({_counts(result)}) in about {size}; "
+            f"{result.done_before:,} are done, {total - result.done_before:,} to do"
         )
     else:
-        say(
-            f"{result.out}: {result.state}, {total:,} samples ({_counts(result.samples)}), "
-            f"{human_bytes(result.bytes)}, {result.seconds:.1f} s"
+        line = (
+            f"{result.state}, {total:,} samples ({_counts(result)}), {size}, {result.seconds:.1f} s"
         )
-    if result.skipped:
-        reasons = "" if options["dry_run"] else " (reasons in skipped.json)"
-        warn(f"skipped: {result.skipped:,}{reasons}")
-
-
-def _counts(samples: Mapping[str, int]) -> str:
-    return ", ".join(f"{split} {count:,}" for split, count in samples.items())
+        skipped += " (reasons in skipped.json)" * bool(skipped)
+    _finish(result, as_json, line, skipped)
 
 
 main.add_command(
@@ -123,8 +135,7 @@ main.add_command(
         """,
         template=_convert,
         sources=SOURCES,
-        own=lambda name: source_entry(name).options,
-        example=lambda name: source_entry(name).kind.example,
+        subcommand_metavar="SOURCE INPUT OUT [OPTIONS]",
     )
 )
 
@@ -135,13 +146,7 @@ main.add_command(
 @workers_option
 @scheduler_option
 @limit_option
-@click.option(
-    "--on-error",
-    type=click.Choice(["fail", "skip"]),
-    default="fail",
-    show_default=True,
-    help="For an input that can't be read: fail, or skip it and record the reason.",
-)
+@_on_error("For an input that can't be read: fail, or skip it and record the reason.")
 @json_option
 @debug_option
 def _generate(kind: str, input: str, raw: str, as_json: bool, **options: Any) -> None:  # noqa: A002
@@ -150,17 +155,12 @@ def _generate(kind: str, input: str, raw: str, as_json: bool, **options: Any) ->
 
     with progress_bar("generating") as progress:
         result = generate(kind, input, raw, progress=progress, **options)
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(result)))
-        return
-    warn_of(result.notes)
-    counts = _counts(result.samples)
-    say(f"{result.out}: {result.state}, files: {counts}; {result.seconds:.1f} s")
-    if result.left_out or result.skipped:
-        warn(
-            f"skipped: {result.left_out:,} with too few events, {result.skipped:,} that can't be "
-            "read (reasons in generated.json)"
-        )
+    line = f"{result.state}, files: {_counts(result)}; {result.seconds:.1f} s"
+    skipped = (
+        f"{result.left_out:,} with too few events, {result.skipped:,} that can't be read "
+        "(reasons in generated.json)"
+    )
+    _finish(result, as_json, line, skipped * bool(result.left_out or result.skipped))
 
 
 main.add_command(
@@ -178,8 +178,7 @@ main.add_command(
         """,
         template=_generate,
         sources=GENERATED,
-        own=generate_options,
-        example={"es-imagenet": "ILSVRC2012/ raw/", "es-ucf101": "UCF-101/ event_dvs/"}.__getitem__,
+        subcommand_metavar="SOURCE INPUT RAW [OPTIONS]",
     )
 )
 
@@ -203,9 +202,7 @@ def info(store: str, as_json: bool) -> None:
 @main.command(cls=partial(SourceCommand, own=against_options))
 @click.argument("store", shell_complete=_complete_folder)
 @click.option(
-    "--against",
-    type=click.Path(file_okay=False),
-    help="Raw data to convert again and compare.",
+    "--against", type=click.Path(file_okay=False), help="Raw data to convert again and compare."
 )
 @click.option(
     "--samples",
@@ -217,14 +214,7 @@ def info(store: str, as_json: bool) -> None:
 @json_option
 @debug_option
 def verify(
-    store: str,
-    against: str | None,
-    samples: str | None,
-    seed: int | None,
-    workers: int,
-    scheduler: str | None,
-    as_json: bool,
-    **options: Any,
+    store: str, against: str | None, samples: str | None, as_json: bool, **options: Any
 ) -> None:
     """Check every checksum of STORE, and every array against the others.
 
@@ -244,15 +234,7 @@ def verify(
     if samples is not None:
         given["samples"] = None if samples == "all" else int(samples)
     with progress_bar("verifying") as progress:
-        result = run(
-            store,
-            against=against,
-            seed=seed,
-            workers=workers,
-            scheduler=scheduler,
-            progress=progress,
-            **given,
-        )
+        result = run(store, against=against, progress=progress, **given)
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(result), "ok": result.ok}))
     else:
@@ -273,11 +255,7 @@ def verify(
 @click.option("--split", help="Split to draw from; needed if there are several.")
 @click.option("--index", default="0", show_default=True, help="Sample (7) or range (0:16).")
 @click.option(
-    "-o",
-    "--out",
-    required=True,
-    type=click.Path(dir_okay=False),
-    help="Picture, .png or .gif.",
+    "-o", "--out", required=True, type=click.Path(dir_okay=False), help="Picture, .png or .gif."
 )
 @click.option(
     "--scale",

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -69,12 +69,6 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """Print one line to standard error, with names and texts from files made printable."""
     click.echo(printable(text), err=True)
-
-
-def warn_of(notes: Iterable[str]) -> None:
-    """Print the notes of a result to standard error."""
-    for note in notes:
-        warn(f"note: {note}")
 
 
 def _output_fault() -> str:

@@ -4,14 +4,14 @@
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from eventdata.raw.registry import SOURCES, SourceEntry, entry_name, unknown_option, unknown_source
+from eventdata.raw.registry import SOURCES, SourceEntry, source_entry, unknown_option
 from eventdata.settings import Option, reference
 
 HEADING = """# Options of each source
@@ -28,7 +28,7 @@ class SectionOption(click.Option):
     """An option made from a setting, which a help page shows under a heading of its own."""
 
     def __init__(self, option: Option, section: str) -> None:
-        kind, unit, default = option.kinds[0], option.facts.unit, option.shown
+        kind, unit, default = option.kinds[0], option.unit, option.shown
         attributes: dict[str, Any] = {"metavar": unit.upper() if unit.islower() else unit or None}
         if option.choices:
             attributes = {"type": click.Choice([str(one) for one in option.choices])}
@@ -40,9 +40,9 @@ class SectionOption(click.Option):
             )
         elif option.kinds in ((int,), (float,)):
             attributes["type"] = kind
-        if option.facts.repeated:
+        if option.repeated:
             attributes |= {"multiple": True, "callback": lambda *given: list(given[2]) or None}
-        text = option.facts.help + (f"  [default: {default}]" if default else "")
+        text = option.help + (f"  [default: {default}]" if default else "")
         super().__init__([option.flag, option.name], help=text, **attributes)
         self.section = section
 
@@ -53,39 +53,21 @@ class SourceCommand(click.Command):
     def __init__(
         self,
         *args: Any,
-        own: Callable[[], Iterable[SectionOption]] = tuple,
+        own: Callable[[], list[SectionOption]],
         example: Callable[[], str] = str,
-        refuse: Callable[[str], object] = str,
         **attributes: Any,
     ) -> None:
-        self._own = own
-        self._example = example
-        self._refuse = refuse
         super().__init__(*args, **attributes)
+        self.own, self.example = cache(own), example
 
-    @property
-    def params(self) -> list[click.Parameter]:
-        """The options and arguments."""
-        own, self._own = self._own, tuple
-        self._params[:0] = own()
-        return self._params
-
-    @params.setter
-    def params(self, params: list[click.Parameter]) -> None:
-        self._params = list(params)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse arguments; an option of other commands is refused in a sentence."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            self._refuse(error.option_name.lstrip("-").replace("-", "_"))
-            raise
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the options of sources, then the others and the arguments."""
+        return [*self.own(), *super().get_params(ctx)]
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help text, then an example."""
         super().format_help_text(ctx, formatter)
-        if example := self._example():
+        if example := self.example():
             formatter.write_paragraph()
             formatter.write(f"  {example}\n")
 
@@ -102,54 +84,51 @@ class SourceCommand(click.Command):
 
 
 class SourceGroup(click.Group):
-    """A command per source, with the options of ``template`` and the source's own.
-
-    sources: the table of sources; own: the options of a source, by name; example: words of
-    an example, after the source's name.
-    """
+    """A command per source of a table, with the options of ``template`` and the source's own."""
 
     def __init__(
         self,
         *args: Any,
         template: click.Command,
         sources: Mapping[str, SourceEntry],
-        own: Callable[[str], Mapping[str, Option]],
-        example: Callable[[str], str],
         **attributes: Any,
     ) -> None:
-        folders = [one for one in template.params if isinstance(one, click.Argument)]
-        words = " ".join(one.human_readable_name for one in folders)
-        attributes |= {"subcommand_metavar": f"SOURCE {words} [OPTIONS]", "no_args_is_help": False}
-        super().__init__(*args, **attributes)
-        self.template, self.sources, self.own, self.example = template, sources, own, example
+        super().__init__(*args, **attributes | {"no_args_is_help": False})
+        self.template, self.sources = template, sources
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the sources."""
         return list(self.sources)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> SourceCommand:
         """Return the command of a source.
 
         Raises:
             OptionError: no source has this name.
         """
-        if entry_name(cmd_name) not in self.sources:
-            raise unknown_source(cmd_name, self.sources)
+        entry = source_entry(cmd_name, self.sources)
         callback: Any = self.template.callback
         return SourceCommand(
             cmd_name,
             params=self.template.params,
             callback=partial(callback, cmd_name),
-            help=self.sources[entry_name(cmd_name)].summary,
-            own=lambda: made_options(self.own(cmd_name).values(), f"Options of {cmd_name}"),
-            example=lambda: f"eventdata {self.name} {cmd_name} {self.example(cmd_name)}",
-            refuse=partial(self._refuse, cmd_name),
+            help=entry.summary,
+            own=lambda: [
+                SectionOption(option, option.section or f"Options of {cmd_name}")
+                for option in entry.options.values()
+            ],
+            example=lambda: f"eventdata {self.name} {cmd_name} {entry.example}",
         )
 
-    def _refuse(self, source: str, name: str) -> None:
-        known = {one: self.own(one) for one in {entry_name(source): None, **self.sources}}
-        if any(name in options for options in known.values()):
-            raise unknown_option(source, name, known)
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command of a source; an option of other sources is refused in a sentence."""
+        try:
+            return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            option = error.option_name.lstrip("-").replace("-", "_")
+            if any(option in entry.options for entry in self.sources.values()):
+                raise unknown_option(str(ctx.invoked_subcommand), option, self.sources) from None
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sources with a line each."""
@@ -162,7 +141,7 @@ class SourceGroup(click.Group):
             valued = {
                 word
                 for name in self.sources
-                for one in SourceGroup.get_command(self, ctx, name).params  # type: ignore[union-attr]
+                for one in self.get_command(ctx, name).get_params(ctx)
                 if isinstance(one, click.Option) and not one.is_flag
                 for word in one.opts
             }
@@ -173,18 +152,13 @@ class SourceGroup(click.Group):
         return super().parse_args(ctx, args)
 
 
-def made_options(options: Iterable[Option], section: str) -> list[SectionOption]:
-    """Return options of the command line; those without a section get this one."""
-    return [SectionOption(option, option.section or section) for option in options]
-
-
 def against_options() -> list[SectionOption]:
     """Return the options of all sources that name files, which no store knows."""
     found = {
         option.name: option
         for entry in SOURCES.values()
         for option in entry.options.values()
-        if Path in option.kinds or option.facts.needs
+        if Path in option.kinds or option.needs
     }
     return [SectionOption(option, AGAINST) for option in found.values()]
 

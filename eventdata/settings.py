@@ -11,6 +11,7 @@ header and the reference documentation are all made from it.
 
 import dataclasses
 import difflib
+import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -26,12 +27,19 @@ from eventdata.errors import OptionError
 
 T = TypeVar("T")
 Table = dict[str, Any]
-_NAMES = {int: "whole number", float: "number", str: "text", Path: "path", bool: "true or false"}
+_NAMES = {int: "a whole number", float: "a number", Path: "a path", str: "text"}
+_NAMES[bool] = "true or false"
+_BOUNDS = {
+    "least": ("at least", operator.ge),
+    "above": ("more than", operator.gt),
+    "most": ("at most", operator.le),
+    "below": ("less than", operator.lt),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """The description of a field.
+class Option:
+    """A field of a settings class, as `setting` describes it.
 
     least, most: bounds that are allowed; above, below: bounds that are not. They hold for a number
     and for each number of a tuple.
@@ -40,8 +48,10 @@ class Setting:
     stored: whether the value goes into a store's parameters.
     needs: another option without which this one has no meaning.
     repeated: whether a command line may give the option several times.
-    read, write: between an option's text and a value that no annotation says how to read. ``read``
+    parse, dump: between an option's text and a value that no annotation says how to read. ``parse``
     fails for what is not ``form``.
+    path: the field's name, with those of the fields around it; `fields_of` adds it, the type
+    ``hint`` and the default.
     """
 
     help: str = ""
@@ -56,29 +66,95 @@ class Setting:
     needs: str = ""
     repeated: bool = False
     form: str = ""
-    read: Callable[[Any], Any] | None = None
-    write: Callable[[Any], Any] | None = None
+    parse: Callable[[Any], Any] | None = None
+    dump: Callable[[Any], Any] | None = None
+    described: bool = True
+    path: tuple[str, ...] = ()
+    hint: Any = None
+    default: Any = None
+
+    @property
+    def key(self) -> str:
+        """The name in a table of TOML, with those of the tables around it."""
+        return ".".join(self.path)
+
+    @property
+    def name(self) -> str:
+        """The name as an argument of a Python call, or in a store's parameters."""
+        return self.option or self.path[-1]
+
+    @property
+    def flag(self) -> str:
+        """The name on the command line."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types that a value may have, None not among them."""
+        return _kinds(self.hint)
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values of a Literal; empty for any other type."""
+        return get_args(self.kinds[0]) if get_origin(self.kinds[0]) is Literal else ()
+
+    @property
+    def shown(self) -> str:
+        """The default as a help page shows it; "" without one."""
+        default = None if self.default in (MISSING, ()) else self.write(self.default)
+        return "" if default is None else str(default)
 
     @property
     def bounds(self) -> str:
         """The bounds in words; "" without any."""
-        if self.least is not None and self.most is not None:
-            return f"{_number(self.least)} to {_number(self.most)}"
-        words = {"at least": self.least, "more than": self.above}
-        words |= {"at most": self.most, "less than": self.below}
-        known = {word: bound for word, bound in words.items() if bound is not None}
-        return " and ".join(f"{word} {_number(bound)}" for word, bound in known.items())
+        limits = [(words, _number(bound)) for words, _, bound in self._limits]
+        if [words for words, _ in limits] == ["at least", "at most"]:
+            return f"{limits[0][1]} to {limits[1][1]}"
+        return " and ".join(map(" ".join, limits))
 
-    def allows(self, value: Any) -> bool:
-        """Return whether a value, or each of a tuple, lies within the bounds."""
+    @property
+    def _limits(self) -> list[tuple[str, Callable[[Any, Any], Any], float]]:
+        known = ((*_BOUNDS[name], getattr(self, name)) for name in _BOUNDS)
+        return [limit for limit in known if limit[2] is not None]
+
+    def _allows(self, value: Any) -> bool:
         if isinstance(value, tuple):
-            return all(map(self.allows, value))
-        return not isinstance(value, (int, float)) or (
-            (self.least is None or value >= self.least)
-            and (self.most is None or value <= self.most)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
+            return all(map(self._allows, value))
+        is_number = isinstance(value, (int, float))
+        return not is_number or all(holds(value, bound) for _, holds, bound in self._limits)
+
+    def read(self, value: Any, where: str = "", *, strict: bool = False) -> Any:
+        """Return a value as the field's type, within its bounds.
+
+        Args:
+            value: a value, or unless ``strict`` also its text, as on a command line.
+            where: its place, for the message.
+
+        Raises:
+            OptionError: a value of another type, or out of bounds.
+        """
+        where = where or self.name
+        if self.parse is None or strict:
+            value = _read(value, self.hint, where, strict)
+        else:
+            try:
+                value = self.parse(value)
+            except OptionError:
+                raise
+            except (AttributeError, TypeError, ValueError, OverflowError):
+                form = self.form or _describe(self.hint)
+                raise OptionError(f"{where} is {value!r:.80}, not {form}") from None
+        if not self._allows(value):
+            raise OptionError(f"{where} is {value!s:.80}: choose {self.bounds}")
+        return value
+
+    def write(self, value: Any) -> Any:
+        """Return a value as JSON has it; null for an unset flag."""
+        if value is None or value is False:
+            return None
+        if self.dump is not None:
+            return self.dump(value)
+        return list(value) if isinstance(value, tuple) else value
 
 
 def setting(
@@ -88,11 +164,9 @@ def setting(
     factory: Any = MISSING,
     **facts: Any,
 ) -> Any:
-    """Return a dataclass field with a description; see `Setting` for the facts."""
-    described = Setting(help=help, **facts)
-    if factory is not MISSING:
-        return dataclasses.field(default_factory=factory, metadata={"setting": described})
-    return dataclasses.field(default=default, metadata={"setting": described})
+    """Return a dataclass field with a description; see `Option` for the facts."""
+    metadata = {"setting": Option(help=help, **facts)}
+    return dataclasses.field(default=default, default_factory=factory, metadata=metadata)
 
 
 class Settings:
@@ -108,112 +182,32 @@ class Settings:
                 option.read(getattr(self, option.key), option.key, strict=True)
 
 
-@dataclass(frozen=True)
-class Option:
-    """A field of a settings class, found by ``path`` from the class that it is looked up in."""
-
-    path: tuple[str, ...]
-    hint: Any
-    default: Any
-    facts: Setting
-    described: bool
-    section: str = ""
-
-    @property
-    def key(self) -> str:
-        """The name in a table of TOML, with those of the tables around it."""
-        return ".".join(self.path)
-
-    @property
-    def name(self) -> str:
-        """The name as an argument of a Python call, or in a store's parameters."""
-        return self.facts.option or self.path[-1]
-
-    @property
-    def flag(self) -> str:
-        """The name on the command line."""
-        return f"--{self.name.replace('_', '-')}"
-
-    @property
-    def kinds(self) -> tuple[Any, ...]:
-        """The types that a value may have, None not among them."""
-        union = get_origin(self.hint) in (Union, UnionType)
-        kinds = get_args(self.hint) if union else (self.hint,)
-        return tuple(kind for kind in kinds if kind is not NoneType)
-
-    @property
-    def choices(self) -> tuple[Any, ...]:
-        """The values of a Literal; empty for any other type."""
-        return get_args(self.kinds[0]) if get_origin(self.kinds[0]) is Literal else ()
-
-    @property
-    def shown(self) -> str:
-        """The default as a help page shows it; "" without one."""
-        default = None if self.default in (MISSING, ()) else self.write(self.default)
-        return "" if default is None else str(default)
-
-    def read(self, value: Any, where: str = "", *, strict: bool = False) -> Any:
-        """Return a value as the field's type, within its bounds.
-
-        Args:
-            value: a value, or unless ``strict`` also its text, as on a command line.
-            where: its place, for the message.
-
-        Raises:
-            OptionError: a value of another type, or out of bounds.
-        """
-        where = where or self.name
-        if self.facts.read is None or strict:
-            value = _read(value, self.hint, where, strict)
-        else:
-            try:
-                value = self.facts.read(value)
-            except OptionError:
-                raise
-            except (AttributeError, TypeError, ValueError, OverflowError):
-                form = self.facts.form or _describe(self.hint)
-                raise OptionError(f"{where} is {value!r:.80}, not {form}") from None
-        if not self.facts.allows(value):
-            raise OptionError(f"{where} is {value!s:.80}: choose {self.facts.bounds}")
-        return value
-
-    def write(self, value: Any) -> Any:
-        """Return a value as JSON has it; null for an unset flag."""
-        if value is None or value is False:
-            return None
-        if self.facts.write is not None:
-            return self.facts.write(value)
-        return list(value) if isinstance(value, tuple) else value
-
-
 @cache
 def fields_of(cls: Any) -> tuple[Option, ...]:
     """Return the fields of a dataclass, with their types and descriptions."""
     hints = get_type_hints(cls)
     return tuple(
-        Option(
+        dataclasses.replace(
+            field.metadata.get("setting", Option(option="", described=False)),
             path=(field.name,),
             hint=hints[field.name],
             default=field.default if field.default_factory is MISSING else field.default_factory,
-            facts=field.metadata.get("setting", Setting()),
-            described="setting" in field.metadata,
         )
         for field in dataclasses.fields(cls)
     )
 
 
 @cache
-def options_of(cls: Any, section: str = "") -> tuple[Option, ...]:
+def options_of(cls: Any) -> tuple[Option, ...]:
     """Return the options of a settings class and of those nested in it, in their order."""
     found: list[Option] = []
     for field in fields_of(cls):
-        if not field.described or field.facts.option == "":
-            continue
-        if _is_class(field.hint):
-            inner = options_of(field.hint, field.facts.section or section)
-            found += (dataclasses.replace(one, path=field.path + one.path) for one in inner)
-        else:
-            found.append(dataclasses.replace(field, section=section))
+        if _is_class(field.hint) and field.option != "":
+            for inner in options_of(field.hint):
+                path, section = field.path + inner.path, inner.section or field.section
+                found.append(dataclasses.replace(inner, path=path, section=section))
+        elif field.option != "":
+            found.append(field)
     return tuple(found)
 
 
@@ -224,25 +218,14 @@ def from_options(cls: type[T], values: Mapping[str, Any], **fixed: Any) -> T:
         OptionError: a value of another type, or values that do not go together.
     """
     kind: Any = cls
-    tree: Table = dict(fixed)
-    for option in options_of(kind):
-        if values.get(option.name) is not None:
-            table = tree
-            for key in option.path[:-1]:
-                table = table.setdefault(key, {})
-            table[option.path[-1]] = option.read(values[option.name])
-    made: T = _build(kind, tree)
-    return made
-
-
-def _build(cls: Any, tree: Table) -> Any:
-    nested = {field.key: field.hint for field in fields_of(cls) if field.described}
-    return cls(
-        **{
-            key: _build(nested[key], value) if isinstance(value, dict) else value
-            for key, value in tree.items()
-        }
-    )
+    for field in fields_of(kind):
+        if field.option == "" or field.key in fixed:
+            continue
+        if _is_class(field.hint):
+            fixed[field.key] = from_options(field.hint, values)
+        elif values.get(field.name) is not None:
+            fixed[field.key] = field.read(values[field.name])
+    return cls(**fixed)
 
 
 def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
@@ -286,52 +269,44 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 def table_of(settings: Any) -> Table:
     """Return settings as a table that `from_table` reads, without unset values."""
-    table: Table = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            table[field.name] = table_of(value)
-        elif value is not None:
-            table[field.name] = list(value) if isinstance(value, tuple) else value
-    return table
+    return dataclasses.asdict(settings, dict_factory=_set_values)
+
+
+def _set_values(pairs: list[tuple[str, Any]]) -> Table:
+    listed = ((key, list(value) if isinstance(value, tuple) else value) for key, value in pairs)
+    return {key: value for key, value in listed if value is not None}
 
 
 def parameters_of(settings: Any) -> Table:
     """Return the stored settings by the names of their options, as JSON values."""
-    values: Table = {}
-    for option in options_of(settings.__class__):
-        if option.facts.stored:
-            value = settings
-            for key in option.path:
-                value = getattr(value, key)
-            values[option.name] = option.write(value)
-    return values
+    return {
+        option.name: option.write(operator.attrgetter(option.key)(settings))
+        for option in options_of(settings.__class__)
+        if option.stored
+    }
 
 
 def reference(options: Iterable[Option], spell: Callable[[Option], str]) -> str:
     """Return a Markdown table of options: name, value, default and help."""
     rows = ["| | value | default | |", "|---|---|---|---|"]
     for option in options:
-        shown = f"`{option.shown}`" if option.shown else ""
-        value = ", ".join(f"`{one}`" for one in option.choices) or option.facts.unit
+        value = ", ".join(f"`{one}`" for one in option.choices) or option.unit
         if option.kinds != (bool,):
-            value = value or option.facts.form or " or ".join(map(_describe, option.kinds))
-        bounds = option.facts.bounds
-        value += f"{', ' * bool(value)}{bounds}" if bounds else ""
-        rows.append(f"| `{spell(option)}` | {value} | {shown} | {option.facts.help} |")
+            value = value or option.form or _describe(option.hint)
+        value = ", ".join(filter(None, (value, option.bounds)))
+        shown = f"`{option.shown}`" if option.shown else ""
+        rows.append(f"| `{spell(option)}` | {value} | {shown} | {option.help} |")
     return "\n".join(rows) + "\n"
 
 
 def _read(value: Any, hint: Any, where: str, strict: bool) -> Any:
     """Return a value as the type that a field is annotated with."""
-    origin, arguments = get_origin(hint), get_args(hint)
+    kinds, origin, arguments = _kinds(hint), get_origin(hint), get_args(hint)
     if _is_class(hint):
-        made = isinstance(hint, type) and isinstance(value, hint)
-        return value if made else from_table(hint, value, where)
-    if origin in (Union, UnionType):
-        if value is None and NoneType in arguments:
-            return None
-        kinds = [kind for kind in arguments if kind is not NoneType]
+        return value if isinstance(value, hint) else from_table(hint, value, where)
+    if value is None and NoneType in arguments:
+        return None
+    if kinds != (hint,):
         if len(kinds) == 1:
             return _read(value, kinds[0], where, strict)
         for kind in kinds:
@@ -343,13 +318,11 @@ def _read(value: Any, hint: Any, where: str, strict: bool) -> Any:
             if same or (not strict and str(value) == str(choice)):
                 return choice
         raise OptionError(f"{where} is {value!r:.80}: choose {', '.join(map(str, arguments))}")
-    elif origin is tuple:
-        if isinstance(value, (list, tuple)):
-            if arguments[-1] is Ellipsis:
-                return tuple(_read(item, arguments[0], where, strict) for item in value)
-            if len(value) == len(arguments):
-                pairs = zip(value, arguments, strict=True)
-                return tuple(_read(item, kind, where, strict) for item, kind in pairs)
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(kinds) == len(value):
+            pairs = zip(value, kinds, strict=True)
+            return tuple(_read(item, kind, where, strict) for item, kind in pairs)
     elif (origin is dict and isinstance(value, dict)) or (origin is Callable and callable(value)):
         return value
     elif isinstance(hint, type):
@@ -375,6 +348,11 @@ def _read_plain(value: Any, hint: type, strict: bool) -> Any:
     raise TypeError
 
 
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    union = get_origin(hint) in (Union, UnionType)
+    return tuple(kind for kind in get_args(hint) if kind is not NoneType) if union else (hint,)
+
+
 def _number(bound: float) -> str:
     return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
@@ -385,13 +363,10 @@ def _is_class(hint: Any) -> bool:
 
 def _describe(hint: Any) -> str:
     """Return a type in a user's words."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return " or ".join(_describe(kind) for kind in arguments if kind is not NoneType)
+    kinds, origin, arguments = _kinds(hint), get_origin(hint), get_args(hint)
+    if kinds != (hint,):
+        return " or ".join(map(_describe, kinds))
     if origin is tuple:
-        one = _NAMES.get(arguments[0], "value")
-        return f"a list of {one if arguments[0] is str else one + 's'}"
-    if _is_class(hint) or origin is dict:
-        return "a table"
-    name = _NAMES.get(hint, str(hint))
-    return name if hint in (str, bool) or hint not in _NAMES else f"a {name}"
+        one = _NAMES.get(arguments[0], "a value").removeprefix("a ")
+        return f"a list of {one}{'s' * (one != 'text')}"
+    return "a table" if _is_class(hint) or origin is dict else _NAMES.get(hint, str(hint))

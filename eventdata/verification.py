@@ -148,7 +148,7 @@ def source_of(store: Store, root: Path, options: Mapping[str, Any]) -> Source:
     safe = entry.options.keys() - entry.files
     known = {key: parameters[key] for key in safe if key in parameters}
     for key, option in entry.options.items():
-        if option.facts.needs and options.get(option.facts.needs) is None:
+        if option.needs and options.get(option.needs) is None:
             known.pop(key, None)  # a fold is meaningless without its lists
     try:
         known = given_options(name, known)

@@ -38,8 +38,8 @@ class Inner(Settings):
         least=1,
         most=9,
         form="ROWSxCOLUMNS",
-        read=read_pair,
-        write=lambda size: f"{size[0]}x{size[1]}",
+        parse=read_pair,
+        dump=lambda size: f"{size[0]}x{size[1]}",
     )
     hidden: float = setting(0.5, "Not an option.", option="", above=0, below=1)
 

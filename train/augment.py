@@ -55,7 +55,7 @@ class Augmentation(Settings):
         for field in fields_of(Augmentation):
             if field.key not in ("flip", "strength"):
                 value = getattr(self, field.key) * self.strength
-                values[field.key] = min(value, field.facts.most or value)
+                values[field.key] = min(value, field.most or value)
         return Augmentation(flip=self.flip, **values | {"time_shift": round(values["time_shift"])})
 
 

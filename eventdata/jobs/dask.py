@@ -43,7 +43,11 @@ def open_cluster(address: str, probe: Probe) -> Iterator[tuple[Executor, int, Ca
         EventDataError: the scheduler cannot be reached or is lost, it has no workers, or they do
             not see the files or repeatedly end during one task.
     """
-    with _silent_log(), _connect(address) as client:
+    with contextlib.ExitStack() as stack:
+        log = logging.getLogger("distributed")
+        stack.callback(log.setLevel, log.level)
+        log.setLevel(logging.CRITICAL + 1)  # its tracebacks repeat what is reported here
+        client = stack.enter_context(_connect(address))
         watch = Watch(client, address)
         while not (threads := _threads(client)):
             watch()
@@ -191,14 +195,26 @@ def _connect(address: str) -> Iterator[Any]:
             "--scheduler needs Dask, which is not installed. Run pip install 'eventdata[dask]'"
         ) from None
     _check_address(address)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about versions, which are checked below
-        try:
+    try:
+        with ThreadPoolExecutor(1) as thread:  # this thread may run an event loop
+            kind = thread.submit(asyncio.run, _identify(address)).result()
+        if kind != "Scheduler":  # a client would wait forever
+            raise OptionError(
+                f"{address} is the address of a {kind}. Pass that of a Dask scheduler"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about versions, which are checked below
             client: Any = Client(  # type: ignore[no-untyped-call]
                 address, timeout=CONNECT_SECONDS, set_as_default=False
             )
-        except Exception as error:
-            raise _unreachable(address, error) from None
+    except OptionError:
+        raise
+    except Exception as error:
+        raise EventDataError(
+            f"{address}: no Dask scheduler can be reached there ({_reason(error)}). Start one with "
+            "`dask scheduler`, or correct the address. It needs the versions of dask and "
+            "distributed that this process has"
+        ) from None
     try:
         yield client
     finally:
@@ -207,20 +223,12 @@ def _connect(address: str) -> Iterator[Any]:
 
 
 def _check_address(address: str) -> None:
-    """Raise unless a scheduler answers; a client would wait for one forever."""
     sound = False
     with contextlib.suppress(ValueError):
         parts = urlsplit(address)
         sound = parts.scheme in SCHEMES and bool(parts.hostname) and bool(parts.port)
     if not sound:
         raise OptionError(f"--scheduler needs an address like tcp://host:8786, not {address!r}")
-    try:
-        with ThreadPoolExecutor(1) as thread:  # this thread may run an event loop
-            kind = thread.submit(asyncio.run, _identify(address)).result()
-    except Exception as error:
-        raise _unreachable(address, error) from None
-    if kind != "Scheduler":
-        raise OptionError(f"{address} is the address of a {kind}. Pass that of a Dask scheduler")
 
 
 async def _identify(address: str) -> str:
@@ -235,18 +243,10 @@ async def _identify(address: str) -> str:
         return str((await asyncio.wait_for(server.identity(), CONNECT_SECONDS))["type"])
 
 
-def _unreachable(address: str, error: Exception) -> EventDataError:
-    return EventDataError(
-        f"{address}: no Dask scheduler can be reached there ({_reason(error)}). Start one with "
-        "`dask scheduler`, or correct the address. It needs the versions of dask and distributed "
-        "that this process has"
-    )
-
-
 def _threads(client: Any) -> int:
     """Return the threads of all workers, 0 if the scheduler does not answer now."""
     try:
-        return sum(client.sync(client.scheduler.ncores, callback_timeout=CONNECT_SECONDS).values())
+        return sum(client.ncores(callback_timeout=CONNECT_SECONDS).values())
     except Exception:
         return 0
 
@@ -312,15 +312,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return f"no answer in {CONNECT_SECONDS:.0f} s"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextlib.contextmanager
-def _silent_log() -> Iterator[None]:
-    """Silence Dask's log: its tracebacks repeat what this module reports in one sentence."""
-    log = logging.getLogger("distributed")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

@@ -70,8 +70,8 @@ class OdgSettings(Settings):
         PUBLISHED_TRACE,
         "Placements of the image; each after the first makes a step.",
         form="placements row,column such as '1,0 0,2 2,1'",
-        read=parse_trace,
-        write=lambda trace: " ".join(f"{row},{column}" for row, column in trace),
+        parse=parse_trace,
+        dump=lambda trace: " ".join(f"{row},{column}" for row, column in trace),
     )
 
     def __post_init__(self) -> None:

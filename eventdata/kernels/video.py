@@ -56,8 +56,8 @@ class VideoSettings(Settings):
         least=1,
         most=8192,
         form="rows x columns such as 256x342",
-        read=parse_size,
-        write=lambda size: f"{size[0]}x{size[1]}",
+        parse=parse_size,
+        dump=lambda size: f"{size[0]}x{size[1]}",
     )
     sigma: float = setting(0.03, "Standard deviation of mode 2's thresholds.", option="", least=0)
     least: float = setting(0.01, "Smallest threshold of mode 2.", option="", least=0)

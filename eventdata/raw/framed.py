@@ -36,8 +36,8 @@ class FrameSettings(Settings):
         option="transform",
         repeated=True,
         form="text or a list of text",
-        read=parse_transforms,
-        write=lambda transforms: list(map(str, transforms)) or None,
+        parse=parse_transforms,
+        dump=lambda transforms: list(map(str, transforms)) or None,
     )
     sensor_size: SensorSize | None = setting(
         None,
@@ -46,8 +46,8 @@ class FrameSettings(Settings):
         least=1,
         most=LARGEST_SIDE,
         form="WIDTHxHEIGHT such as 128x128",
-        read=parse_size,
-        write=lambda size: f"{size[0]}x{size[1]}",
+        parse=parse_size,
+        dump=lambda size: f"{size[0]}x{size[1]}",
     )
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from eventdata.errors import InputError, OptionError
 from eventdata.raw.es_imagenet import CLASSES, MANIFESTS
 from eventdata.raw.imagenet import ImageNet
-from eventdata.raw.registry import GENERATED, generate_options, unknown_option
+from eventdata.raw.registry import GENERATED, build_source
 from eventdata.raw.source import Samples
 from eventdata.raw.ucf101 import Ucf101, clip_name
 
@@ -22,12 +22,7 @@ Maker = ImageNet | Ucf101
 
 def source_of(kind: str, root: Path, options: Mapping[str, Any]) -> Maker:
     """Return the source of the images or clips to make raw files of ``kind`` from."""
-    known = {one: generate_options(one) for one in {kind: None, **GENERATED}}
-    given = {key: value for key, value in options.items() if value is not None}
-    for name in given:
-        if name not in known[kind]:
-            raise unknown_option(kind, name, known)
-    source = GENERATED[kind].kind.build(kind, root, given)
+    source = build_source(kind, root, options, GENERATED)
     if isinstance(source, ImageNet) and len(source.classes) > CLASSES:
         raise InputError(f"{root}: {len(source.classes):,} classes, ES-ImageNet has {CLASSES:,}")
     return cast(Maker, source)

@@ -16,10 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourceEntry:
-    """The class of a source, as "module:class", and what it converts, in one line."""
+    """The class of a source, as "module:class", and what it converts, in one line.
+
+    fixed: options of the class that it does not have; words: those of an example for the help
+    page, by default the class's.
+    """
 
     place: str
     summary: str
+    fixed: tuple[str, ...] = ()
+    words: str = ""
 
     @cached_property
     def kind(self) -> "type[SourceSettings]":
@@ -28,15 +34,20 @@ class SourceEntry:
         return getattr(import_module(module), name)  # type: ignore[no-any-return]
 
     @property
-    def options(self) -> Mapping[str, Option]:
+    def options(self) -> dict[str, Option]:
         """The options, by name."""
         kind: Any = self.kind
-        return {option.name: option for option in options_of(kind)}
+        return {one.name: one for one in options_of(kind) if one.name not in self.fixed}
 
     @property
     def files(self) -> set[str]:
         """The options that are files or folders; a store must not choose any."""
         return {name for name, option in self.options.items() if Path in option.kinds}
+
+    @property
+    def example(self) -> str:
+        """Words of an example, after the source's name."""
+        return self.words or self.kind.example
 
 
 _RAW = "eventdata.raw"
@@ -50,55 +61,39 @@ SOURCES = {
     _TONIC: SourceEntry(f"{_RAW}.tonic:TonicSource", "A Tonic data set, such as tonic:NMNIST."),
     "recordings": SourceEntry(f"{_RAW}.recordings:Recordings", "Event files in class folders."),
 }
-
-
+# Raw files that `generate` makes, with the source that lists what they are made from. It lacks
+# what the raw layout fixes, and clips have no split.
 GENERATED = {
-    "es-imagenet": SourceEntry(SOURCES["imagenet"].place, "ES-ImageNet's raw files, from images."),
-    "es-ucf101": SourceEntry(SOURCES["ucf101"].place, "ES-UCF101's raw files, from clips."),
+    "es-imagenet": SourceEntry(
+        f"{_RAW}.imagenet:ImageNet",
+        "ES-ImageNet's raw files, from images.",
+        fixed=("long_side", "crop", "trace"),
+        words="ILSVRC2012/ raw/",
+    ),
+    "es-ucf101": SourceEntry(
+        f"{_RAW}.ucf101:Ucf101",
+        "ES-UCF101's raw files, from clips.",
+        fixed=("steps", "size", "split", "splits", "fold"),
+        words="UCF-101/ event_dvs/",
+    ),
 }
-"""Raw files that `generate` makes, with the source that lists what they are made from."""
-_FIXED = {
-    "es-imagenet": {"long_side", "crop", "trace"},
-    "es-ucf101": {"steps", "size", "split", "splits", "fold"},
-}
-"""Options that `generate` does not have: the raw layout fixes them, and clips have no split."""
 
 
-def entry_name(name: str) -> str:
-    """Return the name of a source in `SOURCES`."""
-    return _TONIC if name.startswith("tonic:") else name
+Sources = Mapping[str, SourceEntry]
 
 
-def source_entry(name: str) -> SourceEntry:
+def source_entry(name: str, sources: Sources = SOURCES) -> SourceEntry:
     """Return the entry of a source; raise OptionError for an unknown name."""
-    if entry_name(name) not in SOURCES:
-        raise unknown_source(name, SOURCES)
-    return SOURCES[entry_name(name)]
+    entry = sources.get(_TONIC if name.startswith("tonic:") else name)
+    if entry is None:
+        raise _unknown(f"unknown source {name!r}", closest(name, sources), sources)
+    return entry
 
 
-def generate_options(kind: str) -> dict[str, Option]:
-    """Return the options for generating raw files of a kind, by name."""
-    if kind not in GENERATED:
-        raise unknown_source(kind, GENERATED)
-    options = GENERATED[kind].options
-    return {name: options[name] for name in options if name not in _FIXED[kind]}
-
-
-def unknown_source(name: str, known: Iterable[str]) -> OptionError:
-    """Return the error for an unknown name, with the closest one."""
-    return _unknown(f"unknown source {name!r}", closest(name, known), known)
-
-
-def unknown_option(
-    name: str, option: str, known: Mapping[str, Iterable[str]] | None = None
-) -> OptionError:
-    """Return the error for an option that a source does not have, with the sources that do.
-
-    known: the options of each source; by default those of `convert`.
-    """
-    known = {key: entry.options for key, entry in SOURCES.items()} if known is None else known
-    owners = [other for other, options in known.items() if option in options]
-    own = known[entry_name(name)]
+def unknown_option(name: str, option: str, sources: Sources) -> OptionError:
+    """Return the error for an option that a source does not have, with the sources that do."""
+    owners = [other for other, entry in sources.items() if option in entry.options]
+    own = source_entry(name, sources).options
     hint = f"it belongs to {' and '.join(owners)}." if owners else closest(option, own)
     return _unknown(f"{name} has no option {option!r}", hint, own)
 
@@ -108,26 +103,31 @@ def _unknown(fault: str, hint: str, known: Iterable[str]) -> OptionError:
     return OptionError(f"{fault}; {choose} from {', '.join(known)}")
 
 
-def given_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def given_options(
+    name: str, options: Mapping[str, Any], sources: Sources = SOURCES
+) -> dict[str, Any]:
     """Return the given options, those that are not None, checked one by one.
 
     Raises:
         OptionError: an option that the source does not have, or a value that it does not take.
     """
-    known = source_entry(name).options
+    known = source_entry(name, sources).options
     given = {key: value for key, value in options.items() if value is not None}
     for key, value in given.items():
         if key not in known:
-            raise unknown_option(name, key)
+            raise unknown_option(name, key, sources)
         known[key].read(value)
     return given
 
 
-def build_source(name: str, root: Path, options: Mapping[str, Any]) -> "Source":
+def build_source(
+    name: str, root: Path, options: Mapping[str, Any], sources: Sources = SOURCES
+) -> "Source":
     """Return the source of a name on an input folder (`files.inputs.open_input`).
 
     Raises:
         OptionError: as `given_options`, or options that do not go together.
         InputError: a URL, where the source can't take one.
     """
-    return source_entry(name).kind.build(name, root, given_options(name, options))
+    given = given_options(name, options, sources)
+    return source_entry(name, sources).kind.build(name, root, given)
