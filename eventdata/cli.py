@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.group(
     cls=Commands,
     lazy={"train": "train.cli", "report": "train.cli"},
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.version_option(__version__, package_name="eventdata")
 @debug_option
@@ -54,13 +54,8 @@ def _complete_folder(_: click.Context, __: click.Parameter, incomplete: str) -> 
 
 
 def _on_error(text: str) -> Any:
-    return click.option(
-        "--on-error",
-        type=click.Choice(["fail", "skip"]),
-        default="fail",
-        show_default=True,
-        help=text,
-    )
+    kinds = click.Choice(["fail", "skip"])
+    return click.option("--on-error", type=kinds, default="fail", help=text)
 
 
 def _finish(result: "Conversion | Generation", as_json: bool, line: str, skipped: str) -> None:
@@ -79,17 +74,13 @@ def _counts(result: "Conversion | Generation") -> str:
     return ", ".join(f"{split} {count:,}" for split, count in result.samples.items())
 
 
-@click.command()
+@main.command(cls=partial(SourceGroup, sources=SOURCES))
 @click.argument("input", type=click.Path(file_okay=False))
 @click.argument("out", type=click.Path())
 @workers_option
 @scheduler_option
 @click.option(
-    "--shard-size",
-    type=click.IntRange(1),
-    default=512,
-    show_default=True,
-    help="Samples per file of the store.",
+    "--shard-size", type=click.IntRange(1), default=512, help="Samples per file of the store."
 )
 @limit_option
 @_on_error("For a sample that can't be read: fail, or mark it invalid and record the reason.")
@@ -97,13 +88,24 @@ def _counts(result: "Conversion | Generation") -> str:
 @click.option("--dry-run", is_flag=True, help="Report the expected samples and bytes only.")
 @json_option
 @debug_option
-def _convert(source: str, input: str, out: str, as_json: bool, **options: Any) -> None:  # noqa: A002
-    from eventdata.conversion import convert
+def convert(source: str, input: str, out: str, as_json: bool, **options: Any) -> None:  # noqa: A002
+    """Convert raw data in the folder INPUT into one verified store OUT.
+
+    INPUT and OUT may be folders or URLs that fsspec reaches (s3://...). To resume an
+    interrupted conversion, run the same command again. `eventdata convert SOURCE --help`
+    shows the options.
+
+    \b
+    eventdata convert es-imagenet ES-imagenet-0.18/ es.zarr
+    eventdata convert imagenet ILSVRC2012/ es.zarr --odg published --workers 8
+    eventdata convert tonic:NMNIST data/ nmnist.zarr --frames 10
+    """
+    from eventdata.conversion import convert as run
     from eventdata.info import human_bytes
     from eventdata.progress import progress_bar
 
     with progress_bar("converting") as progress:
-        result = convert(source, input, out, progress=progress, **options)
+        result = run(source, input, out, progress=progress, **options)
     total, size = sum(result.samples.values()), human_bytes(result.bytes)
     skipped = f"{result.skipped:,}" if result.skipped else ""
     if options["dry_run"]:
@@ -119,28 +121,7 @@ def _convert(source: str, input: str, out: str, as_json: bool, **options: Any) -
     _finish(result, as_json, line, skipped)
 
 
-main.add_command(
-    SourceGroup(
-        "convert",
-        help="""Convert raw data in the folder INPUT into one verified store OUT.
-
-        INPUT and OUT may be folders or URLs that fsspec reaches (s3://...). To resume an
-        interrupted conversion, run the same command again. `eventdata convert SOURCE --help`
-        shows the options.
-
-        \b
-        eventdata convert es-imagenet ES-imagenet-0.18/ es.zarr
-        eventdata convert imagenet ILSVRC2012/ es.zarr --odg published --workers 8
-        eventdata convert tonic:NMNIST data/ nmnist.zarr --frames 10
-        """,
-        template=_convert,
-        sources=SOURCES,
-        subcommand_metavar="SOURCE INPUT OUT [OPTIONS]",
-    )
-)
-
-
-@click.command()
+@main.command(cls=partial(SourceGroup, sources=GENERATED))
 @click.argument("input", type=click.Path(file_okay=False))
 @click.argument("raw", type=click.Path(file_okay=False))
 @workers_option
@@ -149,38 +130,28 @@ main.add_command(
 @_on_error("For an input that can't be read: fail, or skip it and record the reason.")
 @json_option
 @debug_option
-def _generate(kind: str, input: str, raw: str, as_json: bool, **options: Any) -> None:  # noqa: A002
-    from eventdata.generation import generate
+def generate(kind: str, input: str, raw: str, as_json: bool, **options: Any) -> None:  # noqa: A002
+    """Make raw files in the published layout, in the folder RAW, from INPUT.
+
+    `eventdata convert` reads them to the same frames that it makes from INPUT itself, so make
+    raw files only for other programs. To resume an interrupted call, run the same command
+    again.
+
+    \b
+    eventdata generate es-imagenet ILSVRC2012/ raw/ --odg published
+    eventdata generate es-ucf101 UCF-101/ event_dvs/
+    """
+    from eventdata.generation import generate as run
     from eventdata.progress import progress_bar
 
     with progress_bar("generating") as progress:
-        result = generate(kind, input, raw, progress=progress, **options)
+        result = run(kind, input, raw, progress=progress, **options)
     line = f"{result.state}, files: {_counts(result)}; {result.seconds:.1f} s"
     skipped = (
         f"{result.left_out:,} with too few events, {result.skipped:,} that can't be read "
         "(reasons in generated.json)"
     )
     _finish(result, as_json, line, skipped * bool(result.left_out or result.skipped))
-
-
-main.add_command(
-    SourceGroup(
-        "generate",
-        help="""Make raw files in the published layout, in the folder RAW, from INPUT.
-
-        `eventdata convert` reads them to the same frames that it makes from INPUT itself, so make
-        raw files only for other programs. To resume an interrupted call, run the same command
-        again.
-
-        \b
-        eventdata generate es-imagenet ILSVRC2012/ raw/ --odg published
-        eventdata generate es-ucf101 UCF-101/ event_dvs/
-        """,
-        template=_generate,
-        sources=GENERATED,
-        subcommand_metavar="SOURCE INPUT RAW [OPTIONS]",
-    )
-)
 
 
 @main.command()
@@ -253,7 +224,7 @@ def verify(
 @main.command()
 @click.argument("store", shell_complete=_complete_folder)
 @click.option("--split", help="Split to draw from; needed if there are several.")
-@click.option("--index", default="0", show_default=True, help="Sample (7) or range (0:16).")
+@click.option("--index", default="0", help="Sample (7) or range (0:16).")
 @click.option(
     "-o", "--out", required=True, type=click.Path(dir_okay=False), help="Picture, .png or .gif."
 )
@@ -261,7 +232,6 @@ def verify(
     "--scale",
     type=click.IntRange(1, 32),
     default=1,
-    show_default=True,
     help="Pixels of the picture per pixel of the samples.",
 )
 @debug_option

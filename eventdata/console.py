@@ -40,11 +40,15 @@ class Commands(click.Group):
         try:
             return super().main(*args, **settings)
         except OSError:
-            reason = _output_fault()
-            if not reason:
-                raise
-            warn(f"eventdata: can't write to the standard output: {reason}")
-            sys.exit(EXIT_BAD_DATA)
+            try:
+                print(flush=True)
+            except OSError as error:
+                with open(os.devnull, "w") as nowhere:  # noqa: PTH123 Python tries again at its end
+                    os.dup2(nowhere.fileno(), sys.stdout.fileno())
+                reason = error.strerror or error
+                warn(f"eventdata: can't write to the standard output: {reason}")
+                sys.exit(EXIT_BAD_DATA)
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; print a traceback only with --debug."""
@@ -69,18 +73,6 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """Print one line to standard error, with names and texts from files made printable."""
     click.echo(printable(text), err=True)
-
-
-def _output_fault() -> str:
-    """Return why nothing can be printed and drop what is printed from now on; "" if it can."""
-    try:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
-    except OSError as error:
-        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 else Python tries again at its end
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        return error.strerror or str(error)
-    return ""
 
 
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -84,17 +84,21 @@ class SourceCommand(click.Command):
 
 
 class SourceGroup(click.Group):
-    """A command per source of a table, with the options of ``template`` and the source's own."""
+    """A command per source of a table, with the source's own options before the shared ones."""
 
     def __init__(
         self,
         *args: Any,
-        template: click.Command,
         sources: Mapping[str, SourceEntry],
+        params: list[click.Parameter],
+        callback: Callable[..., Any],
         **attributes: Any,
     ) -> None:
-        super().__init__(*args, **attributes | {"no_args_is_help": False})
-        self.template, self.sources = template, sources
+        folders = [one.human_readable_name for one in params if isinstance(one, click.Argument)]
+        metavar = f"SOURCE {' '.join(folders)} [OPTIONS]"
+        attributes |= {"subcommand_metavar": metavar, "no_args_is_help": False}
+        super().__init__(*args, **attributes)
+        self.sources, self.shared, self.run = sources, params, callback
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the sources."""
@@ -107,11 +111,10 @@ class SourceGroup(click.Group):
             OptionError: no source has this name.
         """
         entry = source_entry(cmd_name, self.sources)
-        callback: Any = self.template.callback
         return SourceCommand(
             cmd_name,
-            params=self.template.params,
-            callback=partial(callback, cmd_name),
+            params=self.shared,
+            callback=partial(self.run, cmd_name),
             help=entry.summary,
             own=lambda: [
                 SectionOption(option, option.section or f"Options of {cmd_name}")

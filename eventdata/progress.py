@@ -15,34 +15,23 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
     if sys.stderr is None or not sys.stderr.isatty():  # None: started with it closed
         yield None
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
 
-    class SpeedColumn(ProgressColumn):
-        def render(self, task: Task) -> Text:
+    class SpeedColumn(rich.ProgressColumn):
+        def render(self, task: rich.Task) -> str:
             speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.0f} samples/s" if speed else "")
+            return f"{speed:,.0f} samples/s" if speed else ""
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+    with rich.Progress(
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
         SpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    terminal = cast(TextIO, _Terminal(sys.stderr))
-    with Progress(*columns, console=Console(file=terminal)) as bar:
-        tasks: list[TaskID] = []
+        rich.TimeRemainingColumn(),
+        console=Console(file=cast(TextIO, _Terminal(sys.stderr))),
+    ) as bar:
+        tasks: list[rich.TaskID] = []
 
         def update(done: int, total: int) -> None:
             if not tasks:  # finished work of an earlier run must not count into the speed
@@ -62,12 +51,10 @@ class _Terminal:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
         with contextlib.suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush what can be flushed."""
         with contextlib.suppress(OSError):
             self._stream.flush()
