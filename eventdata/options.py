@@ -5,7 +5,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +57,24 @@ class SourceCommand(click.Command):
         example: Callable[[], str] = str,
         **attributes: Any,
     ) -> None:
+        self._own, self._example = own, example
         super().__init__(*args, **attributes)
-        self.own, self.example = cache(own), example
 
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return the options of sources, then the others and the arguments."""
-        return [*self.own(), *super().get_params(ctx)]
+    @property
+    def params(self) -> list[click.Parameter]:
+        """The options of sources, then the others and the arguments."""
+        own, self._own = self._own, list
+        self._params[:0] = own()
+        return self._params  # click appends to it
+
+    @params.setter
+    def params(self, params: list[click.Parameter]) -> None:
+        self._params = list(params)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help text, then an example."""
         super().format_help_text(ctx, formatter)
-        if example := self.example():
+        if example := self._example():
             formatter.write_paragraph()
             formatter.write(f"  {example}\n")
 
@@ -144,7 +151,7 @@ class SourceGroup(click.Group):
             valued = {
                 word
                 for name in self.sources
-                for one in self.get_command(ctx, name).get_params(ctx)
+                for one in self.get_command(ctx, name).params
                 if isinstance(one, click.Option) and not one.is_flag
                 for word in one.opts
             }
