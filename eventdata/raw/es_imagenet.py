@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eventdata.errors import InputError, OptionError
+from eventdata.errors import InputError
 from eventdata.formats.npz import read_npz
 from eventdata.kernels.packing import BAD_STEP, OK, count_ones, scatter_coordinates
 from eventdata.raw.listing import read_lines, safe_relative
@@ -46,8 +46,7 @@ class EsImageNet(SourceSettings):
     parameters: ClassVar[Parameters] = {"source": "es-imagenet", "framing": "published"}
 
     def splits(self) -> dict[str, Samples]:
-        if self.only is not None and self.only not in MANIFESTS:
-            raise OptionError(f"es-imagenet has the splits train and val, not {self.only!r}")
+        self.check_split(MANIFESTS)
         wanted = [self.only] if self.only else list(MANIFESTS)
         present = [split for split in wanted if (self.root / MANIFESTS[split]).is_file()]
         if not present:

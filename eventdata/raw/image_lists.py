@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eventdata.errors import InputError, OptionError
+from eventdata.errors import InputError
 from eventdata.files.inputs import files_below, inside
 from eventdata.raw.listing import read_lines, safe_relative, stored_name
 from eventdata.raw.source import Samples, SourceSettings
@@ -54,7 +54,6 @@ class ImageFolders(SourceSettings):
 
     @property
     def classes(self) -> Sequence[str]:
-        """Names of the class folders, or those in the file of classes."""
         return self._listing[0]
 
     def splits(self) -> dict[str, Samples]:
@@ -78,12 +77,9 @@ class ImageFolders(SourceSettings):
                 )
             if only is None:
                 notes.append("no folders train, val or test in the input: all is one split, train")
-        if only is not None and only not in folders:
-            raise OptionError(f"{root}: no split {only!r}; there are: {', '.join(folders)}")
-        listed: dict[str, _Rows] = {}
-        if self.list_file is not None:
-            without = [split for split in folders if not class_folders[split]]
-            listed = _read_list(self.list_file, folders, without)
+        self.check_split(folders)
+        without = [split for split in folders if not class_folders[split]]
+        listed = _read_list(self.list_file, folders, without) if self.list_file else {}
         walked = {
             split: _walk(folder, class_folders[split])
             for split, folder in folders.items()
@@ -94,10 +90,8 @@ class ImageFolders(SourceSettings):
             for rows in walked.values()
             if not rows.names and only is None
         ]
-        if self.classes_file is not None:
-            classes = _read_classes(self.classes_file)
-        else:
-            classes = _classes(listed.values(), walked.values())
+        file = self.classes_file
+        classes = _read_classes(file) if file else _classes(listed.values(), walked.values())
         splits = {
             split: _samples(rows, classes)
             for split in folders
@@ -207,9 +201,8 @@ def _samples(rows: _Rows, classes: Sequence[str]) -> Samples:
         problem = f"{where}: its class {label!r} is not one of the {len(classes):,} classes"
         rows.problems.setdefault(index, problem)
     folder = str(rows.folder)
-    paths = [
-        "" if index in rows.problems else f"{folder}/{name}"
-        for index, name in enumerate(rows.names)
-    ]
+    paths = [f"{folder}/{name}" for name in rows.names]
+    for index in rows.problems:
+        paths[index] = ""
     names = [stored_name(name) for name in rows.names]
     return Samples(names, labels, paths, np.empty((len(names), 0), np.int64), rows.problems)

@@ -147,11 +147,12 @@ class GreyFromEvents(SourceSettings):
         }
 
     def splits(self) -> dict[str, Samples]:
-        wanted = [self._store.split(self.only).name] if self.only else self._store.splits
+        splits = self._store.splits
+        self.check_split(splits)
         return {
             name: self._list(number, split)
-            for number, (name, split) in enumerate(self._store.splits.items())
-            if name in wanted
+            for number, (name, split) in enumerate(splits.items())
+            if self.only in (None, name)
         }
 
     def _list(self, number: int, split: Split) -> Samples:

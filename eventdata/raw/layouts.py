@@ -15,7 +15,7 @@ from eventdata.raw.es_imagenet import CLASSES, MANIFESTS
 from eventdata.raw.imagenet import ImageNet
 from eventdata.raw.registry import GENERATED, build_source
 from eventdata.raw.source import Samples
-from eventdata.raw.ucf101 import Ucf101, clip_name
+from eventdata.raw.ucf101 import Ucf101
 
 Maker = ImageNet | Ucf101
 
@@ -31,7 +31,7 @@ def source_of(kind: str, root: Path, options: Mapping[str, Any]) -> Maker:
 def raw_keys(kind: str, split: str, samples: Samples) -> list[str]:
     """Return the place of each sample's file in the raw folder."""
     if kind == "es-ucf101":
-        return [f"{clip_name(name)}.npz" for name in samples.names]
+        return [f"{Path(name).stem}.npz" for name in samples.names]
     if split not in MANIFESTS:
         raise OptionError(f"raw ES-ImageNet has train and val; keep {split!r} out of the input")
     if split == "train":  # numbered in each class, from 1

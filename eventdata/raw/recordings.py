@@ -60,12 +60,11 @@ class Recordings(SourceSettings):
     @cached_property
     def _files(self) -> dict[str, Folders]:
         """The recordings of each split, in the order of their names, without hidden ones."""
-        if not self.root.is_dir():
-            raise InputError(
-                f"{self.root}: no such folder; give the one that holds the class folders"
-            )
-        folders = {folder: SPLITS.get(folder.name.lower()) for folder in _folders(self.root)}
-        found = {"all": _recordings(self.root)}
+        root = self.root
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder; give the one that holds the class folders")
+        folders = {folder: SPLITS.get(folder.name.lower()) for folder in _folders(root)}
+        found = {"all": _recordings(root)}
         if folders and all(folders.values()):
             found = {split: {} for split in SPLITS.values() if split in folders.values()}
             for folder, split in folders.items():
@@ -74,14 +73,13 @@ class Recordings(SourceSettings):
                 found[split] = _recordings(folder)
         if not any(found.values()):
             raise InputError(
-                f"{self.root}: no class folders with event files in it ({' '.join(DECODERS)}); put "
+                f"{root}: no class folders with event files in it ({' '.join(DECODERS)}); put "
                 "those of each class into a folder of its own"
             )
         return {split: classes for split, classes in found.items() if classes}
 
     @cached_property
     def classes(self) -> Sequence[str]:
-        """Names of the class folders of all splits, in order."""
         return sorted({stored_name(one.name) for one in chain(*self._files.values())})
 
     @cached_property
@@ -116,10 +114,7 @@ class Recordings(SourceSettings):
         return {"source": self.dataset, **every, **self.frames.parameters}
 
     def splits(self) -> dict[str, Samples]:
-        if self.only is not None and self.only not in self._files:
-            raise OptionError(
-                f"{self.root}: no split {self.only!r} in it, only {', '.join(self._files)}"
-            )
+        self.check_split(self._files)
         return {
             split: self._list(split, folders)
             for split, folders in self._files.items()
@@ -139,8 +134,9 @@ class Recordings(SourceSettings):
             for path in files:
                 marks = [""]
                 if self.every is not None:
+                    state = file_numbers([str(path)])[0]
                     try:
-                        events, pieces = _read_cut(path, _state(path), self._sensor, self.every)
+                        events, pieces = _read_cut(path, state, self._sensor, self.every)
                     except InputError as error:
                         problems[len(names)] = str(error)
                     except MemoryError:
@@ -173,7 +169,7 @@ class Recordings(SourceSettings):
         if self.every is None:
             events = _read_sized(path, size)
         else:
-            whole, pieces = _read_cut(path, _state(path), size, self.every)
+            whole, pieces = _read_cut(path, file_numbers([sample.path])[0], size, self.every)
             if number >= len(pieces):
                 raise InputError(
                     f"{path}: shorter than when it was listed; run the same command again"
@@ -209,10 +205,6 @@ def _read_cut(
     """Return a recording and its pieces, read once for all of them, and again if it changed."""
     events = _read_sized(path, size)
     return events, cut(events, every)
-
-
-def _state(path: Path) -> Numbers:
-    return file_numbers([str(path)])[0]
 
 
 def _recordings(folder: Path) -> Folders:

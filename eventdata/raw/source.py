@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from eventdata.errors import OptionError
 from eventdata.files import is_url
 from eventdata.files.inputs import file_numbers
 from eventdata.settings import Settings, from_options, parameters_of, setting
@@ -170,6 +171,13 @@ class SourceSettings(Settings):
     def parameters(self) -> Parameters:
         """The stored options, those that decide what the samples hold."""
         return {"source": self.dataset, **parameters_of(self)}
+
+    def check_split(self, known: Iterable[str]) -> None:
+        """Raise OptionError if the only split to convert is not a known one."""
+        if self.only is not None and self.only not in known:
+            raise OptionError(
+                f"{self.root}: no split {self.only!r}; choose from {', '.join(known)}"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

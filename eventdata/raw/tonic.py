@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,22 +47,17 @@ class TonicSource(SourceSettings):
     def build(cls, name: str, root: Path, options: Mapping[str, Any]) -> Source:
         """Return the source ``tonic:NAME``; see `SourceSettings.build`."""
         only_local(root, "data that Tonic opens")
-        name = name.removeprefix(PREFIX)
-        return cast(Source, from_options(cls, options, root=root, name=name))
+        return from_options(cls, options, root=root, name=name.removeprefix(PREFIX))
 
     @property
     def dataset(self) -> str:  # type: ignore[override]
-        """Name of Tonic's class."""
         return self.name
 
     @cached_property
     def _found(self) -> tuple[dict[str, Opened], dict[str, InputError]]:
         """Splits that exist and that do not, also with ``only``: labels must not depend on it."""
         splits = split_arguments(self.name)
-        if self.only is not None and self.only not in splits:
-            raise OptionError(
-                f"{PREFIX}{self.name} has the splits {', '.join(splits)}, not {self.only!r}"
-            )
+        self.check_split(splits)
         opened: dict[str, Opened] = {}
         missing: dict[str, InputError] = {}
         for split in splits:
@@ -226,7 +221,7 @@ def open_split(name: str, root: Path, split: str) -> Opened:
             "the folder that holds it as INPUT"
         )
 
-    def _check_exists(self: Any) -> bool:
+    def exists(self: Any) -> bool:
         folder = Path(self.location_on_system, self.folder_name)
         if not folder.is_dir():
             raise missing(folder)
@@ -236,8 +231,7 @@ def open_split(name: str, root: Path, split: str) -> Opened:
         raise missing(Path(self.location_on_system))
 
     # Tonic finds the folder by the name of the class.
-    changed = {"_check_exists": _check_exists, "download": download}
-    opener: Any = type(kind.__name__, (kind,), changed)
+    opener: Any = type(kind.__name__, (kind,), {"_check_exists": exists, "download": download})
     try:
         dataset = opener(str(root), **arguments)
         count = len(dataset)
@@ -249,10 +243,9 @@ def open_split(name: str, root: Path, split: str) -> Opened:
         ) from None
     if not count:
         raise missing(Path(dataset.location_on_system, dataset.folder_name))
-    data = dataset.data
-    is_files = isinstance(data, list) and all(isinstance(item, str | os.PathLike) for item in data)
-    files = [os.fspath(item) for item in data] if is_files and len(data) == count else []
-    return dataset, files
+    data = dataset.data if isinstance(dataset.data, list) and len(dataset.data) == count else []
+    is_files = all(isinstance(item, str | os.PathLike) for item in data)
+    return dataset, [os.fspath(item) for item in data] if is_files else []
 
 
 def _tonic_class(name: str) -> Any:

@@ -19,7 +19,7 @@ from eventdata.store.layout import Parameters, SampleFormat
 
 @dataclass(frozen=True, kw_only=True)
 class Ucf101(ClipFolders):
-    """Clips as videos, which need PyAV, or as folders of frames."""
+    """Clips as videos, which need PyAV, or as folders of frames; mode 2 draws by their stems."""
 
     video: VideoSettings = setting(factory=VideoSettings, section="Events from clips")
     dataset = "ucf101"
@@ -45,19 +45,14 @@ class Ucf101(ClipFolders):
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
         grey = read_clip(sample.path, self.video)
-        ones = clip_frames(grey, self.video, out, clip_name(sample.path))
+        ones = clip_frames(grey, self.video, out, Path(sample.path).stem)
         if ones == 0:
             raise InputError(f"{sample.path}: nothing moves in it, so it has no events")
         return ones
 
     def events(self, path: str) -> U8:
         """Return ``arr_0`` of a raw file of one clip, (2, T, H, W)."""
-        events = clip_events(read_clip(path, self.video), self.video, clip_name(path))
+        events = clip_events(read_clip(path, self.video), self.video, Path(path).stem)
         if not events.any():
             raise InputError(f"{path}: nothing moves in it, so it has no events")
         return events
-
-
-def clip_name(path: str) -> str:
-    """Return a clip's name, the same for a video and its folder of frames; mode 2 draws by it."""
-    return Path(path).stem

@@ -51,7 +51,6 @@ class ClipFolders(SourceSettings):
 
     @cached_property
     def classes(self) -> Sequence[str]:
-        """The official class list where it is given, otherwise the classes of the clips."""
         if self.lists is not None:
             return _read_class_index(self.lists / "classInd.txt")
         return sorted({match["label"] for match in map(_CLIP.fullmatch, self._clips) if match})
@@ -66,8 +65,7 @@ class ClipFolders(SourceSettings):
             if self.only not in (None, "all"):
                 raise OptionError(f"without --splits there is one split, 'all', not {self.only!r}")
             return {"all": self._samples([(clip, -1, "") for clip in self._clips], labels)}
-        if self.only not in (None, "train", "test"):
-            raise OptionError(f"with --splits the splits are train and test, not {self.only!r}")
+        self.check_split(("train", "test"))
         splits: dict[str, Samples] = {}
         notes = []
         elsewhere: dict[str, str] = {}  # clip -> the list that named it first

@@ -32,7 +32,7 @@ def test_one_split_may_be_missing(tmp_path):
     assert list(EsImageNet(tmp_path).splits()) == ["val"]
     with pytest.raises(InputError, match="no trainlabel.txt"):
         EsImageNet(tmp_path, only="train").splits()
-    with pytest.raises(OptionError, match="not 'test'"):
+    with pytest.raises(OptionError, match="no split 'test'; choose from train, val"):
         EsImageNet(tmp_path, only="test").splits()
 
 

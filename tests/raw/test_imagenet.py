@@ -138,7 +138,7 @@ def test_useless_lists_and_folders_are_refused(tmp_path):
     touch(tmp_path, "train/a.jpg", "val/b.jpg")
     with pytest.raises(InputError, match="no images in class folders"):
         listed(tmp_path, only="val")
-    with pytest.raises(OptionError, match="no split 'test'; there are: train, val"):
+    with pytest.raises(OptionError, match="no split 'test'; choose from train, val"):
         listed(tmp_path, only="test")
     (tmp_path / "list.txt").write_text("a.jpg 0\n")
     with pytest.raises(InputError, match="list.txt:1: .* is of no split; begin .* train/ or val/"):

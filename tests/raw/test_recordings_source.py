@@ -260,7 +260,7 @@ def test_split_folders_give_the_splits(tmp_path):
     assert names == ["left/0.npz", "left/2.npz", "left/inside/9.npz", "right/1.npz"]
     one = convert("recordings", tmp_path / "raw", tmp_path / "one.zarr", split="val", **options)
     assert one.samples == {"val": 3}
-    with pytest.raises(OptionError, match="no split 'all' in it, only train, val, test"):
+    with pytest.raises(OptionError, match="no split 'all'; choose from train, val, test"):
         convert("recordings", tmp_path / "raw", tmp_path / "no.zarr", split="all", **options)
     make_recordings(tmp_path / "raw" / "val")
     with pytest.raises(InputError, match="a second folder for the split val"):

@@ -329,7 +329,7 @@ def test_only_existing_splits_are_read(nmnist, tmp_path):
     assert not any("train" in note for note in result.notes)
     with pytest.raises(InputError, match="Train: Tonic looks for NMNIST there"):
         convert("tonic:NMNIST", tmp_path, out, frames=3, split="train")
-    with pytest.raises(OptionError, match="has the splits train, test, not 'val'"):
+    with pytest.raises(OptionError, match="no split 'val'; choose from train, test"):
         convert("tonic:NMNIST", tmp_path, out, frames=3, split="val")
 
 
