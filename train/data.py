@@ -176,7 +176,7 @@ class Data:
     drawn: tuple[str, ...] = ()
     """Which of `select` and `test` were drawn."""
     notes: tuple[str, ...] = ()
-    """What a user should know of the parts."""
+    """Remarks about the parts for the user."""
 
     @property
     def counts(self) -> dict[str, int]:

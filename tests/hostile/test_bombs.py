@@ -152,7 +152,8 @@ PICKLES = {
     "bytearray": (b"cbuiltins\nbytearray\n" + HUGE_NUMBER + b"\x85R.", "asks for builtins.byte"),
     "a tensor": (b"ctorch\nTensor\n" + HUGE_NUMBER + b"\x85R.", "not callable"),
     "a storage": (b"ctorch.storage\nUntypedStorage\n" + HUGE_NUMBER + b"\x85R.", "not callable"),
-    "made anew": (b"ctorch\nFloatTensor\n" + HUGE_NUMBER + b"\x85\x81.", "instruction NEWOBJ"),
+    "a new tensor": (b"ctorch\nFloatTensor\n" + HUGE_NUMBER + b"\x85\x81.", "asks for torch.Float"),
+    "a new storage": (b"ctorch\nFloatStorage\n" + HUGE_NUMBER + b"\x85\x81.", "makes an object"),
     "doubling": (b"c_codecs\nencode\nX\x01\0\0\0aX\x03\0\0\0hex\x86R.", "asks for _codecs"),
     "numbers without data": (STORAGE % (b"0", HUGE_NUMBER) + b".", "declares 12,884,901,888 bytes"),
     "no such member": (STORAGE % (b"7", b"K\x01") + b".", "declares 4 bytes"),
@@ -164,7 +165,7 @@ PICKLES = {
         THOUSANDS + b"(" + b"c__builtin__\nset\nh\x01\x85R" * 3000 + b"t.",
         "copies the same values",
     ),
-    "a key that takes for ever": (b"}K\x01" + b"q\x01h\x01\x86" * 200 + b"K\x01s.", "a key in it"),
+    "a key that takes forever": (b"}K\x01" + b"q\x01h\x01\x86" * 200 + b"K\x01s.", "a key in it"),
     "attributes": (b"ctorch\nSize\n)\x85R}b.", "sets attributes"),
 }
 
