@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from eventdata.console import debug_option, json_option
-from eventdata.errors import OptionError, printable
+from eventdata.console import debug_option, json_option, say
+from eventdata.errors import OptionError
 
 NEEDED = ("lightning", "matplotlib", "safetensors", "tensorboard", "tomli_w", "torchmetrics")
 """Modules that come with the extra `train`."""
@@ -24,12 +24,6 @@ def _complete_recipe(_: click.Context, __: click.Parameter, incomplete: str) -> 
     names = sorted(path.stem for path in Path(__file__).with_name("recipes").glob("*.toml"))
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]
-
-
-def _say(text: str) -> None:
-    """Print lines that may hold texts from files and names of paths."""
-    for line in text.split("\n"):
-        click.echo(printable(line))
 
 
 def _check_extra() -> None:
@@ -87,7 +81,7 @@ def train(
         images=images,
         recipe=recipe,
         changes=changes,
-        say=None if as_json else _say,
+        say=None if as_json else say,
     )
     if as_json:
         click.echo(json.dumps(result))
@@ -119,4 +113,4 @@ def report(runs: tuple[str, ...], out: Path, as_json: bool) -> None:
         click.echo(json.dumps(rows))
     else:
         click.echo((out / "report.md").read_text("utf-8"), nl=False)
-        _say(f"{out}: report.md, report.json, report.png, report.svg")
+        say(f"{out}: report.md, report.json, report.png, report.svg")
