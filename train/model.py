@@ -21,7 +21,7 @@ from train.neurons.surrogate import sharpen
 from train.recipe import Recipe, load
 from train.runs.folder import RunFolder, number_in, weight_facts
 from train.runs.plan import build_network
-from train.settings import CHECKPOINT, FRESH, Stage
+from train.settings import CHECKPOINT, Stage
 from train.weights import Weights, contents, find_weights, read_weights
 
 
@@ -61,7 +61,7 @@ def model_facts(
 ) -> dict[str, Any]:
     """Return the facts for a header of weights from which `load_model` makes the same network."""
     # The weights that a stage starts from do not matter any more, and are a path on this machine.
-    settings = replace(recipe.stages[stage], weights=FRESH, take="both")
+    settings = recipe.stages[stage].without_source()
     return {
         "network": recipe.network,
         "classes": list(header.classes),
@@ -227,7 +227,7 @@ def _with_recipe(
     names = list(classes if classes is not None else facts.get("classes", map(str, range(outputs))))
     if len(names) != outputs:
         raise OptionError(f"{weights.path} has {outputs} classes, but {len(names)} names are given")
-    recipe = replace(recipe, stages={stage: replace(settings, weights=FRESH, take="both")})
+    recipe = replace(recipe, stages={stage: settings.without_source()})
     return ModelInfo(classes=names, recipe=recipe, stage=stage, framing=None, file=weights.path)
 
 

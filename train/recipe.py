@@ -31,7 +31,10 @@ SECTIONS = (
     *("base", "name", "pipeline", "network", "run", "machine", "defaults", "stages", SCRATCH),
     "stores",  # in the config.toml of a run, which is also a recipe
 )
-INHERITED = ("weights", "take", "stem", "freeze", "freeze_epochs", "recalibrate")
+INHERITED = (
+    *("weights", "take", "stem", "freeze", "freeze_epochs", "recalibrate"),
+    *("calibrate", "calibrate_samples"),
+)
 """Settings that mean nothing for a stage with fresh weights."""
 
 Pipeline = Literal["pipe-s", "pipe-d"]

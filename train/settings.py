@@ -1,6 +1,6 @@
 """The settings of recipes: of a run, of its machine, and of a stage of training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from eventdata.errors import OptionError
@@ -119,6 +119,19 @@ class Stage(Settings):
         least=0,
         most=MAX_EPOCHS,
     )
+    calibrate: Literal["none", "channels", "refit"] = setting(
+        "none",
+        "Calibrate spiking neurons to the source of the weights before the first step, without "
+        "labels. `channels`: choose the threshold and the amplitude of each channel. `refit`: "
+        "refit convolutions and norms in closed form as well.",
+    )
+    calibrate_samples: int = setting(
+        1024,
+        "Training samples for `calibrate`. All of them are in memory at once.",
+        unit="samples",
+        least=16,
+        most=1_000_000,
+    )
     freeze: tuple[str, ...] = setting(
         (), "Parts whose weights do not change in the first epochs; their norms still do."
     )
@@ -228,11 +241,45 @@ class Stage(Settings):
                 f"take is {self.take}, but weights are fresh. Set weights to an earlier stage or a "
                 "file, or set take=both"
             )
+        if self.calibrate != "none":
+            self._check_calibration()
+        elif self.calibrate_samples != Stage.calibrate_samples:
+            raise OptionError(
+                "calibrate_samples needs calibrate. Set calibrate=channels or calibrate=refit, or "
+                f"set calibrate_samples={Stage.calibrate_samples}"
+            )
         if self.schedule == "one-cycle" and self.warmup >= 1:
             raise OptionError(
                 f"warmup is {self.warmup}, but one-cycle uses it as a share of all steps. Set it "
                 "below 1"
             )
+
+    def without_source(self) -> "Stage":
+        """Return these settings without those of the weights that the stage starts from."""
+        samples = Stage.calibrate_samples
+        return replace(
+            self, weights=FRESH, take="both", calibrate="none", calibrate_samples=samples
+        )
+
+    def _check_calibration(self) -> None:
+        """Raise OptionError if the stage has nothing to calibrate, or nothing to calibrate by."""
+        problem = ""
+        if self.neuron.kind == "ann":
+            problem = "the neurons are of the kind ann, which has no threshold"
+        elif self.neuron.threshold <= 0:
+            problem = f"neuron.threshold is {self.neuron.threshold}, not above 0"
+        elif self.weights == FRESH:
+            problem = "the weights are fresh, so that there is no network to agree with"
+        elif self.stem == "fresh" or self.take == "decoder":
+            part = "stem" if self.stem == "fresh" else "encoder"
+            problem = f"the {part} is fresh, so that there is no trained one to agree with"
+        elif self.recalibrate:
+            raise OptionError(
+                f"recalibrate is {self.recalibrate}, but calibrate computes the batch-norm "
+                "statistics itself. Set recalibrate=0"
+            )
+        if problem:
+            raise OptionError(f"calibrate is {self.calibrate}, but {problem}. Set calibrate=none")
 
 
 def reference_page() -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from eventdata.errors import OptionError
-from train.networks.layers import Chain, ConvCell, Network, enter
+from train.networks.layers import Branch, Chain, ConvCell, Layer, Network, cell_layer, enter
 from train.neurons.neuron import Neuron, NeuronSettings
 
 
@@ -108,6 +108,7 @@ class CRNN(Network):
                 events does by mistake. Its checkpoints need it.
         """
         super().__init__()
+        self.steps = steps
         shape: dict[str, Any] = {"width": width, "hidden": hidden, "embedding": embedding}
         shape["mix_axes"] = mix_axes
         self.encoder = Encoder(channels=channels, size=size, neuron=neuron, steps=steps, **shape)
@@ -116,3 +117,16 @@ class CRNN(Network):
     def classify(self, x: Tensor) -> Tensor:
         out: Tensor = self.decoder(self.encoder(x))
         return out
+
+    def layers(self) -> list[Layer]:
+        encoder = self.encoder
+        if encoder.mix_axes:
+            raise OptionError(
+                "a network with mix_axes can't be calibrated, because its hidden layer mixes "
+                "steps. Set calibrate=none"
+            )
+        cells = (encoder.stem, *encoder.cells)
+        layers = [cell_layer(cell, n - 1 if n else None) for n, cell in enumerate(cells)]
+        last = len(layers)
+        layers.append(Layer((Branch(last - 1, encoder.hidden),), encoder.neuron))
+        return [*layers, Layer((Branch(last, encoder.embedding),), None)]

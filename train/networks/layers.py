@@ -7,6 +7,7 @@ Legend: T steps, N samples, P polarities, C channels, H rows, W columns.
 """
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -92,6 +93,31 @@ def recompute(network: nn.Module, what: Recompute) -> None:
             module.recompute = what == "time"
 
 
+@dataclass(frozen=True)
+class Branch:
+    """An affine map that reads the output of a layer, and is its reader's current or part of it."""
+
+    source: int | None
+    """Index of the layer that it reads; None: the network's input."""
+    module: nn.Module
+    """A `ConvNorm`, an nn.Linear, which reads flattened maps, or an nn.Identity."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Neurons and the branches whose sum is their current: branches - neuron [- pool]."""
+
+    branches: tuple[Branch, ...]
+    neuron: Neuron | None
+    """None: the part that reads the last neurons, such as the classifier."""
+    pool: nn.Module | None = None
+
+
+def cell_layer(cell: ConvCell, source: int | None) -> Layer:
+    """Return the layer of a cell that reads the layer `source`."""
+    return Layer((Branch(source, cell),), cell.neuron, cell.pool)
+
+
 class Network(nn.Module):
     """Frames (N, T, P, H, W) or images (N, C, H, W) -> (N, classes), by `classify`.
 
@@ -101,6 +127,8 @@ class Network(nn.Module):
         neuron: settings of all neurons.
         steps: T for images; frames bring their own.
     """
+
+    steps: int
 
     pack_spikes: Packing = "auto"
     """Save spikes for the backward pass as bits; auto: on the CPU. On a GPU packing is extra memory
@@ -113,6 +141,20 @@ class Network(nn.Module):
 
     def classify(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def layers(self) -> list[Layer]:
+        """Return the layers in the order in which they run, for `train.calibrate`.
+
+        The last one has no neuron. A network whose neurons see anything else than these branches
+        can't be calibrated.
+
+        Raises:
+            OptionError: the network can't be calibrated.
+        """
+        raise OptionError(
+            f"{type(self).__name__} can't be calibrated, because it does not list its layers. "
+            "Define its method layers, or set calibrate=none"
+        )
 
 
 def enter(stem: ConvCell, x: Tensor, steps: int) -> Tensor:

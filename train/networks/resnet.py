@@ -19,7 +19,17 @@ from typing import Literal
 from torch import Tensor, nn
 
 from eventdata.errors import OptionError
-from train.networks.layers import Chain, ConvCell, ConvNorm, MeanClassifier, Network, enter
+from train.networks.layers import (
+    Branch,
+    Chain,
+    ConvCell,
+    ConvNorm,
+    Layer,
+    MeanClassifier,
+    Network,
+    cell_layer,
+    enter,
+)
 from train.neurons.neuron import Neuron, NeuronSettings
 
 StemName = Literal["imagenet", "medium", "small"]
@@ -144,3 +154,20 @@ class ResNet(Network):
     def classify(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(self.stages(enter(self.stem, x, self.steps)))
         return out
+
+    def layers(self) -> list[Layer]:
+        layers = [cell_layer(self.stem, None)]
+        for block in self.modules():
+            if not isinstance(block, Block):
+                continue
+            if block.respond_to_sum:
+                raise OptionError(
+                    "a network with respond_to_sum can't be calibrated, because its neurons see "
+                    "spikes instead of the residual sum. Set calibrate=none"
+                )
+            x = len(layers) - 1
+            layers.append(Layer((Branch(x, block.first),), block.neuron))
+            layers.append(
+                Layer((Branch(x + 1, block.second), Branch(x, block.shortcut)), block.neuron)
+            )
+        return [*layers, Layer((Branch(len(layers) - 1, self.fc),), None)]

@@ -6,7 +6,16 @@ average pools are max-pools here, so that spikes stay spikes.
 
 from torch import Tensor, nn
 
-from train.networks.layers import Chain, ConvCell, MeanClassifier, Network, enter
+from train.networks.layers import (
+    Branch,
+    Chain,
+    ConvCell,
+    Layer,
+    MeanClassifier,
+    Network,
+    cell_layer,
+    enter,
+)
 from train.neurons.neuron import NeuronSettings
 
 PLAN = ((1, 2), (4, 4), (8, 8), (8, 8))
@@ -49,3 +58,8 @@ class VGG(Network):
     def classify(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(self.cells(enter(self.stem, x, self.steps)))
         return out
+
+    def layers(self) -> list[Layer]:
+        cells = (self.stem, *self.cells)
+        layers = [cell_layer(cell, n - 1 if n else None) for n, cell in enumerate(cells)]
+        return [*layers, Layer((Branch(len(layers) - 1, self.fc),), None)]

@@ -220,6 +220,8 @@ def _check_stage(plan: RunPlan, name: str) -> None:
     if plan.recipe.run.sync_norm:  # norms see the samples of all devices
         batch *= plan.world
     shape = (*steps, channels, height // stage.downscale, width // stage.downscale)
+    if stage.calibrate != "none":
+        plan.networks[name].layers()  # refuses a network that can't be calibrated
     network = deepcopy(plan.networks[name]).to("meta")  # shapes only: costs next to nothing
     freeze(network, stage.freeze)
     try:

@@ -23,13 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eventdata.dataset import FrameDataset
 from eventdata.errors import EventDataError, InputError
-from train.calibrate import recalibrate
+from train.calibrate import recalibrate, table
 from train.data import Data, Epoch
 from train.model import model_facts
 from train.networks.layers import recompute
 from train.networks.sync_norm import synchronise_norms
 from train.neurons.surrogate import sharpen
 from train.operations import measure
+from train.runs.calibration import calibrate_stage
 from train.runs.ema import MovingAverage
 from train.runs.folder import (
     CHARTS,
@@ -322,25 +323,32 @@ class StageRun:
             say(f"{self.name}: weights from {source}\n{report.summary()}")
             if is_first():
                 write(self.folder.root / "transfer.txt", f"from {source}\n{report}\n")
-        if self.stage.recalibrate:
-            # Each device does this by itself, all on the same samples. Its batches have the size
-            # of training, because the memory is known to hold them.
-            device = trainer.strategy.root_device
-            batches = self._inputs(
-                self.data.train,
-                self.plan.device_batch(self.stage),
-                self.stage.recalibrate * self.plan.world,
-                device,
+        # Each device calibrates by itself, all on the same samples. Its batches have the size of
+        # training, because the memory is known to hold them.
+        device, size = trainer.strategy.root_device, self.plan.device_batch(self.stage)
+        if source is not None and self.stage.calibrate != "none":
+            count = -(-self.stage.calibrate_samples // size)
+            frames = self._frames(self.data.train, size, count, device)
+            outcomes = calibrate_stage(
+                self.plan, self.stage, self.plan.networks[self.name].to(device), source, frames
             )
+            say(f"{self.name}: share of the outputs' energy that calibrated neurons keep")
+            say(table(outcomes))
+            if is_first():
+                rows = [outcome.as_dict() for outcome in outcomes]
+                write_json(self.folder.root / "calibrate.json", rows)
+        if self.stage.recalibrate:
+            count = self.stage.recalibrate * self.plan.world
+            batches = self._inputs(self.data.train, size, count, device)
             with trainer.precision_plugin.forward_context():
                 recalibrate(network.to(device), batches)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)  # the caller reads the clock next
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # the caller reads the clock next
 
-    def _inputs(
+    def _frames(
         self, part: FrameDataset, size: int, count: int, device: torch.device
     ) -> Iterator[Tensor]:
-        """Yield `count` batches of a part as the network sees them, without augmentation."""
+        """Yield `count` batches of a part as stored."""
         epoch = Epoch(
             part=part,
             batch_size=size,
@@ -350,6 +358,13 @@ class StageRun:
             device=device,
         )
         for frames, _ in islice(epoch, count):
+            yield frames
+
+    def _inputs(
+        self, part: FrameDataset, size: int, count: int, device: torch.device
+    ) -> Iterator[Tensor]:
+        """Yield `count` batches of a part as the network sees them, without augmentation."""
+        for frames in self._frames(part, size, count, device):
             yield prepare(frames, self.stage)
 
     def _load_kept(self) -> None:

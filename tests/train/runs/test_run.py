@@ -858,6 +858,29 @@ def test_the_command(tmp_path, recipe, events):
     assert "did you mean 'epochs'" in wrong.output
 
 
+@pytest.mark.parametrize("way", ["images", "sums", "file"])
+def test_a_stage_calibrates_to_the_source_of_its_weights(
+    tmp_path, recipe, events, images, whole, way
+):
+    folder, _ = whole
+    changes = ["lif.calibrate=refit", "lif.calibrate_samples=20", "lif.recalibrate=0"]
+    changes += ["all.epochs=1", "lif.freeze=[]", "lif.freeze_epochs=0"]
+    changes += {
+        "images": [],
+        "sums": ["pretrain.data=data", "pretrain.collapse=1"],
+        "file": [f"lif.weights={folder / 'pretrain/last.safetensors'}"],
+    }[way]
+    said: list[str] = []
+    made = load(recipe, changes=changes)
+    run(made, tmp_path, data=events, images=images, say=said.append)
+    rows = json.loads((tmp_path / "lif/calibrate.json").read_text())
+    assert len(rows) > 1
+    assert all(0 <= row["before"] <= row["kept"] <= 1 for row in rows)
+    assert all(row["residual"][1] <= row["residual"][0] for row in rows[1:])
+    assert any(rows[0]["name"] in text and "calibrated" in text for text in said)
+    assert not (tmp_path / "pretrain/calibrate.json").exists()
+
+
 def test_several_devices_recalibrate_with_one_devices_share_of_a_batch(
     tmp_path, recipe, events, images, monkeypatch
 ):
