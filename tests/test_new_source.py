@@ -17,6 +17,11 @@ from tests.source_contract import SettingsContract
 @pytest.fixture(autouse=True)
 def _one_line(monkeypatch):
     monkeypatch.setitem(SOURCES, "toy", SourceEntry("tests.toy:Toy", "Text files with one event."))
+    # `verify` makes the options of all sources once, perhaps in an earlier test without the toy.
+    verify = main.commands["verify"]
+    own = [one for one in verify._params if not isinstance(one, options.SectionOption)]
+    monkeypatch.setattr(verify, "_params", own)
+    monkeypatch.setattr(verify, "_own", options.against_options)
 
 
 class TestToy(SettingsContract):
