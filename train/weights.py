@@ -132,10 +132,10 @@ def find_weights(name: str | Path) -> Path:
     model = str(name).removeprefix(TIMM)
     try:
         from huggingface_hub import hf_hub_download
-    except ImportError:
+    except ImportError as error:
         raise OptionError(
-            f"{name}: huggingface_hub, which downloads weights of timm, is not installed. Run: "
-            "pip install timm"
+            f"{name}: huggingface_hub, which downloads weights of timm, can't be loaded ({error}). "
+            "Run: pip install timm"
         ) from None
     try:
         return Path(hf_hub_download(f"timm/{model}", "model.safetensors"))

@@ -192,6 +192,24 @@ def test_other_settings_are_refused(references, tmp_path, recipe, changes, says)
         load_model(tmp_path / "lif18.pkl", recipe=recipe, changes=changes)
 
 
+def test_other_neurons_can_train_on_from_the_weights(references, tmp_path):
+    """Check only what the network's structure needs, and the membrane of LIAF-18."""
+    torch.save(state_of(references["lif18"]), tmp_path / "18.pkl")
+    torch.save(state_of(references["liaf34"]), tmp_path / "34.pkl")
+    shallow, deep = read_weights(tmp_path / "18.pkl"), read_weights(tmp_path / "34.pkl")
+    network = {"name": "event-resnet18", "respond_to_sum": True}
+    shallow.check(network, NeuronSettings(kind="lif", threshold=1.2, decay=0.9))
+    shallow.check(network, NeuronSettings(kind="liaf", carry_activated=True))
+    deep.check(network | {"name": "event-resnet34"}, NeuronSettings(kind="liaf"))
+    with pytest.raises(OptionError, match="without neuron.carry_activated=true"):
+        shallow.check(network, NeuronSettings(kind="liaf"))
+    with pytest.raises(OptionError, match="without network.respond_to_sum=true. Use .*-liaf18 or"):
+        shallow.check({"name": "event-resnet18"}, LIF)
+    neuron = NeuronSettings(kind="liaf", carry_activated=True)
+    with pytest.raises(OptionError, match="without neuron.carry_activated=false"):
+        deep.check(network | {"name": "event-resnet34"}, neuron, exact=True)
+
+
 def test_errors_list_what_the_file_holds(tmp_path):
     deep = {f"layer1.{n}.conv3.weight": torch.zeros(2, 2) for n in range(3)}
     cases = {
