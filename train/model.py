@@ -57,14 +57,20 @@ class ModelInfo:
 
 
 def model_facts(
-    recipe: Recipe, stage: str, *, header: Header, sample: SampleFormat
+    recipe: Recipe, stage: str, *, classes: list[str], header: Header, sample: SampleFormat
 ) -> dict[str, Any]:
-    """Return the facts for a header of weights from which `load_model` makes the same network."""
+    """Return the facts for a header of weights from which `load_model` makes the same network.
+
+    Args:
+        recipe, stage: the settings, and the name of the stage that trains the weights.
+        classes: class names by output.
+        header, sample: of the stage's store.
+    """
     # The weights that a stage starts from do not matter any more, and are a path on this machine.
     settings = recipe.stages[stage].without_source()
     return {
         "network": recipe.network,
-        "classes": list(header.classes),
+        "classes": classes,
         "recipe": recipe.name,
         "pipeline": recipe.pipeline,
         "stage": stage,

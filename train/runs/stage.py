@@ -197,6 +197,7 @@ class StageRun:
         facts = model_facts(
             self.plan.recipe,
             self.name,
+            classes=self.data.classes,
             header=self.plan.stores[self.stage.data].header,
             sample=self.data.train.sample_format,
         )
