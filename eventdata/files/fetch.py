@@ -130,21 +130,13 @@ def _scratch() -> Iterator[Path]:
     # Machines may share the folder. No host's name has a "=", which separates gpu from gpu-17.
     prefix = f"eventdata-{socket.gethostname()}="
     if os.name == "posix":
-        for folder in Path(tempfile.gettempdir()).glob(f"{glob.escape(prefix)}*"):
-            owner = folder.name.removeprefix(prefix).partition("-")[0]
-            if owner.isdecimal() and not _is_alive(int(owner)):
-                shutil.rmtree(folder, ignore_errors=True)
+        for folder in Path(tempfile.gettempdir()).glob(f"{glob.escape(prefix)}[0-9]*-*"):
+            with contextlib.suppress(OSError, ValueError):  # another user's process or folder
+                try:
+                    os.kill(int(folder.name.removeprefix(prefix).partition("-")[0]), 0)
+                except (ProcessLookupError, OverflowError):  # or a number that no process has
+                    shutil.rmtree(folder, ignore_errors=True)
     with _writing_scratch("input behind a URL"):
         made = tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-")
     with made as name:
         yield Path(name)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):  # or a number that no process has
-        return False
-    except OSError:
-        return True  # another user's
-    return True

@@ -172,10 +172,9 @@ def _remote_numbers(urls: Sequence[str]) -> list[Numbers]:
 def _numbers_in(folder: str, urls: list[str]) -> dict[str, Numbers]:
     if len(urls) < LISTED:
         return {url: numbers_of(url) for url in urls}
-    try:
+    listed: dict[str, dict[str, Any]] = {}
+    with contextlib.suppress(FileNotFoundError):
         listed = entries(folder)
-    except FileNotFoundError:
-        listed = {}
     return {url: _entry_numbers(url, listed.get(url.rpartition("/")[2])) for url in urls}
 
 

@@ -94,6 +94,8 @@ def check_plain(path: Path | str) -> os.stat_result:
 def read_plain(path: Path, most: int | None = None) -> bytes:
     """Return the bytes of a plain file; raise OSError if it has more than ``most``."""
     status = check_plain(path)
+    if status.st_size == 0 and stat.S_ISREG(status.st_mode):
+        return b""  # it may be a link into /proc, whose reading waits or never ends
     if most is not None and status.st_size > most:
         reason = f"{status.st_size:,} bytes, at most {most:,} are valid"
         raise OSError(errno.EFBIG, reason, str(path))
@@ -171,12 +173,9 @@ class LocalFiles:
             self.own(WORK).mkdir(parents=True, exist_ok=True)
 
     def own(self, key: str) -> Path:
-        """Return the path of a key for writing.
+        """Return the path of a key for writing; StoreError for a link that may lead out of here.
 
-        Reading follows links, because some tools keep large files elsewhere. Writing does not.
-
-        Raises:
-            StoreError: a link on the path could lead out of the folder.
+        Only reading follows links, because some tools keep large files elsewhere.
         """
         path = self.root / key
         for part in (path, *path.parents):
@@ -202,7 +201,4 @@ def read_bounded(files: Files, key: str, most: int) -> bytes | None:
             f"{files.where}/{key}: damaged ({files.size(key):,} bytes, at most {most:,} are "
             "valid); convert again with --overwrite"
         )
-    # A file of length 0 may be a link into /proc, whose reading waits or never ends.
-    if isinstance(files, LocalFiles) and files.size(key) == 0 and (files.root / key).is_file():
-        return b""
     return files.read(key)

@@ -173,14 +173,12 @@ class Job(Generic[RecordT, Result]):
                 for count in counts:
                     done += count
                     report(done, total)
-            records = list(self._records())
-            for task, record in records:
-                if record is None:
-                    raise StoreError(
-                        f"{files.where}: part {task.number} of {task.split} is gone; run the same "
-                        "command again"
-                    )
-            result = self.finish([(task, record) for task, record in records if record is not None])
+            records = [(task, record) for task, record in self._records() if record is not None]
+            if len(records) < len(self.tasks):
+                raise StoreError(
+                    f"{files.where}: finished work is gone; run the same command again"
+                )
+            result = self.finish(records)
             _clear(files)
         return done_before, result
 

@@ -67,12 +67,12 @@ class Worker:
             self._socket.send_bytes(request)
             answer = self._socket.recv_bytes()
         except (EOFError, OSError):
-            try:
-                code = self.process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:  # the fault is on this side
-                self.process.kill()
-                code = self.process.wait()
-            raise early_exit(code, os.pread(self._note.fileno(), NOTE_BYTES, 0)) from None
+            with contextlib.suppress(subprocess.TimeoutExpired):  # if the fault is on this side
+                self.process.wait(END_SECONDS)
+            self.process.kill()
+            raise early_exit(
+                self.process.wait(), os.pread(self._note.fileno(), NOTE_BYTES, 0)
+            ) from None
         except BaseException:
             self.process.kill()  # half an answer may lie in the socket
             raise
