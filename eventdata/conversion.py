@@ -28,6 +28,7 @@ from eventdata.jobs.pool import Pool
 from eventdata.jobs.worker import out_of_memory, working_on
 from eventdata.raw.registry import build_source, source_entry
 from eventdata.raw.source import Sample, Samples, Source, collect_notes
+from eventdata.store import write
 from eventdata.store.layout import (
     MAX_SAMPLE_BYTES,
     Header,
@@ -41,15 +42,6 @@ from eventdata.store.layout import (
 )
 from eventdata.store.read import read_skipped
 from eventdata.store.shard import ShardBuilder, compressed_bytes, index_bytes
-from eventdata.store.write import (
-    ShardRecord,
-    StorePlan,
-    already_complete,
-    begin,
-    existing_header,
-    finish,
-    is_begun,
-)
 
 DEFAULT_SHARD_SIZE = 512
 PLAN_KEY = f"{WORK}/plan"
@@ -136,23 +128,23 @@ def convert(
         check_apart(files, input, walked=walks)
     with reading(input or source.dataset):
         plan = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error)
-    found = existing_header(files)  # StoreError before anything changes
+    found = write.existing_header(files)  # StoreError before anything changes
     content = f"{plan.digest} {on_error}".encode()
     claim = Claim(files, PLAN_KEY, content, plan.digest, on_error, plan.first_files)
-    job: Job[ShardRecord, Counter[str]] = Job(
+    job: Job[write.ShardRecord, Counter[str]] = Job(
         claim=claim,
         tasks=[
             ShardTask(claim, *part, source, plan.sample, plan.shard_size) for part in plan.parts()
         ],
-        is_complete=lambda: not overwrite and already_complete(files, plan),
-        begin=lambda: begin(files, plan, overwrite=overwrite),
-        finish=lambda records: finish(files, plan, records),
+        is_complete=lambda: not overwrite and write.already_complete(files, plan),
+        begin=lambda: write.begin(files, plan, overwrite=overwrite),
+        finish=lambda records: write.finish(files, plan, records),
     )
     notes = plan.notes
     if dry_run:
         state: State = "dry run"
         done_before = 0
-        if found is not None and not overwrite and is_begun(files, found, plan):
+        if found is not None and not overwrite and write.is_begun(files, found, plan):
             done_before = plan.total if found.complete else job.unfinished()[1]
         skipped, size = _estimate(source, plan, on_error)
     else:
@@ -174,7 +166,7 @@ def convert(
 
 
 @dataclass(frozen=True)
-class SourcePlan(StorePlan):
+class SourcePlan(write.StorePlan):
     """The plan of a store and the listed samples of its source."""
 
     listing: Mapping[str, Samples]
@@ -261,7 +253,7 @@ def plan_job(
 
 
 @dataclass(frozen=True)
-class ShardTask(Task[ShardRecord]):
+class ShardTask(Task[write.ShardRecord]):
     """The work of making one shard."""
 
     samples: Samples
@@ -274,7 +266,7 @@ class ShardTask(Task[ShardRecord]):
         """The key of the shard."""
         return shard_key(self.split, self.sample, self.number)
 
-    def make(self) -> tuple[Mapping[str, bytes | bytearray], ShardRecord]:
+    def make(self) -> tuple[Mapping[str, bytes | bytearray], write.ShardRecord]:
         builder = ShardBuilder(self.sample, self.shard_size)
         at_once = max(1, GROUP_BYTES // (self.sample.planes * self.sample.chunk_bytes))
         buffer = np.zeros((at_once, *self.sample.packed_shape), self.sample.dtype)
@@ -294,13 +286,13 @@ class ShardTask(Task[ShardRecord]):
                     if slot not in skipped:
                         builder.add(slot, packed)
         data = builder.finish()
-        return {self.shard: data}, ShardRecord(
+        return {self.shard: data}, write.ShardRecord(
             events=events, skipped=skipped, size=len(data), notes=dict(notes), plan=self.claim.plan
         )
 
-    def parse(self, document: bytes) -> ShardRecord:
+    def parse(self, document: bytes) -> write.ShardRecord:
         values = parse_json(document)
-        record = ShardRecord(
+        record = write.ShardRecord(
             events=[whole_number(count, least=0) for count in values["events"]],
             skipped={int(slot): str(reason) for slot, reason in values["skipped"].items()},
             size=whole_number(values["size"], least=0),

@@ -114,7 +114,7 @@ def test_running_tasks_have_ended_when_the_caller_stops(tmp_path):
 
 def stop_before_finish(monkeypatch):
     """Interrupt every conversion after its last shard, by a ZeroDivisionError."""
-    monkeypatch.setattr("eventdata.conversion.finish", lambda *_: 1 / 0)
+    monkeypatch.setattr("eventdata.store.write.finish", lambda *_: 1 / 0)
 
 
 def test_records_of_another_plan_do_not_count(tmp_path, monkeypatch):

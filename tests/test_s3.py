@@ -357,7 +357,7 @@ class TestRaw:
         upload(raw, url)
         name = (raw / "trainlabel.txt").read_text().split()[0]
         system, path = fsspec.core.url_to_fs(f"{url}/train/{name}")
-        real = eventdata.conversion.begin
+        real = eventdata.store.write.begin
 
         def begin(*args, **options):
             real(*args, **options)
@@ -366,7 +366,7 @@ class TestRaw:
             else:
                 system.pipe_file(path, system.cat_file(path) + b"\0")
 
-        monkeypatch.setattr("eventdata.conversion.begin", begin)
+        monkeypatch.setattr("eventdata.store.write.begin", begin)
         how = "vanished while it was read" if gone else "changed while it was read"
         with pytest.raises(MismatchError, match=f"{url}/train/{name}: {how}"):
             convert(url, tmp_path / "out.zarr", on_error="skip")

@@ -98,9 +98,7 @@ def content_of(url: str) -> bytes:
 
 
 def _info(url: str) -> dict[str, Any] | None:
-    with contextlib.suppress(FileNotFoundError):
-        return _ask(url, lambda system, path: dict(system.info(path)))
-    return None
+    return Remote(url, EventDataError).find("", lambda system, path: dict(system.info(path)))
 
 
 def inside(folder: Path) -> list[tuple[Path, bool]]:

@@ -99,6 +99,12 @@ class Remote:
                     raise self._error(action, where, error) from error
             time.sleep(wait * _jitter.uniform(0.5, 1))  # spread the requests of many workers
 
+    def find(self, key: str, request: Callable[[Any, str], Result]) -> Result | None:
+        """Return what `ask` reads, None where the key is missing."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.ask("read", key, request)
+        return None
+
     def _error(self, action: str, where: str, error: Exception) -> EventDataError:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         if isinstance(error, ImportError) and self._is_s3:
@@ -144,10 +150,7 @@ class RemoteFiles(Remote):
         return RemoteFiles, (self.url,)
 
     def read(self, key: str) -> bytes | None:
-        try:
-            return self.ask("read", key, lambda system, path: bytes(system.cat_file(path)))
-        except FileNotFoundError:
-            return None
+        return self.find(key, lambda system, path: bytes(system.cat_file(path)))
 
     def read_parts(self, parts: Sequence[tuple[str, int, int | None]]) -> list[bytes]:
         """Return the bytes of several parts (key, start, stop), requested at once.
@@ -187,17 +190,11 @@ class RemoteFiles(Remote):
         self.ask("written", key, lambda system, path: system.pipe_file(path, data))
 
     def size(self, key: str) -> int | None:
-        try:
-            return self.ask("read", key, lambda system, path: int(system.size(path)))
-        except FileNotFoundError:
-            return None
+        return self.find(key, lambda system, path: int(system.size(path)))
 
     def names(self) -> list[str]:
-        try:
-            paths = self.ask("read", "", lambda system, path: [*system.ls(path, detail=False)])
-        except FileNotFoundError:
-            return []
-        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
+        paths = self.find("", lambda system, path: [*system.ls(path, detail=False)])
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths or ())
 
     def list(self, prefix: str) -> list[str]:
         start = len(self.path()) + 1
