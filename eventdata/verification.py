@@ -183,11 +183,10 @@ def _run_task(task: ShardCheck | Comparison) -> tuple[list[Problem], int, int]:
 def draw_samples(store: Store, samples: int | None, seed: int | None) -> dict[str, list[int]]:
     """Return ascending indices of valid samples of each split, drawn at random; None for all."""
     draw = random.Random(seed)
-    chosen = {}
-    for name, split in store.splits.items():
-        valid = [int(index) for index in np.flatnonzero(split.valid)]
-        everything = samples is None or samples >= len(valid)
-        chosen[name] = valid if everything else sorted(draw.sample(valid, samples or 0))
+    chosen = {name: np.flatnonzero(split.valid).tolist() for name, split in store.splits.items()}
+    for name, valid in chosen.items():
+        if samples is not None and samples < len(valid):
+            chosen[name] = sorted(draw.sample(valid, samples))
     return chosen
 
 
