@@ -85,7 +85,7 @@ def _counts(result: "Conversion | Generation") -> str:
 @limit_option
 @_on_error("For a sample that can't be read: fail, or mark it invalid and record the reason.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing store.")
-@click.option("--dry-run", is_flag=True, help="Report the expected samples and bytes only.")
+@click.option("--dry-run", is_flag=True, help="Only report the expected samples and bytes.")
 @json_option
 @debug_option
 def convert(source: str, input: str, out: str, as_json: bool, **options: Any) -> None:  # noqa: A002
@@ -131,10 +131,10 @@ def convert(source: str, input: str, out: str, as_json: bool, **options: Any) ->
 @json_option
 @debug_option
 def generate(kind: str, input: str, raw: str, as_json: bool, **options: Any) -> None:  # noqa: A002
-    """Make raw files in the published layout, in the folder RAW, from INPUT.
+    """Generate raw files in the published layout from INPUT, in the folder RAW.
 
-    `eventdata convert` reads them to the same frames that it makes from INPUT itself, so make
-    raw files only for other programs. To resume an interrupted call, run the same command
+    `eventdata convert` makes the same frames from these files as from INPUT itself, so generate
+    them only for other programs. To resume an interrupted generation, run the same command
     again.
 
     \b
@@ -177,9 +177,9 @@ def info(store: str, as_json: bool) -> None:
 )
 @click.option(
     "--samples",
-    help="With --against: samples of each split, drawn at random, or 'all'.  [default: 256]",
+    help="With --against: samples to draw at random from each split, or 'all'.  [default: 256]",
 )
-@click.option("--seed", type=int, help="With --against: random seed of the draw.")
+@click.option("--seed", type=int, help="With --against: random seed of the draw; none by default.")
 @workers_option
 @scheduler_option
 @json_option
@@ -200,7 +200,7 @@ def verify(
     from eventdata.verification import verify as run
 
     if samples not in (None, "all") and not re.fullmatch("[0-9]{1,18}", str(samples)):
-        raise OptionError(f"--samples is {samples!r:.40}: give a number or 'all'")
+        raise OptionError(f"--samples is {samples!r:.40}: pass a number or 'all'")
     given = {key: value for key, value in options.items() if value is not None}
     if samples is not None:
         given["samples"] = None if samples == "all" else int(samples)
@@ -223,20 +223,20 @@ def verify(
 
 @main.command()
 @click.argument("store", shell_complete=_complete_folder)
-@click.option("--split", help="Split to draw from; needed if there are several.")
+@click.option("--split", help="Split to draw from; required if the store has several.")
 @click.option("--index", default="0", help="Sample (7) or range (0:16).")
 @click.option(
-    "-o", "--out", required=True, type=click.Path(dir_okay=False), help="Picture, .png or .gif."
+    "-o", "--out", required=True, type=click.Path(dir_okay=False), help="Output file, .png or .gif."
 )
 @click.option(
     "--scale",
     type=click.IntRange(1, 32),
     default=1,
-    help="Pixels of the picture per pixel of the samples.",
+    help="Side of a sample's pixel in the picture, in pixels.",
 )
 @debug_option
 def show(store: str, split: str | None, index: str, out: str, scale: int) -> None:
-    """Draw samples of STORE, positive events in blue, negative ones in vermilion.
+    """Draw samples of STORE with positive events in blue, negative events in vermilion.
 
     \b
     eventdata show es.zarr --split val --index 7 -o steps.png      steps of one sample

@@ -100,5 +100,5 @@ scheduler_option = click.option(
     help="Run on the workers of a Dask cluster, such as tcp://host:8786.",
 )
 limit_option = click.option(
-    "--limit", type=click.IntRange(1), help="Use only the first N samples of each split."
+    "--limit", type=click.IntRange(1), help="First N samples of each split; all by default."
 )

@@ -21,7 +21,7 @@ From Python they are keyword arguments of `eventdata.convert`, with `_` in place
 This file is generated: `python -m eventdata.options > docs/options.md`.
 """
 GENERAL = "General options"
-AGAINST = "Options for --against, as they were given to convert"
+AGAINST = "Options for --against, as they were passed to convert"
 
 
 class SectionOption(click.Option):

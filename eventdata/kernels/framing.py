@@ -46,7 +46,7 @@ class Framing(Settings):
         None, "T frames of equal time, from the first event to the last.", least=1, most=MAX_FRAMES
     )
     n_event_bins: int | None = setting(
-        None, "T frames of equally many events.", least=1, most=MAX_FRAMES
+        None, "T frames with equal numbers of events.", least=1, most=MAX_FRAMES
     )
     window: int | None = setting(
         None, "Time per frame; needs --steps, or --every.", unit="microseconds", least=1
@@ -60,7 +60,7 @@ class Framing(Settings):
         "--events-per-frame, otherwise a fraction of a frame.",
     )
     include_incomplete: bool = setting(
-        False, "Keep a last frame that does not fill --window or --events-per-frame."
+        False, "Keep the last frame if it does not fill --window or --events-per-frame."
     )
     steps: int | None = setting(
         None,
@@ -70,7 +70,7 @@ class Framing(Settings):
         most=MAX_FRAMES,
     )
     representation: Literal["binary", "count"] = setting(
-        "binary", "Value of a pixel: 1 if it has events, or their count."
+        "binary", "Value of a pixel: 1 if it has events (binary), or their number (count)."
     )
     count_dtype: Literal["uint8", "uint16"] | None = setting(
         None, "Type of the counts; uint8 by default."
@@ -87,15 +87,15 @@ class Framing(Settings):
                 f"--events-per-frame N, not {' and '.join(given) or 'none'}"
             )
         if self.count_dtype is not None and self.representation != "count":
-            raise OptionError("count_dtype needs --representation count")
+            raise OptionError("--count-dtype needs --representation count")
         overlap = f"overlap is {self.overlap}: choose"
         if self.size is None:
             if not 0 <= self.overlap < 1:
                 raise OptionError(f"{overlap} a fraction of a frame, at least 0 and less than 1")
             if self.include_incomplete or self.steps is not None:
                 raise OptionError(
-                    "include_incomplete and steps go with --window or --events-per-frame; frames "
-                    "of the other methods are all complete, and as many as asked for"
+                    "--include-incomplete and --steps need --window or --events-per-frame; remove "
+                    "them, or choose one of these"
                 )
         elif not (0 <= self.overlap < self.size and float(self.overlap).is_integer()):
             most = self.size - 1

@@ -58,17 +58,17 @@ class OdgSettings(Settings):
     )
     crop: int = setting(224, "Rows and columns of the frames.", unit="pixels", least=1)
     threshold: float = setting(
-        0.18, "Smallest change of brightness, 0 to 1, that is an event.", least=0, below=1
+        0.18, "Smallest change of brightness, 0 to 1, that makes an event.", least=0, below=1
     )
     min_events: int = setting(
         1000, "Minimum events per image; images with fewer are skipped.", unit="events", least=0
     )
     resampling: Literal["nearest", "area"] = setting(
-        "nearest", "How images are scaled: nearest as in ES-ImageNet, or the mean over an area."
+        "nearest", "Scaling method: nearest, as in ES-ImageNet, or area, the mean over an area."
     )
     trace: tuple[tuple[int, int], ...] = setting(
         PUBLISHED_TRACE,
-        "Placements of the image; each after the first makes a step.",
+        "Placements of the image on its canvas; each after the first makes a step.",
         form="placements row,column such as '1,0 0,2 2,1'",
         parse=parse_trace,
         dump=lambda trace: " ".join(f"{row},{column}" for row, column in trace),

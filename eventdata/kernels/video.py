@@ -63,7 +63,7 @@ class VideoSettings(Settings):
     least: float = setting(0.01, "Smallest threshold of mode 2.", option="", least=0)
     seed: int = setting(0, "Random seed for --mode 2.", least=0)
     interpolation: Literal["bilinear", "bicubic", "area", "nearest", "lanczos"] = setting(
-        "bilinear", "How clips of another size are scaled."
+        "bilinear", "Scaling method for clips of another size."
     )
 
     @property

@@ -32,7 +32,7 @@ class FrameSettings(Settings):
     framing: Framing = setting(factory=Framing)
     transforms: tuple[EventTransform, ...] = setting(
         (),
-        "Transform of Tonic, such as 'Denoise(filter_time=10000)'; can be repeated.",
+        "Tonic transform, such as 'Denoise(filter_time=10000)'; can be repeated.",
         option="transform",
         repeated=True,
         form="text or a list of text",
@@ -41,7 +41,7 @@ class FrameSettings(Settings):
     )
     sensor_size: SensorSize | None = setting(
         None,
-        "Columns x rows of the sensor, for data without it.",
+        "Size of the sensor in pixels, for data that do not state it.",
         unit="WIDTHxHEIGHT",
         least=1,
         most=LARGEST_SIDE,

@@ -46,10 +46,10 @@ class ImageFolders(SourceSettings):
     """A source of labelled images under ``root``; all splits number the classes."""
 
     list_file: Path | None = setting(
-        None, "Labels, in lines 'path label'.", unit="file", option="list", stored=False
+        None, "File of labels: lines 'path label'.", unit="file", option="list", stored=False
     )
     classes_file: Path | None = setting(
-        None, "Class numbers, in lines 'class number'.", unit="file", option="classes", stored=False
+        None, "File of classes: lines 'class number'.", unit="file", option="classes", stored=False
     )
 
     @property

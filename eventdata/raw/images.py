@@ -33,9 +33,9 @@ class Images(ImageFolders):
         256, "Shorter side of the scaled image.", unit="pixels", least=1, most=4096
     )
     crop: int = setting(
-        224, "Rows and columns that are cut out of the middle.", unit="pixels", least=1, most=4096
+        224, "Rows and columns of the centre crop.", unit="pixels", least=1, most=4096
     )
-    grey: bool = setting(False, "Convert brightness only, one channel instead of three.")
+    grey: bool = setting(False, "Store only brightness, one channel instead of three.")
     grey_from_events: bool = setting(
         False,
         "Reconstruct grey images from the events of INPUT, a store made from imagenet or "

@@ -55,10 +55,10 @@ _TONIC = "tonic:NAME"
 SOURCES = {
     "es-imagenet": SourceEntry(f"{_RAW}.es_imagenet:EsImageNet", "ES-ImageNet's raw npz files."),
     "es-ucf101": SourceEntry(f"{_RAW}.es_ucf101:EsUcf101", "ES-UCF101's raw npz files."),
-    "imagenet": SourceEntry(f"{_RAW}.imagenet:ImageNet", "Images to event frames by ODG."),
-    "ucf101": SourceEntry(f"{_RAW}.ucf101:Ucf101", "Videos or frame folders to event frames."),
-    "images": SourceEntry(f"{_RAW}.images:Images", "Still images, or --grey-from-events."),
-    _TONIC: SourceEntry(f"{_RAW}.tonic:TonicSource", "A Tonic data set, such as tonic:NMNIST."),
+    "imagenet": SourceEntry(f"{_RAW}.imagenet:ImageNet", "Event frames from images, by ODG."),
+    "ucf101": SourceEntry(f"{_RAW}.ucf101:Ucf101", "Event frames from videos or frame folders."),
+    "images": SourceEntry(f"{_RAW}.images:Images", "Still images, or grey ones from events."),
+    _TONIC: SourceEntry(f"{_RAW}.tonic:TonicSource", "A dataset of Tonic, such as tonic:NMNIST."),
     "recordings": SourceEntry(f"{_RAW}.recordings:Recordings", "Event files in class folders."),
 }
 # Raw files that `generate` makes, with the source that lists what they are made from. It lacks

@@ -155,7 +155,7 @@ class SourceSettings(Settings):
 
     root: Path
     only: str | None = setting(
-        None, "Convert only this split, such as train or val.", option="split", stored=False
+        None, "Split to use, such as train or val; all by default.", option="split", stored=False
     )
 
     dataset: ClassVar[str]

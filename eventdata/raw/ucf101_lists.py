@@ -41,7 +41,7 @@ class ClipFolders(SourceSettings):
         stored=False,
     )
     fold: int | None = setting(
-        None, "Official split; needs --splits.", least=1, most=3, needs="splits"
+        None, "Official split, 1 to 3; needs --splits.", least=1, most=3, needs="splits"
     )
     suffixes: ClassVar[Sequence[str]]
 
@@ -57,7 +57,7 @@ class ClipFolders(SourceSettings):
 
     def splits(self) -> dict[str, Samples]:
         if (self.lists is None) != (self.fold is None):
-            raise OptionError("--splits DIR and --fold 1|2|3 go together; give both or neither")
+            raise OptionError("--splits DIR and --fold 1|2|3 go together; pass both or neither")
         exact = {name: label for label, name in enumerate(self.classes)}
         # In lower case too: UCF101 has HandStandPushups and HandstandPushups.
         labels = {name.lower(): label for name, label in exact.items()} | exact

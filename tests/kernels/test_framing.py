@@ -447,8 +447,8 @@ def test_wrong_arguments_stop_before_the_kernel():
         ({"window": 5, "overlap": 0.5}, "whole number from 0 to 4"),
         ({"frames": 5, "overlap": 1}, "a fraction of a frame"),
         ({"frames": 5, "overlap": float("nan")}, "overlap is nan, not a"),
-        ({"n_event_bins": 5, "include_incomplete": True}, "go with --window"),
-        ({"frames": 5, "steps": 3}, "go with --window"),
+        ({"n_event_bins": 5, "include_incomplete": True}, "need --window"),
+        ({"frames": 5, "steps": 3}, "need --window"),
         ({"frames": 5, "representation": "sum"}, "choose binary, count"),
     ],
 )
