@@ -121,7 +121,7 @@ def convert(
         source = build_source(source, open_input(input), options)
     elif given := sorted(key for key, value in options.items() if value is not None):
         raise OptionError(
-            f"{', '.join(given)}: not an option of convert for a Source object; pass it to that"
+            f"{', '.join(given)}: not allowed with a Source object; set it on the object"
         )
     files = open_files(out)
     if input is not None:
@@ -207,7 +207,7 @@ def plan_job(
     if limit is not None:
         (limit,) = check_whole(limit=limit)
     if on_error not in ("fail", "skip"):
-        raise OptionError(f"--on-error is fail or skip, not {on_error!r}")
+        raise OptionError(f"--on-error must be fail or skip, not {on_error!r}")
     listing = source.splits()
     for split, samples in listing.items():
         part = samples if limit is None else samples[:limit]
@@ -217,20 +217,20 @@ def plan_job(
             first = part.problems[min(part.problems)]
             others = len(part.problems) - 1
             more = f" (and {others:,} more in {split})" if others else ""
-            raise InputError(f"{first}{more}; correct that, or pass --on-error skip")
+            raise InputError(f"{first}{more}; fix the input, or pass --on-error skip")
         listing[split] = part
     sample = source.sample_format
     size = sample.planes * sample.chunk_bytes
     if size > MAX_SAMPLE_BYTES:
         raise OptionError(
-            f"a sample of {'x'.join(map(str, sample.packed_shape))} has {size / 1e9:.1f} GB, more "
-            f"than {MAX_SAMPLE_BYTES / 1e9:.1f} GB; choose fewer frames, a smaller size or a "
+            f"a sample of {'x'.join(map(str, sample.packed_shape))} takes {size / 1e9:.1f} GB, "
+            f"more than {MAX_SAMPLE_BYTES / 1e9:.1f} GB; choose fewer frames, a smaller size or a "
             "narrower type"
         )
     if shard_size > largest_shard(sample):
         raise OptionError(
-            f"--shard-size is at most {largest_shard(sample):,} for samples of {sample.planes:,} "
-            f"planes, not {shard_size:,}"
+            f"--shard-size must be at most {largest_shard(sample):,} for samples of "
+            f"{sample.planes:,} planes, not {shard_size:,}"
         )
     parameters = {
         **source.parameters,

@@ -50,7 +50,7 @@ def check_events(
         )
     missing = [field for field in "xytp" if field not in events.dtype.names]
     if missing:
-        raise InputError(f"{name}: no field {', '.join(missing)} (found: {events.dtype.names})")
+        raise InputError(f"{name}: no field {', '.join(missing)} in {events.dtype.names}; add it")
     columns = _check_columns([events[field] for field in "xytp"], sensor_size, name)
     whole = events.dtype == EVENT_DTYPE and events.flags.c_contiguous and _ordered(columns[2])
     return events if whole else _pack(columns)
@@ -86,7 +86,7 @@ def cut(events: Events, every: int) -> list[slice]:
         InputError: there would be more than ``MAX_PIECES`` samples.
     """
     if every < 1:
-        raise OptionError(f"every is {every}; choose 1 microsecond or more")
+        raise OptionError(f"every must be at least 1 microsecond, not {every}")
     if not len(events):
         return [slice(0, 0)]
     t = np.ascontiguousarray(events["t"])
@@ -120,17 +120,17 @@ def _check_columns(
     """Return the columns x, y, t, p as numbers that fit ``EVENT_DTYPE``."""
     shapes = sorted({column.shape for column in columns})
     if len(shapes) > 1 or len(shapes[0]) != 1:
-        raise InputError(f"{name}: x, y, t and p are not four columns of one length: {shapes}")
+        raise InputError(f"{name}: x, y, t and p must be columns of one length, not {shapes}")
     x, y, t, p = columns
     width, height = (sensor_size or (LARGEST_SIDE, LARGEST_SIDE))[:2]
     sensor = f"a sensor of {width} x {height} pixels"
     if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
-        raise InputError(f"{name}: {sensor}; each side must be 1 to {LARGEST_SIDE}")
+        raise InputError(f"{name}: {sensor} is invalid; each side must be 1 to {LARGEST_SIDE}")
     x, y = _whole(x, "x", name), _whole(y, "y", name)
     for axis, column, side in (("x", x, width), ("y", y, height)):
         if len(column) and not (column.min() >= 0 and column.max() < side):
             span = f"{axis} runs from {column.min()} to {column.max()}"
-            raise InputError(f"{name}: {span} on {sensor}; pass the right sensor size")
+            raise InputError(f"{name}: {span} on {sensor}; pass the correct sensor size")
     return [x, y, _times(t, name), _polarities(p, name)]
 
 
@@ -150,14 +150,14 @@ def _times(t: NDArray[Any], name: str) -> NDArray[np.int64]:
     if t.dtype.kind == "f":
         seconds = t.astype(np.float64)
         if not np.all(np.abs(seconds) < LATEST / 1e6):  # also False for NaN
-            raise InputError(f"{name}: t has times (in seconds) that are NaN or beyond any clock")
+            raise InputError(f"{name}: t has times in seconds that are NaN or out of range")
         if len(t) and (span := np.ptp(seconds)) > LONGEST:
-            floats = "floats are seconds, pass microseconds as whole numbers"
+            floats = "floats are seconds; pass microseconds as whole numbers"
             raise InputError(f"{name}: t spans {span:,.0f} s, more than a day; {floats}")
         t = np.rint(seconds * 1e6)
     t = _whole(t, "t", name)
     if len(t) and not (t.min() > -LATEST and t.max() < LATEST):
-        raise InputError(f"{name}: t runs from {t.min()} to {t.max()}, beyond any clock")
+        raise InputError(f"{name}: t runs from {t.min()} to {t.max()}, out of range")
     return t.astype(np.int64, copy=False)
 
 

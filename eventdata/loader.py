@@ -107,7 +107,7 @@ class FrameLoader:
 
     def _check_options(self) -> None:
         if self.rank >= self.world_size:
-            raise OptionError(f"rank {self.rank} of {self.world_size} ranks; ranks count from 0")
+            raise OptionError(f"rank must be 0 to {self.world_size - 1}, not {self.rank}")
         allowed = {"layout": get_args(Layout), "order": get_args(Order), "dtype": tuple(BITS)}
         for name, choices in allowed.items():
             if (value := getattr(self, name)) not in choices:
@@ -117,8 +117,8 @@ class FrameLoader:
             raise OptionError(f"transform must be a function, not {self.transform!r:.80}")
         if not isinstance(self.dataset, FrameDataset):
             raise OptionError(
-                f"FrameLoader reads a FrameDataset, not a {type(self.dataset).__name__}; for a "
-                "part of one pass dataset.subset(indices)"
+                f"FrameLoader reads a FrameDataset, not a {type(self.dataset).__name__}; to "
+                "read a part of one, pass dataset.subset(indices)"
             )
         if self.dataset.transform is not None or self.dataset.target_transform is not None:
             raise OptionError(
@@ -198,12 +198,12 @@ class FrameLoader:
         for name, value in {"version": STATE_VERSION, **self._identity()}.items():
             if state.get(name) != value:
                 raise OptionError(
-                    f"can't resume: the state has {name}={state.get(name)!r}, this loader {value!r}"
+                    f"can't resume: the state has {name}={state.get(name)!r}, not {value!r}"
                 )
         (position,) = check_whole(0, position=state["position"])
         most = batch_count(len(self.dataset), rank=0, **self._shares)  # other ranks may have less
         if position > most:
-            raise OptionError(f"can't resume: batch {position} of {most} in an epoch")
+            raise OptionError(f"can't resume: batch {position} in an epoch of {most} batches")
         self.epoch = state["epoch"]
         self._position, self._resumes = min(position, len(self)), True
 
@@ -282,7 +282,7 @@ def _checked_device(device: str | torch.device) -> torch.device:
         raise OptionError("the device meta holds no data; choose another")
     if checked.type == "cuda" and (checked.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count() or "no"
-        raise OptionError(f"device is {checked}, but torch finds {found} GPU here")
+        raise OptionError(f"device is {checked}, but torch finds {found} GPUs here")
     return checked
 
 

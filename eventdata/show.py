@@ -52,7 +52,7 @@ def show(
     path = Path(out)
     moving = path.suffix.lower() == ".gif"
     if not moving and path.suffix.lower() != ".png":
-        raise OptionError(f"{path}: pictures are .png or .gif; choose such a name")
+        raise OptionError(f"{path}: a picture must be .png or .gif; choose such a name")
     part = store.split(split)
     chosen, sample = parse_index(index, len(part)), part.sample
     _check_size(sample, len(chosen), scale, moving=moving)
@@ -89,7 +89,7 @@ def _check_size(sample: SampleFormat, count: int, scale: int, *, moving: bool) -
     if cells > MAX_CELLS or painted > (MAX_MOVING_PIXELS if moving else MAX_PIXELS):
         raise OptionError("the picture would be too large; choose a smaller --scale or --index")
     if sample.representation == "image" and sample.channels not in (1, 3):
-        raise OptionError(f"images of {sample.channels} channels can't be drawn, only grey and RGB")
+        raise OptionError(f"images of {sample.channels} channels can't be drawn, only 1 or 3")
 
 
 def parse_index(text: str, count: int) -> list[int]:
@@ -110,7 +110,7 @@ def parse_index(text: str, count: int) -> list[int]:
     chosen = range(count)[slice(*numbers)]
     if not 0 < len(chosen) <= MAX_TILES:
         raise OptionError(
-            f"--index {text}: {len(chosen):,} of {count:,} samples; a sheet has 1 to {MAX_TILES}"
+            f"--index {text}: {len(chosen):,} of {count:,} samples; choose 1 to {MAX_TILES}"
         )
     return list(chosen)
 

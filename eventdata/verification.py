@@ -88,9 +88,7 @@ def verify(
         OptionError: an argument makes no sense.
     """
     if against is None and options:
-        raise OptionError(
-            f"{', '.join(options)}: not an option of verify without against; pass that too"
-        )
+        raise OptionError(f"{', '.join(options)}: only valid with against; pass that, too")
     if against is None and (samples is not ... or seed is not None):
         raise OptionError("--samples and --seed need --against; pass the raw data")
     pool = Pool(workers, scheduler=scheduler, places=(store, against))
@@ -119,7 +117,7 @@ def verify(
         for found, checked_now, compared_now in results:
             problems += found
             if len(problems) > MAX_PROBLEMS:
-                problems[MAX_PROBLEMS:] = [Problem("the check ends here, after too many problems")]
+                problems[MAX_PROBLEMS:] = [Problem("too many problems; the check ends here")]
                 break
             checked += checked_now
             compared += compared_now
@@ -204,7 +202,7 @@ def comparisons(
     for split_name, split in store.splits.items():
         if split.sample != source.sample_format:
             raise StoreError(
-                f"{store.files.where}: damaged, its parameters make samples of another shape"
+                f"{store.files.where}: damaged: its parameters make samples of another shape"
             )
         # Without split lists, the raw data are one split.
         parts = [listing[split_name]] if split_name in listing else list(listing.values())

@@ -494,7 +494,7 @@ def test_bad_options(raw, out):
 
 def test_a_source_that_is_an_object(out):
     """Options for a named source would be ignored, so they are refused."""
-    with pytest.raises(OptionError, match="framez, split: not an option of convert for a Source"):
+    with pytest.raises(OptionError, match="framez, split: not allowed with a Source object"):
         convert(Drawn(), None, out, split="val", framez=3)
     assert convert(Drawn(), None, out).state == "complete"
     with pytest.raises(OptionError, match="input is None; pass the folder"):

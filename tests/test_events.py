@@ -115,11 +115,11 @@ def field_types(**types):
         (structured(field_types(x="u2"), x=(0, 65535, 2)), "x runs from 0 to 65535"),
         (structured(field_types(x="f4"), x=(0, 0.5, 2)), "not whole numbers"),
         (structured(field_types(y="f2"), y=(0, np.inf, 2)), "not whole numbers"),
-        (structured(field_types(t="f8"), t=(0, np.nan, 2)), "NaN or beyond"),
-        (structured(field_types(t="f8"), t=(0, 1, 1.7e308)), "NaN or beyond"),
-        (np.zeros(3, [("x", "i2", 2), ("y", "i2"), ("t", "i8"), ("p", "?")]), "four columns"),
-        (structured(field_types(t="u8"), t=(0, 1, 2**64 - 1)), "beyond any clock"),
-        (structured(field_types(), t=(-(2**62), 1, 2)), "beyond any clock"),
+        (structured(field_types(t="f8"), t=(0, np.nan, 2)), "NaN or out of range"),
+        (structured(field_types(t="f8"), t=(0, 1, 1.7e308)), "NaN or out of range"),
+        (np.zeros(3, [("x", "i2", 2), ("y", "i2"), ("t", "i8"), ("p", "?")]), "of one length"),
+        (structured(field_types(t="u8"), t=(0, 1, 2**64 - 1)), "out of range"),
+        (structured(field_types(), t=(-(2**62), 1, 2)), "out of range"),
         (structured(field_types(), p=(-1, 0, 1)), "polarities are 0 and 1"),
         (structured(field_types(), p=(0, 1, 2)), "polarities are 0 and 1"),
         (structured(field_types(p="f4"), p=(0, 1, np.nan)), "not whole numbers"),
@@ -133,7 +133,7 @@ def test_other_arrays_are_refused_with_the_given_name(events, message):
 
 
 def test_columns_of_different_length_are_refused():
-    with pytest.raises(InputError, match="four columns of one length"):
+    with pytest.raises(InputError, match="columns of one length"):
         make_events([1, 2], [1, 2], [1, 2], [1], SENSOR)
 
 
@@ -162,7 +162,7 @@ def test_cut_gives_windows_from_the_first_event(times, every):
 def test_cut_without_events_and_with_bad_arguments():
     events = np.empty(0, EVENT_DTYPE)
     assert cut(events, 10) == [slice(0, 0)]
-    with pytest.raises(OptionError, match="every is 0"):
+    with pytest.raises(OptionError, match="every must be at least 1"):
         cut(events, 0)
     damaged = make_events([0, 0], [0, 0], [0, 2**60], [0, 0])
     with pytest.raises(InputError, match="makes 1,152,921,504,606,846,977 samples of 1 us"):

@@ -275,7 +275,7 @@ def test_numbers_of_numpy(dataset):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"position": 99}, "batch 99 of"),
+        ({"position": 99}, "batch 99 in"),
         ({"position": -1}, "position must be a whole number of at least 0"),
         ({"epoch": None}, "epoch must be a whole number of at least 0"),
         ({"epoch": -1}, "epoch must be a whole number of at least 0"),
@@ -458,7 +458,7 @@ def test_only_frame_datasets(folder, dataset):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_missing_gpu(dataset):
-    with pytest.raises(OptionError, match="device is cuda:1, but torch finds no GPU here"):
+    with pytest.raises(OptionError, match="device is cuda:1, but torch finds no GPUs here"):
         FrameLoader(dataset, 4, device="cuda:1")
 
 

@@ -16,7 +16,7 @@ STEPS = {"es-imagenet": 8, "es-ucf101": 30}
 
 @pytest.fixture(scope="module")
 def stores(shared, tmp_path_factory):
-    """Convert both real data sets, ES-UCF101 by its first official split."""
+    """Convert both real datasets, ES-UCF101 by its first official split."""
     folder = tmp_path_factory.mktemp("stores")
     eventdata.convert("es-imagenet", shared / "es_imagenet", folder / "es-imagenet", shard_size=40)
     eventdata.convert(

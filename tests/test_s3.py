@@ -327,13 +327,13 @@ class TestRaw:
     @pytest.mark.parametrize(
         ("source", "options", "what"),
         [
-            ("tonic:NMNIST", {"frames": 4}, "data that Tonic opens"),
-            ("recordings", {"frames": 4}, "recordings, which are listed by what is in them,"),
+            ("tonic:NMNIST", {"frames": 4}, "a dataset of Tonic"),
+            ("recordings", {"frames": 4}, "recordings"),
             ("images", {"grey_from_events": True}, "the store for --grey-from-events"),
         ],
     )
     def test_sources_that_need_a_folder_refuse_urls(self, tmp_path, source, options, what):
-        with pytest.raises(InputError, match=f"{what} needs a folder of this machine"):
+        with pytest.raises(InputError, match=f"{what} must be on this machine"):
             eventdata.convert(source, "memory://x/raw", tmp_path / "out.zarr", **options)
 
     def test_errors_name_the_url(self, tmp_path):
@@ -377,7 +377,7 @@ class TestRaw:
         (raw / "train" / name).unlink()
         url = f"memory://{uuid.uuid4().hex}/raw"
         upload(raw, url)
-        with pytest.raises(InputError, match=f"{url}/train/{name}: the file isn't there"):
+        with pytest.raises(InputError, match=f"{url}/train/{name}: the file is missing"):
             convert(url, tmp_path / "out.zarr")
 
     def test_no_temporary_files_are_left(self, tmp_path, monkeypatch):
@@ -412,7 +412,7 @@ class TestRaw:
             assert "can't write a temporary file" in str(raised.value)
             assert not isinstance(raised.value, InputError)
         fsspec.filesystem("memory").pipe_file(f"{url}/train/n01440764/{'a' * 300}.JPEG", b"1")
-        with pytest.raises(InputError, match="its name is too long for a file of this machine"):
+        with pytest.raises(InputError, match="its name is too long for this machine"):
             call(url, tmp_path / "other", min_events=1)
 
     def test_a_huge_file_is_not_fetched(self):

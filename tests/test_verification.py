@@ -79,7 +79,7 @@ def test_a_flip_that_is_missed_is_reported(flip_bits, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quick": True}, "quick: not an option of verify"),
+        ({"quick": True}, "quick: only valid with against"),
         ({"workers": 0}, "workers must be a whole number of at least 1, not 0"),
         ({"workers": True}, "workers must be a whole number of at least 1, not True"),
         ({"against": "raw", "samples": 0}, "samples must be a whole number of at least 1, not 0"),
@@ -250,7 +250,7 @@ def test_against_other_raw_data(sound, store, tmp_path):
     found = {problem.name: problem.message for problem in result.problems}
     assert set(found) == {changed, gone, name}
     assert "frames differ" in found[changed]
-    assert "isn't there" in found[gone]
+    assert "is missing" in found[gone]
     assert "class class" in found[name]
 
 

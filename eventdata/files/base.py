@@ -25,14 +25,14 @@ def path_or_url(place: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(place)
     if "\0" in text:
-        raise OptionError(f"{text}: holds a null character, which no path can; correct it")
+        raise OptionError(f"{text}: contains a null character; remove it from the path")
     scheme, mark, rest = text.partition("://")
     if not mark:
         return text
     if scheme.lower() in _THIS_MACHINE:
         path = rest.lstrip("/") if os.name == "nt" else rest
         if not Path(path).is_absolute():
-            raise OptionError(f"{text}: a file URL needs an absolute path; give that, or a path")
+            raise OptionError(f"{text}: a file URL needs an absolute path; pass one, or a path")
         return path
     if not (scheme and rest.strip("/")) or (scheme.lower() in _WITH_HOST and rest[0] == "/"):
         raise OptionError(f"{text}: not a complete URL; write it as s3://bucket/folder")

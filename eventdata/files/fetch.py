@@ -86,7 +86,7 @@ def _download(url: str, size: int, folder: Path) -> Path:
     The time is requested after the content, so that a change in between is noticed.
     """
     if size > MAX_FETCHED:
-        raise InputError(f"{url}: {size:,} bytes, a raw file has at most {MAX_FETCHED:,}")
+        raise InputError(f"{url}: {size:,} bytes; a raw file has at most {MAX_FETCHED:,}")
     with _writing_scratch(url):
         target = Path(tempfile.mkdtemp(dir=folder), PurePosixPath(url).name)
         try:
@@ -117,7 +117,7 @@ def _writing_scratch(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise InputError(f"{what}: its name is too long for a file of this machine") from error
+            raise InputError(f"{what}: its name is too long for this machine; rename it") from error
         raise EventDataError(
             f"{what}: can't write a temporary file in {tempfile.gettempdir()} "
             f"({error.strerror or error}); free some space there or set TMPDIR; {RESUME}"

@@ -217,4 +217,4 @@ def time_of(entry: dict[str, Any]) -> int:
 def only_local(root: Path, what: str) -> None:
     """Raise InputError for a URL, where a source needs its files on this machine."""
     if isinstance(root, RemotePath):
-        raise InputError(f"{root}: {what} needs a folder of this machine; copy it to one")
+        raise InputError(f"{root}: {what} must be on this machine; copy the folder here")

@@ -182,7 +182,7 @@ class LocalFiles:
             if part == self.root:
                 break
             if part.is_symlink():
-                raise StoreError(f"{part}: is a link; remove it, nothing is written through links")
+                raise StoreError(f"{part}: is a link; remove it: nothing is written through links")
         return path
 
 

@@ -16,7 +16,7 @@ LZ4, ZSTD = (1, 2), (3, 4)  # each fast and thorough
 EVENT_BYTES = 16  # unpacked
 MAX_PACKET, MAX_PACKET_RATIO = 1 << 25, 64
 PIECE = 1 << 20
-_PACKAGES = "AEDAT 4 needs packages; run: pip install 'eventdata[recordings]'"
+_PACKAGES = "AEDAT 4 needs more packages; run: pip install 'eventdata[recordings]'"
 _DAMAGED = "a truncated or damaged AEDAT 4 file; get it again"
 
 
@@ -39,7 +39,7 @@ def read(path: Path) -> Recording:
     except BaseException as error:  # a panic in Rust is not an Exception
         raise InputError(f"{_DAMAGED} ({error})") from None
     if not streams:
-        raise InputError("an AEDAT 4 file without a stream of events")
+        raise InputError("the AEDAT 4 file has no stream of events; pass another file")
     size = (int(streams[chosen]["width"]), int(streams[chosen]["height"]))
     empty = [np.empty(0, np.int64)]
     x, y, t, p = (np.concatenate([part[f] for part in packets] or empty) for f in "xytp")

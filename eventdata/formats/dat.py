@@ -12,7 +12,7 @@ def read(path: Path) -> Recording:
     fields, start = prophesee_header(data)
     kind = data[start : start + 2]
     if kind not in (b"\x00\x08", b"\x0c\x08"):
-        raise InputError(f"not a DAT file of CD events of 8 bytes: its type and size are {kind!r}")
+        raise InputError(f"not a DAT file of 8-byte CD events: its type and size are {kind!r}")
     t, word = words(data, start + 2, "<u4", 2)
     x, y, p = word & 0x3FFF, word >> 14 & 0x3FFF, word >> 28
     size = header_size(fields.get("width"), fields.get("height"))

@@ -43,10 +43,10 @@ def read_picture(path: Path | str, *, grey: bool = False) -> NDArray[np.uint8]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except FileNotFoundError:
-        raise InputError(f"{path}: the file isn't there; check the path") from None
+        raise InputError(f"{path}: the file is missing; check the path") from None
     except UnidentifiedImageError:
         kinds = ", ".join(FORMATS)
-        raise InputError(f"{path}: not an image of {kinds}; convert or replace it") from None
+        raise InputError(f"{path}: not an image ({kinds}); convert or replace it") from None
     except Image.DecompressionBombError:
         raise InputError(f"{path}: more than {MAX_PIXELS:,} pixels; scale it down") from None
     except MemoryError:

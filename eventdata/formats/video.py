@@ -74,7 +74,7 @@ def _read_video(path: Path, settings: VideoSettings) -> NDArray[np.uint8]:
     if count == 0:
         raise InputError(f"{path}: no frames in this video; get the file again")
     if expected != count:
-        raise InputError(f"{path}: decodes to {expected} frames, then {count}; get the file again")
+        raise InputError(f"{path}: decodes to {expected} or {count} frames; get the file again")
     return np.stack([frames[index] for index in frame_indices(count, settings.frames).tolist()])
 
 
@@ -112,7 +112,7 @@ def _decode(
             stream = container.streams.video[0]
             decoder = stream.codec_context
             if decoder is None:
-                raise InputError(f"{path}: this FFmpeg does not have its codec; convert it")
+                raise InputError(f"{path}: FFmpeg has no decoder for its codec here; convert it")
             # Frames may differ from the header.
             decoder.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
             if decoder.width * decoder.height > MAX_FRAME_PIXELS:

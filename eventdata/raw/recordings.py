@@ -49,7 +49,7 @@ class Recordings(SourceSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        only_local(self.root, "recordings, which are listed by what is in them,")
+        only_local(self.root, "recordings")
         for transform in self.frames.transforms:
             if self.every is not None and transform.changes_time:
                 raise OptionError(

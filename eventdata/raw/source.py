@@ -92,7 +92,7 @@ class Samples:
         }
 
     def inspect_files(self) -> None:
-        """Fill input_size (bytes) and input_time (ns); note each file that isn't there."""
+        """Fill input_size (bytes) and input_time (ns); note each missing file."""
         # Files behind a URL are looked up together, by listing their folders.
         step = max(len(self), 1) if any(map(is_url, self.paths)) else 1024
         pair: Any = np.dtype((np.int64, 2))
@@ -101,7 +101,7 @@ class Samples:
             found = chain.from_iterable(threads.map(file_numbers, batches))
             numbers = np.fromiter(found, pair, len(self))
         for index in np.flatnonzero(numbers[:, 0] < 0).tolist():
-            self.problems.setdefault(index, f"{self.paths[index]}: the file isn't there")
+            self.problems.setdefault(index, f"{self.paths[index]}: the file is missing")
         self.input_size = numbers[:, 0].clip(0).astype(np.uint64)
         self.input_time = numbers[:, 1].copy()
 
@@ -115,7 +115,7 @@ class Source(Protocol):
 
     @property
     def dataset(self) -> str:
-        """Name of the data set."""
+        """Name of the dataset."""
 
     @property
     def classes(self) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Any data set of Tonic whose samples are events and a class: N-MNIST, CIFAR10-DVS, DVS-Gesture ...
+"""Any dataset of Tonic whose samples are events and a class: N-MNIST, CIFAR10-DVS, DVS-Gesture ...
 
 Tonic finds and reads the files; nothing is downloaded or written. If a set has one file per sample,
 samples are named and ordered by their files, because Tonic's own order may be that of the file
@@ -36,7 +36,7 @@ Targets = list[int] | list[str]
 
 @dataclass(frozen=True, kw_only=True)
 class TonicSource(SourceSettings):
-    """The data set of the class ``tonic.datasets.NAME`` under ``root``, Tonic's ``save_to``."""
+    """The dataset of the class ``tonic.datasets.NAME`` under ``root``, Tonic's ``save_to``."""
 
     name: str
     frames: FrameSettings = setting(factory=FrameSettings, section="Frames from events")
@@ -46,7 +46,7 @@ class TonicSource(SourceSettings):
     @classmethod
     def build(cls, name: str, root: Path, options: Mapping[str, Any]) -> Source:
         """Return the source ``tonic:NAME``; see `SourceSettings.build`."""
-        only_local(root, "data that Tonic opens")
+        only_local(root, "a dataset of Tonic")
         return from_options(cls, options, root=root, name=name.removeprefix(PREFIX))
 
     @property
@@ -106,7 +106,7 @@ class TonicSource(SourceSettings):
         return {"source": f"{PREFIX}{self.name}", **self.frames.parameters}
 
     def splits(self) -> dict[str, Samples]:
-        _reopen.cache_clear()  # files may have come since this process read the same data set
+        _reopen.cache_clear()  # files may have come since this process read the same dataset
         opened, missing = self._found
         listing = {
             split: self._list(number, opened[split], self._targets[split])
@@ -148,7 +148,7 @@ class TonicSource(SourceSettings):
         if places:
             index = places.get(sample.path, len(dataset))
         if index >= len(dataset):
-            raise InputError(f"{where}: no longer in the data set; run the same command again")
+            raise InputError(f"{where}: no longer in the dataset; run the same command again")
         size = self._size(dataset)
         check = _CHECKS.get(Path(where).suffix)
         if check is not None:
@@ -180,7 +180,7 @@ class TonicSource(SourceSettings):
 
 @lru_cache(maxsize=4)
 def _reopen(name: str, root: Path, split: int) -> tuple[Any, dict[str, int]]:
-    """Open a data set once in each worker; return it and the place of each file in it."""
+    """Open a dataset once in each worker; return it and the place of each file in it."""
     dataset, files = open_split(name, root, list(split_arguments(name))[split])
     return dataset, {file: i for i, file in enumerate(files)}
 
@@ -254,7 +254,7 @@ def _tonic_class(name: str) -> Any:
 
     names = [one for one in datasets.__all__ if issubclass(getattr(datasets, one), Dataset)]
     if name not in names:
-        raise OptionError(f"Tonic has no data set {name!r}; it has {', '.join(names)}")
+        raise OptionError(f"Tonic has no dataset {name!r}; it has {', '.join(names)}")
     return getattr(datasets, name)
 
 

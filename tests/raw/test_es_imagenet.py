@@ -71,7 +71,7 @@ def test_line_ends_do_not_matter(tmp_path):
         ("/etc/passwd 1 254 254", "leaves the folder"),
         ("FIRST 1 254 254", "listed twice"),
         ("./FIRST 1 254 254", "listed twice"),
-        ("class1/none.npz 1 254 254", "isn't there"),
+        ("class1/none.npz 1 254 254", "is missing"),
     ],
 )
 def test_a_bad_manifest_line_is_a_problem_of_its_sample(tmp_path, line, says):
@@ -84,7 +84,7 @@ def test_a_bad_manifest_line_is_a_problem_of_its_sample(tmp_path, line, says):
     samples.inspect_files()
     assert list(samples.problems) == [3]
     assert says in samples.problems[3]
-    assert "isn't there" in says or "trainlabel.txt:4" in samples.problems[3]
+    assert "is missing" in says or "trainlabel.txt:4" in samples.problems[3]
     assert len(samples) == 13
 
 

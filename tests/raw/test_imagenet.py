@@ -111,7 +111,7 @@ def test_bad_lines_of_a_list_are_problems_of_their_samples(tmp_path):
     samples = list_images(tmp_path, tmp_path / "list.txt").splits()["train"]
     samples.inspect_files()
     assert len(samples) == 7
-    expected = ["", "twice", "leaves", "leaves", "path label", "path label", "isn't there"]
+    expected = ["", "twice", "leaves", "leaves", "path label", "path label", "is missing"]
     says = samples.problems
     assert sorted(says) == [1, 2, 3, 4, 5, 6]
     for index in says:

@@ -46,7 +46,7 @@ def write_gestures(root, *, samples=6, split="Train", users=2, seed=0):
 
 
 class TestGestures(SourceContract):
-    """The contract for a data set with one file per sample."""
+    """The contract for a dataset with one file per sample."""
 
     source = "tonic:DVSGesture"
     options: ClassVar[dict[str, Any]] = {"frames": 10}
@@ -283,7 +283,7 @@ REFUSED = ["DAVISDATA", "DSEC", "EBSSA", "MVSEC", "NERDD", "TUMVIE", "ThreeET_Ey
 
 @pytest.mark.parametrize("name", [*REFUSED, "nmnist", "Dataset", ""])
 def test_other_data_sets_are_refused(tmp_path, name):
-    with pytest.raises(OptionError, match="(is no set of events|has no data set)"):
+    with pytest.raises(OptionError, match="(is no set of events|has no dataset)"):
         convert(f"tonic:{name}", tmp_path, tmp_path / "out.zarr", frames=3)
 
 

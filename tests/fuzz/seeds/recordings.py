@@ -1,4 +1,4 @@
-"""Recordings of each format, assembled byte by byte, and data sets of Tonic."""
+"""Recordings of each format, assembled byte by byte, and datasets of Tonic."""
 
 import struct
 from collections.abc import Callable
@@ -150,7 +150,7 @@ def class_folders(_: Real) -> list[Tree]:
 
 
 def tonic_sets(real: Real) -> list[Tree]:
-    """Return data sets as Tonic finds them."""
+    """Return datasets as Tonic finds them."""
     gesture = np.column_stack([events()[name].astype(np.int64) for name in "xypt"])
     hand = np.column_stack([events()[name].astype(np.int64) for name in "txyp"])
     return [
