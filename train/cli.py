@@ -1,4 +1,4 @@
-"""The commands ``eventdata train`` and ``eventdata report``: parse, call, print.
+"""The commands ``train``, ``report``, ``evaluate`` and ``predict``: parse, call, print.
 
 `eventdata.cli` loads this module by its name. It loads torch only when a command runs.
 """
@@ -114,3 +114,103 @@ def report(runs: tuple[str, ...], out: Path, as_json: bool) -> None:
     else:
         click.echo((out / "report.md").read_text("utf-8"), nl=False)
         say(f"{out}: report.md, report.json, report.png, report.svg")
+
+
+@click.command()
+@click.argument("network", metavar="RUN|WEIGHTS")
+@click.option("--data", help="Store. Default: that of the run.")
+@click.option(
+    "--split",
+    help="Split of the store. Default: the test part of the run on its own store; otherwise test, "
+    "val or the only split.",
+)
+@click.option(
+    "--recipe",
+    shell_complete=_complete_recipe,
+    help="Recipe of a file of weights that does not state its settings.",
+)
+@json_option
+@debug_option
+def evaluate(
+    network: str, data: str | None, split: str | None, recipe: str | None, as_json: bool
+) -> None:
+    """Evaluate a network on a store: accuracies, confusion matrix, firing rates.
+
+    The network is that of a run folder or of a file of weights. On the run's own store, the test
+    part is the run's own, even if the run has drawn it.
+
+    \b
+    eventdata evaluate runs/pipe-d --data es.zarr
+    eventdata evaluate runs/pipe-d/lif/last.safetensors --data other.zarr --split val --json
+    """
+    _check_extra()
+    from eventdata.progress import progress_bar
+    from train.evaluate import evaluate as run
+    from train.evaluate import text
+
+    with progress_bar("evaluating") as progress:
+        result = run(network, data, split=split, recipe=recipe, progress=progress)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        say(text(result))
+
+
+@click.command()
+@click.argument("network", metavar="RUN|WEIGHTS")
+@click.argument("input", type=click.Path())
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="CSV file to write. Default: print the rows.",
+)
+@click.option("--split", help="Split of a store. Default: test, val or the only split.")
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Most probable classes per sample.",
+)
+@click.option(
+    "--recipe",
+    shell_complete=_complete_recipe,
+    help="Recipe of a file of weights that does not state its settings.",
+)
+@debug_option
+def predict(
+    network: str,
+    input: str,  # noqa: A002
+    out: Path | None,
+    split: str | None,
+    top: int,
+    recipe: str | None,
+) -> None:
+    """Predict the class of each sample in INPUT, as CSV with file, sample, class, probability.
+
+    INPUT is a store, or a file or folder of raw files without labels. Raw files must be of the kind
+    that the run's store was made from, and are framed as that store was. The row of a file that
+    can't be read has the reason in its last column.
+
+    \b
+    eventdata predict runs/hands recordings/ -o predictions.csv
+    eventdata predict runs/hands new.aedat4 --top 3
+    eventdata predict runs/hands hands.zarr --split test -o predictions.csv
+    """
+    _check_extra()
+    from eventdata.progress import progress_bar
+    from train.predict import predict as run
+    from train.predict import table
+    from train.runs.folder import write, writing_run
+
+    with progress_bar("predicting") as progress:
+        rows = run(network, input, split=split, recipe=recipe, top=top, progress=progress)
+    if out is None:
+        say(table(rows, top).rstrip("\n"))
+    else:
+        with writing_run(out.parent):
+            write(out, table(rows, top))
+        say(f"{out}: {len(rows):,} samples")
+    if unread := sum(not row.best for row in rows):
+        click.echo(f"{unread:,} of {len(rows):,} samples can't be read; see their notes", err=True)

@@ -20,7 +20,7 @@ from train.networks.layers import Network
 from train.neurons.surrogate import sharpen
 from train.recipe import Recipe, load
 from train.runs.folder import RunFolder, number_in, weight_facts
-from train.runs.plan import build_network
+from train.runs.plan import build_network, input_shape
 from train.settings import CHECKPOINT, Stage
 from train.weights import Weights, contents, find_weights, read_weights
 
@@ -128,6 +128,8 @@ def load_model(
     with suppress(ValueError):  # not from a run
         epoch = number_in(facts, "epoch", 1, info.settings.epochs)
         sharpen(network, int(epoch) - 1, info.settings.epochs)
+    if info.framing is not None:
+        network.sample_shape = input_shape(info.settings, info.framing.sample.dense_shape)
     return network.eval(), info
 
 

@@ -134,7 +134,16 @@ class Network(nn.Module):
     """Save spikes for the backward pass as bits; auto: on the CPU. On a GPU packing is extra memory
     traffic, and memory is rarely short."""
 
+    sample_shape: tuple[int, ...] | None = None
+    """The shape of a sample (T, P, H, W) or (C, H, W), if batches of another are refused."""
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.sample_shape is not None and tuple(x.shape[1:]) != self.sample_shape:
+            raise OptionError(
+                f"a batch of shape {tuple(x.shape)} does not fit: the network was trained on "
+                f"samples of shape {self.sample_shape}. Pass these with the batch as first axis; "
+                "to try other shapes, set the network's sample_shape to None"
+            )
         packs = x.is_cpu if self.pack_spikes == "auto" else self.pack_spikes == "always"
         with packed_spikes() if packs else nullcontext():
             return self.classify(x)

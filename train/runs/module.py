@@ -224,7 +224,8 @@ class Classifier(LightningModule):
         logits: Tensor = self(prepare(frames, self.stage)).float()
         self.measures.update(logits, labels)
         self.counts.update(logits, labels)
-        self.loss.update(functional.cross_entropy(logits, labels), len(labels))
+        # Without weights, which this nan_strategy ignores.
+        self.loss.update(functional.cross_entropy(logits, labels, reduction="none"))
         return logits
 
     def _finish(self) -> None:

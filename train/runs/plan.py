@@ -199,7 +199,7 @@ def _check_stage(plan: RunPlan, name: str) -> None:
             f"to train on. Pass --set {name}.batch_size={parts * (1 << smaller.bit_length() - 1)}, "
             f"or --set all.batch_size=... for all stages"
         )
-    *steps, channels, height, width = data.shape
+    *steps, channels, _, _ = data.shape
     if steps:
         used = stage.steps or steps[0]
         if used > steps[0]:
@@ -210,7 +210,6 @@ def _check_stage(plan: RunPlan, name: str) -> None:
             raise OptionError(
                 f"{name}: collapse is {stage.collapse}, which does not divide {used} steps evenly"
             )
-        steps = [stage.collapse or used]
     elif stage.normalise == "imagenet" and channels != 3:
         raise OptionError(
             f"{name}: normalise is imagenet, but the store's images have {channels} channels, not "
@@ -219,7 +218,7 @@ def _check_stage(plan: RunPlan, name: str) -> None:
     batch = plan.device_batch(stage)
     if plan.recipe.run.sync_norm:  # norms see the samples of all devices
         batch *= plan.world
-    shape = (*steps, channels, height // stage.downscale, width // stage.downscale)
+    shape = input_shape(stage, data.shape)
     if stage.calibrate != "none":
         plan.networks[name].layers()  # refuses a network that can't be calibrated
     network = deepcopy(plan.networks[name]).to("meta")  # shapes only: costs next to nothing
@@ -234,6 +233,19 @@ def _check_stage(plan: RunPlan, name: str) -> None:
         ) from None
     if not out.requires_grad:
         raise OptionError(f"{name}: freeze leaves nothing to train. Name fewer parts in it")
+
+
+def input_shape(stage: Stage, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a sample as a stage's network sees it.
+
+    Args:
+        stage: the settings.
+        shape: the shape of a sample of the stage's store, (T, P, H, W) or (C, H, W).
+    """
+    *steps, channels, height, width = shape
+    if steps:
+        steps = [stage.collapse or stage.steps or steps[0]]
+    return (*steps, channels, height // stage.downscale, width // stage.downscale)
 
 
 def _first_line(error: Exception) -> str:
