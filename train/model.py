@@ -1,12 +1,12 @@
 """Load a trained network with everything that decides its outputs.
 
-The files of a run state it in their header (`model_facts`); for files of other programs a recipe
-states it.
+The files of a run state it in their header (`train.runs.stage.model_facts`); for files of other
+programs a recipe states it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from eventdata.errors import EventDataError, InputError, OptionError
 from eventdata.settings import from_table, table_of
-from eventdata.store.layout import Header, SampleFormat, whole_number
+from eventdata.store.layout import SampleFormat, whole_number
 from train.networks.layers import Network
 from train.neurons.surrogate import sharpen
 from train.recipe import Recipe, load
@@ -54,33 +54,6 @@ class ModelInfo:
     def settings(self) -> Stage:
         """The settings of the stage: neurons, steps, collapse, downscale."""
         return self.recipe.stages[self.stage]
-
-
-def model_facts(
-    recipe: Recipe, stage: str, *, classes: list[str], header: Header, sample: SampleFormat
-) -> dict[str, Any]:
-    """Return the facts for a header of weights from which `load_model` makes the same network.
-
-    Args:
-        recipe, stage: the settings, and the name of the stage that trains the weights.
-        classes: class names by output.
-        header, sample: of the stage's store.
-    """
-    # The weights that a stage starts from do not matter any more, and are a path on this machine.
-    settings = recipe.stages[stage].without_source()
-    return {
-        "network": recipe.network,
-        "classes": classes,
-        "recipe": recipe.name,
-        "pipeline": recipe.pipeline,
-        "stage": stage,
-        "settings": table_of(settings),
-        "framing": {
-            "dataset": header.dataset,
-            "sample": asdict(sample),
-            "parameters": header.parameters,
-        },
-    }
 
 
 def load_model(

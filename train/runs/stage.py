@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from inspect import signature
 from itertools import islice
@@ -23,13 +23,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eventdata.dataset import FrameDataset
 from eventdata.errors import EventDataError, InputError
+from eventdata.settings import table_of
+from eventdata.store.layout import Header, SampleFormat
 from train.calibrate import recalibrate, table
 from train.data import Data, Epoch
-from train.model import model_facts
 from train.networks.layers import recompute
 from train.networks.sync_norm import synchronise_norms
 from train.neurons.surrogate import sharpen
 from train.operations import measure
+from train.recipe import Recipe
 from train.runs.calibration import calibrate_stage
 from train.runs.ema import MovingAverage
 from train.runs.folder import (
@@ -391,3 +393,30 @@ class StageRun:
         inputs = self._inputs(self.data.select, size, MEASURED // size, device)
         write_json(self.folder.root / "operations.json", measure(network, inputs).as_dict())
         network.cpu()  # the next stage needs the device's memory
+
+
+def model_facts(
+    recipe: Recipe, stage: str, *, classes: list[str], header: Header, sample: SampleFormat
+) -> dict[str, Any]:
+    """Return the header of weights from which `train.load_model` makes the same network.
+
+    Args:
+        recipe, stage: the settings, and the name of the stage that trains the weights.
+        classes: class names by output.
+        header, sample: of the stage's store.
+    """
+    # The weights that a stage starts from do not matter any more, and are a path on this machine.
+    settings = recipe.stages[stage].without_source()
+    return {
+        "network": recipe.network,
+        "classes": classes,
+        "recipe": recipe.name,
+        "pipeline": recipe.pipeline,
+        "stage": stage,
+        "settings": table_of(settings),
+        "framing": {
+            "dataset": header.dataset,
+            "sample": asdict(sample),
+            "parameters": header.parameters,
+        },
+    }
