@@ -145,7 +145,7 @@ def test_one_split_is_trained_on_and_tested(tmp_path, recipe, one_split):
 
 
 def test_the_error_of_a_large_batch_names_one_that_fits(tmp_path, recipe, one_split):
-    with pytest.raises(OptionError, match=r"Pass --set lif\.batch_size=8,") as error:
+    with pytest.raises(OptionError, match=r"Pass --set all\.batch_size=8, or for") as error:
         run(load(recipe, changes=["lif.batch_size=64"]), tmp_path / "run", data=one_split)
     change = re.search(r"--set (\S+),", str(error.value))[1]
     run(load(recipe, changes=[change]), tmp_path / "run", data=one_split)

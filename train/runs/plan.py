@@ -193,11 +193,11 @@ def _check_stage(plan: RunPlan, name: str) -> None:
     data = plan.parts[stage.data]
     if stage.batch_size > len(data.train):
         parts = plan.world * stage.accumulate  # of a batch
-        smaller = max(2, len(data.train) // (4 * parts))  # at least four steps in an epoch
+        most = max(2, len(data.train) // (4 * parts))  # at least four steps in an epoch
+        change = f"batch_size={parts * (1 << most.bit_length() - 1)}"
         raise OptionError(
             f"{name}: batch_size is {stage.batch_size}, more than the {len(data.train)} samples "
-            f"to train on. Pass --set {name}.batch_size={parts * (1 << smaller.bit_length() - 1)}, "
-            f"or --set all.batch_size=... for all stages"
+            f"to train on. Pass --set all.{change}, or for this stage --set {name}.{change}"
         )
     *steps, channels, _, _ = data.shape
     if steps:
