@@ -252,7 +252,7 @@ def test_bad_options_and_places(images, tmp_path):
     with pytest.raises(StoreError, match="is not empty"):
         generate("es-imagenet", images, tmp_path / "other", **SMALL)
     shutil.copytree(images / "val", images / "test")
-    with pytest.raises(OptionError, match="keep 'test' out"):
+    with pytest.raises(OptionError, match="remove 'test' from the input"):
         generate("es-imagenet", images, tmp_path / "raw", **SMALL)
 
 

@@ -52,7 +52,7 @@ class EsImageNet(SourceSettings):
         if not present:
             names = " or ".join(MANIFESTS[split] for split in wanted)
             raise InputError(
-                f"{self.root}: no {names} in it; give the folder that holds the manifests and the "
+                f"{self.root}: no {names} in it; pass the folder that holds the manifests and the "
                 "folders train and val (see datasets.md)"
             )
         return {split: self._list(self.root / MANIFESTS[split], split) for split in present}
@@ -98,7 +98,7 @@ class EsImageNet(SourceSettings):
             )
             if fault != OK:
                 row, column, step = events[event].tolist()
-                bad = "a step that is not 1 to 8" if fault == BAD_STEP else "coordinates off canvas"
+                bad = "a step outside 1 to 8" if fault == BAD_STEP else "coordinates off the canvas"
                 raise InputError(
                     f"{sample.path}: event {event} of {key!r} (row {row}, column {column}, step "
                     f"{step}; image {height}x{width}) has {bad}; generate the file again"
@@ -119,7 +119,7 @@ def _parse_line(line: str) -> tuple[str, int, int, int, str]:
         return name, -1, 0, 0, f"label, height and width must be whole numbers: {line!r}"
     label, height, width = (int(number[1] or -1) for number in numbers)
     if not 0 <= label < CLASSES:
-        return name, -1, 0, 0, f"unknown label {fields[1]}, they go from 0 to {CLASSES - 1}"
+        return name, -1, 0, 0, f"unknown label {fields[1]}; labels are 0 to {CLASSES - 1}"
     if not (0 < height <= LONG_SIDE and 0 < width <= LONG_SIDE):
         size = "x".join(fields[2:])
         return name, label, 0, 0, f"image size {size} is not within 1 to {LONG_SIDE}"

@@ -100,5 +100,5 @@ class FrameSettings(Settings):
             size = transform.sensor_after(size)
         total, edges = frame_events(events, self.framing, out, span)
         if edges.frames_cut:
-            note(f"longer than {self.framing.steps} frames, the rest was cut")
+            note(f"longer than {self.framing.steps} frames; the rest was cut")
         return total

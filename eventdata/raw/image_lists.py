@@ -64,7 +64,7 @@ class ImageFolders(SourceSettings):
         """The class names by label, and the samples of each split."""
         root, only = self.root, self.only
         if not root.is_dir():
-            raise InputError(f"{root}: no such folder; give the one that holds the images")
+            raise InputError(f"{root}: no such folder; pass the one that holds the images")
         present = {split: root / split for split in SPLITS if (root / split).is_dir()}
         folders = present or {"train": root}
         class_folders = {split: _class_folders(folder) for split, folder in folders.items()}
@@ -72,11 +72,9 @@ class ImageFolders(SourceSettings):
         if not present:
             inner = [root / name for name in class_folders["train"]]
             if self.list_file is None and len(inner) == 1 and {*SPLITS} & {*_class_folders(*inner)}:
-                raise InputError(
-                    f"{root}: holds one folder, which holds the splits; give {inner[0]}"
-                )
+                raise InputError(f"{root}: holds only a folder with the splits; pass {inner[0]}")
             if only is None:
-                notes.append("no folders train, val or test in the input: all is one split, train")
+                notes.append("the input has no folder train, val or test: it is one split, train")
         self.check_split(folders)
         without = [split for split in folders if not class_folders[split]]
         listed = _read_list(self.list_file, folders, without) if self.list_file else {}
@@ -86,7 +84,7 @@ class ImageFolders(SourceSettings):
             if split not in listed
         }
         notes += [
-            f"{rows.folder}: skipped, without images in class folders or in the list"
+            f"{rows.folder}: skipped, because no class folder or list has images for it"
             for rows in walked.values()
             if not rows.names and only is None
         ]
@@ -99,8 +97,8 @@ class ImageFolders(SourceSettings):
         }
         if not splits:
             raise InputError(
-                f"{folders.get(only or '', root)}: no images in class folders; give a folder of "
-                "class folders, or the images' labels by --list FILE (lines 'path label')"
+                f"{folders.get(only or '', root)}: no images in class folders; pass a folder of "
+                "class folders, or the images' labels with --list FILE (lines 'path label')"
             )
         next(iter(splits.values())).notes.extend(notes)
         return [stored_name(name) for name in classes], splits
@@ -134,7 +132,7 @@ def _read_list(path: Path, folders: Mapping[str, Path], without: Sequence[str]) 
     seen: set[tuple[str, str]] = set()
     lines = read_lines(path)
     if not lines:
-        raise InputError(f"{path}: the list is empty")
+        raise InputError(f"{path}: the list is empty; get it again")
     for number, line in enumerate(lines, 1):
         name, label = [*line.rsplit(maxsplit=1), "", ""][:2]
         first, _, rest = name.partition("/")
@@ -143,7 +141,7 @@ def _read_list(path: Path, folders: Mapping[str, Path], without: Sequence[str]) 
             split, name = first, rest
         if split is None:
             raise InputError(
-                f"{path}:{number}: {line!r} is of no split; begin its path with "
+                f"{path}:{number}: {line!r} belongs to no split; begin its path with "
                 f"{' or '.join(f'{one}/' for one in folders)}"
             )
         problem = ""
@@ -187,7 +185,7 @@ def _read_classes(path: Path) -> list[str]:
             raise InputError(f"{path}:{number}: expected 'name index', each once, found {line!r}")
         names[int(fields[1])] = fields[0]
     if sorted(names) != list(range(len(names))) or len(set(names.values())) != len(names):
-        raise InputError(f"{path}: the indices must be 0, 1, 2, ..., each of another name")
+        raise InputError(f"{path}: the indices must be 0, 1, 2, ..., one for each name")
     return [names[index] for index in range(len(names))]
 
 

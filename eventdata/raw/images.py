@@ -106,7 +106,7 @@ class GreyFromEvents(SourceSettings):
         if source not in ("es-imagenet", "imagenet"):
             raise InputError(
                 f"{self.root}: a store made from {source!r}; grey images can be reconstructed only "
-                "from the events of ODG. Give a store made from es-imagenet or imagenet"
+                "from the events of ODG; pass a store made from es-imagenet or imagenet"
             )
         return store
 
@@ -121,7 +121,7 @@ class GreyFromEvents(SourceSettings):
     @property
     def _frames(self) -> SampleFormat:
         if not self._store.splits:
-            raise InputError(f"{self.root}: a store without splits")
+            raise InputError(f"{self.root}: the store has no splits")
         return next(iter(self._store.splits.values())).sample
 
     @cached_property

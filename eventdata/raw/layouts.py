@@ -24,7 +24,7 @@ def source_of(kind: str, root: Path, options: Mapping[str, Any]) -> Maker:
     """Return the source of the images or clips to make raw files of ``kind`` from."""
     source = build_source(kind, root, options, GENERATED)
     if isinstance(source, ImageNet) and len(source.classes) > CLASSES:
-        raise InputError(f"{root}: {len(source.classes):,} classes, ES-ImageNet has {CLASSES:,}")
+        raise InputError(f"{root}: {len(source.classes):,} classes; ES-ImageNet has {CLASSES:,}")
     return cast(Maker, source)
 
 
@@ -33,7 +33,7 @@ def raw_keys(kind: str, split: str, samples: Samples) -> list[str]:
     if kind == "es-ucf101":
         return [f"{Path(name).stem}.npz" for name in samples.names]
     if split not in MANIFESTS:
-        raise OptionError(f"raw ES-ImageNet has train and val; keep {split!r} out of the input")
+        raise OptionError(f"ES-ImageNet has only train and val; remove {split!r} from the input")
     if split == "train":  # numbered in each class, from 1
         number: defaultdict[int, Iterator[int]] = defaultdict(lambda: count(1))
         labels = samples.labels.tolist()

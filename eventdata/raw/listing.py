@@ -31,7 +31,7 @@ def stored_name(name: str) -> str:
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a manifest or list, without line ends and blank lines at its end."""
     try:
-        with reading(path, remedy="give the folder with it"):
+        with reading(path, remedy="pass the folder with it"):
             remote = isinstance(path, RemotePath)
             size = numbers_of(str(path))[0] if remote else check_plain(path).st_size
             if size > MAX_LIST_BYTES:

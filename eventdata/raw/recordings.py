@@ -62,19 +62,19 @@ class Recordings(SourceSettings):
         """The recordings of each split, in the order of their names, without hidden ones."""
         root = self.root
         if not root.is_dir():
-            raise InputError(f"{root}: no such folder; give the one that holds the class folders")
+            raise InputError(f"{root}: no such folder; pass the one that holds the class folders")
         folders = {folder: SPLITS.get(folder.name.lower()) for folder in _folders(root)}
         found = {"all": _recordings(root)}
         if folders and all(folders.values()):
             found = {split: {} for split in SPLITS.values() if split in folders.values()}
             for folder, split in folders.items():
                 if split is None or found[split]:
-                    raise InputError(f"{folder}: a second folder for the split {split}; leave one")
+                    raise InputError(f"{folder}: a second folder for the split {split}; keep one")
                 found[split] = _recordings(folder)
         if not any(found.values()):
             raise InputError(
                 f"{root}: no class folders with event files in it ({' '.join(DECODERS)}); put "
-                "those of each class into a folder of its own"
+                "the files of each class into a folder of their own"
             )
         return {split: classes for split, classes in found.items() if classes}
 
@@ -96,7 +96,7 @@ class Recordings(SourceSettings):
                 failed.append(error)
                 continue
             if size is None:
-                raise OptionError(f"{path}: doesn't say its sensor size; give --sensor-size WxH")
+                raise OptionError(f"{path}: does not state its sensor size; pass --sensor-size WxH")
             return size
         raise failed[0]
 
@@ -189,12 +189,12 @@ def _read_sized(path: Path, size: SensorSize) -> Events:
     stated = recording.sensor_size
     if stated is not None and stated != size:
         raise InputError(
-            f"{path}: a sensor of {stated[0]}x{stated[1]} pixels, but the first recording (or "
-            f"--sensor-size) says {size[0]}x{size[1]}; make one store for each"
+            f"{path}: a sensor of {stated[0]}x{stated[1]} pixels, not {size[0]}x{size[1]} as the "
+            "first recording or --sensor-size; make a store for each size"
         )
     events = recording.events(size, name=str(path))
     if not len(events):
-        raise InputError(f"{path}: no events in it; record it again, or leave it out")
+        raise InputError(f"{path}: no events in it; record it again, or remove it")
     return events
 
 

@@ -136,7 +136,7 @@ class TonicSource(SourceSettings):
         samples = Samples(names, np.array(labels, np.int32)[order], paths, details)
         if not _tonic_class(self.name)._check_exists(dataset):
             samples.notes.append(
-                f"{place}: Tonic's own check of {self.name} misses the archive or some files; the "
+                f"{place}: Tonic's own check of {self.name} misses the archive or files; the "
                 f"{len(order):,} samples found are used"
             )
         return samples
@@ -173,7 +173,7 @@ class TonicSource(SourceSettings):
         size = self.frames.sensor_size or dataset.sensor_size
         if size is None:
             raise OptionError(
-                f"the recordings of {self.name} differ in size; give --sensor-size WxH"
+                f"the recordings of {self.name} differ in size; pass --sensor-size WxH"
             )
         return int(size[0]), int(size[1])
 
@@ -200,7 +200,7 @@ def split_arguments(name: str) -> Mapping[str, Mapping[str, Any]]:
     parameters = inspect.signature(_tonic_class(name)).parameters
     needed = [key for key, one in parameters.items() if one.default is one.empty]
     if needed != ["save_to"] or name in NO_CLASSES:
-        raise OptionError(f"tonic.datasets.{name} is no set of events with a class for each sample")
+        raise OptionError(f"tonic.datasets.{name} is not events with one class per sample")
     if "train" in parameters:
         return {"train": {"train": True}, "test": {"train": False}}
     if "split" in parameters:
@@ -216,8 +216,8 @@ def open_split(name: str, root: Path, split: str) -> Opened:
     def missing(folder: Path) -> InputError:
         given = "".join(f", {key}={value!r}" for key, value in arguments.items())
         return InputError(
-            f"{folder}: Tonic looks for {kind.__name__} there, and finds none; run "
-            f"python -c \"import tonic; tonic.datasets.{kind.__name__}('{root}'{given})\", or give "
+            f"{folder}: Tonic finds no {kind.__name__} in this folder; run "
+            f"python -c \"import tonic; tonic.datasets.{kind.__name__}('{root}'{given})\", or pass "
             "the folder that holds it as INPUT"
         )
 
@@ -281,4 +281,4 @@ def read_targets(name: str, dataset: Any) -> Targets:
         return list(targets)
     if all(isinstance(target, int | np.integer) and target >= 0 for target in targets):
         return [int(target) for target in targets]
-    raise OptionError(f"tonic.datasets.{name} has no class for each sample, but {targets[0]!r}")
+    raise OptionError(f"tonic.datasets.{name} has labels that are not classes: {targets[0]!r}")

@@ -45,12 +45,12 @@ class EventTransform:
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise OptionError(
                 f"--transform {text!r}: write it as Name(key=value), such as "
-                "Downsample(spatial_factor=0.5), with numbers, texts, tuples or lists as values"
+                "Downsample(spatial_factor=0.5), with numbers, strings, tuples or lists as values"
             ) from None
         if name not in TRANSFORMS:
             raise OptionError(
-                f"--transform {text!r}: {name} is not one that a store can be made with (random "
-                f"ones belong to training, frames have options); there are {', '.join(TRANSFORMS)}"
+                f"--transform {text!r}: {name} is not supported; choose from "
+                f"{', '.join(TRANSFORMS)}. Random ones belong to training, and frames have options"
             )
         kind, known = _tonic_class(name)
         try:
@@ -60,7 +60,7 @@ class EventTransform:
         for key in DRAWN:
             if isinstance(arguments.get(key), tuple | list):
                 raise OptionError(
-                    f"--transform {text!r}: a range of {key} is drawn from at random; give a number"
+                    f"--transform {text!r}: a range of {key} makes it random; pass a number"
                 )
         return cls(name, arguments)
 

@@ -83,14 +83,16 @@ class ClipFolders(SourceSettings):
                 elsewhere.setdefault(clip, path.name)
                 lines.append((clip, label, f"{path}:{number}: {problem}" if problem else ""))
             if missing:
-                notes.append(f"{path.name}: {missing:,} clips skipped, which are not in the input")
+                notes.append(f"{path.name}: skipped {missing:,} clips that are not in the input")
             if lines and self.only in (None, split):
                 splits[split] = self._samples(lines, labels)
         unlisted = sum(clip not in elsewhere for clip in self._clips)
         if unlisted:
-            notes.append(f"{unlisted:,} clips skipped, which no list of fold {self.fold} names")
+            notes.append(f"skipped {unlisted:,} clips that no list of fold {self.fold} names")
         if not splits:
-            raise InputError(f"{self.lists}: none of the listed clips is in the input")
+            raise InputError(
+                f"{self.lists}: none of the listed clips is in the input; check both folders"
+            )
         next(iter(splits.values())).notes.extend(notes)
         return splits
 
@@ -118,7 +120,7 @@ class ClipFolders(SourceSettings):
         for index, (clip, label, problem) in enumerate(lines):
             places = self._clips.get(clip, [])
             if not problem and len(places) > 1:
-                problem = f"{places[0]}: the same clip lies at {places[1]}"
+                problem = f"{places[0]}: the same clip is also at {places[1]}"
             if not problem and label < 0:
                 label = _label(clip, numbers)
                 if label < 0:
@@ -135,7 +137,7 @@ class ClipFolders(SourceSettings):
 def find_clips(root: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
     """Return the paths of each clip, by its stem, in ``root`` or in class folders, sorted."""
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the one that holds the clips")
+        raise InputError(f"{root}: no such folder; pass the one that holds the clips")
     found: dict[str, list[Path]] = {}
     entries = inside(root)
     for path, is_folder in list(entries):
@@ -149,7 +151,7 @@ def find_clips(root: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
             found.setdefault(name, []).append(path)
     if not found:
         kinds = " or ".join(suffix or "frame folders" for suffix in suffixes)
-        raise InputError(f"{root}: no clips ({kinds}) in it or in class folders there")
+        raise InputError(f"{root}: no clips ({kinds}) in it or its class folders; check it")
     return found
 
 
@@ -169,5 +171,5 @@ def _read_class_index(path: Path) -> list[str]:
             raise InputError(f"{path}:{number}: expected '{number} CLASS', found {line!r}")
         classes.append(fields[1])
     if len(set(classes)) != len(classes) or not classes:
-        raise InputError(f"{path}: no classes in it, or one twice; get the file again")
+        raise InputError(f"{path}: it names no class, or one twice; get the file again")
     return classes

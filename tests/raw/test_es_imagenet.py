@@ -120,9 +120,9 @@ def with_event(*event):
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
-        ({"pos": good, "neg": with_event(20, 20, 0)}, "step that is not 1 to 8"),
+        ({"pos": good, "neg": with_event(20, 20, 0)}, "a step outside 1 to 8"),
         ({"pos": with_event(20, 20, 9), "neg": good}, "event 50 of 'pos'.*step 9"),
-        ({"pos": with_event(240, 20, 1), "neg": good}, "coordinates off canvas"),
+        ({"pos": with_event(240, 20, 1), "neg": good}, "coordinates off the canvas"),
         ({"pos": good.T.copy(), "neg": good}, r"shape \(3, 50\), not \(n, 3\)"),
         ({"pos": good.reshape(-1), "neg": good}, r"shape \(150,\)"),
         ({"pos": good}, "no array 'neg'"),

@@ -57,8 +57,8 @@ def test_missing_clips_are_noted(tmp_path, lists):
     splits = EsUcf101(root=root, lists=lists, fold=1).splits()
     assert len(splits["train"]) == 3
     notes = " ".join(splits["train"].notes)
-    assert "trainlist01.txt: 1 clips skipped, which are not in the input" in notes
-    assert "1 clips skipped, which no list of fold 1 names" in notes
+    assert "trainlist01.txt: skipped 1 clips that are not in the input" in notes
+    assert "skipped 1 clips that no list of fold 1 names" in notes
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_clip_in_two_places_is_a_problem(tmp_path):
     write_npz(root / "v_Archery_g01_c01.npz", arr_0=np.zeros((2, 30, 256, 342), np.uint8))
     samples = EsUcf101(root=root).splits()["all"]
     (problem,) = samples.problems.values()
-    assert "the same clip lies at" in problem
+    assert "the same clip is also at" in problem
 
 
 def test_a_file_with_another_name_is_a_problem(tmp_path):

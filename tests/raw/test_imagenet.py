@@ -41,7 +41,7 @@ def test_class_folders_are_one_split(tmp_path):
     assert rows == {"train": [("a/deep/1.jpg", 0), ("b/10.png", 1), ("b/2.JPEG", 1)]}
     samples = list_images(tmp_path).splits()["train"]
     assert samples.paths[0] == str(tmp_path / "a/deep/1.jpg")
-    assert "all is one split, train" in samples.notes[0]
+    assert "it is one split, train" in samples.notes[0]
 
 
 def test_split_folders_share_their_classes(tmp_path):
@@ -122,7 +122,9 @@ def test_bad_lines_of_a_list_are_problems_of_their_samples(tmp_path):
 def test_a_folder_above_the_splits_is_refused(tmp_path):
     """A single folder with the splits inside would be a class, as it is next to another folder."""
     touch(tmp_path, "ILSVRC/train/a/1.jpg", "ILSVRC/train/b/2.jpg", "ILSVRC/val/a/3.jpg")
-    with pytest.raises(InputError, match=f"holds the splits; give {tmp_path}/ILSVRC"):
+    with pytest.raises(
+        InputError, match=f"holds only a folder with the splits; pass {tmp_path}/ILSVRC"
+    ):
         listed(tmp_path)
     (tmp_path / "list.txt").write_text("ILSVRC/val/a/3.jpg 0\n")
     listed(tmp_path, tmp_path / "list.txt")
@@ -141,7 +143,9 @@ def test_useless_lists_and_folders_are_refused(tmp_path):
     with pytest.raises(OptionError, match="no split 'test'; choose from train, val"):
         listed(tmp_path, only="test")
     (tmp_path / "list.txt").write_text("a.jpg 0\n")
-    with pytest.raises(InputError, match="list.txt:1: .* is of no split; begin .* train/ or val/"):
+    with pytest.raises(
+        InputError, match="list.txt:1: .* belongs to no split; begin .* train/ or val/"
+    ):
         listed(tmp_path, tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("")
     with pytest.raises(InputError, match="the list is empty"):
@@ -149,7 +153,7 @@ def test_useless_lists_and_folders_are_refused(tmp_path):
     (tmp_path / "list.txt").write_text("train/a.jpg 0\n")
     samples = list_images(tmp_path, tmp_path / "list.txt").splits()
     assert list(samples) == ["train"]
-    assert f"{tmp_path}/val: skipped, without images" in samples["train"].notes[0]
+    assert f"{tmp_path}/val: skipped, because no class folder" in samples["train"].notes[0]
 
 
 def test_a_huge_label_takes_no_memory(tmp_path):

@@ -117,12 +117,12 @@ def test_nothing_of_the_last_sample_is_kept():
         ("", "write it as Name"),
         ("(" * 5000, "write it as Name"),
         ("ToFrame(sensor_size=None)", "frames have options"),
-        ("DropEvent(p=0.5)", "random ones belong to training"),
-        ("Nonsense()", "not one that a store can be made with"),
+        ("DropEvent(p=0.5)", "Random ones belong to training"),
+        ("Nonsense()", "Nonsense is not supported"),
         ("Denoise()", "missing a required argument: 'filter_time'"),
         ("Denoise(filter_time=9, time=1)", "unexpected keyword"),
-        ("RefractoryPeriod(delta=(0, 100))", "drawn from at random"),
-        ("TimeSkew(coefficient=[0.5, 2])", "drawn from at random"),
+        ("RefractoryPeriod(delta=(0, 100))", "makes it random; pass a number"),
+        ("TimeSkew(coefficient=[0.5, 2])", "makes it random; pass a number"),
     ],
 )
 def test_other_texts_are_refused(text, message):

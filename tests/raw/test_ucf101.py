@@ -58,7 +58,7 @@ def test_a_clip_in_two_places_is_a_problem(tmp_path):
     (tmp_path / "v_Archery_g01_c01.avi").touch()
     samples = Ucf101(root=tmp_path).splits()["all"]
     assert list(samples.problems) == [0]
-    assert "the same clip lies at" in samples.problems[0]
+    assert "the same clip is also at" in samples.problems[0]
 
 
 def test_a_clip_without_motion_is_an_error(tmp_path):
