@@ -70,7 +70,7 @@ class MismatchError(StoreError):
 def reading(
     path: object,
     kind: type[EventDataError] = InputError,
-    remedy: str = "check that it exists and that you may read it",
+    remedy: str = "check that it exists and that you have permission to read it",
 ) -> Iterator[None]:
     """Raise an OSError of reading ``path`` as a ``kind``; ``remedy`` says what to do."""
     try:
@@ -94,7 +94,7 @@ def writing(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = f"free some space; {then}"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            remedy = "choose a folder that you may write to"
+            remedy = "choose a folder that you have permission to write to"
         else:
             remedy = f"check the disk and the path; {then}"
         reason = error.strerror or error

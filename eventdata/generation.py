@@ -218,7 +218,7 @@ def _read_about(files: LocalFiles, about: Mapping[str, Any]) -> dict[str, Any]:
         sound = False
     if not sound:
         raise StoreError(f"{files.where}/{ABOUT}: damaged; choose another folder")
-    remedy = "pass the same, or choose another folder"
+    remedy = "pass the same again, or choose another folder"
     old, new = ({"kind": one.get("kind"), **one["parameters"]} for one in (found, about))
     check_parameters(files, old, new, "there", remedy)
     if found.get("input_sha256") != about["input_sha256"]:

@@ -244,7 +244,7 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
             raise unknown_key(where, key, fields)
     missing = [key for key in fields if fields[key].default is MISSING and key not in table]
     if missing:
-        raise OptionError(f"{where} lacks {', '.join(missing)}")
+        raise OptionError(f"{where} lacks {', '.join(missing)}; add what is missing")
     values = {
         key: fields[key].read(value, f"{where}.{key}", strict=True) for key, value in table.items()
     }

@@ -124,7 +124,7 @@ def test_swapped_shards_are_found_by_event_counts(store):
     first, second = a.read_bytes(), b.read_bytes()
     a.write_bytes(second)
     b.write_bytes(first)
-    assert "event_count says" in messages(store)[0]
+    assert "event_count is" in messages(store)[0]
 
 
 def test_columns_against_each_other(store):
@@ -145,10 +145,10 @@ def test_columns_against_each_other(store):
     found = "\n".join(messages(store))
     assert "sample 3, name" in found
     assert "label 1000 has no class" in found
-    assert f"event_count says {counts[4]:,}" in found
+    assert f"event_count is {counts[4]:,}" in found
     assert "sample 5 is only marked invalid" in found
     assert "2 samples have this name" in found
-    assert "skipped, yet it has data" in found
+    assert "skipped, but it has data" in found
 
 
 def test_columns_of_another_length_or_type(store):

@@ -141,7 +141,7 @@ class LocalFiles:
             return None
 
     def names(self) -> list[str]:
-        with reading(self.root, StoreError, "choose a folder that you may read"):
+        with reading(self.root, StoreError, "choose a readable folder"):
             try:
                 return sorted(path.name for path in self.root.iterdir())
             except FileNotFoundError:

@@ -108,7 +108,7 @@ class Remote:
     def _error(self, action: str, where: str, error: Exception) -> EventDataError:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         if isinstance(error, ImportError) and self._is_s3:
-            return self.kind(f"{where}: s3fs is missing; run pip install 'eventdata[s3]'")
+            return self.kind(f"{where}: s3fs is missing; run: pip install 'eventdata[s3]'")
         if _code(error) == "NoSuchBucket":
             remedy = "create the bucket or correct the URL"
         elif any("Credential" in name for name in _names(error)):

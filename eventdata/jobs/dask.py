@@ -82,8 +82,8 @@ class Fitness:
             if wanted is not None and there[name] != wanted:
                 has = f"has {name} {there[name]}" if there[name] else f"lacks {name}"
                 raise OptionError(
-                    f"{worker} {has}, this process has {wanted}, so the bytes could differ. "
-                    "Install the same version there"
+                    f"{worker} {has}, but this process has {wanted}, so the bytes could differ; "
+                    "install the same version there"
                 )
         try:
             missing = self.probe()
@@ -91,8 +91,8 @@ class Fitness:
             missing = _reason(error)
         if missing:
             raise EventDataError(
-                f"{worker} does not see what this process sees: {missing}. "
-                "Put input and output into a folder that all workers share under the same path, or "
+                f"{worker} does not see what this process sees: {missing}; "
+                "put input and output into a folder that all workers share under the same path, or "
                 "at a URL (s3://...)"
             )
         _fit_for.add(self.run)
@@ -181,7 +181,7 @@ class Watch:
         elif now - self.missing_since > PATIENCE_SECONDS:
             raise EventDataError(
                 f"the scheduler at {self.address} has had no workers for "
-                f"{PATIENCE_SECONDS:.0f} s. Start some with `dask worker {self.address}`; {RESUME}"
+                f"{PATIENCE_SECONDS:.0f} s; start some with `dask worker {self.address}`; {RESUME}"
             )
 
 
@@ -192,7 +192,7 @@ def _connect(address: str) -> Iterator[Any]:
         from distributed import Client
     except ImportError:
         raise OptionError(
-            "--scheduler needs Dask, which is not installed. Run pip install 'eventdata[dask]'"
+            "--scheduler needs Dask, which is not installed; run: pip install 'eventdata[dask]'"
         ) from None
     _check_address(address)
     try:
@@ -200,7 +200,7 @@ def _connect(address: str) -> Iterator[Any]:
             kind = thread.submit(asyncio.run, _identify(address)).result()
         if kind != "Scheduler":  # a client would wait forever
             raise OptionError(
-                f"{address} is the address of a {kind}. Pass that of a Dask scheduler"
+                f"{address} is the address of a {kind}; pass that of a Dask scheduler"
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about versions, which are checked below
@@ -211,7 +211,7 @@ def _connect(address: str) -> Iterator[Any]:
         raise
     except Exception as error:
         raise EventDataError(
-            f"{address}: no Dask scheduler can be reached there ({_reason(error)}). Start one with "
+            f"{address}: no Dask scheduler can be reached there ({_reason(error)}); start one with "
             "`dask scheduler`, or correct the address. It needs the versions of dask and "
             "distributed that this process has"
         ) from None
@@ -256,8 +256,8 @@ def _check_workers(client: Any, fitness: Fitness) -> None:
     for worker, version in _run_on_workers(client, platform.python_version).items():
         if tuple(version.split(".")[:2]) != python:
             raise OptionError(
-                f"the worker {worker} runs Python {version}, this process {'.'.join(python)}. "
-                "Start the worker with the same version"
+                f"the worker {worker} runs Python {version}, this process {'.'.join(python)}; "
+                "start the worker with the same version"
             )
     _run_on_workers(client, fitness.check)
 
@@ -270,7 +270,7 @@ def _run_on_workers(client: Any, function: Callable[..., Any]) -> dict[str, Any]
             raise answer
         if isinstance(answer, BaseException):
             raise OptionError(
-                f"the worker {worker} can't be checked ({_reason(answer)}). Install the same "
+                f"the worker {worker} can't be checked ({_reason(answer)}); install the same "
                 "version of eventdata there"
             )
     return answers

@@ -149,7 +149,7 @@ class Job(Generic[RecordT, Result]):
         if self.is_complete() and WORK not in files.names():
             return total, None
         files.prepare()
-        busy = "another command is writing to it; wait until that has ended"
+        busy = "another command is writing to it; wait until that command ends"
         lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()  # of objects
         if isinstance(files, LocalFiles):
             lock = held(files.own(LOCK), StoreError(f"{files.where}: {busy}"))

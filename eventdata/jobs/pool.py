@@ -67,7 +67,7 @@ class Pool:
         if self.workers > 1:
             leave_if_imported()
         if self.executor is not None and self.scheduler is not None:
-            raise OptionError("executor and scheduler exclude each other; pass one of them")
+            raise OptionError("executor and scheduler exclude each other; pass only one")
         elsewhere = self.workers > 1 or self.scheduler
         for place in self.places:
             if elsewhere and place and os.fspath(place).startswith("memory://"):

@@ -32,7 +32,7 @@ NOTHING_YET = " "  # the note of a worker that has started and reads no sample
 UNGUARDED = 86  # exit code of a worker that would start workers itself
 NO_GUARD = (
     "worker processes import the script that defines this source, and it starts a conversion "
-    'outside `if __name__ == "__main__":`; put the call there, or pass workers=1'
+    'outside `if __name__ == "__main__":`; move the call inside it, or pass workers=1'
 )
 SCRIPT = "__mp_main__"  # what multiprocessing calls the parent's script in a child
 

@@ -225,7 +225,7 @@ def _windows(first: int, end: int, framing: Framing) -> tuple[Index, Index, int]
     if count > MAX_FRAMES:
         raise InputError(
             f"{count:,} frames of {size:,} in {span:,} are more than {MAX_FRAMES:,}; check the "
-            "times and the unit of the window, or set steps"
+            "times and the unit of the window, or pass --steps"
         )
     # A window may exceed int64; inside the sample all sums are safe.
     start = first + np.arange(count) * min(size - int(framing.overlap), span)

@@ -131,7 +131,7 @@ def _check_columns(split: Split, classes: int) -> Iterator[Problem]:
             yield Problem(f"{key} is not what this layout has", split=split.name)
     faults = {
         "label {} has no class": valid & ((labels < 0) | (labels >= classes)),
-        "skipped, yet it has an event count": ~valid & (events != 0),
+        "skipped, but it has an event count": ~valid & (events != 0),
     }
     for message, found_at in faults.items():
         for index in np.flatnonzero(found_at)[:10].tolist():
@@ -200,14 +200,14 @@ def _shard_problems(task: ShardCheck) -> Iterator[Problem]:
     if (entries[:, 0] != starts[:-1]).any() or starts[-1] != body:
         yield replace(here, message=f"{key}: chunks overlap or leave gaps")
     if (index[len(task.valid) :, :, 0] != MISSING).any():
-        yield replace(here, message=f"{key}: chunks after the last sample")
+        yield replace(here, message=f"{key}: there are chunks after the last sample")
     packed = np.empty(sample.packed_shape, sample.dtype)
     for slot, valid in enumerate(task.valid):
         number = task.shard * shard_size + slot
         at = replace(here, sample=number, name=str(task.names[slot]))
         if not valid:
             if (index[slot, :, 0] != MISSING).any():
-                yield replace(at, message="skipped, yet it has data")
+                yield replace(at, message="skipped, but it has data")
             continue
         try:
             for plane in range(sample.planes):
@@ -223,11 +223,11 @@ def _content_problems(
 ) -> Iterator[Problem]:
     if sample.representation == "image":
         if events:
-            yield replace(at, message=f"a still image, yet event_count says {events:,}")
+            yield replace(at, message=f"a still image, but event_count is {events:,}")
         return
     binary = sample.representation == "binary"
     held = int(count_ones(packed) if binary else packed.sum(dtype=np.int64))
     if held != events:
-        yield replace(at, message=f"frames hold {held:,} events, event_count says {events:,}")
+        yield replace(at, message=f"frames hold {held:,} events, but event_count is {events:,}")
     if binary and sample.steps is not None and pad_bits_set(packed, sample.steps):
         yield replace(at, message=f"bits after the last step ({sample.steps}) are set")

@@ -36,7 +36,7 @@ INPUT_COLUMNS = {
     "input_time": "is a file that was changed since",
 }
 """The columns known before samples are read, and what a difference in each means."""
-_REMEDY = "pass the same, choose another OUT, or replace the store with --overwrite"
+_REMEDY = "pass the same again, choose another OUT, or replace the store with --overwrite"
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def test_a_second_command_on_the_same_output_is_refused(tmp_path, make):
         if second.returncode:
             break  # else the first has ended already
     assert second.returncode == 1
-    assert "another command is writing to it; wait until that has ended" in second.stderr
+    assert "another command is writing to it; wait until that command ends" in second.stderr
     assert not outliving(mark)
     assert place.call().code == 0
     assert job.finished(place.out)

@@ -346,7 +346,7 @@ class TestErrors:
     def test_a_server_of_another_kind(self, attempt, workers):
         address = workers.workers[0].worker_address
         assert attempt(address, OptionError) == (
-            f"{address} is the address of a Worker. Pass that of a Dask scheduler"
+            f"{address} is the address of a Worker; pass that of a Dask scheduler"
         )
 
     def test_no_workers(self, attempt, monkeypatch):
@@ -358,7 +358,7 @@ class TestErrors:
         ("here", "error"),
         [
             ({"zstandard": "0.0.1"}, "this process has 0.0.1, so the bytes could differ"),
-            ({"no-such-library": "1"}, "lacks no-such-library, this process has 1"),
+            ({"no-such-library": "1"}, "lacks no-such-library, but this process has 1"),
         ],
     )
     def test_other_versions(self, attempt, workers, monkeypatch, here, error):
@@ -390,7 +390,7 @@ class TestErrors:
                 client.run(lambda: sys.modules.update({"eventdata.jobs.dask": None}))
             text = attempt(started.scheduler_address, OptionError)
         assert "can't be checked (" in text
-        assert text.endswith("Install the same version of eventdata there")
+        assert text.endswith("install the same version of eventdata there")
 
     def test_dask_is_not_installed(self, attempt, monkeypatch):
         monkeypatch.setitem(sys.modules, "distributed", None)
