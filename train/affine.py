@@ -38,7 +38,7 @@ class Affine:
         if isinstance(conv, nn.Conv2d | nn.Linear):
             if isinstance(conv, nn.Conv2d) and (conv.groups > 1 or conv.padding_mode != "zeros"):
                 raise OptionError(
-                    "a convolution with groups or without zero padding can't be calibrated. Set "
+                    "a convolution with groups or without zero padding can't be calibrated; set "
                     "calibrate=none"
                 )
             weight = conv.weight.clone()
@@ -48,7 +48,7 @@ class Affine:
             bias = torch.zeros_like(weight)
         else:
             raise OptionError(
-                f"a layer of {type(conv).__name__} can't be calibrated. Set calibrate=none"
+                f"a layer of {type(conv).__name__} can't be calibrated; set calibrate=none"
             )
         if norm is not None:
             mean, variance = _statistics(norm)
@@ -120,7 +120,7 @@ class Affine:
             if norm is None:
                 if conv.bias is None:
                     raise OptionError(
-                        "a layer without norm and bias can't be calibrated. Set calibrate=none"
+                        "a layer without norm and bias can't be calibrated; set calibrate=none"
                     )
                 conv.weight.copy_(weight)
                 conv.bias.copy_(bias)

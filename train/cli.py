@@ -30,7 +30,7 @@ def _check_extra() -> None:
     """Raise OptionError if a module that training needs is not installed."""
     for name in NEEDED:
         if importlib.util.find_spec(name) is None:
-            raise OptionError(f"{name} is not installed. Run: pip install 'eventdata[train]'")
+            raise OptionError(f"{name} is not installed; run: pip install 'eventdata[train]'")
 
 
 @click.command()

@@ -230,7 +230,7 @@ def open_data(
     splits = list(open_store(store).splits)
     if "train" not in splits and len(splits) != 1:
         raise OptionError(
-            f"{store} has no split train, only {', '.join(splits) or 'an empty group'}. Convert "
+            f"{store} has no split train, only {', '.join(splits) or 'an empty group'}; convert "
             "it again with a split train, or with one split"
         )
     main = "train" if "train" in splits else splits[0]
@@ -274,7 +274,7 @@ def open_data(
     if not len(train) or select is None or not len(select) or not held.get("test", True):
         needed = 1 + len(drawn)
         raise InputError(
-            f"{store} has too few samples to train on some and select by others. Convert at least "
+            f"{store} has too few samples to train on some and select by others; convert at least "
             f"{needed} of a class, better {10 * needed}"
         )
     notes += [
@@ -317,6 +317,6 @@ def _checked(store: str, split: str) -> FrameDataset:
     if len(part) and not 0 <= part.labels.min() <= part.labels.max() < classes:
         raise InputError(
             f"{store}: split {split} has labels from {part.labels.min()} to {part.labels.max()} "
-            f"but {classes} classes. Convert it again"
+            f"but {classes} classes; convert it again"
         )
     return part

@@ -66,7 +66,7 @@ def evaluate(
     if data is None:
         stores = own["stores"] if own is not None else {}
         if info.settings.data not in stores:
-            raise OptionError(f"{network} is not of a run with a store. Pass the store with --data")
+            raise OptionError(f"{network} is not of a run with a store; pass the store with --data")
         data = str(stores[info.settings.data].get("path"))
     store = open_store(data)
     part, split, notes = _part(own, store, split)
@@ -74,7 +74,7 @@ def evaluate(
     numbers, matched = class_numbers(part.classes, info, data)
     notes += matched
     if not len(part):
-        raise InputError(f"{data}: the split {split} has no samples. Pass another with --split")
+        raise InputError(f"{data}: the split {split} has no samples; pass another with --split")
     classes = len(info.classes)
     confusion = torch.zeros(classes, classes, dtype=torch.int64)
     loss, top5, done = 0.0, 0, 0
@@ -156,7 +156,7 @@ def pick_split(store: Store, split: str | None) -> str:
         if name in names:
             return name
     raise OptionError(
-        f"{store.files.where}: has the splits {', '.join(names)}. Pass one of them with --split"
+        f"{store.files.where}: has the splits {', '.join(names)}; pass one of them with --split"
     )
 
 
@@ -167,8 +167,8 @@ def check_sample(info: ModelInfo, sample: SampleFormat, where: object) -> None:
     here, there = sample, info.framing.sample
     settings = " ".join(f"{key}={value}" for key, value in info.framing.parameters.items())
     raise MismatchError(
-        f"{where}: its samples are {_form(here)}, but the network was trained on {_form(there)}. "
-        f"Convert the data as for that store ({settings})"
+        f"{where}: its samples are {_form(here)}, but the network was trained on {_form(there)}; "
+        f"convert the data as for that store ({settings})"
     )
 
 

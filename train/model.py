@@ -90,7 +90,7 @@ def load_model(
     weights, facts = read_weights(file), weight_facts(file)
     if recipe is None:
         if list(changes):
-            raise OptionError("changes need a recipe. Pass recipe, too")
+            raise OptionError("changes need a recipe; pass recipe, too")
         info = _info_of(facts, weights, path)
     else:
         loaded = load(recipe, changes=changes, check_weights=False)
@@ -119,7 +119,7 @@ def _file_of(path: str | Path, stage: str | None) -> tuple[Path, str | None]:
     file = folder.stage(stage).weights(stages[stage].keep)
     if not file.exists():
         raise InputError(
-            f"{path} has no weights of stage {stage} yet. To resume the run, run its command again"
+            f"{path} has no weights of stage {stage} yet; run its command again to resume"
         )
     return file, stage
 
@@ -171,7 +171,7 @@ def _info_of(facts: Mapping[str, Any], weights: Weights, path: str | Path) -> Mo
         )
     except (EventDataError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{weights.path}: its header is damaged ({error}). Pass another file of the run"
+            f"{weights.path}: its header is damaged ({error}); pass another file of the run"
         ) from None
 
 
@@ -202,7 +202,7 @@ def _with_recipe(
             + ", ".join(f"{key}={stated[key]!s:.40}" for key in different)
             + f", but the recipe {recipe.name} has "
             + ", ".join(f"{key}={mine[key]}" for key in different)
-            + ". Pass the recipe that it was trained with"
+            + "; pass the recipe that it was trained with"
         )
     outputs = len(_entry(weights, "fc.weight"))
     names = list(classes if classes is not None else facts.get("classes", map(str, range(outputs))))

@@ -189,23 +189,23 @@ def list_unlabelled(info: ModelInfo, place: Path) -> tuple[Source, Samples]:
     framing = info.framing
     if framing is None:
         raise OptionError(
-            f"{info.file} does not state how its input was made, so raw files can't be framed. "
-            "Convert them, then pass the store"
+            f"{info.file} does not state how its input was made, so raw files can't be framed; "
+            "convert them, then pass the store"
         )
     name = str(framing.parameters.get("source"))
     lister = _tonic if name.startswith("tonic:") else LISTERS.get(name)
     if lister is None or framing.parameters.get("grey_from_events"):
         raise OptionError(
-            f"the network learned from {framing.dataset}, which is not made from raw files. "
-            "Convert them as for its store, then pass the new store"
+            f"the network learned from {framing.dataset}, which is not made from raw files; "
+            "convert them as for its store, then pass the new store"
         )
     if not place.exists():
-        raise InputError(f"{place}: no such file or folder. Check the path")
+        raise InputError(f"{place}: no such file or folder; check the path")
     with reading(place):
         source, samples = lister(name, framing, place)
     if not len(samples):
         raise InputError(
-            f"{place}: no files of {name} in it. Pass files of the kind that the network's store "
+            f"{place}: no files of {name} in it; pass files of the kind that the network's store "
             "was made from"
         )
     return source, samples

@@ -116,7 +116,7 @@ def load(
         stages = {SCRATCH: baseline}
     if idle := stages.keys() - _needed(stages):
         raise OptionError(
-            f"{where}: the last stage does not build on {', '.join(sorted(idle))}. Set its weights "
+            f"{where}: the last stage does not build on {', '.join(sorted(idle))}; set its weights "
             "to an earlier stage, or remove the stages that it does not need"
         )
     table["stages"] = stages
@@ -240,7 +240,7 @@ def _on_base(table: Table, where: str) -> Table:
         raise OptionError(f"{where}: base is {base!r}: choose {', '.join(recipe_names())}")
     below = _read(base)
     if "base" in below:
-        raise OptionError(f"{where}: base is {base!r}, which has a base itself. Name one without")
+        raise OptionError(f"{where}: base is {base!r}, which has a base itself; name one without")
     return merge(below, {key: value for key, value in table.items() if key != "base"})
 
 
@@ -255,7 +255,7 @@ def _with_sources(stages: dict[str, Stage], where: str) -> dict[str, Stage]:
         source = stage.weights
         if source == CHECKPOINT:
             raise OptionError(
-                f"{where}: {name} starts from a checkpoint. Pass --set "
+                f"{where}: {name} starts from a checkpoint; pass --set "
                 f"{name}.weights=FILE.safetensors"
             )
         if source != FRESH and source not in found and not source.startswith(TIMM):
@@ -280,7 +280,7 @@ def _check_of_images(stage: Stage, where: str) -> None:
         if value:
             raise OptionError(
                 f"{where}.{key} is {value}, but the stage learns from still images, which have "
-                "neither steps nor events. Set it only for stages on event frames"
+                "neither steps nor events; set it only for stages on event frames"
             )
 
 

@@ -300,7 +300,7 @@ def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any
             if not same:
                 raise InputError(
                     f"{run.folder} was trained {what} than {first.folder}, so their times and "
-                    "accuracies can't be compared. Report on them separately"
+                    "accuracies can't be compared; report on them separately"
                 )
     rows = summarise(runs)
     out = Path(out)

@@ -223,34 +223,34 @@ class Stage(Settings):
                 "divide"
             )
         if self.optimizer == "adamw" and self.momentum == 1:
-            raise OptionError("momentum is 1, but adamw uses it as a beta. Set it below 1")
+            raise OptionError("momentum is 1, but adamw uses it as a beta; set it below 1")
         if self.schedule == "step" and not self.milestones:
-            raise OptionError("schedule is step without milestones. Set them, such as [30, 60]")
+            raise OptionError("schedule is step without milestones; set them, such as [30, 60]")
         if self.schedule != "step" and (self.milestones or self.gamma != Stage.gamma):
             raise OptionError(
-                f"milestones and gamma need schedule=step, but schedule is {self.schedule}. "
-                f"Remove them, or set milestones=[] and gamma={Stage.gamma}"
+                f"milestones and gamma need schedule=step, but schedule is {self.schedule}; "
+                f"remove them, or set milestones=[] and gamma={Stage.gamma}"
             )
         if bool(self.freeze) != bool(self.freeze_epochs):
             raise OptionError(
-                "freeze and freeze_epochs need each other. Set the parts and the number of epochs, "
+                "freeze and freeze_epochs need each other; set the parts and the number of epochs, "
                 "or remove both (freeze=[], freeze_epochs=0)"
             )
         if self.weights == FRESH and self.take != "both":
             raise OptionError(
-                f"take is {self.take}, but weights are fresh. Set weights to an earlier stage or a "
+                f"take is {self.take}, but weights are fresh; set weights to an earlier stage or a "
                 "file, or set take=both"
             )
         if self.calibrate != "none":
             self._check_calibration()
         elif self.calibrate_samples != Stage.calibrate_samples:
             raise OptionError(
-                "calibrate_samples needs calibrate. Set calibrate=channels or calibrate=refit, or "
+                "calibrate_samples needs calibrate; set calibrate=channels or calibrate=refit, or "
                 f"set calibrate_samples={Stage.calibrate_samples}"
             )
         if self.schedule == "one-cycle" and self.warmup >= 1:
             raise OptionError(
-                f"warmup is {self.warmup}, but one-cycle uses it as a share of all steps. Set it "
+                f"warmup is {self.warmup}, but one-cycle uses it as a share of all steps; set it "
                 "below 1"
             )
 
@@ -276,10 +276,10 @@ class Stage(Settings):
         elif self.recalibrate:
             raise OptionError(
                 f"recalibrate is {self.recalibrate}, but calibrate computes the batch-norm "
-                "statistics itself. Set recalibrate=0"
+                "statistics itself; set recalibrate=0"
             )
         if problem:
-            raise OptionError(f"calibrate is {self.calibrate}, but {problem}. Set calibrate=none")
+            raise OptionError(f"calibrate is {self.calibrate}, but {problem}; set calibrate=none")
 
 
 def reference_page() -> str:

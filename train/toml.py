@@ -71,8 +71,8 @@ def _check(value: Any, where: str) -> None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise OptionError(f"{where} is {value!r}, which is not Unicode. Rename it") from None
+            raise OptionError(f"{where} is {value!r}, which is not Unicode; rename it") from None
     elif not isinstance(value, int | float):
         raise OptionError(
-            f"{where} is {value}. Give text, a number, true, false, a list or a table"
+            f"{where} is {value}; give text, a number, true, false, a list or a table"
         )

@@ -63,7 +63,7 @@ def _fate(
     if there is None:
         return "fresh", "not in the source"
     if problem := problem_of(there):
-        raise InputError(f"{key} of the checkpoint {problem}. Pass a checkpoint of plain numbers")
+        raise InputError(f"{key} of the checkpoint {problem}; pass a checkpoint of plain numbers")
     if there.shape == here.shape:
         return "taken", ""
     if there.ndim == here.ndim:
@@ -74,7 +74,7 @@ def _fate(
             return "fresh", f"{len(there)} classes in the source, {len(here)} here"
     raise InputError(
         f"the checkpoint is of another network: {key} is {tuple(there.shape)} there and "
-        f"{tuple(here.shape)} here. Build both with the same settings"
+        f"{tuple(here.shape)} here; build both with the same settings"
     )
 
 

@@ -87,7 +87,7 @@ class Weights:
         if wrong:
             raise OptionError(
                 f"{self.path} holds {form.title}, which computes something else without "
-                f"{', '.join(f'{key}={_toml(value)}' for key, value in wrong.items())}. Use the "
+                f"{', '.join(f'{key}={_toml(value)}' for key, value in wrong.items())}; use the "
                 f"recipe {self.recipes}, or set these keys"
             )
 
@@ -142,7 +142,7 @@ def find_weights(name: str | Path) -> Path:
     except Exception as error:  # of the network, of the site, of the name
         reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"{name} can't be downloaded: {reason:.200}. Check the name and the network, or "
+            f"{name} can't be downloaded: {reason:.200}; check the name and the network, or "
             "download the file elsewhere and pass its path"
         ) from error
 
@@ -186,7 +186,7 @@ def read_weights(path: str | Path) -> Weights:
             problem = f"is {tuple(value.shape)}, which is more numbers than the file has"
         if problem:
             raise InputError(
-                f"{path} has no state dict of plain numbers: {key!r} {problem}. Save the network's "
+                f"{path} has no state dict of plain numbers: {key!r} {problem}; save the network's "
                 "state_dict() instead"
             )
     form = form_of(state)
@@ -215,7 +215,7 @@ def _find_state(loaded: Any, path: Path) -> dict[str, Tensor]:
         )
     state = {_unwrapped(key): value for key, value in found.items() if key != "n_averaged"}
     if len(state) < len(found.keys() - {"n_averaged"}):
-        raise InputError(f"{path} has several state dicts in one. Save one of them")
+        raise InputError(f"{path} has several state dicts in one; save one of them")
     return state
 
 

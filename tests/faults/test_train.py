@@ -86,5 +86,5 @@ def test_a_run_stopped_at_any_moment_ends_with_the_same_weights(tmp_path):
         assert "Traceback" not in printed
         assert ("stopped; run the same command again to resume" in printed) == (code == 130)
     assert second[0] == 1
-    assert "another process is training in it. Wait until it ends" in second[1]
+    assert "another process is training in it; wait until it ends" in second[1]
     assert not faults

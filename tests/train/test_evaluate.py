@@ -138,13 +138,13 @@ def test_stores_of_another_kind_raise_errors(tmp_path, trained, settings, says):
 
 def test_a_split_has_to_be_named_if_it_is_not_clear(tmp_path, trained, events):
     assert evaluate(trained[0], events, split="train")["samples"] == 60
-    with pytest.raises(OptionError, match="has the splits test, train. Pass one of them"):
+    with pytest.raises(OptionError, match="has the splits test, train; pass one of them"):
         evaluate(trained[0], events, split="val")
     several = make_store(tmp_path / "s", counts=(("a", 6), ("b", 6)))
     with pytest.raises(OptionError, match="has the splits a, b"):
         evaluate(trained[0], several)
     weights = shutil.copy(trained[0] / "lif/best.safetensors", tmp_path)
-    with pytest.raises(OptionError, match="is not of a run with a store. Pass the store"):
+    with pytest.raises(OptionError, match="is not of a run with a store; pass the store"):
         evaluate(weights)
     assert evaluate(weights, events)["samples"] == 24
     with pytest.raises(InputError, match="nothing"):

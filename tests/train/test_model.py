@@ -166,7 +166,7 @@ def test_damaged_headers_are_errors(whole, tmp_path, change, says):
 def test_runs_without_weights_are_errors(whole, tmp_path):
     folder = shutil.copytree(whole[0], tmp_path / "run")
     (folder / "lif/best.safetensors").unlink()
-    with pytest.raises(InputError, match="no weights of stage lif yet. To resume"):
+    with pytest.raises(InputError, match="no weights of stage lif yet; run its command"):
         load_model(folder)
     with pytest.raises(InputError, match="config.toml"):
         load_model(tmp_path)

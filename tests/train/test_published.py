@@ -203,7 +203,7 @@ def test_other_neurons_can_train_on_from_the_weights(references, tmp_path):
     deep.check(network | {"name": "event-resnet34"}, NeuronSettings(kind="liaf"))
     with pytest.raises(OptionError, match="without neuron.carry_activated=true"):
         shallow.check(network, NeuronSettings(kind="liaf"))
-    with pytest.raises(OptionError, match="without network.respond_to_sum=true. Use .*-liaf18 or"):
+    with pytest.raises(OptionError, match="without network.respond_to_sum=true; use .*-liaf18 or"):
         shallow.check({"name": "event-resnet18"}, LIF)
     neuron = NeuronSettings(kind="liaf", carry_activated=True)
     with pytest.raises(OptionError, match="without neuron.carry_activated=false"):
@@ -285,7 +285,7 @@ def test_published_networks_of_clips(tmp_path, kind):
         embedded = encoder.embedding(encoder.neuron(encoder.hidden(flat)))
         torch.testing.assert_close(loaded(x), network.decoder(embedded))
     other = "published-crnn-ann" if events else "published-crnn"
-    with pytest.raises(OptionError, match=f"Use the recipe {recipe}"):
+    with pytest.raises(OptionError, match=f"use the recipe {recipe}"):
         load_model(tmp_path / "a.pth.tar", recipe=other)
 
 

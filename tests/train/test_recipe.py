@@ -278,8 +278,8 @@ def test_toml_reads_back_as_written(table):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("network.width=1979-05-27", "network.width is 1979-05-27. Give text, a number"),
-        ("network.widths=[{a = 07:32:00}]", "network.widths.a is 07:32:00. Give text"),
+        ("network.width=1979-05-27", "network.width is 1979-05-27; give text, a number"),
+        ("network.widths=[{a = 07:32:00}]", "network.widths.a is 07:32:00; give text"),
         ("run.label=\udcff", r"run.label is '.udcff', which is not Unicode"),
         ("network.\udcff=1", r"name of a setting is '.udcff', which is not Unicode"),
     ],

@@ -153,7 +153,7 @@ def test_another_network_is_refused(small, events, images, tmp_path, recipe):
     first = next(iter(load(recipe).stages))
     mine = load(recipe, changes=[*NARROW, f"{first}.weights={small[1]}"])
     data = images if mine.pipeline == "pipe-s" else events
-    says = "network.name=torchvision-resnet18. Use the recipe torchvision-resnet18"
+    says = "network.name=torchvision-resnet18; use the recipe torchvision-resnet18"
     with pytest.raises(OptionError, match=f"a ResNet of torchvision or timm.*{says}"):
         run(mine, tmp_path / "run", data=data, images=images)
 

@@ -123,7 +123,7 @@ class CRNN(Network):
         if encoder.mix_axes:
             raise OptionError(
                 "a network with mix_axes can't be calibrated, because its hidden layer mixes "
-                "steps. Set calibrate=none"
+                "steps; set calibrate=none"
             )
         cells = (encoder.stem, *encoder.cells)
         layers = [cell_layer(cell, n - 1 if n else None) for n, cell in enumerate(cells)]

@@ -141,7 +141,7 @@ class Network(nn.Module):
         if self.sample_shape is not None and tuple(x.shape[1:]) != self.sample_shape:
             raise OptionError(
                 f"a batch of shape {tuple(x.shape)} does not fit: the network was trained on "
-                f"samples of shape {self.sample_shape}. Pass these with the batch as first axis; "
+                f"samples of shape {self.sample_shape}; pass these with the batch as first axis; "
                 "to try other shapes, set the network's sample_shape to None"
             )
         packs = x.is_cpu if self.pack_spikes == "auto" else self.pack_spikes == "always"

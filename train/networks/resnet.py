@@ -163,7 +163,7 @@ class ResNet(Network):
             if block.respond_to_sum:
                 raise OptionError(
                     "a network with respond_to_sum can't be calibrated, because its neurons see "
-                    "spikes instead of the residual sum. Set calibrate=none"
+                    "spikes instead of the residual sum; set calibrate=none"
                 )
             x = len(layers) - 1
             layers.append(Layer((Branch(x, block.first),), block.neuron))

@@ -76,7 +76,7 @@ class RunFolder:
         left = {_LOCK, part_of(self.config).name}
         if any(path.name not in left for path in self.root.iterdir()):
             raise MismatchError(
-                f"{self.root}: is not empty and does not hold a run. Choose another folder"
+                f"{self.root}: is not empty and does not hold a run; choose another folder"
             )
 
     def check_same(self, document: str, extends: str = "") -> bool:
@@ -95,7 +95,7 @@ class RunFolder:
         try:
             found = parse_toml(read_plain(self.config, MAX_CONFIG_BYTES).decode())
         except (OSError, ValueError):
-            raise MismatchError(f"{self.config}: is damaged. Choose another folder") from None
+            raise MismatchError(f"{self.config}: is damaged; choose another folder") from None
         here, there = _flat(parse_toml(document)), _flat(found)
         key = f"stages.{extends}.epochs"
         extended = key in here and isinstance(there.get(key), int) and here[key] > there[key]
@@ -110,7 +110,7 @@ class RunFolder:
         ]
         if different:
             raise MismatchError(
-                f"{self.root}: holds another run: {'; '.join(different[:5])}. Pass the same "
+                f"{self.root}: holds another run: {'; '.join(different[:5])}; pass the same "
                 "settings, or choose another folder"
             )
         return extended
@@ -125,7 +125,7 @@ class RunFolder:
         result = read_json(self.result)
         if not isinstance(result, dict):
             raise InputError(
-                f"{self.result}: is damaged. Delete it, then run the same command again"
+                f"{self.result}: is damaged; delete it, then run the same command again"
             )
         return result
 
@@ -143,7 +143,7 @@ class RunFolder:
             for path in charts.glob("*"):  # TensorBoard writes through links; `write` does not
                 self._own(f"{CHARTS}/{stage}/{path.name}")
         self.root.mkdir(parents=True, exist_ok=True)
-        busy = InputError(f"{self.root}: another process is training in it. Wait until it ends")
+        busy = InputError(f"{self.root}: another process is training in it; wait until it ends")
         with held(lock, busy):
             yield
 

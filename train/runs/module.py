@@ -215,7 +215,7 @@ class Classifier(LightningModule):
     def _diverged(self, what: str) -> DivergedError:
         kept = ". The weights of the last whole epoch are kept" if self.current_epoch else ""
         return DivergedError(
-            f"{what} epoch {self.current_epoch + 1} of stage {self.name}{kept}. Start a new run "
+            f"{what} epoch {self.current_epoch + 1} of stage {self.name}{kept}; start a new run "
             "with a lower learning_rate, or with warmup"
         )
 

@@ -56,7 +56,7 @@ class RunPlan:
         if rest:
             raise OptionError(
                 f"batch_size is {stage.batch_size}, which {self.world} devices with "
-                f"accumulate={stage.accumulate} can't share evenly. Choose a multiple of "
+                f"accumulate={stage.accumulate} can't share evenly; choose a multiple of "
                 f"{self.world * stage.accumulate}"
             )
         return size
@@ -103,18 +103,18 @@ def _devices(recipe: Recipe) -> int:
     machine, gpus = recipe.machine, torch.cuda.device_count()
     if machine.accelerator == "gpu" and not gpus:
         raise OptionError(
-            "machine.accelerator is gpu, but torch finds no GPU on this machine. Set it to cpu or "
+            "machine.accelerator is gpu, but torch finds no GPU on this machine; set it to cpu or "
             "auto, or install a torch with CUDA"
         )
     on_gpu = gpus > 0 and machine.accelerator != "cpu"
     if on_gpu and machine.devices > gpus:
         raise OptionError(
-            f"machine.devices is {machine.devices}, but this machine has {gpus} GPUs. Set it to at "
+            f"machine.devices is {machine.devices}, but this machine has {gpus} GPUs; set it to at "
             f"most {gpus}"
         )
     if not on_gpu and recipe.run.precision == "16-mixed":
         raise OptionError(
-            "run.precision is 16-mixed, which needs a GPU. Set it to bf16-mixed or 32-true"
+            "run.precision is 16-mixed, which needs a GPU; set it to bf16-mixed or 32-true"
         )
     devices = machine.devices or (gpus if on_gpu else 1)
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # not started by torchrun
@@ -123,7 +123,7 @@ def _devices(recipe: Recipe) -> int:
     if started != devices * machine.nodes:
         raise OptionError(
             f"torchrun has started {started} processes, but machine.devices x machine.nodes is "
-            f"{devices} x {machine.nodes}. Pass --set machine.devices=... and "
+            f"{devices} x {machine.nodes}; pass --set machine.devices=... and "
             "--set machine.nodes=... with the numbers that torchrun was given"
         )
     return devices
@@ -138,7 +138,7 @@ def _open_stores(recipe: Recipe, data: str, images: str | None) -> dict[str, Sto
             continue
         if place is None:
             raise OptionError(
-                f"{recipe.name}: stage {users[0]} learns from still images. Pass a store of them "
+                f"{recipe.name}: stage {users[0]} learns from still images; pass a store of them "
                 "with --images; `eventdata convert images` makes one"
             )
         stores[name] = open_store(place)
@@ -171,7 +171,7 @@ def build_network(recipe: Recipe, stage: Stage, *, shape: tuple[int, ...], class
     if taken := sorted(OF_THE_DATA & settings.keys()):
         raise OptionError(
             f"network.{taken[0]} can't be set in a recipe, because the stage and its data decide "
-            "it. Remove it from [network]"
+            "it; remove it from [network]"
         )
     if not steps and "steps" in known:
         settings["steps"] = stage.steps or 1
@@ -197,14 +197,14 @@ def _check_stage(plan: RunPlan, name: str) -> None:
         change = f"batch_size={parts * (1 << most.bit_length() - 1)}"
         raise OptionError(
             f"{name}: batch_size is {stage.batch_size}, more than the {len(data.train)} samples "
-            f"to train on. Pass --set all.{change}, or for this stage --set {name}.{change}"
+            f"to train on; pass --set all.{change}, or for this stage --set {name}.{change}"
         )
     *steps, channels, _, _ = data.shape
     if steps:
         used = stage.steps or steps[0]
         if used > steps[0]:
             raise OptionError(
-                f"{name}: steps is {used}, but the store's samples have {steps[0]}. Choose fewer"
+                f"{name}: steps is {used}, but the store's samples have {steps[0]}; choose fewer"
             )
         if used % (stage.collapse or 1):
             raise OptionError(
@@ -213,7 +213,7 @@ def _check_stage(plan: RunPlan, name: str) -> None:
     elif stage.normalise == "imagenet" and channels != 3:
         raise OptionError(
             f"{name}: normalise is imagenet, but the store's images have {channels} channels, not "
-            "3. Set it to grey"
+            "3; set it to grey"
         )
     batch = plan.device_batch(stage)
     if plan.recipe.run.sync_norm:  # norms see the samples of all devices
@@ -228,11 +228,11 @@ def _check_stage(plan: RunPlan, name: str) -> None:
     except (RuntimeError, ValueError) as error:
         raise OptionError(
             f"{name}: the network can't take samples of {'x'.join(map(str, shape))}, with "
-            f"downscale={stage.downscale}, in batches of {batch} ({_first_line(error)}). Change "
+            f"downscale={stage.downscale}, in batches of {batch} ({_first_line(error)}); change "
             "the recipe's stage or network"
         ) from None
     if not out.requires_grad:
-        raise OptionError(f"{name}: freeze leaves nothing to train. Name fewer parts in it")
+        raise OptionError(f"{name}: freeze leaves nothing to train; name fewer parts in it")
 
 
 def input_shape(stage: Stage, shape: tuple[int, ...]) -> tuple[int, ...]:

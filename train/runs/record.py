@@ -52,7 +52,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             return dict(super().load_checkpoint(path, *args, **options))
         except Exception as error:  # torch raises a dozen kinds
             raise InputError(
-                f"{path}: is damaged ({str(error).partition('. ')[0]}). Delete it to train its "
+                f"{path}: is damaged ({str(error).partition('. ')[0]}); delete it to train its "
                 "stage again from the start"
             ) from error
 

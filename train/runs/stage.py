@@ -225,8 +225,8 @@ class StageRun:
             if state is None or record.has_started:
                 raise
             raise InputError(
-                f"{state}: is damaged or of another network ({type(error).__name__}: {error}). "
-                "Delete it to train its stage again from the start"
+                f"{state}: is damaged or of another network ({type(error).__name__}: {error}); "
+                "delete it to train its stage again from the start"
             ) from error
         result = {
             "name": self.name,
@@ -260,7 +260,7 @@ class StageRun:
                     raise ValueError(f"{key} is not {value}")
         except ValueError as error:
             raise InputError(
-                f"{self.folder.result}: is damaged ({error}). Delete it, then run the same command "
+                f"{self.folder.result}: is damaged ({error}); delete it, then run the same command "
                 "again"
             ) from None
         return dict(result)
@@ -380,7 +380,7 @@ class StageRun:
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError(
-                f"{path}: is not of stage {self.name} ({reason}). Delete {self.folder.root} to "
+                f"{path}: is not of stage {self.name} ({reason}); delete {self.folder.root} to "
                 "train that stage again from the start"
             ) from None
         sharpen(network, int(epoch) - 1, self.stage.epochs)

@@ -265,12 +265,12 @@ def test_damaged_files_of_a_run_raise_errors(tmp_path, recipe, events):
     kept = tensors(tmp_path / "run")
     (tmp_path / "run/result.json").unlink()
     (tmp_path / "run/scratch/stage.json").write_text("[]")
-    with pytest.raises(InputError, match=r"stage.json: is damaged .*\. Delete it"):
+    with pytest.raises(InputError, match=r"stage.json: is damaged .*; delete it"):
         run(mine, tmp_path / "run", data=events)
     (tmp_path / "run/scratch/stage.json").unlink()
     state = tmp_path / "run/scratch/state.ckpt"
     state.write_bytes(state.read_bytes()[:3000])
-    with pytest.raises(InputError, match=r"state.ckpt: is damaged .*\. Delete it to train"):
+    with pytest.raises(InputError, match=r"state.ckpt: is damaged .*; delete it to train"):
         run(mine, tmp_path / "run", data=events)
     state.unlink()
     run(mine, tmp_path / "run", data=events)
@@ -346,7 +346,7 @@ def test_values_of_a_state_are_checked(
     folder = shutil.copytree(begun, tmp_path / "run")
     edit_state(folder, *keys, value=value)
     monkeypatch.setattr(Classifier, "training_step", lambda *_: pytest.fail("training has begun"))
-    with pytest.raises(InputError, match=rf"state.ckpt: is damaged .*{says}.*\. Delete it"):
+    with pytest.raises(InputError, match=rf"state.ckpt: is damaged .*{says}.*; delete it"):
         run(load(recipe, scratch=True), folder, data=events)
 
 
@@ -438,7 +438,7 @@ def test_values_of_a_finished_stage_are_checked(
     (folder / "result.json").unlink()
     result = folder / "lif/stage.json"
     result.write_text(json.dumps(json.loads(result.read_text()) | change))
-    with pytest.raises(InputError, match=rf"stage.json: is damaged .{says}.*\. Delete it"):
+    with pytest.raises(InputError, match=rf"stage.json: is damaged .{says}.*; delete it"):
         run(load(recipe), folder, data=events, images=images)
 
 
@@ -465,7 +465,7 @@ def test_kept_weights_of_another_stage_raise_an_error(
 def test_a_damaged_result_raises_an_error(tmp_path, recipe, events, images, whole):
     folder = shutil.copytree(whole[0], tmp_path / "run")
     (folder / "result.json").write_text("[]")
-    with pytest.raises(InputError, match=r"result.json: is damaged\. Delete it"):
+    with pytest.raises(InputError, match=r"result.json: is damaged; delete it"):
         run(load(recipe), folder, data=events, images=images)
 
 
@@ -527,7 +527,7 @@ def test_stores_of_the_wrong_kind_raise_errors(tmp_path, recipe, events, images)
         run(load(recipe), tmp_path / "a", data=images, images=images)
     with pytest.raises(OptionError, match="needs a store of still images as --images"):
         run(load(recipe), tmp_path / "b", data=events, images=events)
-    with pytest.raises(OptionError, match="Pass a store of them with --images"):
+    with pytest.raises(OptionError, match="pass a store of them with --images"):
         run(load(recipe), tmp_path / "c", data=events)
     with pytest.raises(OptionError, match="pipe-s needs a store of still images as --data"):
         run(load("pipe-s"), tmp_path / "d", data=events)
@@ -632,7 +632,7 @@ def test_a_missing_gpu_raises_an_error(tmp_path, monkeypatch, recipe, events):
 
 def test_half_precision_of_gpus_on_a_cpu_raises_an_error(tmp_path, monkeypatch, recipe, events):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(OptionError, match=r"16-mixed, which needs a GPU\. Set it to bf16-mixed"):
+    with pytest.raises(OptionError, match=r"16-mixed, which needs a GPU; set it to bf16-mixed"):
         run(load(recipe, scratch=True, changes=["run.precision=16-mixed"]), tmp_path, data=events)
 
 
@@ -710,7 +710,7 @@ def test_batches_that_cannot_be_learned_from_raise_errors(tmp_path, recipe, even
     [
         (
             "lif.downscale=16",
-            r"lif: the network can't take samples of .* Change the recipe",
+            r"lif: the network can't take samples of .* change the recipe",
         ),
         ("network.width=0", "network vgg: width is 0"),
         ("network.channels=3", "network.channels can't be set in a recipe"),
