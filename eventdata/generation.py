@@ -30,7 +30,7 @@ from eventdata.errors import (
 from eventdata.files import WORK, is_url, path_or_url
 from eventdata.files.fetch import fetch_ahead
 from eventdata.files.inputs import check_apart, open_input
-from eventdata.files.local import MAX_SKIPPED, LocalFiles, is_larger
+from eventdata.files.local import MAX_SKIPPED, LocalFiles
 from eventdata.jobs.job import (
     Claim,
     Job,
@@ -205,7 +205,7 @@ def _read_about(files: LocalFiles, about: Mapping[str, Any]) -> dict[str, Any]:
     Raise StoreError for another folder or a damaged document, MismatchError for other parameters or
     input than ``about`` has.
     """
-    document = b"" if is_larger(files, ABOUT, MAX_SKIPPED) else files.read(ABOUT)
+    document = b"" if (files.size(ABOUT) or 0) > MAX_SKIPPED else files.read(ABOUT)
     if document is None:
         if set(files.names()) - {WORK}:
             raise StoreError(f"{files.where}: is not empty; choose another folder")

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import eventdata
 from eventdata.raw.source import Sample, Samples
-from eventdata.store.layout import SampleFormat
+from eventdata.store.layout import Representation, SampleFormat
 
 T, SIDE, CLASSES = 4, 16, 3
 
@@ -51,7 +52,7 @@ class Drawn:
         steps = None if self.kind == "image" else T
         wide = self.kind == "wide"
         return SampleFormat(
-            representation="count" if wide else self.kind,
+            representation="count" if wide else cast(Representation, self.kind),
             steps=steps,
             channels=self.channels,
             height=self.side,
@@ -93,7 +94,7 @@ class Drawn:
         return int(frames.sum())
 
 
-def make_store(path: Path, **settings: object) -> str:
+def make_store(path: Path, **settings: Any) -> str:
     """Make a store of random samples and return its path."""
     eventdata.convert(Drawn(**settings), "", path)
     return str(path)

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from PIL import Image
 EVENTS_SHAPE = (8, 224, 224)
 
 
-def write_npz(path: Path, **arrays: NDArray[np.generic]) -> None:
+def write_npz(path: Path, **arrays: Any) -> None:
     """Write a compressed npz; create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **arrays)

@@ -46,8 +46,12 @@ class Files(Protocol):
     def where(self) -> str:
         """The place, for messages."""
 
-    def read(self, key: str) -> bytes | None:
-        """Return the bytes of a file, None where it is missing."""
+    def read(self, key: str, most: int | None = None) -> bytes | None:
+        """Return the bytes of a file, None where it is missing.
+
+        A local file of more than ``most`` bytes is a StoreError: a sparse file of any length takes
+        no space, unlike an object behind a URL.
+        """
 
     def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
         """Write files in their order, each whole or not at all, and durably.

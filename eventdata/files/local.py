@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from eventdata.errors import EventDataError, StoreError, reading, writing
-from eventdata.files.base import WORK, Files
+from eventdata.files.base import WORK
 
 MAX_ARRAY_DOCUMENT = 1 << 20  # a zarr.json of an array or a split
 MAX_HEADER = 1 << 28  # the store's zarr.json, which has the names of all classes
@@ -121,7 +121,12 @@ class LocalFiles:
     def where(self) -> str:
         return str(self.root)
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most: int | None = None) -> bytes | None:
+        if most is not None and (self.size(key) or 0) > most:
+            raise StoreError(
+                f"{self.root / key}: damaged ({self.size(key):,} bytes, at most {most:,} are "
+                "valid); convert again with --overwrite"
+            )
         with reading(self.root / key, StoreError):
             try:
                 return read_plain(self.root / key)
@@ -184,21 +189,3 @@ class LocalFiles:
             if part.is_symlink():
                 raise StoreError(f"{part}: is a link; remove it: nothing is written through links")
         return path
-
-
-def is_larger(files: Files, key: str, most: int) -> bool:
-    """Return whether a local file has more than ``most`` bytes.
-
-    Only local: a sparse file of any length takes no space, unlike an object behind a URL.
-    """
-    return isinstance(files, LocalFiles) and (files.size(key) or 0) > most
-
-
-def read_bounded(files: Files, key: str, most: int) -> bytes | None:
-    """Return the bytes of a file, None where it is missing; StoreError where it `is_larger`."""
-    if is_larger(files, key, most):
-        raise StoreError(
-            f"{files.where}/{key}: damaged ({files.size(key):,} bytes, at most {most:,} are "
-            "valid); convert again with --overwrite"
-        )
-    return files.read(key)

@@ -149,7 +149,7 @@ class RemoteFiles(Remote):
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFiles, (self.url,)
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most: int | None = None) -> bytes | None:
         return self.find(key, lambda system, path: bytes(system.cat_file(path)))
 
     def read_parts(self, parts: Sequence[tuple[str, int, int | None]]) -> list[bytes]:

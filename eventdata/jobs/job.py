@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from eventdata.errors import MismatchError, StoreError
 from eventdata.files import WORK, Files
 from eventdata.files.inputs import MISSING, Numbers, file_numbers
-from eventdata.files.local import LocalFiles, held, read_bounded
+from eventdata.files.local import LocalFiles, held
 from eventdata.jobs.pool import Pool, run_tasks
 
 Result = TypeVar("Result")
@@ -115,7 +115,7 @@ class Task(Generic[RecordT]):
         """Return the record, None where it is missing, damaged or of another job."""
         most = len(self.samples) * (1 << 15) + (1 << 20)  # one reason for each sample
         try:
-            record = self.parse(read_bounded(self.claim.files, self.key, most) or b"")
+            record = self.parse(self.claim.files.read(self.key, most) or b"")
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
         return record if record.plan in ("", self.claim.plan) else None

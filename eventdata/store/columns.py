@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
 from eventdata.files import Files
-from eventdata.files.local import MAX_ARRAY_DOCUMENT, read_bounded
+from eventdata.files.local import MAX_ARRAY_DOCUMENT
 from eventdata.store.layout import (
     COMPRESSION,
     CONVERT_AGAIN,
@@ -71,7 +71,7 @@ def read_column(files: Files, split: str, name: str) -> NDArray[Any]:
     Memory is taken only for chunks that exist, not for what the zarr.json declares.
     """
     kind, where = TYPES[name], f"{files.where}/{split}/{name}"
-    document = read_bounded(files, f"{split}/{name}/zarr.json", MAX_ARRAY_DOCUMENT)
+    document = files.read(f"{split}/{name}/zarr.json", MAX_ARRAY_DOCUMENT)
     if document is None:
         raise StoreError(f"{where}: the array is missing; {CONVERT_AGAIN}")
     parts = [np.empty(0, _dtype(kind))]
@@ -85,7 +85,7 @@ def read_column(files: Files, split: str, name: str) -> NDArray[Any]:
         if kind == "string":
             most = max(MAX_TEXT_BYTES, MAX_NAME_BYTES * chunk)
         for number in range(-(-count // chunk)):
-            data = read_bounded(files, f"{split}/{name}/c/{number}", 2 * most + 1024)
+            data = files.read(f"{split}/{name}/c/{number}", 2 * most + 1024)
             if data is None:
                 raise ValueError(f"chunk {number} is missing")
             parts.append(_decode(data, kind, chunk, most))

@@ -19,13 +19,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import IncompleteStoreError, OptionError, StoreError
 from eventdata.files import WORK, Files, open_files
-from eventdata.files.local import (
-    MAX_ARRAY_DOCUMENT,
-    MAX_HEADER,
-    MAX_SKIPPED,
-    LocalFiles,
-    read_bounded,
-)
+from eventdata.files.local import MAX_ARRAY_DOCUMENT, MAX_HEADER, MAX_SKIPPED, LocalFiles
 from eventdata.files.remote import RemoteFiles
 from eventdata.store.columns import read_column
 from eventdata.store.layout import (
@@ -102,7 +96,7 @@ class Split:
         array = "images" if header.representation == "image" else "frames"
         key = f"{name}/{array}/zarr.json"
         where = f"{files.where}/{key}"
-        document = read_bounded(files, key, MAX_ARRAY_DOCUMENT)
+        document = files.read(key, MAX_ARRAY_DOCUMENT)
         if document is None:
             raise StoreError(f"{where}: missing; {CONVERT_AGAIN}")
         self.sample, self.count, self.shard_size = parse_sample_array(document, header, where)
@@ -166,7 +160,7 @@ class Store:
 
 def read_skipped(files: Files) -> list[dict[str, Any]]:
     """Return the entries of ``skipped.json``, if it exists; raise StoreError if it is damaged."""
-    content = read_bounded(files, SKIPPED_KEY, MAX_SKIPPED)
+    content = files.read(SKIPPED_KEY, MAX_SKIPPED)
     try:
         entries = json.loads(content or b"[]")
         sound = all(
@@ -189,7 +183,7 @@ def open_store(place: str | os.PathLike[str]) -> Store:
         StoreError: there is no store, or it is damaged or of a newer version.
     """
     files = open_files(place)
-    document = read_bounded(files, HEADER_KEY, MAX_HEADER)
+    document = files.read(HEADER_KEY, MAX_HEADER)
     if document is None and WORK not in files.names():
         raise StoreError(
             f"{files.where}: no store found (no {HEADER_KEY}); create one with `eventdata convert`"

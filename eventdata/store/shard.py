@@ -11,7 +11,7 @@ Shapes: K planes, H rows, W columns, P polarities.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import google_crc32c
@@ -65,11 +65,6 @@ class ShardBuilder:
             self._index[slot, plane] = len(self._body), len(chunk) + CRC_BYTES
             self._body += chunk
             self._body += crc32c(chunk)
-
-    def add_all(self, samples: Iterable[tuple[int, NDArray[Any]]]) -> None:
-        """Add samples, each with its slot."""
-        for slot, packed in samples:
-            self.add(slot, packed)
 
     def finish(self) -> bytes | bytearray:
         """Return the whole shard."""

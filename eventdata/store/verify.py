@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
 from eventdata.files import WORK, Files
-from eventdata.files.local import MAX_ARRAY_DOCUMENT, MAX_HEADER, read_bounded
+from eventdata.files.local import MAX_ARRAY_DOCUMENT, MAX_HEADER
 from eventdata.kernels.packing import count_ones, pad_bits_set
 from eventdata.store.columns import TYPES, column_document
 from eventdata.store.layout import (
@@ -72,7 +72,7 @@ def check_metadata(store: Store) -> Iterator[Problem]:
     if parameters_digest(header.parameters) != header.parameters_sha256:
         yield Problem("the parameters do not match their sha256 in zarr.json")
     try:
-        found = parse_json(read_bounded(store.files, HEADER_KEY, MAX_HEADER) or b"")
+        found = parse_json(store.files.read(HEADER_KEY, MAX_HEADER) or b"")
     except ValueError:  # the header changed since it was opened
         found = None
     expected = json.loads(header.document())
@@ -121,7 +121,7 @@ def _check_columns(split: Split, classes: int) -> Iterator[Problem]:
     # All columns are read before the first problem: a damaged one is reported instead.
     labels, events, valid, names = split.labels, split.event_counts, split.valid, split.sample_names
     split.input_sizes, split.input_times  # noqa: B018
-    group = read_bounded(split.files, f"{split.name}/zarr.json", MAX_ARRAY_DOCUMENT) or b"{}"
+    group = split.files.read(f"{split.name}/zarr.json", MAX_ARRAY_DOCUMENT) or b"{}"
     if parse_json(group) != json.loads(group_document()):
         yield Problem(f"{split.name}/zarr.json is not what this layout has", split=split.name)
     for column, kind in TYPES.items():
@@ -185,7 +185,7 @@ def _shard_problems(task: ShardCheck) -> Iterator[Problem]:
     key, slots = reader.key(task.shard), min(shard_size, METADATA_CHUNK)
     try:
         most = slots * sample.planes * most_chunk_bytes(sample) + 1024
-        data = read_bounded(reader.files, key, most)
+        data = reader.files.read(key, most)
         if data is None:
             raise StoreError(f"{key}: the shard is missing")
         view = memoryview(data)

@@ -16,7 +16,7 @@ import numpy as np
 
 from eventdata.errors import MismatchError, StoreError
 from eventdata.files import WORK, Files
-from eventdata.files.local import MAX_HEADER, LocalFiles, is_larger, read_bounded
+from eventdata.files.local import MAX_HEADER, LocalFiles
 from eventdata.jobs.job import LOCK, Columns, Record, Task, check_parameters, input_digest
 from eventdata.store.columns import encode_column, read_column
 from eventdata.store.layout import (
@@ -79,7 +79,7 @@ class ShardRecord(Record):
 
 def existing_header(files: Files) -> Header | None:
     """Return the header of the store in a place, None if it is empty; StoreError otherwise."""
-    document = read_bounded(files, HEADER_KEY, MAX_HEADER)
+    document = files.read(HEADER_KEY, MAX_HEADER)
     if document is not None:
         return parse_header(document, files.where)
     if set(files.names()) - {WORK}:
@@ -165,7 +165,7 @@ def check_same(files: Files, found: Header, plan: StorePlan) -> None:
     if list(found.classes) != list(plan.header.classes):
         raise MismatchError(f"{files.where}: made with other classes; {_REMEDY}")
     for key, data in _fixed_files(plan).items():
-        if is_larger(files, key, len(data)) or files.read(key) not in (None, data):
+        if files.size(key) not in (None, len(data)) or files.read(key) not in (None, data):
             _check_input(files, plan, key)
 
 
