@@ -100,13 +100,14 @@ def convert(source: str, input: str, out: str, as_json: bool, **options: Any) ->
     eventdata convert imagenet ILSVRC2012/ es.zarr --odg published --workers 8
     eventdata convert tonic:NMNIST data/ nmnist.zarr --frames 10
     """
+    from rich.filesize import decimal
+
     from eventdata.conversion import convert as run
-    from eventdata.info import human_bytes
     from eventdata.progress import progress_bar
 
     with progress_bar("converting") as progress:
         result = run(source, input, out, progress=progress, **options)
-    total, size = sum(result.samples.values()), human_bytes(result.bytes)
+    total, size = sum(result.samples.values()), decimal(result.bytes)
     skipped = f"{result.skipped:,}" if result.skipped else ""
     if options["dry_run"]:
         line = (
@@ -195,7 +196,8 @@ def verify(
     eventdata verify es.zarr
     eventdata verify es.zarr --against ES-imagenet-0.18/ --samples all
     """
-    from eventdata.info import human_bytes
+    from rich.filesize import decimal
+
     from eventdata.progress import progress_bar
     from eventdata.verification import verify as run
 
@@ -215,7 +217,7 @@ def verify(
         compared = f", {result.compared:,} compared with their raw files" if against else ""
         say(
             f"{result.store}: {verdict}; {result.samples:,} samples{compared}, "
-            f"{human_bytes(result.bytes)}, {result.seconds:.1f} s"
+            f"{decimal(result.bytes)}, {result.seconds:.1f} s"
         )
     if not result.ok:
         raise SystemExit(EXIT_BAD_DATA)

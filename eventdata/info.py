@@ -64,6 +64,7 @@ def _describe_split(split: Split) -> dict[str, Any]:
 def print_table(facts: dict[str, Any]) -> None:
     """Print the values of `describe` as a table."""
     from rich.console import Console
+    from rich.filesize import decimal
     from rich.markup import escape
     from rich.table import Table
 
@@ -77,7 +78,7 @@ def print_table(facts: dict[str, Any]) -> None:
 
     say(
         f"{facts['store']}: {facts['dataset']}, {facts['representation']}{steps}, "
-        f"{facts['classes']} classes, {human_bytes(facts['bytes'])}, format {facts['version']}"
+        f"{facts['classes']} classes, {decimal(facts['bytes'])}, format {facts['version']}"
     )
     table = Table("split", box=None, header_style="bold", pad_edge=False)
     names = ["samples", "skipped", "shape", "shards", "bytes", "bytes/sample", "events/sample"]
@@ -91,7 +92,7 @@ def print_table(facts: dict[str, Any]) -> None:
             f"{split['skipped']:,}",
             "x".join(map(str, split["shape"])),
             f"{split['shards']:,}",
-            human_bytes(split["bytes"]),
+            decimal(split["bytes"]),
             f"{split['bytes_per_sample'] or 0:,.0f}",
             "" if rate is None else f"{split['events_per_sample']:,.0f}",
             "" if rate is None else f"{rate:.2%}",
@@ -102,13 +103,4 @@ def print_table(facts: dict[str, Any]) -> None:
     for entry in facts["skipped"][:10]:
         say(f"skipped: {entry['split']} {entry['index']} {entry['name']}: {entry['reason']}")
     if len(facts["skipped"]) > 10:
-        console.print(f"... and {len(facts['skipped']) - 10:,} more in skipped.json")
-
-
-def human_bytes(count: float) -> str:
-    """Return bytes in the unit with one to three digits before the point."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+        say(f"... and {len(facts['skipped']) - 10:,} more in skipped.json")

@@ -107,7 +107,7 @@ class Option:
     @property
     def bounds(self) -> str:
         """The bounds in words; "" without any."""
-        limits = [(words, _number(bound)) for words, _, bound in self._limits]
+        limits = [(words, str(bound)) for words, _, bound in self._limits]
         if [words for words, _ in limits] == ["at least", "at most"]:
             return f"{limits[0][1]} to {limits[1][1]}"
         return " and ".join(map(" ".join, limits))
@@ -351,10 +351,6 @@ def _read_plain(value: Any, hint: type, strict: bool) -> Any:
 def _kinds(hint: Any) -> tuple[Any, ...]:
     union = get_origin(hint) in (Union, UnionType)
     return tuple(kind for kind in get_args(hint) if kind is not NoneType) if union else (hint,)
-
-
-def _number(bound: float) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def _is_class(hint: Any) -> bool:

@@ -128,7 +128,7 @@ def test_a_huge_range_of_samples_is_refused():
         (["convert", "es-imagenet", "RAW", "x", "--shard-size", "100000"], 2, "at most 65,536"),
         (["convert", "es-imagenet", "RAW", "/proc/x.zarr"], 1, "can't be written"),
         (["convert", "es-imagenet", "RAW", "x" * 300], 1, "can't be"),
-        (["convert", "es-imagenet", "RAW", "x", "--split", "test"], 2, "splits train and val"),
+        (["convert", "es-imagenet", "RAW", "x", "--split", "test"], 2, "choose from train, val"),
         (["info", "nope://x"], 1, "can't be reached"),
         (
             ["show", "STORE", "--split", "val", "--index", "0:4", "--scale", "32", "-o", "x.png"],

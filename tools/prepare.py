@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.filesize import decimal
 
 import eventdata
 from eventdata.errors import EventDataError, InputError, OptionError
-from eventdata.info import human_bytes
 from eventdata.progress import progress_bar
 from eventdata.raw.es_imagenet import MANIFESTS
 from eventdata.raw.ucf101 import Ucf101
@@ -228,7 +228,7 @@ def unpack_all(paths: Sequence[Path], folder: Path, limits: Limits) -> None:
         if done.get(parts[0].name) == numbers:
             say("unpack", f"{name}: unpacked before, into {folder}")
             continue
-        say("unpack", f"{name} ({human_bytes(sum(size for size, _ in numbers))}) into {folder}")
+        say("unpack", f"{name} ({decimal(sum(size for size, _ in numbers))}) into {folder}")
         count = unpack(parts, folder, limits)
         done[parts[0].name] = numbers
         written = marker.with_suffix(".tmp")
@@ -273,7 +273,7 @@ def convert_and_verify(source: str, root: Path, out: str, *, workers: int, **opt
     for note in made.notes:
         say("convert", f"note: {note}")
     splits = ", ".join(f"{split} {count:,}" for split, count in made.samples.items())
-    say("convert", f"{made.state}: {splits}, {made.skipped:,} skipped, {human_bytes(made.bytes)}")
+    say("convert", f"{made.state}: {splits}, {made.skipped:,} skipped, {decimal(made.bytes)}")
     against = {key: options[key] for key in ("list", "classes", "splits", "fold") if key in options}
     say("verify", "every checksum, and 256 samples of each split against their raw files")
     with progress_bar("verifying") as progress:

@@ -62,17 +62,9 @@ class RemotePath:
     def __truediv__(self, key: str) -> "RemotePath":
         return RemotePath(f"{self.url}/{key}")
 
-    @property
-    def name(self) -> str:
-        return PurePosixPath(self.url).name
-
-    @property
-    def stem(self) -> str:
-        return PurePosixPath(self.url).stem
-
-    @property
-    def suffix(self) -> str:
-        return PurePosixPath(self.url).suffix
+    name = property(lambda self: PurePosixPath(self.url).name)
+    stem = property(lambda self: PurePosixPath(self.url).stem)
+    suffix = property(lambda self: PurePosixPath(self.url).suffix)
 
     def is_file(self) -> bool:
         return self._type() == "file"
