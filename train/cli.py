@@ -43,7 +43,7 @@ def _check_extra() -> None:
     help="Name of a recipe (see docs/training.md) or path of a TOML file. Default: pipe-s for "
     "still images; for events pipe-d-images with --images, otherwise pipe-d-events.",
 )
-@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Run folder.")
+@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Output folder.")
 @click.option(
     "--set",
     "changes",
@@ -62,7 +62,7 @@ def train(
     changes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Train a network by METHOD: the pipeline of a recipe, or its baseline from scratch.
+    """Train a network with METHOD: the pipeline of a recipe, or its baseline from scratch.
 
     To resume an interrupted run, run the same command again.
 
@@ -100,7 +100,7 @@ def train(
 @json_option
 @debug_option
 def report(runs: tuple[str, ...], out: Path, as_json: bool) -> None:
-    """Compare RUNS by accuracy over training time, pretraining included.
+    """Compare the run folders RUNS by accuracy over training time, pretraining included.
 
     \b
     eventdata report runs/scratch-0 runs/scratch-1 runs/pipe-d-0 runs/pipe-d-1
@@ -118,7 +118,7 @@ def report(runs: tuple[str, ...], out: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("network", metavar="RUN|WEIGHTS")
-@click.option("--data", help="Store. Default: that of the run.")
+@click.option("--data", help="Store to evaluate on. Default: the run's store.")
 @click.option(
     "--split",
     help="Split of the store. Default: the test part of the run on its own store; otherwise test, "
@@ -136,8 +136,8 @@ def evaluate(
 ) -> None:
     """Evaluate a network on a store: accuracies, confusion matrix, firing rates.
 
-    The network is that of a run folder or of a file of weights. On the run's own store, the test
-    part is the run's own, even if the run has drawn it.
+    RUN|WEIGHTS is a run folder or a file of weights. On the run's own store, the samples are those
+    that the run kept for its test, even if it drew them at random.
 
     \b
     eventdata evaluate runs/pipe-d --data es.zarr
@@ -187,7 +187,7 @@ def predict(
     top: int,
     recipe: str | None,
 ) -> None:
-    """Predict the class of each sample in INPUT, as CSV with file, sample, class, probability.
+    """Predict the class of each sample in INPUT; write CSV: file, sample, class, probability.
 
     INPUT is a store, or a file or folder of raw files without labels. Raw files must be of the kind
     that the run's store was made from, and are framed as that store was. The row of a file that
@@ -213,4 +213,4 @@ def predict(
             write(out, table(rows, top))
         say(f"{out}: {len(rows):,} samples")
     if unread := sum(not row.best for row in rows):
-        click.echo(f"{unread:,} of {len(rows):,} samples can't be read; see their notes", err=True)
+        click.echo(f"{unread:,} of {len(rows):,} samples can't be read; see their rows", err=True)

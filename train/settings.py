@@ -29,21 +29,21 @@ class Run(Settings):
     )
     held_out: float = setting(
         0.1,
-        "Share of each class's training samples that is held out, if the store has no split for "
+        "Share of each class's training samples to hold out, if the store has no split for "
         "it and the protocol is `correct`.",
         least=0.01,
         most=0.5,
     )
     test_share: float = setting(
         0.2,
-        "Share of each class's samples that is drawn for the test, if the store has neither a "
+        "Share of each class's samples to draw for the test, if the store has neither a "
         "split test nor val.",
         least=0.01,
         most=0.5,
     )
     split_seed: int = setting(
         0,
-        "Random seed of the parts that are drawn. It is independent of `seed`, so that runs with "
+        "Random seed for drawing these parts. It is independent of `seed`, so that runs with "
         "different seeds can be compared.",
         least=0,
         most=2**31,
@@ -66,7 +66,7 @@ class Machine(Settings):
     accelerator: Literal["auto", "cpu", "gpu"] = setting("auto", "Kind of device.")
     devices: int = setting(1, "Devices in each node; 0: all of them.", least=0)
     nodes: int = setting(1, "Number of nodes.", least=1)
-    threads: int = setting(2, "Threads that read samples, for each device.", least=1, most=256)
+    threads: int = setting(2, "Threads per device that read samples.", least=1, most=256)
     log_every: int = setting(
         10,
         "Interval between rows of steps.csv. Each row waits for the device.",
@@ -93,7 +93,7 @@ class Machine(Settings):
 class Stage(Settings):
     """Settings of one stage of training."""
 
-    data: Literal["data", "images"] = setting("data", "Store: that of `--data` or of `--images`.")
+    data: Literal["data", "images"] = setting("data", "Store of the stage: `--data` or `--images`.")
     neuron: NeuronSettings = setting(factory=NeuronSettings)
 
     weights: str = setting(
@@ -101,9 +101,7 @@ class Stage(Settings):
         "Origin of the initial weights: `fresh`, the name of an earlier stage, the path of a "
         "checkpoint, or `timm:NAME` for a model of timm.",
     )
-    take: Literal["both", "encoder", "decoder"] = setting(
-        "both", "Part of those weights that is taken."
-    )
+    take: Literal["both", "encoder", "decoder"] = setting("both", "Part of `weights` to load.")
     stem: Literal["mean", "fresh"] = setting(
         "mean",
         "Stem for an input with other channels: the mean over the channels of the source, or "
@@ -114,7 +112,7 @@ class Stage(Settings):
     )
     recalibrate: int = setting(
         0,
-        "Batches from which batch-norm statistics are computed before the first step.",
+        "Batches for computing batch-norm statistics before the first step; 0: none.",
         unit="batches",
         least=0,
         most=MAX_EPOCHS,
@@ -140,14 +138,14 @@ class Stage(Settings):
     )
 
     epochs: int = setting(1, "Duration of the stage.", unit="epochs", least=1, most=MAX_EPOCHS)
-    batch_size: int = setting(64, "Samples in a step, over all devices.", unit="samples", least=1)
+    batch_size: int = setting(64, "Samples per step, over all devices.", unit="samples", least=1)
     accumulate: int = setting(
-        1, "Parts of a batch that are computed one after the other, to fit the memory.", least=1
+        1, "Parts of a batch, computed one after the other to save memory.", least=1
     )
     optimizer: Literal["sgd", "adamw"] = setting("sgd", "Optimiser.")
     learning_rate: float = setting(0.1, "Highest learning rate.", least=0, most=1000)
     momentum: float = setting(
-        0.9, "Momentum of `sgd`; first beta of `adamw`, then less than 1.", least=0, most=1
+        0.9, "Momentum of `sgd`, or first beta (below 1) of `adamw`.", least=0, most=1
     )
     nesterov: bool = setting(False, "Use Nesterov momentum with `sgd`.")
     weight_decay: float = setting(
@@ -157,12 +155,12 @@ class Stage(Settings):
         most=1000,
     )
     schedule: Literal["constant", "step", "cosine", "one-cycle"] = setting(
-        "constant", "Learning rate over time."
+        "constant", "Schedule of the learning rate."
     )
     milestones: tuple[int, ...] = setting(
         (), "Epochs after which `step` multiplies the learning rate by `gamma`.", unit="epochs"
     )
-    gamma: float = setting(0.1, "Factor at each of the milestones.", least=0, most=1)
+    gamma: float = setting(0.1, "Factor for the learning rate at each milestone.", least=0, most=1)
     warmup: float = setting(
         0.0,
         "Time in which the learning rate rises to its highest value; for `one-cycle` a share of "
@@ -178,8 +176,8 @@ class Stage(Settings):
     )
     sampling: Literal["uniform", "balanced"] = setting(
         "uniform",
-        "Samples of an epoch. `uniform`: each of them once. `balanced`: equally many of each "
-        "class, repeating those of rare classes.",
+        "Samples drawn in an epoch. `uniform`: each sample once. `balanced`: the same number from "
+        "each class, so that samples of rare classes repeat.",
     )
     ema: float = setting(
         0.0,
@@ -190,8 +188,8 @@ class Stage(Settings):
 
     steps: int | None = setting(
         None,
-        "Event frames: use only the first steps of each sample. Images: steps T that see the "
-        "image.",
+        "Event frames: use only this number of first steps; all by default. Images: number of "
+        "steps T that see the image.",
         unit="steps",
         least=1,
         most=10_000,
@@ -205,7 +203,7 @@ class Stage(Settings):
     )
     downscale: int = setting(
         1,
-        "Divisor of rows and columns: event frames by max-pooling, images by the mean.",
+        "Divisor of rows and columns, by max-pooling of event frames, by the mean of images.",
         least=1,
     )
     normalise: Literal["grey", "imagenet"] = setting(

@@ -378,7 +378,7 @@ class TestErrors:
 
     def test_another_python(self, attempt, workers, monkeypatch):
         monkeypatch.setattr(cluster.platform, "python_version_tuple", lambda: ("3", "99", "0"))
-        assert "this process 3.99. Start the worker with the same version" in attempt(
+        assert "this process 3.99; start the worker with the same version" in attempt(
             workers.scheduler_address, OptionError
         )
 

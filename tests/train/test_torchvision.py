@@ -174,7 +174,7 @@ def test_weights_of_timm_are_found(small, monkeypatch):
     assert info.file == small[1]
     want = rename(small[0].state_dict(), TORCHVISION_RESNET)
     assert all(torch.equal(network.state_dict()[key], value) for key, value in want.items())
-    with pytest.raises(InputError, match="timm:resnet99 can't be downloaded.*Check the name"):
+    with pytest.raises(InputError, match="timm:resnet99 can't be downloaded.*check the name"):
         find_weights("timm:resnet99")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(OptionError, match="huggingface_hub.*pip install timm"):

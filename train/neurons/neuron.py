@@ -47,7 +47,7 @@ class NeuronSettings(Settings):
     kind: Kind = setting("lif", "Kind of neuron.")
     decay: float = setting(
         0.5,
-        "Share of the membrane that is left after a step; its first value if it is learned.",
+        "Share of the membrane potential left after a step; the initial value if learned.",
         above=0,
         below=1,
     )
