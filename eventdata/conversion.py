@@ -86,11 +86,10 @@ def convert(
 ) -> Conversion:
     """Convert raw samples into a store. To resume an interrupted one, make the same call.
 
-    In a script, call it under ``if __name__ == "__main__":`` when workers > 1.
-
     Args:
         source: a name (``es-imagenet``, ``es-ucf101``, ...), or any `Source` object, which does
-            not read ``input``.
+            not read ``input``. A script that defines its class needs ``if __name__ ==
+            "__main__":`` around the call when workers > 1.
         input: a folder, or a URL that fsspec opens (``s3://...``).
         out: a folder or URL for the store.
         workers: processes; 1 converts in this one.

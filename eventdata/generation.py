@@ -139,10 +139,9 @@ def generate(
         kind: "es-imagenet" or "es-ucf101".
         input: a folder or URL of images or clips.
         out: a folder.
-        workers: see `convert`.
+        workers, scheduler: see `convert`.
         on_error: "fail", or "skip" an image or clip that can't be read.
         limit: use only this many samples of each split.
-        scheduler: see `convert`.
         progress: called with the samples done and in total.
         options: options of the sources imagenet or ucf101, except those that the layout fixes.
 
@@ -239,9 +238,7 @@ def _is_complete(files: LocalFiles, found: dict[str, Any], keys: Mapping[str, li
 
 
 def _finish(
-    files: LocalFiles,
-    about: dict[str, Any],
-    records: list[tuple[Task[BatchRecord], BatchRecord]],
+    files: LocalFiles, about: dict[str, Any], records: list[tuple[Task[BatchRecord], BatchRecord]]
 ) -> dict[str, Any]:
     """Write the manifests and generated.json; return the content of the latter."""
     lines: dict[str, list[str]] = {task.split: [] for task, _ in records}

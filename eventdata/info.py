@@ -81,8 +81,8 @@ def print_table(facts: dict[str, Any]) -> None:
         f"{facts['classes']} classes, {decimal(facts['bytes'])}, format {facts['version']}"
     )
     table = Table("split", box=None, header_style="bold", pad_edge=False)
-    names = ["samples", "skipped", "shape", "shards", "bytes", "bytes/sample", "events/sample"]
-    for column in [*names, "event rate"]:
+    columns = "samples,skipped,shape,shards,bytes,bytes/sample,events/sample,event rate"
+    for column in columns.split(","):
         table.add_column(column, justify="right")
     for name, split in facts["splits"].items():
         rate = split["event_rate"]

@@ -169,6 +169,12 @@ def setting(
     return dataclasses.field(default=default, default_factory=factory, metadata=metadata)
 
 
+def parse_sides(size: str | tuple[int, int]) -> tuple[int, int]:
+    """Return the sides of a text like ``128x128`` or of a pair; raise ValueError or TypeError."""
+    first, second = size.lower().split("x") if isinstance(size, str) else size
+    return int(first), int(second)
+
+
 class Settings:
     """Base of settings: an instance whose described fields have other types or values can't be.
 

@@ -23,13 +23,7 @@ from eventdata.raw.registry import build_source, given_options, source_entry
 from eventdata.raw.source import Samples, Source
 from eventdata.store.layout import HEADER_KEY
 from eventdata.store.read import SampleReader, SplitReader, Store, open_store
-from eventdata.store.verify import (
-    Problem,
-    ShardCheck,
-    check_metadata,
-    check_shard,
-    shard_checks,
-)
+from eventdata.store.verify import Problem, ShardCheck, check_metadata, check_shard, shard_checks
 
 AGAINST_SAMPLES = 256
 MAX_PROBLEMS = 10_000  # the check ends after these
@@ -76,8 +70,7 @@ def verify(
         samples: how many of each split are drawn at random for that; 256 if not given, None for
             all.
         seed: random seed of the draw.
-        workers: see `convert`.
-        scheduler: see `convert`.
+        workers, scheduler: see `convert`.
         progress: called with the samples done and in total.
         options: options of the source that the store does not record, such as ``splits`` for
             es-ucf101; without it, clips are found by their names.

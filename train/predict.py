@@ -30,15 +30,7 @@ from eventdata.raw.ucf101_lists import FOLDERS, ClipFolders
 from eventdata.store.layout import HEADER_KEY
 from eventdata.store.read import open_store
 from train.data import unpack_batch
-from train.evaluate import (
-    BATCH,
-    Progress,
-    answers,
-    check_sample,
-    outputs,
-    pick_split,
-    to_device,
-)
+from train.evaluate import BATCH, Progress, answers, check_sample, outputs, pick_split, to_device
 from train.model import Framing, ModelInfo, load_model
 from train.networks.layers import Network
 from train.splits import PIECE

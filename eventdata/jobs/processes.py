@@ -21,13 +21,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from eventdata.errors import EventDataError
-from eventdata.jobs.worker import (
-    BOOT,
-    NOTE_BYTES,
-    SCRIPT,
-    early_exit,
-    open_sockets,
-)
+from eventdata.jobs.worker import BOOT, NOTE_BYTES, SCRIPT, early_exit, open_sockets
 
 NAME = "eventdata-worker"
 END_SECONDS = 5.0  # that a process may take to end after its socket has closed
@@ -70,9 +64,8 @@ class Worker:
             with contextlib.suppress(subprocess.TimeoutExpired):  # if the fault is on this side
                 self.process.wait(END_SECONDS)
             self.process.kill()
-            raise early_exit(
-                self.process.wait(), os.pread(self._note.fileno(), NOTE_BYTES, 0)
-            ) from None
+            note = os.pread(self._note.fileno(), NOTE_BYTES, 0)
+            raise early_exit(self.process.wait(), note) from None
         except BaseException:
             self.process.kill()  # half an answer may lie in the socket
             raise

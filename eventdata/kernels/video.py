@@ -9,7 +9,6 @@ so no difference is ever stored.
 
 import hashlib
 import math
-import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -20,17 +19,9 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError
 from eventdata.kernels.packing import U8, count_ones, unpack
-from eventdata.settings import Settings, setting
+from eventdata.settings import Settings, parse_sides, setting
 
 GREY = np.arange(256) / 255.0
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Return rows and columns of a text like ``256x342``; raise ValueError for any other."""
-    if not re.fullmatch(r"[0-9]{1,9}x[0-9]{1,9}", text):
-        raise ValueError
-    rows, columns = map(int, text.split("x"))
-    return rows, columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +47,7 @@ class VideoSettings(Settings):
         least=1,
         most=8192,
         form="rows x columns such as 256x342",
-        parse=parse_size,
+        parse=parse_sides,
         dump=lambda size: f"{size[0]}x{size[1]}",
     )
     sigma: float = setting(0.03, "Standard deviation of mode 2's thresholds.", option="", least=0)

@@ -10,15 +10,8 @@ from eventdata.events import LARGEST_SIDE, Events, SensorSize
 from eventdata.kernels.framing import Framing, frame_events
 from eventdata.raw.source import note
 from eventdata.raw.transforms import EventTransform
-from eventdata.settings import Settings, parameters_of, setting
+from eventdata.settings import Settings, parameters_of, parse_sides, setting
 from eventdata.store.layout import Parameters, SampleFormat
-
-
-def parse_size(size: str | tuple[int, int]) -> SensorSize:
-    """Return (W, H) of "WxH" or a pair; raise ValueError or TypeError for anything else."""
-    sides = size.lower().split("x") if isinstance(size, str) else size
-    width, height = (int(side) for side in sides)
-    return width, height
 
 
 def parse_transforms(texts: str | list[str]) -> tuple[EventTransform, ...]:
@@ -46,7 +39,7 @@ class FrameSettings(Settings):
         least=1,
         most=LARGEST_SIDE,
         form="WIDTHxHEIGHT such as 128x128",
-        parse=parse_size,
+        parse=parse_sides,
         dump=lambda size: f"{size[0]}x{size[1]}",
     )
 

@@ -131,6 +131,5 @@ def _tonic_class(name: str, size: Any = None) -> tuple[Any, dict[str, Any]]:
     import tonic.transforms
 
     kind = getattr(tonic.transforms, name)
-    return kind, {"sensor_size": size} if "sensor_size" in inspect.signature(
-        kind
-    ).parameters else {}
+    takes_size = "sensor_size" in inspect.signature(kind).parameters
+    return kind, {"sensor_size": size} if takes_size else {}

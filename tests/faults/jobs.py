@@ -17,11 +17,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from tests.drawn import TINY_RECIPE, make_store
-from tests.makers import (
-    make_es_imagenet,
-    make_images,
-    tree_digest,
-)
+from tests.makers import make_es_imagenet, make_images, tree_digest
 
 OUT = "OUT"
 """Stands for the output path in a job's words."""

@@ -25,14 +25,7 @@ from eventdata.errors import InputError
 from eventdata.events import Events, SensorSize, check_events
 from eventdata.formats.recording import DECODERS, read_events
 from eventdata.kernels.framing import Framing, frame_edges, frame_events
-from tools.bench.report import (
-    copy_bandwidth,
-    machine,
-    measure,
-    new_figure,
-    output_option,
-    publish,
-)
+from tools.bench.report import copy_bandwidth, machine, measure, new_figure, output_option, publish
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
