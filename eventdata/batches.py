@@ -35,7 +35,7 @@ GROUP_BYTES = 1 << 20
 
 
 class Decoding:
-    """How a batch is made in host memory: dense, or packed as stored.
+    """Decodes a batch in host memory: dense, or packed as stored.
 
     Packed is (N, K, H, W, P). Dense is (N, T, P, H, W), or (T, N, P, H, W) with layout="TNPHW";
     images are (N, C, H, W).

@@ -1,4 +1,4 @@
-"""How the command prints, fails and ends: one line per message, exit codes, ``--debug``."""
+"""Output and errors of the command: one line per message, exit codes, ``--debug``."""
 
 import importlib
 import os

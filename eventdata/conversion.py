@@ -109,7 +109,7 @@ def convert(
         InputError: a raw file or manifest can't be used.
         MismatchError: ``out`` was made with other parameters or from other input.
         StoreError: ``out`` can't be written or is not a store.
-        OptionError: an argument makes no sense.
+        OptionError: an argument is invalid.
     """
     started = time.monotonic()
     pool = Pool(workers, executor, scheduler, (input, out))
@@ -199,7 +199,7 @@ def plan_job(
     """List the samples of a source and plan their store; open no sample.
 
     Raises:
-        OptionError: an argument makes no sense.
+        OptionError: an argument is invalid.
         InputError: the first sample that can't be read, unless ``on_error`` is "skip".
     """
     (shard_size,) = check_whole(shard_size=shard_size)

@@ -38,8 +38,8 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
 
     Args:
         store: path or URL.
-        transform: a function that gets the tensor of each sample.
-        target_transform: a function that gets the label of each sample.
+        transform: a function that is applied to the tensor of each sample.
+        target_transform: a function that is applied to the label of each sample.
 
     Raises:
         StoreError: there is no store, or it is incomplete or damaged.

@@ -2,7 +2,7 @@
 
 ValueError
   EventDataError            the environment: a lost connection, a full disk, a dead worker
-    OptionError             an option or argument that makes no sense (exit code 2)
+    OptionError             an invalid option or argument (exit code 2)
     InputError              a raw file, manifest or recording that cannot be used
       LeftOutError          a sound sample that the dataset's own rules exclude
     StoreError              a store that is missing, damaged, newer or not a store
@@ -43,7 +43,7 @@ class EventDataError(ValueError):
 
 
 class OptionError(EventDataError):
-    """An option or argument that makes no sense (exit code 2 on the command line)."""
+    """An invalid option or argument (exit code 2 on the command line)."""
 
 
 class InputError(EventDataError):
@@ -72,7 +72,7 @@ def reading(
     kind: type[EventDataError] = InputError,
     remedy: str = "check that it exists and that you have permission to read it",
 ) -> Iterator[None]:
-    """Raise an OSError of reading ``path`` as a ``kind``; ``remedy`` says what to do."""
+    """Raise ``kind`` for an OSError from reading ``path``; ``remedy`` says what to do."""
     try:
         yield
     except OSError as error:
@@ -84,7 +84,7 @@ def reading(
 def writing(
     path: object, kind: type[EventDataError] = StoreError, then: str = RESUME
 ) -> Iterator[None]:
-    """Raise an OSError of writing ``path`` as a ``kind``.
+    """Raise ``kind`` for an OSError from writing ``path``.
 
     ``then`` says what to do once the disk is in order, as an imperative.
     """
@@ -104,7 +104,7 @@ def writing(
 def check_whole(least: int = 1, **values: Any) -> list[int]:
     """Return the arguments as plain ints, which JSON accepts and NumPy's integers are not.
 
-    Raises OptionError for True, and for what is no whole number of at least ``least``.
+    Raises OptionError for True, and for anything but whole numbers of at least ``least``.
     """
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:

@@ -149,7 +149,7 @@ def generate(
         InputError: an image or clip can't be used.
         MismatchError: ``out`` was made with other parameters or from other input.
         StoreError: ``out`` can't be written.
-        OptionError: an argument makes no sense.
+        OptionError: an argument is invalid.
     """
     started = time.monotonic()
     pool = Pool(workers, scheduler=scheduler, places=(input,))

@@ -48,7 +48,7 @@ class FrameLoader:
     Args:
         dataset: a dataset without transforms of its own, which are for single samples.
         batch_size: samples in a batch of one rank.
-        shuffle, seed: whether epochs are shuffled, and by which seed; else as stored.
+        shuffle, seed: shuffle each epoch with this random seed; otherwise read it as stored.
         order: "samples" shuffles all samples; "shards" shuffles within a few shards at a time, for
             slow disks and remote stores.
         drop_last: whether to drop the last batch, whose shares may be unequal; ranks that train in
@@ -60,11 +60,11 @@ class FrameLoader:
             eighth of the bytes, for `unpack_frames`.
         transform: a function that gets each batch on the device.
         rank, world_size: each sample is read by only one of the ranks.
-        threads: how many threads decode.
-        prefetch: how many batches are decoded ahead.
+        threads: number of decoding threads.
+        prefetch: number of batches decoded ahead.
 
     Raises:
-        OptionError: an option makes no sense.
+        OptionError: an option is invalid.
     """
 
     dataset: FrameDataset
@@ -188,10 +188,10 @@ class FrameLoader:
         return {"version": STATE_VERSION, **place, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume where a state was taken, also within an epoch.
+        """Resume from a saved state, also within an epoch.
 
         Raises:
-            OptionError: it is not the state of a loader that reads the same samples in this order.
+            OptionError: the state is not from a loader of the same samples in the same order.
         """
         if not isinstance(state, dict) or "epoch" not in state or "position" not in state:
             raise OptionError("can't resume: not the state of a FrameLoader")

@@ -1,6 +1,6 @@
 """A progress bar on standard error: samples done, samples a second, time left.
 
-Speed and time left are taken from the monotonic clock, which the system's clock can't make jump.
+Speed and time left use the monotonic clock, because the system's clock may jump.
 """
 
 import contextlib

@@ -176,7 +176,7 @@ def parse_sides(size: str | tuple[int, int]) -> tuple[int, int]:
 
 
 class Settings:
-    """Base of settings: an instance whose described fields have other types or values can't be.
+    """Base class of settings, which checks the types and values of described fields.
 
     A class with further checks calls this one's ``__post_init__`` first.
     """

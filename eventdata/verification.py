@@ -67,7 +67,7 @@ def verify(
     Args:
         store: a path or URL.
         against: the path or URL of the raw data; samples are converted again and compared.
-        samples: how many of each split are drawn at random for that; 256 if not given, None for
+        samples: number of samples per split, drawn at random for that; 256 by default, None for
             all.
         seed: random seed of the draw.
         workers, scheduler: see `convert`.
@@ -78,7 +78,7 @@ def verify(
     Raises:
         StoreError: there is no complete store.
         InputError: the raw data can't be listed.
-        OptionError: an argument makes no sense.
+        OptionError: an argument is invalid.
     """
     if against is None and options:
         raise OptionError(f"{', '.join(options)}: only valid with against; pass that, too")

@@ -207,7 +207,7 @@ def _with_recipe(
     outputs = len(_entry(weights, "fc.weight"))
     names = list(classes if classes is not None else facts.get("classes", map(str, range(outputs))))
     if len(names) != outputs:
-        raise OptionError(f"{weights.path} has {outputs} classes, but {len(names)} names are given")
+        raise OptionError(f"{weights.path} has {outputs} classes, not the {len(names)} named")
     recipe = replace(recipe, stages={stage: settings.without_source()})
     return ModelInfo(classes=names, recipe=recipe, stage=stage, framing=None, file=weights.path)
 

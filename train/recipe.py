@@ -128,7 +128,7 @@ def load(
         raise OptionError(f"{where}.pipeline is {table['pipeline']!r}: choose pipe-s, pipe-d")
     for key in stages:
         if not key.replace("-", "").replace("_", "").isalnum() or key in ("all", "tensorboard"):
-            raise OptionError(f"{where}: {key!r} can't be the name of a stage")
+            raise OptionError(f"{where}: {key!r} can't be the name of a stage; rename it")
     made = {key: from_table(Stage, one, f"{where}: {key}") for key, one in stages.items()}
     needed = _needed(stages)
     made = {key: stage for key, stage in made.items() if key in needed}
@@ -191,7 +191,7 @@ def set_key(table: Table, change: str) -> None:
     if not equals or len(words) < 2 or not all(words):
         raise OptionError(f"--set {change!r}: write stage.key=value")
     if len(words) > MAX_DEPTH:
-        raise OptionError(f"--set {change!r}: is nested too deep")
+        raise OptionError(f"--set {change!r}: is nested too deeply; write stage.key=value")
     first, *inner, last = words
     stages = table["stages"]
     tops = {**{key: [stages[key]] for key in stages}, "all": list(stages.values())}
@@ -219,7 +219,7 @@ def _read(name: str) -> Table:
         path = RECIPES / f"{name}.toml"
         if name not in recipe_names():
             raise OptionError(
-                f"no recipe is named {name!r}: choose {', '.join(recipe_names())}, or give the "
+                f"no recipe is named {name!r}: choose {', '.join(recipe_names())}, or pass the "
                 "path of a .toml file"
             )
     try:

@@ -218,7 +218,7 @@ class Stage(Settings):
         if self.batch_size % self.accumulate:
             raise OptionError(
                 f"batch_size is {self.batch_size}, which accumulate={self.accumulate} does not "
-                "divide"
+                "divide; choose a multiple of it"
             )
         if self.optimizer == "adamw" and self.momentum == 1:
             raise OptionError("momentum is 1, but adamw uses it as a beta; set it below 1")

@@ -27,7 +27,7 @@ def parse_toml(text: str) -> Table:
             level = [inner for outer in level for inner in _inside(outer)]
             if not level:
                 return table
-    raise ValueError("nested too deep")
+    raise ValueError("nested too deeply")
 
 
 def _inside(value: Any) -> Iterable[Any]:

@@ -172,7 +172,7 @@ def freeze(network: nn.Module, prefixes: Iterable[str]) -> list[str]:
     for prefix in prefixes:
         matches = {name for name in parameters if f"{name}.".startswith(prefix.rstrip(".") + ".")}
         if not matches:
-            raise OptionError(f"cannot freeze {prefix!r}: no parameter's name starts with it")
+            raise OptionError(f"can't freeze {prefix!r}: no parameter starts with it; correct it")
         chosen |= matches
     frozen = [name for name in parameters if name in chosen and parameters[name].requires_grad]
     for name in frozen:

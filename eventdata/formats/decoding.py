@@ -36,7 +36,7 @@ class Decoder(Protocol):
 
     Raises:
         InputError: the file ends inside an event, or holds something that its format does not
-            have. The message does not repeat the path. A file that was cut between two events, in
+            allow. The message does not repeat the path. A file that was cut between two events, in
             a format that does not state their number, is a shorter recording.
         OptionError: a package for the format is missing.
         OSError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""Worker processes: an executor whose calls end, however its processes do.
+"""Worker processes: an executor whose calls always end, even if a process dies.
 
 A worker is a program of its own (`eventdata.jobs.worker`) with a socket to this process and a
 thread here that waits for its answers. Workers share no lock, queue or file: when one ends, even in

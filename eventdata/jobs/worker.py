@@ -85,7 +85,7 @@ def early_exit(code: int, note: bytes) -> EventDataError:
 
 
 def out_of_memory(what: str) -> EventDataError:
-    """Return the error for a sample over which memory ran out."""
+    """Return the error for a sample that was being read when memory ran out."""
     return EventDataError(f"{what}: memory ran out while it was read; {RESUME}, with fewer workers")
 
 

@@ -40,7 +40,7 @@ _OK, _BAD_COORDINATE, _TOO_MANY, _BAD_EDGE = 0, 1, 2, 3
 
 @dataclass(frozen=True, kw_only=True)
 class Framing(Settings):
-    """How the events of a sample become frames: exactly one of the first four, and its details."""
+    """Settings for making frames from events; exactly one of the first four must be set."""
 
     frames: int | None = setting(
         None, "T frames of equal time, from the first event to the last.", least=1, most=MAX_FRAMES

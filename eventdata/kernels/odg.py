@@ -41,7 +41,7 @@ def parse_trace(text: str) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class OdgSettings(Settings):
-    """How an image becomes events; the defaults are ES-ImageNet's, with its window corrected.
+    """Settings for making events from an image; the defaults are ES-ImageNet's, corrected.
 
     ``published`` is bit-exact with ES-ImageNet: it keeps a crop-sized window of the canvas and only
     then centres the image, so a landscape image loses rows at its top and keeps them at its bottom,

@@ -26,7 +26,7 @@ GREY = np.arange(256) / 255.0
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSettings(Settings):
-    """How a clip becomes events; the defaults are ES-UCF101's.
+    """Settings for making events from a clip; the defaults are ES-UCF101's.
 
     Mode 1 has two thresholds per clip. They are the means of mode 2, which draws a threshold per
     pixel and step from a normal distribution of standard deviation ``sigma``, but none nearer to

@@ -1,4 +1,4 @@
-"""From the events of a sample to its frames, for tonic:NAME and recordings."""
+"""Make frames from the events of a sample, for tonic:NAME and recordings."""
 
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Still images straight to event frames by ODG, without the raw files of ES-ImageNet between."""
+"""Convert still images to event frames by ODG, without writing raw files of ES-ImageNet."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class SourceEntry:
     """The class of a source, as "module:class", and what it converts, in one line.
 
-    fixed: options of the class that it does not have; words: those of an example for the help
-    page, by default the class's.
+    fixed: options of the class that this source lacks; words: the arguments of the example on the
+    help page, by default the class's.
     """
 
     place: str

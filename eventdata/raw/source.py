@@ -34,9 +34,9 @@ class Samples:
     """The samples of one split as columns (a million samples as objects would fill the memory).
 
     names: unique; paths: files they are read from ("" where there is none); labels: int32, -1
-    where unknown; details: int64 (N, D), whatever the source wants back in `Source.read`;
+    where unknown; details: int64 (N, D), values that the source needs in `Source.read`;
     problems: index -> why a listed sample can't be read (a bad line, a missing file);
-    notes: what a user should know of the listing.
+    notes: remarks on the listing for the user.
     """
 
     names: list[str]

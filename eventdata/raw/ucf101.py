@@ -1,4 +1,4 @@
-"""UCF101's clips straight to event frames, without the raw files of ES-UCF101 between."""
+"""Convert UCF101's clips to event frames, without writing raw files of ES-UCF101."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

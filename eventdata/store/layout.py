@@ -208,14 +208,14 @@ def parse_json(document: bytes) -> Any:
     try:
         value = json.loads(document)
     except RecursionError:
-        raise ValueError("nested too deep") from None
+        raise ValueError("nested too deeply") from None
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(MAX_DEPTH):
         values = (one.values() if isinstance(one, dict) else one for one in level)
         level = [one for inner in values for one in inner if isinstance(one, (dict, list))]
         if not level:
             return value
-    raise ValueError("nested too deep")
+    raise ValueError("nested too deeply")
 
 
 def whole_number(value: Any, *, least: int) -> int:
