@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @click.group(
     cls=Commands,
-    lazy=dict.fromkeys(("train", "report", "evaluate", "predict"), "train.cli"),
+    lazy=dict.fromkeys(("train", "report", "evaluate", "predict", "export"), "train.cli"),
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.version_option(__version__, package_name="eventdata")

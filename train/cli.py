@@ -1,10 +1,11 @@
-"""The commands ``train``, ``report``, ``evaluate`` and ``predict``: parse, call, print.
+"""The commands ``train``, ``report``, ``evaluate``, ``predict`` and ``export``: parse, call, print.
 
 `eventdata.cli` loads this module by its name. It loads torch only when a command runs.
 """
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,56 @@ def predict(
         say(f"{out}: {len(rows):,} samples")
     if unread := sum(not row.best for row in rows):
         click.echo(f"{unread:,} of {len(rows):,} samples can't be read; see their rows", err=True)
+
+
+def _parse_shape(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,6}(,[0-9]{1,6}){2,3}", text):
+        raise click.BadParameter(f"{text!r:.40} is neither T,P,H,W nor C,H,W")
+    return tuple(map(int, text.split(",")))
+
+
+@click.command()
+@click.argument("network", metavar="RUN|WEIGHTS")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write: .onnx, .pt2, .nir or .safetensors.",
+)
+@click.option("--stage", help="Stage of the run. Default: the last one.")
+@click.option(
+    "--recipe",
+    shell_complete=_complete_recipe,
+    help="Recipe of a file of weights that does not state its settings.",
+)
+@click.option(
+    "--shape",
+    callback=_parse_shape,
+    help="Shape of a sample, T,P,H,W or C,H,W, for weights that do not state it.",
+)
+@debug_option
+def export(
+    network: str,
+    out: Path,
+    stage: str | None,
+    recipe: str | None,
+    shape: tuple[int, ...] | None,
+) -> None:
+    """Export a network to the format of the suffix: ONNX, torch.export, NIR or safetensors.
+
+    The file has the classes, the framing of the input and the settings. The network is that of a
+    run folder or of a file of weights. NIR has only networks of LIF neurons.
+
+    \b
+    eventdata export runs/pipe-d -o net.onnx
+    eventdata export runs/pipe-d -o net.nir
+    eventdata export resnet18.pth --recipe torchvision-resnet18 --shape 3,224,224 -o net.pt2
+    """
+    _check_extra()
+    from train.export import export as run
+
+    sample = run(network, out, stage=stage, recipe=recipe, shape=shape)
+    say(f"{out}: samples of shape {sample}" if sample else str(out))

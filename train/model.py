@@ -47,7 +47,7 @@ class ModelInfo:
     stage: str
     """Name of that stage, the only one in the recipe."""
     framing: Framing | None
-    """How the input was made; None for files of other programs."""
+    """How the input was made; None for files of other programs, also after an export."""
     file: Path
 
     @property
@@ -141,7 +141,7 @@ def _info_of(facts: Mapping[str, Any], weights: Weights, path: str | Path) -> Mo
             + (old or f" Pass recipe=..., for these weights {names}")
         )
     try:
-        framing = facts["framing"]
+        framing = _framing_of(facts["framing"]) if "framing" in facts else None
         stage = from_table(Stage, facts["settings"], "settings")
         texts = [facts[key] for key in ("recipe", "pipeline", "stage")]
         classes, network = facts["classes"], facts["network"]
@@ -149,10 +149,6 @@ def _info_of(facts: Mapping[str, Any], weights: Weights, path: str | Path) -> Mo
             raise TypeError("a name is not text")
         if sum(network.get("depths", ())) > len(weights.state):
             raise ValueError("it names more layers than the file has")
-        sample = framing["sample"]
-        sides = [sample[key] for key in ("channels", "height", "width")]
-        for number in [*sides, *([] if sample["steps"] is None else [sample["steps"]])]:
-            whole_number(number, least=1)
         return ModelInfo(
             classes=list(classes),
             recipe=Recipe(
@@ -162,17 +158,25 @@ def _info_of(facts: Mapping[str, Any], weights: Weights, path: str | Path) -> Mo
                 stages={texts[2]: stage},
             ),
             stage=texts[2],
-            framing=Framing(
-                dataset=str(framing["dataset"]),
-                sample=SampleFormat(**sample),
-                parameters=dict(framing["parameters"]),
-            ),
+            framing=framing,
             file=weights.path,
         )
     except (EventDataError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{weights.path}: its header is damaged ({error}); pass another file of the run"
         ) from None
+
+
+def _framing_of(facts: Mapping[str, Any]) -> Framing:
+    sample = facts["sample"]
+    sides = [sample[key] for key in ("channels", "height", "width")]
+    for number in [*sides, *([] if sample["steps"] is None else [sample["steps"]])]:
+        whole_number(number, least=1)
+    return Framing(
+        dataset=str(facts["dataset"]),
+        sample=SampleFormat(**sample),
+        parameters=dict(facts["parameters"]),
+    )
 
 
 def _with_recipe(
