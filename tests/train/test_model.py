@@ -114,7 +114,7 @@ def test_old_files_need_their_recipe(whole, tmp_path):
         load_model(best)
     again, same = load_model(folder, recipe=str(folder / "config.toml"))
     assert (same.classes, same.settings.neuron) == (info.classes, info.settings.neuron)
-    x = (torch.rand(2, 1, 2, 8, 8) < 0.3).float()
+    x = (torch.rand(2, 3, 2, 8, 8) < 0.3).float()
     with torch.no_grad():
         assert torch.equal(again(x), network(x))
 
