@@ -417,7 +417,7 @@ class TestRaw:
 
     def test_a_huge_file_is_not_fetched(self):
         with (
-            pytest.raises(InputError, match=r"memory://huge/a: 1,000,000,000,000 bytes, a raw"),
+            pytest.raises(InputError, match=r"memory://huge/a: 1,000,000,000,000 bytes; a raw"),
             fetch_ahead(["memory://huge/a"], [10**12]),
             local_copy("memory://huge/a"),
         ):

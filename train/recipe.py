@@ -136,7 +136,7 @@ def load(
         name=str(table.get("name", Path(name).stem)),
         pipeline=table["pipeline"],
         network=dict(table["network"]),
-        stages=_with_sources(made, where) if check_weights else made,
+        stages=_with_sources(made, list(stages), where) if check_weights else made,
         run=from_table(Run, table.get("run", {}), f"{where}: run"),
         machine=from_table(Machine, table.get("machine", {}), f"{where}: machine"),
     )
@@ -244,8 +244,12 @@ def _on_base(table: Table, where: str) -> Table:
     return merge(below, {key: value for key, value in table.items() if key != "base"})
 
 
-def _with_sources(stages: dict[str, Stage], where: str) -> dict[str, Stage]:
+def _with_sources(stages: dict[str, Stage], names: list[str], where: str) -> dict[str, Stage]:
     """Return stages with absolute paths of checkpoints, so that they mean the same anywhere.
+
+    Args:
+        stages: those that are needed.
+        names: all stages of the recipe, in order.
 
     Raises:
         OptionError: a stage lacks an origin of its weights.
@@ -261,7 +265,7 @@ def _with_sources(stages: dict[str, Stage], where: str) -> dict[str, Stage]:
         if source != FRESH and source not in found and not source.startswith(TIMM):
             # os.path, because Path raises for a name that is too long.
             if not os.path.isfile(source):  # noqa: PTH113
-                known = ", ".join([FRESH, *found])
+                known = ", ".join([FRESH, *names[: names.index(name)]])
                 raise OptionError(
                     f"{where}: {name}.weights is {source!r}, neither {known} nor a file"
                 )

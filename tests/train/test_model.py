@@ -179,7 +179,7 @@ def test_classes_and_the_random_state(whole, tmp_path):
     before = torch.random.get_rng_state()
     assert load_model(best, recipe=config)[1].classes == ["0", "1", "2"]
     assert load_model(best, recipe=config, classes=["x", "y", "z"])[1].classes == ["x", "y", "z"]
-    with pytest.raises(OptionError, match="has 3 classes, but 2 names"):
+    with pytest.raises(OptionError, match="has 3 classes, not the 2 named"):
         load_model(best, recipe=config, classes=["x", "y"])
     assert torch.equal(torch.random.get_rng_state(), before)
 

@@ -242,14 +242,14 @@ def crnn_names(state, events):
     parts = {"encoder": {}, "decoder": {}}
     for key, value in state.items():
         part, _, name = key.partition(".")
+        if name.endswith("decay") and not events:
+            continue
         if part == "encoder":
             here = next(one for one in table if name.startswith(f"{one}."))
             name = table[here] + name.removeprefix(here)
             if events:
                 name = name.replace(".conv.", ".kernel.").replace(".norm.", ".NormLayer.")
                 name = name.replace(".neuron.decay", ".decay")
-            elif name.endswith("decay"):
-                continue
             name = name.replace(".conv.", ".0.").replace(".norm.", ".1.")
         parts[part][f"module.{name.replace('lstm', 'LSTM')}"] = value
     if events:
