@@ -131,7 +131,7 @@ def test_missing_protocols(monkeypatch):
         Remote("nope://bucket/x", StoreError)
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    with pytest.raises(StoreError, match=r"^s3://bucket/x: s3fs is missing; run pip install 'ev"):
+    with pytest.raises(StoreError, match=r"^s3://bucket/x: s3fs is missing; run: pip install 'ev"):
         Remote("s3://bucket/x", StoreError)
 
 

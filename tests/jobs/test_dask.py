@@ -429,7 +429,7 @@ class TestErrors:
     def test_executor_and_scheduler_exclude_each_other(self, tmp_path):
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor() as threads, pytest.raises(OptionError, match="pass one of them"):
+        with ThreadPoolExecutor() as threads, pytest.raises(OptionError, match="pass only one"):
             eventdata.convert(
                 Drawn(), "", tmp_path / "out", executor=threads, scheduler="tcp://host:8786"
             )

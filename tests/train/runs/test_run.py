@@ -458,7 +458,7 @@ def test_kept_weights_of_another_stage_raise_an_error(
     (folder / "result.json").unlink()
     best = folder / "lif/best.safetensors"
     train.runs.folder.write_weights(best, load_file(best) | change, facts)
-    with pytest.raises(InputError, match=f"best.safetensors: is not of stage lif .*{says}.*Delete"):
+    with pytest.raises(InputError, match=f"best.safetensors: is not of stage lif .*{says}.*delete"):
         run(load(recipe), folder, data=events, images=images)
 
 
