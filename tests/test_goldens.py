@@ -26,6 +26,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import zstandard
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -34,6 +35,7 @@ from eventdata.cli import main
 from tests.makers import events_between, picture
 
 GOLDENS = Path(__file__).with_name("goldens.json")
+RECORDED_ZSTD = (1, 5, 7)  # other versions compress some samples to other bytes
 RECORD = os.environ.get("EVENTDATA_RECORD_GOLDENS", "") not in ("", "0")
 TIME = 1_577_836_800  # modification time of all raw files, which stores record
 KINDS = ("ann", "liaf", "lif")
@@ -404,7 +406,8 @@ def test_stores_have_the_recorded_bytes(
     frames = frame_digests(tmp_path / "out")
     assert frames == held("frames", name, frames)
     files = digests(tmp_path / "out")
-    assert files == held("stores", name, files)
+    if zstandard.ZSTD_VERSION == RECORDED_ZSTD:
+        assert files == held("stores", name, files)
 
 
 @pytest.mark.parametrize("name", ["es-imagenet", "recordings cut"])
@@ -415,8 +418,11 @@ def test_stores_by_two_workers_have_the_recorded_bytes(
     source, raw, options = STORES[name]
     words = ("convert", source, inputs(raw), tmp_path / "out", *option_words(options, inputs))
     succeed(*words, "--shard-size", 2, "--workers", 2)
+    frames = frame_digests(tmp_path / "out")
+    assert frames == held("frames", name, frames)
     files = digests(tmp_path / "out")
-    assert files == held("stores", name, files)
+    if zstandard.ZSTD_VERSION == RECORDED_ZSTD:
+        assert files == held("stores", name, files)
 
 
 def content_digests(root: Path) -> dict[str, str]:
