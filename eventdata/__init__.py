@@ -16,18 +16,8 @@ if TYPE_CHECKING:
     from eventdata.verification import Verification, verify
 
 __version__ = "0.2.0"
-__all__ = [
-    "Conversion",
-    "EventDataError",
-    "FrameDataset",
-    "FrameLoader",
-    "Store",
-    "Verification",
-    "collate",
-    "convert",
-    "open_store",
-    "verify",
-]
+__all__ = ["Conversion", "EventDataError", "FrameDataset", "FrameLoader", "Store", "Verification"]
+__all__ += ["collate", "convert", "open_store", "verify"]
 
 _HOMES = {
     "conversion": ("Conversion", "convert"),

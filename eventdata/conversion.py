@@ -25,7 +25,7 @@ from eventdata.files.fetch import fetch_ahead, local_copy
 from eventdata.files.inputs import check_apart, file_numbers, open_input
 from eventdata.jobs.job import Claim, Job, OnError, Progress, Task
 from eventdata.jobs.pool import Pool
-from eventdata.jobs.worker import out_of_memory, working_on
+from eventdata.jobs.worker import background, out_of_memory, working_on
 from eventdata.raw.registry import build_source, source_entry
 from eventdata.raw.source import Sample, Samples, Source, collect_notes
 from eventdata.store import write
@@ -268,11 +268,13 @@ class ShardTask(Task[write.ShardRecord]):
     def make(self) -> tuple[Mapping[str, bytes | bytearray], write.ShardRecord]:
         builder = ShardBuilder(self.sample, self.shard_size)
         at_once = max(1, GROUP_BYTES // (self.sample.planes * self.sample.chunk_bytes))
-        buffer = np.zeros((at_once, *self.sample.packed_shape), self.sample.dtype)
+        buffers = np.zeros((2, at_once, *self.sample.packed_shape), self.sample.dtype)
         events = [0] * len(self.samples)
         skipped: dict[int, str] = {}
-        with collect_notes() as notes, fetch_ahead(self.samples.paths, self.samples.input_size):
+        ahead = fetch_ahead(self.samples.paths, self.samples.input_size)
+        with ahead, collect_notes() as notes, background() as submit:
             for start in range(0, len(events), at_once):
+                buffer = buffers[start // at_once % 2]  # the other one is being compressed
                 group = list(zip(range(start, len(events)), buffer, strict=False))
                 for slot, packed in group:
                     try:
@@ -281,9 +283,7 @@ class ShardTask(Task[write.ShardRecord]):
                         if self.claim.on_error == "fail" and not isinstance(error, LeftOutError):
                             raise
                         skipped[slot] = str(error)
-                for slot, packed in group:
-                    if slot not in skipped:
-                        builder.add(slot, packed)
+                submit(builder.add, [one for one in group if one[0] not in skipped])
         data = builder.finish()
         return {self.shard: data}, write.ShardRecord(
             events=events, skipped=skipped, size=len(data), notes=dict(notes), plan=self.claim.plan

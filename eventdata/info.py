@@ -19,10 +19,7 @@ def describe(store: Store) -> dict[str, Any]:
     header = store.header
     return {
         "store": store.files.where,
-        "version": header.version,
-        "dataset": header.dataset,
-        "representation": header.representation,
-        "steps": header.steps,
+        **{key: vars(header)[key] for key in ("version", "dataset", "representation", "steps")},
         "polarity": list(header.polarity),
         "classes": len(header.classes),
         "class_names": list(header.classes),

@@ -4,9 +4,8 @@
     class OdgSettings(Settings):
         min_events: int = setting(1000, "Minimum events per image.", unit="events", least=0)
 
-Such a class is the only place that describes its settings. Its checks, the options of a command,
-the values read from Python calls, command lines and TOML tables, the parameters in a store's
-header and the reference documentation are all made from it.
+Such a class is the only place that describes its settings. Checks, options of a command, readers of
+Python calls, command lines and TOML, a store's parameters and reference pages are made from it.
 """
 
 import dataclasses

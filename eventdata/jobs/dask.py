@@ -194,7 +194,12 @@ def _connect(address: str) -> Iterator[Any]:
         raise OptionError(
             "--scheduler needs Dask, which is not installed; run: pip install 'eventdata[dask]'"
         ) from None
-    _check_address(address)
+    sound = False
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(address)
+        sound = parts.scheme in SCHEMES and bool(parts.hostname) and bool(parts.port)
+    if not sound:
+        raise OptionError(f"--scheduler needs an address like tcp://host:8786, not {address!r}")
     try:
         with ThreadPoolExecutor(1) as thread:  # this thread may run an event loop
             kind = thread.submit(asyncio.run, _identify(address)).result()
@@ -220,15 +225,6 @@ def _connect(address: str) -> Iterator[Any]:
     finally:
         with contextlib.suppress(Exception):  # of a scheduler that is gone
             client.close(timeout=CONNECT_SECONDS)
-
-
-def _check_address(address: str) -> None:
-    sound = False
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(address)
-        sound = parts.scheme in SCHEMES and bool(parts.hostname) and bool(parts.port)
-    if not sound:
-        raise OptionError(f"--scheduler needs an address like tcp://host:8786, not {address!r}")
 
 
 async def _identify(address: str) -> str:

@@ -14,7 +14,8 @@ import signal
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
@@ -47,6 +48,26 @@ def working_on(what: str) -> None:
         data = what.encode(errors="backslashreplace")[:NOTE_BYTES].ljust(NOTE_BYTES, b"\0")
         with contextlib.suppress(OSError):  # as of a full disk: the note matters less than the work
             os.pwrite(_note, data, 0)
+
+
+@contextlib.contextmanager
+def background() -> Iterator[Callable[..., None]]:
+    """Yield a function that runs a call in a thread, once the call before it has ended.
+
+    In a worker it runs the call itself: each has a core, and may lack memory for a thread.
+    """
+    if _note is not None:
+        yield lambda function, *arguments: function(*arguments)
+        return
+    with ThreadPoolExecutor(1, "eventdata-background") as thread:
+        calls: list[Future[Any]] = [thread.submit(int)]
+
+        def submit(function: Callable[..., None], *arguments: Any) -> None:
+            calls.pop().result()
+            calls.append(thread.submit(function, *arguments))
+
+        yield submit
+        calls.pop().result()
 
 
 def leave_if_imported() -> None:

@@ -18,7 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.kernels.packing import U8, count_ones, unpack
+from eventdata.kernels.packing import U8, count_ones
 from eventdata.settings import Settings, parse_sides, setting
 
 GREY = np.arange(256) / 255.0
@@ -101,9 +101,8 @@ def clip_events(grey: U8, settings: VideoSettings, name: str = "") -> U8:
     """Return dense event frames as a raw ES-UCF101 file holds them: uint8 (P, T, H, W)."""
     packed = np.empty(settings.frames_shape, np.uint8)
     clip_frames(grey, settings, packed, name)
-    dense = np.empty((settings.steps, 2, *settings.size), np.uint8)
-    unpack(packed, dense)
-    return np.ascontiguousarray(dense.transpose(1, 0, 2, 3))
+    dense = np.unpackbits(packed, axis=0, count=settings.steps)  # (T, H, W, P)
+    return np.ascontiguousarray(dense.transpose(3, 0, 1, 2))
 
 
 def thresholds(grey: U8, event_ratio: float) -> tuple[float, float]:

@@ -67,18 +67,16 @@ GENERATED = {
     "es-imagenet": SourceEntry(
         f"{_RAW}.imagenet:ImageNet",
         "ES-ImageNet's raw files, from images.",
-        fixed=("long_side", "crop", "trace"),
-        words="ILSVRC2012/ raw/",
+        ("long_side", "crop", "trace"),
+        "ILSVRC2012/ raw/",
     ),
     "es-ucf101": SourceEntry(
         f"{_RAW}.ucf101:Ucf101",
         "ES-UCF101's raw files, from clips.",
-        fixed=("steps", "size", "split", "splits", "fold"),
-        words="UCF-101/ event_dvs/",
+        ("steps", "size", "split", "splits", "fold"),
+        "UCF-101/ event_dvs/",
     ),
 }
-
-
 Sources = Mapping[str, SourceEntry]
 
 

@@ -4,14 +4,13 @@
     a chunk: zstd(plane (H, W, P)) | its crc32c, little-endian
 
 A missing chunk has offset = length = 2**64 - 1. Chunks lie in order of sample, then plane, without
-gaps. The bytes are put together here directly and not by zarr-python's general codec pipeline;
-tools/bench/convert.py compares the two.
+gaps. tools/bench/convert.py compares this code with zarr-python's general codec pipeline.
 
 Shapes: K planes, H rows, W columns, P polarities.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 import google_crc32c
@@ -58,13 +57,14 @@ class ShardBuilder:
         self._body = bytearray()
         self._index = np.full((shard_size, sample.planes, 2), MISSING, dtype="<u8")
 
-    def add(self, slot: int, packed: NDArray[Any]) -> None:
-        """Compress a sample (K, H, W, P) into its slot; a slot never added stays missing."""
-        for plane, values in enumerate(packed):
-            chunk = _codec.compress(values)
-            self._index[slot, plane] = len(self._body), len(chunk) + CRC_BYTES
-            self._body += chunk
-            self._body += crc32c(chunk)
+    def add(self, samples: Iterable[tuple[int, NDArray[Any]]]) -> None:
+        """Compress samples (K, H, W, P) into their slots; a slot never added stays missing."""
+        for slot, packed in samples:
+            for plane, values in enumerate(packed):
+                chunk = _codec.compress(values)
+                self._index[slot, plane] = len(self._body), len(chunk) + CRC_BYTES
+                self._body += chunk
+                self._body += crc32c(chunk)
 
     def finish(self) -> bytes | bytearray:
         """Return the whole shard."""

@@ -42,7 +42,7 @@ def written(request, tmp_path):
     packed = random_samples(sample, 6).astype(sample.dtype)
     builder = ShardBuilder(sample, SHARD)
     for slot, values in enumerate(packed):
-        builder.add(slot, values)
+        builder.add([(slot, values)])
     folder = tmp_path / "split" / sample.array
     shard = tmp_path / shard_key("split", sample, 0)
     shard.parent.mkdir(parents=True)

@@ -83,7 +83,7 @@ def write_all_but_the_last(folder: Path) -> None:
     events = EsImageNet(folder / "raw").read(samples.row(0), packed)
     builder = ShardBuilder(plan.sample, plan.shard_size)
     for slot in range(plan.shard_size):
-        builder.add(slot, packed)
+        builder.add([(slot, packed)])
     data = builder.finish()
     record = ShardRecord(events=[events] * plan.shard_size, skipped={}, size=len(data))
     document = json.dumps(asdict(record)).encode()
