@@ -5,7 +5,7 @@ Legend: N samples, T steps, P polarities, C channels, H rows, W columns; K bytes
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import islice
@@ -277,11 +277,14 @@ def open_data(
             f"{store} has too few samples to train on some and select by others; convert at least "
             f"{needed} of a class, better {10 * needed}"
         )
-    notes += [
-        _missing(what, part)
-        for what, part in (("to train on", train), ("to select by", select), ("to test on", test))
-        if part is not None and len(np.unique(part.labels)) < len(part.classes)
-    ]
+    purposes = {"to train on ": train, "to select by ": select, "to test on ": test}
+    labels_of = {
+        what: set(part.labels.tolist()) for what, part in purposes.items() if part is not None
+    }
+    present = set().union(*labels_of.values())
+    notes += _missing("", set(range(len(train.classes))) - present, train.classes)
+    for what, labels in labels_of.items():
+        notes += _missing(what, present - labels, train.classes)
     other_keys: dict[str, frozenset[str]] = {
         name: frozenset(keys_of(part)) for name, part in others.items()
     }
@@ -296,12 +299,11 @@ def open_data(
     )
 
 
-def _missing(what: str, part: FrameDataset) -> str:
-    """Return the note that a part lacks samples of some classes."""
-    present = set(part.labels.tolist())
-    names = [name for label, name in enumerate(part.classes) if label not in present]
+def _missing(what: str, labels: set[int], classes: Sequence[str]) -> list[str]:
+    """Return a note that samples of some classes are missing; empty if there are none."""
+    names = [classes[label] for label in sorted(labels)]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"has no samples {what} of {', '.join(names[:5])}{more}"
+    return [f"has no samples {what}of {', '.join(names[:5])}{more}"] if names else []
 
 
 def _among(keys: list[str], chosen: frozenset[str]) -> NDArray[np.bool_]:

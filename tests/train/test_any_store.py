@@ -110,11 +110,13 @@ def test_pieces_of_too_few_recordings_are_divided_with_a_note(tmp_path):
 
 def test_missing_classes_are_noted(uneven):
     data = open_data(uneven, share=0.2, test_share=0.2, seed=0)
-    assert data.notes == (
-        "has no samples to train on of c2",
-        "has no samples to select by of c2",
-        "has no samples to test on of c2",
-    )
+    assert data.notes == ("has no samples of c2",)
+
+
+def test_classes_missing_in_a_part_are_noted(tmp_path):
+    store = make_store(tmp_path / "s", counts=(("train", 60), ("test", 2)))
+    data = open_data(store, share=0.2, test_share=0.2, seed=0)
+    assert data.notes == ("has no samples to test on of c2",)
 
 
 def test_too_few_samples_raise_an_error_with_the_number_needed(tmp_path):
