@@ -41,7 +41,7 @@ def _read_2(path: Path) -> Recording:
     pixels = address < 0x8000  # higher bits mark triggers
     address, t = address[pixels], t[pixels]
     x, y = 127 - (address >> 1 & 0x7F), 127 - (address >> 8 & 0x7F)
-    return Recording(x, y, t, ~address & 1, (128, 128))
+    return Recording.whole(x, y, t, ~address & 1, (128, 128))
 
 
 _VERSIONS = {"2.0": _read_2, "4.0": aedat4.read}

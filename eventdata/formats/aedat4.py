@@ -43,7 +43,7 @@ def read(path: Path) -> Recording:
     size = (int(streams[chosen]["width"]), int(streams[chosen]["height"]))
     empty = [np.empty(0, np.int64)]
     x, y, t, p = (np.concatenate([part[f] for part in packets] or empty) for f in "xytp")
-    return Recording(x, y, t, p, size)
+    return Recording.whole(x, y, t, p, size)
 
 
 def check_aedat4(path: Path) -> None:

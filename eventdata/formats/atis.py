@@ -16,4 +16,4 @@ def read(path: Path) -> Recording:
     overflow = y == 240
     t = ((high & 0x7F) << 16 | middle << 8 | low) + (np.cumsum(overflow) << 13)
     keep = ~overflow
-    return Recording(x[keep], y[keep], t[keep], high[keep] >> 7)
+    return Recording.whole(x[keep], y[keep], t[keep], high[keep] >> 7)

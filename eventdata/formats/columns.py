@@ -22,7 +22,7 @@ def read(path: Path) -> Recording:
         events = check_events(arrays[0], name="the array")
         arrays = [events[field] for field in "xytp"]
     x, y, t, p = arrays
-    return Recording(x, y, t, p)
+    return Recording.whole(x, y, t, p, time_unit=None)
 
 
 def _read_arrays(data: bytes) -> list[NDArray[Any]]:

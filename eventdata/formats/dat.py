@@ -16,4 +16,4 @@ def read(path: Path) -> Recording:
     t, word = words(data, start + 2, "<u4", 2)
     x, y, p = word & 0x3FFF, word >> 14 & 0x3FFF, word >> 28
     size = header_size(fields.get("width"), fields.get("height"))
-    return Recording(x, y, unwrap(t, 32), p, size)
+    return Recording.whole(x, y, unwrap(t, 32), p, size)

@@ -1,9 +1,10 @@
 """The contract of a decoder of recordings, and the helpers that decoders share."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,28 +12,76 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError
 from eventdata.events import Events, SensorSize, make_events
 
+CHUNK_EVENTS = 1 << 20  # in a chunk, about; they bound the memory of reading a long recording
+TimeUnit = Literal["s", "ms", "us", "ns"]
 
-@dataclass(frozen=True)
-class Recording:
-    """The N events of one file as columns (N,), unchecked, and what its header states."""
 
+class Place(NamedTuple):
+    """Where a chunk begins, in two numbers that each fit int64.
+
+    offset: a byte, packet or row of the file; state: what the decoder carries to it from earlier
+    events, such as the turns of the clock.
+    """
+
+    offset: int = 0
+    state: int = 0
+
+
+class Chunk(NamedTuple):
+    """Consecutive events of a file as unchecked columns (N,), and where they begin in it."""
+
+    place: Place
     x: NDArray[Any]
     y: NDArray[Any]
     t: NDArray[Any]
     p: NDArray[Any]
-    sensor_size: SensorSize | None = None  # (W, H); None where the file does not state it
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording whose header was read, and its events chunk by chunk.
+
+    chunks: called with None, yields all events in the order of the file; with the place of an
+        earlier chunk, that chunk and those that follow, without reading what is before them where
+        the format allows that. Raises as `Decoder`.
+    sensor_size: (W, H); None where the file does not state it.
+    time_unit: unit of t; None where neither the format nor the file states it.
+    notes: remarks for the user, complete once the last chunk was read.
+    """
+
+    chunks: Callable[[Place | None], Iterator[Chunk]]
+    sensor_size: SensorSize | None = None
+    time_unit: TimeUnit | None = "us"
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def whole(
+        cls,
+        x: NDArray[Any],
+        y: NDArray[Any],
+        t: NDArray[Any],
+        p: NDArray[Any],
+        sensor_size: SensorSize | None = None,
+        time_unit: TimeUnit | None = "us",
+    ) -> "Recording":
+        """Return a recording of one chunk, for formats that can't be read in parts."""
+        return cls(lambda _: iter([Chunk(Place(), x, y, t, p)]), sensor_size, time_unit)
 
     def events(self, sensor_size: SensorSize | None, *, name: str) -> Events:
-        """Return the events checked for a sensor of that size; see ``events.make_events``."""
-        return make_events(self.x, self.y, self.t, self.p, sensor_size, name=name)
+        """Return all events checked for a sensor of that size; see ``events.make_events``."""
+        chunks = list(self.chunks(None))
+        columns = zip(*(chunk[1:] for chunk in chunks), strict=True)
+        x, y, t, p = map(np.concatenate, columns) if chunks else [np.empty(0, np.int64)] * 4
+        return make_events(x, y, t, p, sensor_size, name=name)
 
 
 class Decoder(Protocol):
     """The function ``read`` of a module that is listed in ``recording.DECODERS``.
 
-    Rows count from the top, p is 1 for brighter, t is in microseconds or, as floats, in seconds.
-    ``Recording.events`` checks coordinates, polarities and the order of times. Memory is bounded by
-    the size of the file, see ``most_events``.
+    Rows count from the top, p is 1 for brighter. t is as stored, in the unit that the recording
+    states, with the turns of a clock that wraps undone. Coordinates, polarities and the order of
+    times are checked later. A chunk has about ``CHUNK_EVENTS`` events, so that memory does not grow
+    with the recording.
 
     Raises:
         InputError: the file ends inside an event, or holds something that its format does not

@@ -39,4 +39,4 @@ def read(path: Path) -> Recording:
     paused = 127 * np.searchsorted(np.array(pauses, np.int64), at)
     t = np.cumsum(body[at] >> 1, dtype=np.int64) + paused
     x, y = (body[at + i] | body[at + i + 1].astype(np.int32) << 8 for i in (1, 3))
-    return Recording(x, height - 1 - y, t, body[at] & 1, (width, height))
+    return Recording.whole(x, height - 1 - y, t, body[at] & 1, (width, height))

@@ -30,7 +30,7 @@ def read(path: Path) -> Recording:
     if size is None:
         camera = " ".join(fields.values()).lower()
         size = next((size for name, size in _SENSORS.items() if name in camera), None)
-    return Recording(x, y, t, p, size)
+    return Recording.whole(x, y, t, p, size)
 
 
 def _decode_evt2(data: bytes, start: int) -> tuple[NDArray[Any], ...]:

@@ -4,6 +4,9 @@ Formats of fixed-size words are decoded here, since the libraries that know them
 silently on a damaged file; tests compare each decoder with one of these.
 """
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 from eventdata.errors import InputError, reading
 from eventdata.events import Events, SensorSize, sensor_of
 from eventdata.files.local import check_plain
-from eventdata.formats.decoding import Decoder, Recording
+from eventdata.formats.decoding import Chunk, Decoder, Place, Recording
 from eventdata.jobs.worker import out_of_memory
 
 # The module in eventdata.formats whose ``read`` is the `Decoder`; it is imported when first used.
@@ -53,15 +56,28 @@ def read_events(
 
 
 def read_recording(path: Path) -> Recording:
-    """Read the unchecked columns of one recording; raise as ``read_events``."""
+    """Open one recording; raise as ``read_events``."""
     module = DECODERS.get(path.suffix.lower())
     if module is None:
         raise InputError(f"{path}: not a recording; supported suffixes are {', '.join(DECODERS)}")
     decode: Decoder = import_module(f"eventdata.formats.{module}").read
+    with _faults_of(path):
+        check_plain(path)
+        recording = decode(path)
+
+    def chunks(place: Place | None) -> Iterator[Chunk]:
+        with _faults_of(path):
+            yield from recording.chunks(place)
+
+    return replace(recording, chunks=chunks)
+
+
+@contextlib.contextmanager
+def _faults_of(path: Path) -> Iterator[None]:
+    """Add the path to the errors of a decoder."""
     with reading(path):
         try:
-            check_plain(path)
-            return decode(path)
+            yield
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         except MemoryError:

@@ -85,7 +85,7 @@ def test_a_new_format_is_one_module_and_one_line(tmp_path, monkeypatch):
     def read(path):
         if path.read_bytes() != b"toy":
             raise InputError("not a toy file")
-        return Recording(np.array([3]), np.array([2]), np.array([1]), np.array([1]), (8, 6))
+        return Recording.whole(np.array([3]), np.array([2]), np.array([1]), np.array([1]), (8, 6))
 
     module = types.ModuleType("eventdata.formats.toy")
     module.read = read
