@@ -248,11 +248,11 @@ def _recordings(name: str, framing: Framing, place: Path) -> tuple[Source, Sampl
     assert isinstance(source, Recordings)
     if not names:
         return source, _listed(folder, [])
-    # These stand in for what the source finds by itself in class folders.
+    sample = framing.sample
+    stated = source.frames.sensor_size is not None or bool(source.frames.transforms)
+    size = None if stated else (sample.width, sample.height)
     folder = folder.absolute()
-    vars(source)["_files"] = {"all": {folder: [folder / one for one in names]}}
-    if source.frames.sensor_size is None and not source.frames.transforms:
-        vars(source)["_sensor"] = (framing.sample.width, framing.sample.height)
+    source = source.of_files(folder, names, size)
     samples = source.splits()["all"]
     samples.names = [one.removeprefix(f"{stored_name(folder.name)}/") for one in samples.names]
     return source, samples

@@ -8,8 +8,8 @@ A sample is named after its path in its split, with its number if the recording 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
-from eventdata.events import LATEST, Events, SensorSize, cut
-from eventdata.files.inputs import Numbers, file_numbers, files_below, only_local
+from eventdata.events import LATEST, SensorSize
+from eventdata.files.inputs import file_numbers, files_below, only_local
 from eventdata.formats.recording import DECODERS, read_recording
 from eventdata.jobs.worker import out_of_memory
 from eventdata.raw.framed import FrameSettings
 from eventdata.raw.listing import stored_name
+from eventdata.raw.reading import read_cut, read_sized
 from eventdata.raw.source import Sample, Samples, SourceSettings
 from eventdata.settings import setting
 from eventdata.store.layout import Parameters, SampleFormat
@@ -56,6 +57,20 @@ class Recordings(SourceSettings):
                     f"--transform {transform} changes times, so --every can't cut samples; remove "
                     "one of them"
                 )
+
+    def of_files(self, folder: Path, names: Sequence[str], size: SensorSize | None) -> "Recordings":
+        """Return this source with given files of one split and class, whose name is the folder's.
+
+        Args:
+            folder: the folder of the files.
+            names: their paths in it.
+            size: (W, H) of the sensor; None where the first file states it.
+        """
+        source = replace(self)
+        vars(source)["_files"] = {"all": {folder: [folder / name for name in names]}}
+        if size is not None:
+            vars(source)["_sensor"] = size
+        return source
 
     @cached_property
     def _files(self) -> dict[str, Folders]:
@@ -136,7 +151,7 @@ class Recordings(SourceSettings):
                 if self.every is not None:
                     state = file_numbers([str(path)])[0]
                     try:
-                        events, pieces = _read_cut(path, state, self._sensor, self.every)
+                        events, pieces = read_cut(path, state, self._sensor, self.every)
                     except InputError as error:
                         problems[len(names)] = str(error)
                     except MemoryError:
@@ -150,7 +165,7 @@ class Recordings(SourceSettings):
                 paths += [str(path)] * len(marks)
                 labels += [label] * len(marks)
                 numbers += range(len(marks))
-        _read_cut.cache_clear()
+        read_cut.cache_clear()
         details = np.empty((len(names), 3), np.int64)
         details[:, 0] = numbers
         details[:, 1:] = self._sensor  # workers need not look for it again
@@ -167,9 +182,9 @@ class Recordings(SourceSettings):
         path = Path(sample.path)
         span = None
         if self.every is None:
-            events = _read_sized(path, size)
+            events = read_sized(path, size)
         else:
-            whole, pieces = _read_cut(path, file_numbers([sample.path])[0], size, self.every)
+            whole, pieces = read_cut(path, file_numbers([sample.path])[0], size, self.every)
             if number >= len(pieces):
                 raise InputError(
                     f"{path}: shorter than when it was listed; run the same command again"
@@ -181,30 +196,6 @@ class Recordings(SourceSettings):
             return self._settings.fill(events, size, out, span)
         except InputError as error:
             raise InputError(f"{sample.path}: {error}") from None
-
-
-def _read_sized(path: Path, size: SensorSize) -> Events:
-    """Return checked events of a recording from a sensor of that size (W, H)."""
-    recording = read_recording(path)
-    stated = recording.sensor_size
-    if stated is not None and stated != size:
-        raise InputError(
-            f"{path}: a sensor of {stated[0]}x{stated[1]} pixels, not {size[0]}x{size[1]} as the "
-            "first recording or --sensor-size; make a store for each size"
-        )
-    events = recording.events(size, name=str(path))
-    if not len(events):
-        raise InputError(f"{path}: no events in it; record it again, or remove it")
-    return events
-
-
-@lru_cache(maxsize=1)  # pieces of a recording come one after the other
-def _read_cut(
-    path: Path, _state: Numbers, size: SensorSize, every: int
-) -> tuple[Events, list[slice]]:
-    """Return a recording and its pieces, read once for all of them, and again if it changed."""
-    events = _read_sized(path, size)
-    return events, cut(events, every)
 
 
 def _recordings(folder: Path) -> Folders:

@@ -15,7 +15,7 @@ from eventdata.conversion import convert
 from eventdata.errors import InputError, OptionError
 from eventdata.events import LATEST
 from eventdata.formats.recording import read_events
-from eventdata.raw import recordings
+from eventdata.raw import reading
 from tests.makers import write_npz
 from tests.source_contract import SourceContract
 
@@ -192,14 +192,14 @@ def test_pieces_are_windows_of_the_recording(tmp_path):
 def test_a_recording_is_read_once_for_all_its_pieces(tmp_path, monkeypatch):
     raw = make_recordings(tmp_path / "raw", lengths=(2000, 1500))
     read = []
-    real = recordings.read_recording
-    monkeypatch.setattr(recordings, "read_recording", lambda path: read.append(path) or real(path))
+    real = reading.read_recording
+    monkeypatch.setattr(reading, "read_recording", lambda path: read.append(path) or real(path))
     result = convert(
         "recordings", raw, tmp_path / "out.zarr", every=100, frames=4, sensor_size="16x12"
     )
     assert result.samples == {"all": 35}
     assert len(read) == 4  # when listed and when converted
-    assert recordings._read_cut.cache_info().maxsize == 1
+    assert reading.read_cut.cache_info().maxsize == 1
 
 
 def test_cut_samples_are_counted_in_a_note(tmp_path):

@@ -1,0 +1,33 @@
+"""Read the events of one recording, whole or cut into pieces of equal time."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from eventdata.errors import InputError
+from eventdata.events import Events, SensorSize, cut
+from eventdata.files.inputs import Numbers
+from eventdata.formats.recording import read_recording
+
+
+def read_sized(path: Path, size: SensorSize) -> Events:
+    """Return checked events of a recording from a sensor of that size (W, H)."""
+    recording = read_recording(path)
+    stated = recording.sensor_size
+    if stated is not None and stated != size:
+        raise InputError(
+            f"{path}: a sensor of {stated[0]}x{stated[1]} pixels, not {size[0]}x{size[1]} as the "
+            "first recording or --sensor-size; make a store for each size"
+        )
+    events = recording.events(size, name=str(path))
+    if not len(events):
+        raise InputError(f"{path}: no events in it; record it again, or remove it")
+    return events
+
+
+@lru_cache(maxsize=1)  # pieces of a recording come one after the other
+def read_cut(
+    path: Path, _state: Numbers, size: SensorSize, every: int
+) -> tuple[Events, list[slice]]:
+    """Return a recording and its pieces, read once for all of them, and again if it changed."""
+    events = read_sized(path, size)
+    return events, cut(events, every)
