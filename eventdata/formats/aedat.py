@@ -7,10 +7,10 @@ import numpy as np
 
 from eventdata.errors import InputError
 from eventdata.formats import aedat4
-from eventdata.formats.decoding import Recording, header_lines, unwrap, words
+from eventdata.formats.decoding import DecodeOptions, Recording, header_lines, unwrap, words
 
 
-def read(path: Path) -> Recording:
+def read(path: Path, options: DecodeOptions) -> Recording:
     """Read a file of the version that its first line states, one of ``_VERSIONS``."""
     with path.open("rb") as file:
         first = re.match(rb"#!AER-DAT([0-9.]+)\r?\n", file.read(64))
@@ -21,10 +21,10 @@ def read(path: Path) -> Recording:
         raise InputError(
             f"AEDAT {version} is not supported, only {' and '.join(_VERSIONS)}; convert it to 4.0"
         )
-    return _VERSIONS[version](path)
+    return _VERSIONS[version](path, options)
 
 
-def _read_2(path: Path) -> Recording:
+def _read_2(path: Path, options: DecodeOptions) -> Recording:
     """Read pairs of address and microseconds of a DVS128, 32 bits each, big-endian.
 
     The bits of the address are those of jAER's class DVS128: the origin is at the lower right, and

@@ -10,7 +10,7 @@ import zstandard
 
 from eventdata.errors import InputError, OptionError, reading
 from eventdata.files.local import read_plain
-from eventdata.formats.decoding import Recording, most_events
+from eventdata.formats.decoding import DecodeOptions, Recording, most_events
 
 LZ4, ZSTD = (1, 2), (3, 4)  # each fast and thorough
 EVENT_BYTES = 16  # unpacked
@@ -20,7 +20,7 @@ _PACKAGES = "AEDAT 4 needs more packages; run: pip install 'eventdata[recordings
 _DAMAGED = "a truncated or damaged AEDAT 4 file; get it again"
 
 
-def read(path: Path) -> Recording:
+def read(path: Path, options: DecodeOptions) -> Recording:
     """Read the first stream of events with the package aedat, after checking its packets."""
     try:
         import aedat

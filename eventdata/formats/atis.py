@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eventdata.formats.decoding import Recording, words
+from eventdata.formats.decoding import DecodeOptions, Recording, words
 
 
-def read(path: Path) -> Recording:
+def read(path: Path, options: DecodeOptions) -> Recording:
     """Read x, y, then polarity (1 bit) and microseconds (23 bits), big-endian.
 
     An entry with y = 240 is not an event but advances the clock by 2**13.

@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError
 from eventdata.events import check_events
-from eventdata.formats.decoding import Recording, most_events
+from eventdata.formats.decoding import DecodeOptions, Recording, most_events
 from eventdata.formats.npz import inflate, list_members, parse_npy
 
 UNNAMED = ["arr_0", "arr_1", "arr_2", "arr_3"]  # NumPy's names
 MAX_EVENT_BYTES = 40  # in an npz: four columns of 64 bits, and their headers
 
 
-def read(path: Path) -> Recording:
+def read(path: Path, options: DecodeOptions) -> Recording:
     """Read an ``.npz`` or, by its suffix, an ``.npy`` file."""
     data = path.read_bytes()
     arrays = [parse_npy(data)] if path.suffix.lower() == ".npy" else _read_arrays(data)

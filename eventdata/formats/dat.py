@@ -3,10 +3,17 @@
 from pathlib import Path
 
 from eventdata.errors import InputError
-from eventdata.formats.decoding import Recording, header_size, prophesee_header, unwrap, words
+from eventdata.formats.decoding import (
+    DecodeOptions,
+    Recording,
+    header_size,
+    prophesee_header,
+    unwrap,
+    words,
+)
 
 
-def read(path: Path) -> Recording:
+def read(path: Path, options: DecodeOptions) -> Recording:
     """Read microseconds (32 bits), then x (14 bits), y (14 bits), p (4 bits), little-endian."""
     data = path.read_bytes()
     fields, start = prophesee_header(data)

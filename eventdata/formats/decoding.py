@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError
 from eventdata.events import Events, SensorSize, make_events
+from eventdata.settings import Settings, setting
 
 CHUNK_EVENTS = 1 << 20  # in a chunk, about; they bound the memory of reading a long recording
 TimeUnit = Literal["s", "ms", "us", "ns"]
@@ -75,6 +76,20 @@ class Recording:
         return make_events(x, y, t, p, sensor_size, name=name)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions(Settings):
+    """The user's statements about recordings, for what their files leave open.
+
+    sensor_size: (W, H); None where the file has to state it.
+    """
+
+    stream: str | None = setting(
+        None,
+        "Stream of events to read from files with several, such as left; the first by default.",
+    )
+    sensor_size: SensorSize | None = None
+
+
 class Decoder(Protocol):
     """The function ``read`` of a module that is listed in ``recording.DECODERS``.
 
@@ -91,7 +106,7 @@ class Decoder(Protocol):
         OSError: the file cannot be read.
     """
 
-    def __call__(self, path: Path, /) -> Recording: ...
+    def __call__(self, path: Path, options: DecodeOptions, /) -> Recording: ...
 
 
 def header_lines(data: bytes, mark: bytes) -> tuple[list[str], int]:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from eventdata.errors import InputError
-from eventdata.formats.decoding import Recording
+from eventdata.formats.decoding import DecodeOptions, Recording
 
 
-def read(path: Path) -> Recording:
+def read(path: Path, options: DecodeOptions) -> Recording:
     """Read events of a byte, then x and y (16 bits each).
 
     The byte holds the microseconds since the previous event (7 bits) and the polarity. In its

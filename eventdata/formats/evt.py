@@ -8,13 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.formats.decoding import Recording, header_size, prophesee_header, unwrap, words
+from eventdata.formats.decoding import (
+    DecodeOptions,
+    Recording,
+    header_size,
+    prophesee_header,
+    unwrap,
+    words,
+)
 
 # By the camera that a header without geometry names.
 _SENSORS = {"genx320": (320, 320), "gen3": (640, 480), "gen4": (1280, 720), "imx636": (1280, 720)}
 
 
-def read(path: Path) -> Recording:
+def read(path: Path, options: DecodeOptions) -> Recording:
     """Read a file of the encoding that its header states, one of ``_ENCODINGS``."""
     data = path.read_bytes()
     fields, start = prophesee_header(data)

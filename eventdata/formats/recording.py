@@ -14,7 +14,7 @@ from pathlib import Path
 from eventdata.errors import InputError, reading
 from eventdata.events import Events, SensorSize, sensor_of
 from eventdata.files.local import check_plain
-from eventdata.formats.decoding import Chunk, Decoder, Place, Recording
+from eventdata.formats.decoding import Chunk, DecodeOptions, Decoder, Place, Recording
 from eventdata.jobs.worker import out_of_memory
 
 # The module in eventdata.formats whose ``read`` is the `Decoder`; it is imported when first used.
@@ -31,7 +31,10 @@ DECODERS = {
 
 
 def read_events(
-    path: str | PathLike[str], sensor_size: SensorSize | None = None
+    path: str | PathLike[str],
+    sensor_size: SensorSize | None = None,
+    *,
+    stream: str | None = None,
 ) -> tuple[Events, SensorSize]:
     """Return the checked events of a recording, times in microseconds, and the size (W, H).
 
@@ -40,6 +43,7 @@ def read_events(
         sensor_size: (W, H). Without it, the size that the file states is used or, where it states
             none (.bin, .npz, .npy, some .dat), the smallest that holds its events. The latter
             differs from file to file: pass the size to put several files into one store.
+        stream: name of the stream of events, for a file with several; by default the first.
 
     Raises:
         InputError: the format is unknown, or the file is not a whole file of it.
@@ -47,7 +51,8 @@ def read_events(
         EventDataError: memory ran out.
     """
     path = Path(path)
-    recording = read_recording(path)
+    options = DecodeOptions(sensor_size=sensor_size, stream=stream)
+    recording = read_recording(path, options)
     size = sensor_size or recording.sensor_size
     events = recording.events(size, name=str(path))
     if size is None and not len(events):
@@ -55,7 +60,7 @@ def read_events(
     return events, size or sensor_of(events)
 
 
-def read_recording(path: Path) -> Recording:
+def read_recording(path: Path, options: DecodeOptions) -> Recording:
     """Open one recording; raise as ``read_events``."""
     module = DECODERS.get(path.suffix.lower())
     if module is None:
@@ -63,7 +68,7 @@ def read_recording(path: Path) -> Recording:
     decode: Decoder = import_module(f"eventdata.formats.{module}").read
     with _faults_of(path):
         check_plain(path)
-        recording = decode(path)
+        recording = decode(path, options)
 
     def chunks(place: Place | None) -> Iterator[Chunk]:
         with _faults_of(path):

@@ -6,12 +6,13 @@ from pathlib import Path
 from eventdata.errors import InputError
 from eventdata.events import Events, SensorSize, cut
 from eventdata.files.inputs import Numbers
+from eventdata.formats.decoding import DecodeOptions
 from eventdata.formats.recording import read_recording
 
 
-def read_sized(path: Path, size: SensorSize) -> Events:
+def read_sized(path: Path, size: SensorSize, options: DecodeOptions) -> Events:
     """Return checked events of a recording from a sensor of that size (W, H)."""
-    recording = read_recording(path)
+    recording = read_recording(path, options)
     stated = recording.sensor_size
     if stated is not None and stated != size:
         raise InputError(
@@ -26,8 +27,8 @@ def read_sized(path: Path, size: SensorSize) -> Events:
 
 @lru_cache(maxsize=1)  # pieces of a recording come one after the other
 def read_cut(
-    path: Path, _state: Numbers, size: SensorSize, every: int
+    path: Path, _state: Numbers, size: SensorSize, every: int, options: DecodeOptions
 ) -> tuple[Events, list[slice]]:
     """Return a recording and its pieces, read once for all of them, and again if it changed."""
-    events = read_sized(path, size)
+    events = read_sized(path, size, options)
     return events, cut(events, every)

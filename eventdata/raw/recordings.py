@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError, OptionError
 from eventdata.events import LATEST, SensorSize
 from eventdata.files.inputs import file_numbers, files_below, only_local
+from eventdata.formats.decoding import DecodeOptions
 from eventdata.formats.recording import DECODERS, read_recording
 from eventdata.jobs.worker import out_of_memory
 from eventdata.raw.framed import FrameSettings
 from eventdata.raw.listing import stored_name
 from eventdata.raw.reading import read_cut, read_sized
 from eventdata.raw.source import Sample, Samples, SourceSettings
-from eventdata.settings import setting
+from eventdata.settings import parameters_of, setting
 from eventdata.store.layout import Parameters, SampleFormat
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -44,6 +45,7 @@ class Recordings(SourceSettings):
         least=1,
         most=LATEST,
     )
+    reading: DecodeOptions = setting(factory=DecodeOptions)
     frames: FrameSettings = setting(factory=FrameSettings, section="Frames from events")
     dataset = "recordings"
     example = "hands/ hands.zarr --every 100000 --window 10000"
@@ -106,7 +108,7 @@ class Recordings(SourceSettings):
         listed = chain.from_iterable(one.values() for one in self._files.values())
         for path in chain.from_iterable(listed):
             try:
-                size = read_recording(path).sensor_size
+                size = read_recording(path, self._decoding).sensor_size
             except InputError as error:
                 failed.append(error)
                 continue
@@ -114,6 +116,10 @@ class Recordings(SourceSettings):
                 raise OptionError(f"{path}: does not state its sensor size; pass --sensor-size WxH")
             return size
         raise failed[0]
+
+    @property
+    def _decoding(self) -> DecodeOptions:
+        return replace(self.reading, sensor_size=self.frames.sensor_size)
 
     @cached_property
     def _settings(self) -> FrameSettings:
@@ -125,8 +131,9 @@ class Recordings(SourceSettings):
 
     @property
     def parameters(self) -> Parameters:
-        every = {} if self.every is None else {"every": self.every}
-        return {"source": self.dataset, **every, **self.frames.parameters}
+        values = {"every": self.every, **parameters_of(self.reading)}
+        given = {key: value for key, value in values.items() if value is not None}
+        return {"source": self.dataset, **given, **self.frames.parameters}
 
     def splits(self) -> dict[str, Samples]:
         self.check_split(self._files)
@@ -151,7 +158,9 @@ class Recordings(SourceSettings):
                 if self.every is not None:
                     state = file_numbers([str(path)])[0]
                     try:
-                        events, pieces = read_cut(path, state, self._sensor, self.every)
+                        events, pieces = read_cut(
+                            path, state, self._sensor, self.every, self._decoding
+                        )
                     except InputError as error:
                         problems[len(names)] = str(error)
                     except MemoryError:
@@ -182,9 +191,10 @@ class Recordings(SourceSettings):
         path = Path(sample.path)
         span = None
         if self.every is None:
-            events = read_sized(path, size)
+            events = read_sized(path, size, self._decoding)
         else:
-            whole, pieces = read_cut(path, file_numbers([sample.path])[0], size, self.every)
+            state = file_numbers([sample.path])[0]
+            whole, pieces = read_cut(path, state, size, self.every, self._decoding)
             if number >= len(pieces):
                 raise InputError(
                     f"{path}: shorter than when it was listed; run the same command again"

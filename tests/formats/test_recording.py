@@ -82,7 +82,7 @@ def test_reading_takes_memory_in_proportion_to_events(recording):
 
 
 def test_a_new_format_is_one_module_and_one_line(tmp_path, monkeypatch):
-    def read(path):
+    def read(path, options):
         if path.read_bytes() != b"toy":
             raise InputError("not a toy file")
         return Recording.whole(np.array([3]), np.array([2]), np.array([1]), np.array([1]), (8, 6))

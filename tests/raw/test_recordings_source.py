@@ -193,7 +193,9 @@ def test_a_recording_is_read_once_for_all_its_pieces(tmp_path, monkeypatch):
     raw = make_recordings(tmp_path / "raw", lengths=(2000, 1500))
     read = []
     real = reading.read_recording
-    monkeypatch.setattr(reading, "read_recording", lambda path: read.append(path) or real(path))
+    monkeypatch.setattr(
+        reading, "read_recording", lambda path, options: read.append(path) or real(path, options)
+    )
     result = convert(
         "recordings", raw, tmp_path / "out.zarr", every=100, frames=4, sensor_size="16x12"
     )
