@@ -16,11 +16,12 @@ the last event, which takes up a tick like any other: steps 1..8 are 8 windows o
 Frames equal those of Tonic's ToFrame, except where that is wrong; the tests name each case.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from importlib import import_module
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numba import njit
@@ -129,12 +130,61 @@ class Framing(Settings):
 
 
 class FrameEdges(NamedTuple):
-    """The events of each frame: frame i of a sample holds events start[i]:stop[i]."""
+    """The events of each frame: frame i holds events start[i]:stop[i]."""
 
     start: Index  # (T,)
     stop: Index  # (T,)
     frames_cut: int  # because the sample is longer than ``Framing.steps``
     events_skipped: int  # after the last frame: of frames cut or of an incomplete window
+
+
+class FramePlan(NamedTuple):
+    """The frames of a sample, known before its events are read: start[i] <= place < stop[i].
+
+    The place of an event is its time, or its number from 0 in the sample.
+    """
+
+    start: Index  # (F,)
+    stop: Index  # (F,)
+    steps: int  # T: frames after the first F are empty
+    by_time: bool
+    frames_cut: int
+    span: tuple[int, int]  # first tick and end of the sample
+
+    def edges(self, t: Index, before: int = 0) -> FrameEdges:
+        """Return the range of events of each frame among those at the ordered times ``t`` (N,).
+
+        ``before`` events of the sample come before these.
+        """
+        if self.by_time:
+            start, stop = _first_at(t, self.start), _first_at(t, self.stop)
+        else:
+            start, stop = self.start, self.stop
+            if before or len(t) < stop[-1]:
+                start, stop = (np.clip(edge - before, 0, len(t)) for edge in (start, stop))
+        skipped = len(t) - int(stop[-1])
+        if len(start) < self.steps:
+            padding = np.full(self.steps - len(start), len(t), np.int64)
+            start, stop = np.concatenate([start, padding]), np.concatenate([stop, padding])
+        return FrameEdges(start, stop, self.frames_cut, skipped)
+
+
+def plan_frames(framing: Framing, span: tuple[int, int], count: int) -> FramePlan:
+    """Return the frames of a sample of ``count`` events; ``span``: its first tick and its end.
+
+    Raises:
+        InputError: the sample would have more than ``MAX_FRAMES`` frames.
+    """
+    by_time = framing.frames is not None or framing.window is not None
+    first, end = span if by_time else (0, count)
+    start, stop, found = (_bins if framing.size is None else _windows)(first, end, framing)
+    steps = max(framing.steps or 0, len(start))
+    return FramePlan(start, stop, steps, by_time, found - len(start), span)
+
+
+def span_of(t: Index) -> tuple[int, int]:
+    """Return the first tick and the end of ordered times (N,); (0, 0) without any."""
+    return (int(t[0]), int(t[-1]) + 1) if len(t) else (0, 0)
 
 
 def frame_edges(t: Index, framing: Framing, span: tuple[int, int] | None = None) -> FrameEdges:
@@ -146,38 +196,91 @@ def frame_edges(t: Index, framing: Framing, span: tuple[int, int] | None = None)
     Raises:
         InputError: the sample would have more than ``MAX_FRAMES`` frames.
     """
-    by_time = framing.frames is not None or framing.window is not None
-    whole = (int(t[0]), int(t[-1]) + 1) if by_time and len(t) else (0, len(t))
-    first, end = span if by_time and span is not None else whole
-    start, stop, found = (_bins if framing.size is None else _windows)(first, end, framing)
-    kept = len(start)
-    if by_time:
-        start, stop = _first_at(t, start), _first_at(t, stop)
-    skipped = len(t) - int(stop[-1])
-    if framing.steps is not None and kept < framing.steps:
-        padding = np.full(framing.steps - kept, len(t), np.int64)
-        start, stop = np.concatenate([start, padding]), np.concatenate([stop, padding])
-    return FrameEdges(start, stop, found - kept, skipped)
+    return plan_frames(framing, span or span_of(t), len(t)).edges(t)
 
 
 def frame_events(
     events: Events, framing: Framing, out: NDArray[Any], span: tuple[int, int] | None = None
-) -> tuple[int, FrameEdges]:
-    """Fill ``out`` with the frames of checked events; see ``frame_edges`` and ``scatter``."""
-    edges = frame_edges(events["t"], framing, span)
-    return scatter(events, edges, out, framing.representation), edges
+) -> tuple[int, FramePlan]:
+    """Fill ``out`` with the frames of checked events; see ``frame_edges`` and ``frame_chunks``."""
+    plan = plan_frames(framing, span or span_of(events["t"]), len(events))
+    return frame_chunks([events], plan, framing, out), plan
+
+
+class Accumulator(Protocol):
+    """Frames of one sample that are filled with its events, chunk by chunk.
+
+    A representation is a class whose arguments are the plan, ``out`` (K, H, W, P), to be
+    overwritten, and the framing, with a line in ``ACCUMULATORS``.
+    """
+
+    def add(self, events: Events) -> None:
+        """Add checked events (N,), which follow in time on those that were added before."""
+
+    def finish(self) -> int:
+        """Complete ``out``; return the number of cells set in all frames, or the sum of counts."""
+
+
+# The module in eventdata.kernels and the class in it; it is imported when first used.
+ACCUMULATORS = {"binary": ("framing", "Scatter"), "count": ("framing", "Scatter")}
+
+
+def frame_chunks(
+    chunks: Iterable[Events], plan: FramePlan, framing: Framing, out: NDArray[Any]
+) -> int:
+    """Fill ``out`` with the frames of a sample; return the result of `Accumulator.finish`.
+
+    Args:
+        chunks: the checked events of the sample in the order of their times; at least one chunk.
+        plan: the frames of the sample.
+        framing: the settings that the plan was made from.
+        out: (K, H, W, P), overwritten; P = 1 merges the polarities.
+
+    Raises:
+        InputError: an event outside of (H, W), or more events in a cell than the type holds.
+        ValueError: ``out`` does not fit.
+    """
+    module, name = ACCUMULATORS[framing.representation]
+    kind = getattr(import_module(f"eventdata.kernels.{module}"), name)
+    frames: Accumulator = kind(plan, out, framing)
+    for events in chunks:
+        frames.add(events)
+    return frames.finish()
+
+
+class Scatter:
+    """The `Accumulator` of binary frames and of counts; see ``scatter``."""
+
+    def __init__(self, plan: FramePlan, out: NDArray[Any], framing: Framing) -> None:
+        self._plan, self._out, self._representation = plan, out, framing.representation
+        self._before = self._total = 0
+
+    def add(self, events: Events) -> None:
+        """Add events that follow those added before."""
+        edges = self._plan.edges(events["t"], self._before)
+        self._total += scatter(events, edges, self._out, self._representation, self._before)
+        self._before += len(events)
+
+    def finish(self) -> int:
+        """Return the cells set, or the sum of the counts."""
+        return self._total
 
 
 def scatter(
-    events: Events, edges: FrameEdges, out: NDArray[Any], representation: str = "binary"
+    events: Events,
+    edges: FrameEdges,
+    out: NDArray[Any],
+    representation: str = "binary",
+    before: int = 0,
 ) -> int:
     """Fill ``out`` with the frames of checked events, given the events of each frame.
 
     ``out`` is (K, H, W, P), overwritten; P = 1 merges the polarities. Where ``representation`` is
-    ``binary``, frames are packed bits in uint8; counts are of any integer type.
+    ``binary``, frames are packed bits in uint8; counts are of any integer type. If ``before``
+    events of the same sample are already in ``out``, these are added to them.
 
     Returns:
-        The number of cells set in all frames, or the sum of all counts.
+        The number of cells that these events set, or the sum of their counts.
 
     Raises:
         InputError: an event outside of (H, W), or more events in a cell than the type holds.
@@ -191,10 +294,11 @@ def scatter(
     x, y, p = events["x"], events["y"], events["p"]
     limit = 1 if binary else _cached_iinfo(out.dtype).max
     kernel: Callable[..., tuple[int, int, int]] = _scatter_packed if binary else _scatter_counts
-    total, fault, i = kernel(x, y, p, edges.start, edges.stop, out, limit)
+    total, fault, i = kernel(x, y, p, edges.start, edges.stop, out, limit, before == 0)
     if fault == _BAD_COORDINATE:
         sensor = f"a sensor of {out.shape[2]} x {out.shape[1]} pixels; pass the right sensor size"
-        raise InputError(f"event {i} lies at x={x[i]}, y={y[i]}, outside of {sensor}")
+        place = f"event {before + i} lies at x={x[i]}, y={y[i]}"
+        raise InputError(f"{place}, outside of {sensor}")
     if fault == _TOO_MANY:
         raise InputError(
             f"the pixel x={x[i]}, y={y[i]} has more events in one frame than {out.dtype} holds "
@@ -240,14 +344,15 @@ def _first_at(t: Any, times: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _scatter_packed(
-    x: Any, y: Any, p: Any, start: Any, stop: Any, out: Any, _limit: int
+    x: Any, y: Any, p: Any, start: Any, stop: Any, out: Any, _limit: int, clear: bool
 ) -> tuple[int, int, int]:
     # With unsigned indices one comparison also finds negative ones, and Numba need not wrap.
     height, width = np.uint64(out.shape[1]), np.uint64(out.shape[2])
     negative = np.uint64(out.shape[3] - 1)
     total = 0
     for k in range(out.shape[0]):
-        out[k] = 0  # plane by plane, so that each is still in the cache when it is filled
+        if clear:  # plane by plane, so that each is still in the cache when it is filled
+            out[k] = 0
         plane = out[k]
         for step in range(8 * k, min(8 * k + 8, len(start))):
             if start[step] < 0 or stop[step] > len(x):
@@ -267,7 +372,7 @@ def _scatter_packed(
 
 @njit(cache=True, nogil=True)
 def _scatter_counts(
-    x: Any, y: Any, p: Any, start: Any, stop: Any, out: Any, limit: int
+    x: Any, y: Any, p: Any, start: Any, stop: Any, out: Any, limit: int, clear: bool
 ) -> tuple[int, int, int]:
     height, width = np.uint64(out.shape[1]), np.uint64(out.shape[2])
     negative = np.uint64(out.shape[3] - 1)
@@ -275,7 +380,8 @@ def _scatter_counts(
     for step in range(len(start)):
         if start[step] < 0 or stop[step] > len(x):
             return total, _BAD_EDGE, step
-        out[step] = 0
+        if clear:
+            out[step] = 0
         plane = out[step]
         for i in range(start[step], stop[step]):
             column, row = np.uint64(x[i]), np.uint64(y[i])

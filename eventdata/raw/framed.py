@@ -91,7 +91,7 @@ class FrameSettings(Settings):
         for transform in self.transforms:
             events = transform.apply(events, size)
             size = transform.sensor_after(size)
-        total, edges = frame_events(events, self.framing, out, span)
-        if edges.frames_cut:
+        total, plan = frame_events(events, self.framing, out, span)
+        if plan.frames_cut:
             note(f"longer than {self.framing.steps} frames; the rest was cut")
         return total

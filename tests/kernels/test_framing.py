@@ -7,6 +7,7 @@ positive here; Tonic's channel is p, so its channels are reversed.
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from eventdata.kernels.framing import (
     MAX_FRAMES,
     FrameEdges,
     Framing,
+    frame_chunks,
     frame_edges,
     frame_events,
     scatter,
@@ -172,6 +174,32 @@ def test_a_span_of_known_length_is_framed_with_any_events(ticks, offset, options
     total, _ = frame_events(events, framing, out, span)
     assert total == out.sum()
     np.testing.assert_array_equal(np.moveaxis(out, -1, 1), expected)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    times,
+    offsets,
+    framings(),
+    st.sampled_from(["binary", "count"]),
+    st.none() | st.tuples(st.integers(0, 9), st.integers(1, 80)),
+    st.lists(st.integers(0, 40), max_size=5).map(sorted),
+)
+def test_chunks_of_any_size_give_the_frames_of_the_whole(
+    ticks, offset, options, representation, span, cuts
+):
+    if span is not None:
+        ticks = [t for t in ticks if span[0] <= t < sum(span)]
+        span = (offset + span[0], offset + sum(span))
+    events = events_at(np.array(ticks, np.int64) + offset)
+    framing = Framing(**options, representation=representation)
+    steps = len(frame_edges(events["t"], framing, span).start)
+    planes = steps if representation == "count" else -(-steps // 8)
+    whole, parts = np.full((2, planes, H, W, framing.polarities), 99, np.uint8)
+    total, plan = frame_events(events, framing, whole, span)
+    chunks = [events[slice(*pair)] for pair in pairwise([0, *cuts, len(events)])]
+    assert frame_chunks(chunks, plan, framing, parts) == total
+    np.testing.assert_array_equal(parts, whole)
 
 
 @settings(deadline=None, max_examples=150)
