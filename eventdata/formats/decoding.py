@@ -96,17 +96,27 @@ class Decoder(Protocol):
     Rows count from the top, p is 1 for brighter. t is as stored, in the unit that the recording
     states, with the turns of a clock that wraps undone. Coordinates, polarities and the order of
     times are checked later. A chunk has about ``CHUNK_EVENTS`` events, so that memory does not grow
-    with the recording.
+    with the recording. A file that ends inside an event or a packet, because its recorder was
+    killed, is a shorter recording with the note ``END_MISSING``. One that ends between two events
+    is a shorter recording where the format does not state their number.
 
     Raises:
-        InputError: the file ends inside an event, or holds something that its format does not
-            allow. The message does not repeat the path. A file that was cut between two events, in
-            a format that does not state their number, is a shorter recording.
+        InputError: the file has no whole event, or holds something that its format does not
+            allow. The message does not repeat the path.
         OptionError: a package for the format is missing.
         OSError: the file cannot be read.
     """
 
     def __call__(self, path: Path, options: DecodeOptions, /) -> Recording: ...
+
+
+END_MISSING = "the end is missing; everything before it was read"
+
+
+def add_note(notes: list[str], text: str) -> None:
+    """Add a note to those of a recording once, however often its chunks are read."""
+    if text not in notes:
+        notes.append(text)
 
 
 def header_lines(data: bytes, mark: bytes) -> tuple[list[str], int]:
@@ -147,13 +157,45 @@ def words(data: bytes, start: int, dtype: str, count: int) -> NDArray[Any]:
     return np.frombuffer(data, dtype, offset=start).reshape(-1, count).T
 
 
+def read_words(
+    path: Path, start: int, dtype: str, count: int, notes: list[str]
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the events of ``count`` words each from byte ``start``, with the byte of the first.
+
+    Yields:
+        A byte of the file, and the whole events from there as words (count, N), N about
+        ``CHUNK_EVENTS``.
+
+    Raises:
+        InputError: there is no whole event.
+    """
+    event, empty = count * np.dtype(dtype).itemsize, True
+    with path.open("rb") as file:
+        file.seek(start)
+        while data := file.read(CHUNK_EVENTS * event):
+            number, rest = divmod(len(data), event)
+            if rest:
+                add_note(notes, END_MISSING)
+            if number:
+                yield start, np.frombuffer(data, dtype, number * count).reshape(-1, count).T
+                start, empty = start + number * event, False
+    if empty:
+        raise InputError("truncated: the file has no events")
+
+
 def most_events(size: int) -> int:
     """Return a bound on the events in a compressed file of ``size`` bytes; real ones have fewer."""
     return max(1 << 21, 4 * size)
 
 
-def unwrap(t: NDArray[Any], bits: int) -> NDArray[np.int64]:
-    """Return the times of a clock that restarts at 2**bits: it did at a fall by over half of it."""
+def unwrap(t: NDArray[Any], bits: int, previous: int = 0) -> NDArray[np.int64]:
+    """Return the times of a clock that restarts at 2**bits: it did at a fall by over half of it.
+
+    ``previous`` is the last time before these, as returned.
+    """
     times: NDArray[np.int64] = t.astype(np.int64, copy=False)
-    turns = np.cumsum(np.diff(times, prepend=times[:1]) < -(1 << bits - 1))
-    return times + (turns << bits)
+    turns, last = divmod(previous, 1 << bits)
+    if np.all(times[1:] >= times[:-1]) and (not len(times) or times[0] >= last):
+        return times + (turns << bits) if turns else times
+    falls = np.diff(times, prepend=last) < -(1 << bits - 1)
+    return times + (turns + np.cumsum(falls) << bits)

@@ -8,6 +8,7 @@ from eventdata.events import Events, SensorSize, cut
 from eventdata.files.inputs import Numbers
 from eventdata.formats.decoding import DecodeOptions
 from eventdata.formats.recording import read_recording
+from eventdata.raw.source import note
 
 
 def read_sized(path: Path, size: SensorSize, options: DecodeOptions) -> Events:
@@ -20,6 +21,8 @@ def read_sized(path: Path, size: SensorSize, options: DecodeOptions) -> Events:
             "first recording or --sensor-size; make a store for each size"
         )
     events = recording.events(size, name=str(path))
+    for text in recording.notes:
+        note(text)
     if not len(events):
         raise InputError(f"{path}: no events in it; record it again, or remove it")
     return events
