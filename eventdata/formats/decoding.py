@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError
 from eventdata.events import Events, SensorSize, make_events
 from eventdata.settings import Settings, setting
+from eventdata.units import TimeUnit
 
 CHUNK_EVENTS = 1 << 20  # in a chunk, about; they bound the memory of reading a long recording
-TimeUnit = Literal["s", "ms", "us", "ns"]
 
 
 class Place(NamedTuple):

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
-from eventdata.events import LATEST, SensorSize
+from eventdata.events import SensorSize
 from eventdata.files.inputs import file_numbers, files_below, only_local
 from eventdata.formats.decoding import DecodeOptions
 from eventdata.formats.recording import DECODERS, read_recording
@@ -29,6 +29,7 @@ from eventdata.raw.reading import read_cut, read_sized
 from eventdata.raw.source import Sample, Samples, SourceSettings
 from eventdata.settings import parameters_of, setting
 from eventdata.store.layout import Parameters, SampleFormat
+from eventdata.units import LATEST
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 Folders = dict[Path, list[Path]]  # class folder -> recordings
