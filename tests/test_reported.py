@@ -31,7 +31,7 @@ ROWS = {
     "asldvs": False,
     "datv1": False,
     "davis240": False,
-    "dsec": False,
+    "dsec": True,
     "etram": False,
     "float_us": False,
     "gesture": False,
