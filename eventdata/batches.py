@@ -47,10 +47,12 @@ class Decoding:
         self.sample = sample
         self.dense = dense
         self._time_first = dense and layout == "TNPHW" and sample.steps is not None
-        count = 2 if sample.representation == "binary" else np.iinfo(sample.dtype).max + 1
-        # The bits of each stored value in a dense batch. NumPy counts, because torch would start
-        # threads for it, and a child that is forked later would wait for them.
-        values = torch.from_numpy(np.arange(count, dtype=np.float32))
+        # The bits in a dense batch of each value that may be stored, by its own bits. NumPy counts,
+        # because torch would start threads for it, and a child that is forked later would wait.
+        bits = np.dtype(f"u{np.dtype(sample.dtype).itemsize}")
+        count = 2 if sample.is_packed else np.iinfo(bits).max + 1
+        stored = np.arange(count, dtype=bits).view(sample.dtype)
+        values = torch.from_numpy(stored.astype(np.float32))
         self._values: NDArray[Any] = values.to(dtype).view(BITS[dtype]).numpy()
         self.dtype = self._values.dtype if dense else np.dtype(sample.dtype)
         self._group = max(1, GROUP_BYTES // (sample.planes * sample.chunk_bytes))
@@ -77,11 +79,12 @@ class Decoding:
                 self._make_dense(packed, samples[group])
 
     def _make_dense(self, packed: NDArray[Any], out: NDArray[Any]) -> None:
-        if self.sample.representation == "binary":
+        if self.sample.is_packed:
             unpack_batch(packed, out, self._values[1])
         else:
             frames = out[:, None] if self.sample.steps is None else out  # (N, 1, C, H, W)
-            planes_first_batch(packed, self._values, frames)
+            bits = packed.view(f"u{packed.itemsize}")
+            planes_first_batch(bits, self._values, frames)
 
 
 class BufferPool:

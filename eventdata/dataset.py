@@ -29,8 +29,9 @@ torch.stack(torch.arange(2).to(torch.float32).view(torch.int32).unbind())
 class FrameDataset(Dataset[tuple[Any, Any]]):
     """The valid samples of one split: ``ds[i] -> (tensor (T, P, H, W), int label)``.
 
-    Tensors are uint8, or int32 for counts stored as uint16, for which torch has few operators.
-    Binary frames hold 0 and 1. Channel 0 is positive. Still images are (C, H, W).
+    Tensors are uint8, int32 for counts stored as uint16, for which torch has few operators, or
+    float16 for voxel grids and time surfaces. Binary frames hold 0 and 1. Channel 0 is positive.
+    Still images are (C, H, W).
 
     It can be pickled, shared by threads, and used in DataLoader workers by spawn and fork, even if
     the parent has read before. DataLoader reads each batch by one call of ``__getitems__``; pass it
@@ -181,7 +182,7 @@ def _memory(one: Any) -> Any:
 
 def _make_dense(sample: SampleFormat, packed: NDArray[Any], out: NDArray[Any]) -> None:
     """Fill frames (T, P, H, W) or an image (C, H, W) from a stored sample (K, H, W, P)."""
-    if sample.representation == "binary":
+    if sample.is_packed:
         unpack(packed, out)
     else:
         out[:] = np.moveaxis(packed, -1, 1).reshape(out.shape)

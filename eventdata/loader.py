@@ -53,8 +53,8 @@ class FrameLoader:
             slow disks and remote stores.
         drop_last: whether to drop the last batch, whose shares may be unequal; ranks that train in
             step need it.
-        dtype: uint8, float16, bfloat16 or float32. Counts stored as uint16 need float32, or
-            layout="packed".
+        dtype: uint8, float16, bfloat16 or float32. Counts stored as uint16 need float32, voxel
+            grids and time surfaces any of the floating types, or layout="packed".
         layout: "NTPHW": dense frames (N, T, P, H, W); "TNPHW": (T, N, P, H, W), SpikingJelly's
             order; images are (N, C, H, W) in both. "packed": samples as stored, (N, K, H, W, P), an
             eighth of the bytes, for `unpack_frames`.
@@ -127,10 +127,10 @@ class FrameLoader:
             )
         if self.layout == "packed" and self.dtype != torch.uint8:
             raise OptionError(f"packed batches can't be {self.dtype}; omit dtype or layout")
-        wide = self.dataset.sample_format.dtype == "uint16"
-        if wide and self.layout != "packed" and self.dtype != torch.float32:
+        stored = self.dataset.sample_format.dtype
+        if self.layout != "packed" and not _holds(self.dtype, stored):
             raise OptionError(
-                f"the store's counts are uint16, which {self.dtype} does not hold; pass "
+                f"the store's values are {stored}, which {self.dtype} does not hold; pass "
                 "dtype=torch.float32"
             )
 
@@ -271,6 +271,13 @@ class FrameLoader:
         return frames if self.transform is None else self.transform(frames), labels
 
 
+def _holds(dtype: torch.dtype, stored: str) -> bool:
+    """Return whether a type of dense batches has the stored values, floats if need be rounded."""
+    if stored == "uint8":
+        return True
+    return dtype == torch.float32 or (stored == "float16" and dtype.is_floating_point)
+
+
 def _checked_device(device: str | torch.device) -> torch.device:
     try:
         checked = torch.device(device)
@@ -297,11 +304,9 @@ def make_dense(
     packed: torch.Tensor, sample: SampleFormat, dtype: torch.dtype, layout: Layout
 ) -> torch.Tensor:
     """Return a packed batch (N, K, H, W, P) dense, as `FrameLoader` does, on its device."""
-    if sample.representation == "binary":
-        frames = unpack_frames(packed, sample.steps or 0)
-    else:
-        frames = packed.movedim(-1, 2)  # (N, K, P, H, W)
-    if sample.representation == "image":
+    # Either is (N, T, P, H, W), images (N, 1, C, H, W).
+    frames = unpack_frames(packed, sample.steps or 0) if sample.is_packed else packed.movedim(-1, 2)
+    if not sample.is_events:
         frames = frames[:, 0]
     elif layout == "TNPHW":
         frames = frames.transpose(0, 1)

@@ -13,7 +13,7 @@ import difflib
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass
 from functools import cache
@@ -45,6 +45,7 @@ class Option:
     option: the name as an option, where it is not the field's; "" for a field that is no option.
     section: the heading of a nested class's options in a help page.
     stored: whether the value goes into a store's parameters.
+    among: the texts that are allowed, such as the names of a table.
     needs: another option without which this one has no meaning.
     repeated: whether a command line may give the option several times.
     parse, dump: between an option's text and a value that no annotation says how to read. ``parse``
@@ -62,6 +63,7 @@ class Option:
     option: str | None = None
     section: str = ""
     stored: bool = True
+    among: Collection[str] = ()
     needs: str = ""
     repeated: bool = False
     form: str = ""
@@ -94,8 +96,8 @@ class Option:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The values of a Literal; empty for any other type."""
-        return get_args(self.kinds[0]) if get_origin(self.kinds[0]) is Literal else ()
+        """The values of a Literal, or those that are allowed; empty for any other type."""
+        return get_args(self.kinds[0]) if get_origin(self.kinds[0]) is Literal else (*self.among,)
 
     @property
     def shown(self) -> str:
@@ -143,6 +145,8 @@ class Option:
             except (AttributeError, TypeError, ValueError, OverflowError):
                 form = self.form or _describe(self.hint)
                 raise OptionError(f"{where} is {value!r:.80}, not {form}") from None
+        if self.among and value not in self.among:
+            raise OptionError(f"{where} is {value!r:.80}: choose {', '.join(self.among)}")
         if not self._allows(value):
             raise OptionError(f"{where} is {value!s:.80}: choose {self.bounds}")
         return value

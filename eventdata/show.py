@@ -9,6 +9,7 @@ Shapes: T steps, K planes, P polarities, C colour channels, H rows, W columns.
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,10 @@ def show(
     chosen, sample = parse_index(index, len(part)), part.sample
     _check_size(sample, len(chosen), scale, moving=moving)
     titles = [_title(store, part, number) for number in chosen]
-    images = sample.representation == "image"
-    draw = paint_image if images else paint_events
-    legend = "" if images else _LEGENDS.get(sample.channels, "")
+    images = not sample.is_events
+    signed = sample.polarity == ["signed"]
+    draw = paint_image if images else partial(paint_events, signed=signed)
+    legend = "" if images else _LEGENDS.get(2 if signed else sample.channels, "")
 
     def sheet(tiles: Sequence[Rgb], captions: list[str], title: str = "") -> Image.Image:
         return _sheet([draw(tile) for tile in tiles], captions, scale, legend, title)
@@ -88,7 +90,7 @@ def _check_size(sample: SampleFormat, count: int, scale: int, *, moving: bool) -
     painted = tile * (count * steps if moving else max(count, steps if count == 1 else 1))
     if cells > MAX_CELLS or painted > (MAX_MOVING_PIXELS if moving else MAX_PIXELS):
         raise OptionError("the picture would be too large; choose a smaller --scale or --index")
-    if sample.representation == "image" and sample.channels not in (1, 3):
+    if not sample.is_events and sample.channels not in (1, 3):
         raise OptionError(f"images of {sample.channels} channels can't be drawn, only 1 or 3")
 
 
@@ -115,9 +117,15 @@ def parse_index(text: str, count: int) -> list[int]:
     return list(chosen)
 
 
-def paint_events(frame: NDArray[Any]) -> Rgb:
-    """Return a step (P, H, W) of events as RGB (H, W, 3), cells relative to the largest."""
-    weights = frame.astype(np.float32) / max(1, int(frame.max()))
+def paint_events(frame: NDArray[Any], *, signed: bool = False) -> Rgb:
+    """Return a step (P, H, W) of events as RGB (H, W, 3), cells relative to the largest.
+
+    In ``signed`` frames (1, H, W) cells below 0 are negative events.
+    """
+    weights = frame.astype(np.float32)
+    weights /= max(1, float(abs(weights).max()))
+    if signed:
+        return _mix(weights[0].clip(0), (-weights[0]).clip(0))
     return _mix(weights[0], weights[-1])  # merged polarities are both: dark
 
 
@@ -128,7 +136,7 @@ def paint_image(image: NDArray[Any]) -> Rgb:
 
 def busiest_step(frames: NDArray[Any]) -> int:
     """Return the step of (T, P, H, W) with the most events; all steps would make edges dark."""
-    return int(np.argmax(frames.sum(axis=(1, 2, 3), dtype=np.int64)))
+    return int(np.argmax(abs(frames).sum(axis=(1, 2, 3), dtype=np.float64)))
 
 
 def _mix(positive: NDArray[np.float32], negative: NDArray[np.float32]) -> Rgb:
@@ -146,7 +154,7 @@ def _dense(split: Split, index: int) -> NDArray[Any]:
     if split.valid[index]:
         split.reader().read(index, packed)
     frames = np.moveaxis(packed, -1, 1)  # (K, P, H, W)
-    if sample.representation == "binary":
+    if sample.is_packed:
         return np.unpackbits(frames, axis=0, count=sample.steps)
     return frames
 
@@ -156,8 +164,7 @@ def _title(store: Store, split: Split, index: int) -> str:
     if not split.valid[index]:
         return f"{name} (skipped)"
     name += f", {store.header.class_name(int(split.labels[index]))}"
-    image = split.sample.representation == "image"
-    return name if image else f"{name}, {split.event_counts[index]:,} events"
+    return f"{name}, {split.event_counts[index]:,} events" if split.sample.is_events else name
 
 
 def _sheet(

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import eventdata
 from eventdata.raw.source import Sample, Samples
-from eventdata.store.layout import Representation, SampleFormat
+from eventdata.store.layout import SampleFormat
 
 T, SIDE, CLASSES = 4, 16, 3
 
@@ -52,7 +52,7 @@ class Drawn:
         steps = None if self.kind == "image" else T
         wide = self.kind == "wide"
         return SampleFormat(
-            representation="count" if wide else cast(Representation, self.kind),
+            representation="count" if wide else self.kind,
             steps=steps,
             channels=self.channels,
             height=self.side,

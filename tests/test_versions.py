@@ -53,6 +53,10 @@ def test_an_unfinished_store_of_an_older_version_is_finished(kept, tmp_path):
     result = eventdata.convert(source, kept / "raw" / source, store, **options)
     assert result.done_before == options["shard_size"]
     assert eventdata.verify(store).ok
+    fresh = tmp_path / "fresh.zarr"
+    eventdata.convert(source, kept / "raw" / source, fresh, **options)
+    for key in ("zarr.json", "train/frames/zarr.json", "val/frames/zarr.json"):
+        assert (store / key).read_bytes() == (fresh / key).read_bytes(), "as this version writes it"
     assert digests(store) == json.loads((kept / "frames.json").read_text())["binary"]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from eventdata.dataset import FrameDataset
 from eventdata.errors import InputError, OptionError
+from eventdata.kernels.representations import REPRESENTATIONS
 from eventdata.loader import FrameLoader, make_dense
 from eventdata.store.layout import SampleFormat
 from eventdata.store.read import open_store
@@ -34,25 +35,30 @@ def _classes_of(part: FrameDataset) -> list[str]:
 
 
 JOIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "binary": torch.bitwise_or,
-    "count": torch.maximum,
-    "image": torch.add,
+    "or": torch.bitwise_or,
+    "max": torch.maximum,
+    "sum": torch.add,
 }
+"""The functions that make one cell of two, by `Representation.pooling`."""
 
 
 def downscale(packed: Tensor, factor: int, sample: SampleFormat) -> Tensor:
     """Divide the rows and columns of a batch as stored, (N, K, H, W, P), by a factor.
 
-    A pixel of frames becomes the maximum of those it replaces, a pixel of images their rounded
-    mean. Rows and columns that remain are dropped. Packed bits are joined eight steps at a time.
+    A pixel of frames becomes the maximum of those it replaces, their sum in voxel grids, a pixel of
+    images their rounded mean. Rows and columns that remain are dropped. Packed bits are joined
+    eight steps at a time.
     """
-    x = packed if sample.representation == "binary" else packed.int()  # uint16 has few operations
+    pooling = REPRESENTATIONS[sample.representation].pooling if sample.is_events else "sum"
+    x = packed
+    if not sample.is_packed:  # uint16 has few operations, and sums may exceed float16
+        x = packed.float() if packed.is_floating_point() else packed.int()
     for axis in (2, 3):
         length = x.shape[axis] // factor
         whole = x.narrow(axis, 0, length * factor)
         tiles = whole.reshape(*x.shape[:axis], length, factor, *x.shape[axis + 1 :])
-        x = reduce(JOIN[sample.representation], tiles.unbind(axis + 1))
-    return (x / factor**2).round() if sample.representation == "image" else x
+        x = reduce(JOIN[pooling], tiles.unbind(axis + 1))
+    return x if sample.is_events else (x / factor**2).round()
 
 
 def unpack_batch(packed: Tensor, sample: SampleFormat, steps: int | None, factor: int) -> Tensor:
@@ -62,8 +68,8 @@ def unpack_batch(packed: Tensor, sample: SampleFormat, steps: int | None, factor
     """
     steps = sample.steps if steps is None else steps
     if sample.steps is not None and steps is not None:
-        packed = packed[:, : -(-steps // 8) if sample.representation == "binary" else steps]
         sample = replace(sample, steps=steps)
+        packed = packed[:, : sample.planes]
     dtype = torch.uint8 if sample.dtype == "uint8" else torch.float32
     return make_dense(downscale(packed, factor, sample), sample, dtype, "NTPHW")
 
@@ -90,7 +96,7 @@ class Epoch:
     """The batches of one epoch on one device: frames (N, T, P, H, W) or images (N, C, H, W), and
     labels int64 (N,).
 
-    Frames and images are uint8, counts that do not fit are float32. All training batches are whole:
+    Frames and images are uint8, those that do not fit are float32. All training batches are whole:
     the samples that remain at the end are skipped, others in each epoch. Evaluation has every
     sample once, in order.
 

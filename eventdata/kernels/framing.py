@@ -1,6 +1,6 @@
 """Convert events into frames, by number of frames, window of time or number of events.
 
-Legend: N events, T frames (steps), K planes (ceil(T/8) time bytes, or T counts), P polarities,
+Legend: N events, T frames (steps), K planes (ceil(T/8) time bytes, or T frames), P polarities,
 H rows, W columns. Channel 0 is positive (p true) and channel 1 negative, as in the published data
 sets; Tonic has the opposite order, since its channel is p itself.
 
@@ -16,12 +16,10 @@ the last event, which takes up a tick like any other: steps 1..8 are 8 windows o
 Frames equal those of Tonic's ToFrame, except where that is wrong; the tests name each case.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
-from importlib import import_module
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -29,14 +27,12 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
 from eventdata.events import Events
+from eventdata.kernels.representations import REPRESENTATIONS, Axis, Index, Representation
 from eventdata.settings import Settings, setting
+from eventdata.units import LATEST
 
 MAX_FRAMES = 1 << 16  # per sample: more means a damaged time stamp or a window in the wrong unit
-
-Index = NDArray[np.int64]
-_cached_iinfo = cache(np.iinfo)  # without a cache, a tenth of the time of a small sample
-
-_OK, _BAD_COORDINATE, _TOO_MANY, _BAD_EDGE = 0, 1, 2, 3
+DEFAULT_TAU = 50_000  # microseconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +66,20 @@ class Framing(Settings):
         least=1,
         most=MAX_FRAMES,
     )
-    representation: Literal["binary", "count"] = setting(
-        "binary", "Value of a pixel: 1 if it has events (binary), or their number (count)."
+    representation: str = setting(
+        "binary",
+        "Value of a cell: 1 if it has events (binary), their number (count), their signed sum "
+        "interpolated in time (voxel), or the decay since the last one (timesurface).",
+        among=REPRESENTATIONS,
     )
     count_dtype: Literal["uint8", "uint16"] | None = setting(
         None, "Type of the counts; uint8 by default."
+    )
+    tau: int | None = setting(
+        None,
+        f"Time constant of the decay in time surfaces; {DEFAULT_TAU} by default.",
+        unit="microseconds",
+        least=1,
     )
     merge_polarities: bool = setting(False, "Merge both polarities into one channel.")
 
@@ -89,6 +94,20 @@ class Framing(Settings):
             )
         if self.count_dtype is not None and self.representation != "count":
             raise OptionError("--count-dtype needs --representation count")
+        if self.tau is not None and self.representation != "timesurface":
+            raise OptionError("--tau needs --representation timesurface")
+        name, kind = f"--representation {self.representation}", self.kind
+        if kind.timed and not self.by_time:
+            raise OptionError(
+                f"{name} depends on times, so frames can't be cut by numbers of events; pass "
+                "--frames or --window"
+            )
+        if kind.signed and self.merge_polarities:
+            raise OptionError(
+                f"{name} has both polarities in one channel already; remove --merge-polarities"
+            )
+        if not kind.overlapping and self.overlap:
+            raise OptionError(f"{name} shares events between frames itself; remove --overlap")
         overlap = f"overlap is {self.overlap}: choose"
         if self.size is None:
             if not 0 <= self.overlap < 1:
@@ -108,6 +127,16 @@ class Framing(Settings):
         return self.window if self.window is not None else self.events_per_frame
 
     @property
+    def kind(self) -> Representation:
+        """The representation's entry in the table."""
+        return REPRESENTATIONS[self.representation]
+
+    @property
+    def by_time(self) -> bool:
+        """Whether frames are cut by time and not by numbers of events."""
+        return self.frames is not None or self.window is not None
+
+    @property
     def fixed_steps(self) -> int | None:
         """Return T where it is the same for all samples, else None."""
         return self.frames or self.n_event_bins or self.steps
@@ -115,7 +144,7 @@ class Framing(Settings):
     @property
     def polarities(self) -> int:
         """Return P."""
-        return 1 if self.merge_polarities else 2
+        return 1 if self.merge_polarities or self.kind.signed else 2
 
     def steps_in(self, ticks: int) -> int | None:
         """Return T of samples of a length in ticks; None where it depends on the sample."""
@@ -175,11 +204,10 @@ def plan_frames(framing: Framing, span: tuple[int, int], count: int) -> FramePla
     Raises:
         InputError: the sample would have more than ``MAX_FRAMES`` frames.
     """
-    by_time = framing.frames is not None or framing.window is not None
-    first, end = span if by_time else (0, count)
+    first, end = span if framing.by_time else (0, count)
     start, stop, found = (_bins if framing.size is None else _windows)(first, end, framing)
     steps = max(framing.steps or 0, len(start))
-    return FramePlan(start, stop, steps, by_time, found - len(start), span)
+    return FramePlan(start, stop, steps, framing.by_time, found - len(start), span)
 
 
 def span_of(t: Index) -> tuple[int, int]:
@@ -207,24 +235,6 @@ def frame_events(
     return frame_chunks([events], plan, framing, out), plan
 
 
-class Accumulator(Protocol):
-    """Frames of one sample that are filled with its events, chunk by chunk.
-
-    A representation is a class whose arguments are the plan, ``out`` (K, H, W, P), to be
-    overwritten, and the framing, with a line in ``ACCUMULATORS``.
-    """
-
-    def add(self, events: Events) -> None:
-        """Add checked events (N,), which follow in time on those that were added before."""
-
-    def finish(self) -> int:
-        """Complete ``out``; return the number of cells set in all frames, or the sum of counts."""
-
-
-# The module in eventdata.kernels and the class in it; it is imported when first used.
-ACCUMULATORS = {"binary": ("framing", "Scatter"), "count": ("framing", "Scatter")}
-
-
 def frame_chunks(
     chunks: Iterable[Events], plan: FramePlan, framing: Framing, out: NDArray[Any]
 ) -> int:
@@ -234,79 +244,31 @@ def frame_chunks(
         chunks: the checked events of the sample in the order of their times; at least one chunk.
         plan: the frames of the sample.
         framing: the settings that the plan was made from.
-        out: (K, H, W, P), overwritten; P = 1 merges the polarities.
+        out: (K, H, W, P), overwritten; P = 1 merges the polarities. Binary frames are packed bits
+            in uint8, counts are of any integer type, other frames of any floating type.
 
     Raises:
-        InputError: an event outside of (H, W), or more events in a cell than the type holds.
+        InputError: an event outside of (H, W), or a cell whose value the type does not hold.
         ValueError: ``out`` does not fit.
     """
-    module, name = ACCUMULATORS[framing.representation]
-    kind = getattr(import_module(f"eventdata.kernels.{module}"), name)
-    frames: Accumulator = kind(plan, out, framing)
+    planes = framing.kind.planes(plan.steps)
+    if out.ndim != 4 or out.shape[0] != planes or out.shape[3] not in (1, 2):
+        raise ValueError(f"out is {out.shape}: it must be ({planes}, H, W, 1 or 2)")
+    frames = framing.kind.begin(out, _axis(plan, framing))
+    before = 0
     for events in chunks:
-        frames.add(events)
+        edges = plan.edges(events["t"], before)
+        frames.add(events, edges.start, edges.stop, before)
+        before += len(events)
     return frames.finish()
 
 
-class Scatter:
-    """The `Accumulator` of binary frames and of counts; see ``scatter``."""
-
-    def __init__(self, plan: FramePlan, out: NDArray[Any], framing: Framing) -> None:
-        self._plan, self._out, self._representation = plan, out, framing.representation
-        self._before = self._total = 0
-
-    def add(self, events: Events) -> None:
-        """Add events that follow those added before."""
-        edges = self._plan.edges(events["t"], self._before)
-        self._total += scatter(events, edges, self._out, self._representation, self._before)
-        self._before += len(events)
-
-    def finish(self) -> int:
-        """Return the cells set, or the sum of the counts."""
-        return self._total
-
-
-def scatter(
-    events: Events,
-    edges: FrameEdges,
-    out: NDArray[Any],
-    representation: str = "binary",
-    before: int = 0,
-) -> int:
-    """Fill ``out`` with the frames of checked events, given the events of each frame.
-
-    ``out`` is (K, H, W, P), overwritten; P = 1 merges the polarities. Where ``representation`` is
-    ``binary``, frames are packed bits in uint8; counts are of any integer type. If ``before``
-    events of the same sample are already in ``out``, these are added to them.
-
-    Returns:
-        The number of cells that these events set, or the sum of their counts.
-
-    Raises:
-        InputError: an event outside of (H, W), or more events in a cell than the type holds.
-        ValueError: ``out`` or ``edges`` do not fit.
-    """
-    steps = len(edges.start)
-    binary = representation == "binary"
-    planes = -(-steps // 8) if binary else steps
-    if out.ndim != 4 or out.shape[0] != planes or out.shape[3] not in (1, 2):
-        raise ValueError(f"out is {out.shape}: it must be ({planes}, H, W, 1 or 2)")
-    x, y, p = events["x"], events["y"], events["p"]
-    limit = 1 if binary else _cached_iinfo(out.dtype).max
-    kernel: Callable[..., tuple[int, int, int]] = _scatter_packed if binary else _scatter_counts
-    total, fault, i = kernel(x, y, p, edges.start, edges.stop, out, limit, before == 0)
-    if fault == _BAD_COORDINATE:
-        sensor = f"a sensor of {out.shape[2]} x {out.shape[1]} pixels; pass the right sensor size"
-        place = f"event {before + i} lies at x={x[i]}, y={y[i]}"
-        raise InputError(f"{place}, outside of {sensor}")
-    if fault == _TOO_MANY:
-        raise InputError(
-            f"the pixel x={x[i]}, y={y[i]} has more events in one frame than {out.dtype} holds "
-            f"({limit}); choose shorter frames or a wider type"
-        )
-    if fault == _BAD_EDGE:
-        raise ValueError(f"frame {i} has other events than the {len(x)} given")
-    return total
+def _axis(plan: FramePlan, framing: Framing) -> Axis:
+    """Return the time axis of frames; a length in events where they are not cut by time."""
+    first, end = plan.span
+    length = framing.size or max(end - first - 1, 1) / len(plan.stop)  # bins end with the last tick
+    ends = plan.stop if framing.size is None else plan.start + min(framing.size, LATEST)
+    return Axis(first, float(length), ends, float(framing.tau or DEFAULT_TAU))
 
 
 def _bins(first: int, end: int, framing: Framing) -> tuple[Index, Index, int]:
@@ -340,57 +302,3 @@ def _windows(first: int, end: int, framing: Framing) -> tuple[Index, Index, int]
 def _first_at(t: Any, times: Any) -> Any:
     """Return the index of the first event at or after each time."""
     return np.searchsorted(t, times)
-
-
-@njit(cache=True, nogil=True)
-def _scatter_packed(
-    x: Any, y: Any, p: Any, start: Any, stop: Any, out: Any, _limit: int, clear: bool
-) -> tuple[int, int, int]:
-    # With unsigned indices one comparison also finds negative ones, and Numba need not wrap.
-    height, width = np.uint64(out.shape[1]), np.uint64(out.shape[2])
-    negative = np.uint64(out.shape[3] - 1)
-    total = 0
-    for k in range(out.shape[0]):
-        if clear:  # plane by plane, so that each is still in the cache when it is filled
-            out[k] = 0
-        plane = out[k]
-        for step in range(8 * k, min(8 * k + 8, len(start))):
-            if start[step] < 0 or stop[step] > len(x):
-                return total, _BAD_EDGE, step
-            shift = np.uint8(7 - (step - 8 * k))
-            bit = np.uint8(1 << shift)
-            for i in range(start[step], stop[step]):
-                column, row = np.uint64(x[i]), np.uint64(y[i])
-                if column >= width or row >= height:
-                    return total, _BAD_COORDINATE, i
-                channel = np.uint64(0 if p[i] else negative)
-                byte = plane[row, column, channel]
-                total += 1 - ((byte >> shift) & 1)
-                plane[row, column, channel] = byte | bit
-    return total, _OK, 0
-
-
-@njit(cache=True, nogil=True)
-def _scatter_counts(
-    x: Any, y: Any, p: Any, start: Any, stop: Any, out: Any, limit: int, clear: bool
-) -> tuple[int, int, int]:
-    height, width = np.uint64(out.shape[1]), np.uint64(out.shape[2])
-    negative = np.uint64(out.shape[3] - 1)
-    total = 0
-    for step in range(len(start)):
-        if start[step] < 0 or stop[step] > len(x):
-            return total, _BAD_EDGE, step
-        if clear:
-            out[step] = 0
-        plane = out[step]
-        for i in range(start[step], stop[step]):
-            column, row = np.uint64(x[i]), np.uint64(y[i])
-            if column >= width or row >= height:
-                return total, _BAD_COORDINATE, i
-            channel = np.uint64(0 if p[i] else negative)
-            count = plane[row, column, channel]
-            if count == limit:
-                return total, _TOO_MANY, i
-            plane[row, column, channel] = count + 1
-            total += 1
-    return total, _OK, 0

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import OptionError
 from eventdata.events import LARGEST_SIDE, Events, SensorSize
-from eventdata.kernels.framing import Framing, frame_events
+from eventdata.kernels.framing import DEFAULT_TAU, Framing, frame_events
 from eventdata.raw.source import note
 from eventdata.raw.transforms import EventTransform
 from eventdata.settings import Settings, parameters_of, parse_sides, setting
@@ -49,15 +49,18 @@ class FrameSettings(Settings):
             transform.try_out()
 
     @property
-    def count_dtype(self) -> str | None:
-        """``uint8`` or ``uint16`` for counts; None for binary frames."""
-        counts = self.framing.representation == "count"
-        return (self.framing.count_dtype or "uint8") if counts else None
+    def dtype(self) -> str:
+        """The type of the frames."""
+        return self.framing.count_dtype or self.framing.kind.dtypes[0]
 
     @property
     def parameters(self) -> Parameters:
         """The options that give these settings, without those that are None."""
-        values = {**parameters_of(self), "count_dtype": self.count_dtype}
+        values = parameters_of(self)
+        if self.framing.representation == "count":
+            values["count_dtype"] = self.dtype
+        if self.framing.representation == "timesurface":
+            values["tau"] = self.framing.tau or DEFAULT_TAU
         return {key: value for key, value in values.items() if value is not None}
 
     def of_length(self, ticks: int) -> "FrameSettings":
@@ -78,7 +81,7 @@ class FrameSettings(Settings):
         for transform in self.transforms:
             size = transform.sensor_after(size)
         kind, channels = self.framing.representation, min(polarities, self.framing.polarities)
-        return SampleFormat(kind, steps, channels, size[1], size[0], self.count_dtype or "uint8")
+        return SampleFormat(kind, steps, channels, size[1], size[0], self.dtype)
 
     def fill(
         self, events: Events, size: SensorSize, out: NDArray[Any], span: tuple[int, int] | None

@@ -10,21 +10,22 @@
       .work/                  only during a conversion, or after an interrupted one
 
 Shapes: N samples, T steps, K planes, P polarities or C colour channels, H rows, W columns. A plane
-is a time byte of binary frames, a step of counts, or an image. In memory a sample is (K, H, W, P),
-the order in which it is compressed: polarity comes last.
+is a time byte of binary frames, a step of other frames, or an image. In memory a sample is
+(K, H, W, P), the order in which it is compressed: polarity comes last.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from eventdata.errors import StoreError
+from eventdata.kernels.representations import REPRESENTATIONS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 has no attributes of frames, and only binary frames, counts and images
 ZSTD_LEVEL = 1
 HEADER_KEY = "zarr.json"
 SKIPPED_KEY = "skipped.json"
@@ -40,7 +41,7 @@ COMPRESSION = (
     {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
     {"name": "crc32c"},
 )
-Representation = Literal["binary", "count", "image"]
+IMAGE = "image"  # the samples of a store without events
 Parameters = Mapping[str, Any]
 
 
@@ -49,10 +50,11 @@ class SampleFormat:
     """The shape and type of one sample.
 
     binary: K = ceil(T/8) bytes a pixel, step 8k in the highest bit of byte k, pad bits zero.
-    count: K = T counts a pixel, uint8 or uint16. image: K = 1, uint8, C colour channels.
+    image: K = 1, uint8, C colour channels. Other representations: K = T values a pixel, of a type
+    that `kernels.representations` lists.
     """
 
-    representation: Representation
+    representation: str
     steps: int | None
     channels: int
     height: int
@@ -60,35 +62,68 @@ class SampleFormat:
     dtype: str = "uint8"
 
     def __post_init__(self) -> None:
-        if (self.steps is None) != (self.representation == "image"):
+        if (self.steps is None) != (self.representation == IMAGE):
             raise StoreError(f"{self.representation} frames can't have steps={self.steps}")
+
+    @property
+    def is_events(self) -> bool:
+        """Whether samples are frames of events, not images."""
+        return self.representation != IMAGE
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a byte holds eight steps."""
+        return self.is_events and REPRESENTATIONS[self.representation].steps_per_plane == 8
 
     @property
     def planes(self) -> int:
         """The number of chunks of a sample, K."""
         if self.steps is None:
             return 1
-        return -(-self.steps // 8) if self.representation == "binary" else self.steps
+        return REPRESENTATIONS[self.representation].planes(self.steps)
 
     @property
     def array(self) -> str:
         """The name of the array that holds the samples."""
-        return "images" if self.representation == "image" else "frames"
+        return "frames" if self.is_events else "images"
 
     @property
     def polarity(self) -> list[str]:
         """The meaning of the channels of event frames; images have none."""
-        if self.representation == "image":
+        if not self.is_events:
             return []
-        return ["positive", "negative"] if self.channels == 2 else ["merged"]
+        return REPRESENTATIONS[self.representation].channels(self.channels)
 
     @property
     def dimension_names(self) -> list[str]:
         """The names of the dimensions of the array on disk."""
-        if self.representation == "image":
+        if not self.is_events:
             return ["sample", "channel", "y", "x"]
-        time = "time_byte" if self.representation == "binary" else "time"
-        return ["sample", time, "polarity", "y", "x"]
+        return ["sample", "time_byte" if self.is_packed else "time", "polarity", "y", "x"]
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The types that samples of this representation may have."""
+        return REPRESENTATIONS[self.representation].dtypes if self.is_events else ("uint8",)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of the array on disk, which say how to read it without this package."""
+        if not self.is_events:
+            return {}
+        unpacking = {
+            "packing": "bit k of byte b is step 8b+k, the first step in the highest bit",
+            "unpack": "numpy.unpackbits(frames[i], axis=0, count=steps)",
+        }
+        return {
+            "representation": self.representation,
+            "value": REPRESENTATIONS[self.representation].value,
+            "steps": self.steps,
+            "channels": self.polarity,
+            "shape": list(self.dense_shape),
+            "axes": ["step", "polarity", "y", "x"],
+            **(unpacking if self.is_packed else {"unpack": "frames[i]"}),
+        }
 
     @property
     def packed_shape(self) -> tuple[int, int, int, int]:
@@ -124,7 +159,7 @@ class Header:
     """The ``eventdata`` attribute of the root group."""
 
     dataset: str
-    representation: Representation
+    representation: str
     steps: int | None
     polarity: Sequence[str]
     classes: Sequence[str]
@@ -172,7 +207,7 @@ def parse_header(document: bytes, where: str) -> Header:
     try:
         header = Header(**values)
         sound = (
-            header.representation in ("binary", "count", "image")
+            header.representation in (*REPRESENTATIONS, IMAGE)
             and (header.steps is None or bool(whole_number(header.steps, least=1)))
             and isinstance(header.complete, bool)
             and isinstance(header.parameters, dict)
@@ -235,7 +270,12 @@ def group_document(attributes: Mapping[str, Any] | None = None) -> bytes:
 
 
 def array_document(
-    shape: list[int], chunk: list[int], dtype: str, codecs: list[Any], names: list[str]
+    shape: list[int],
+    chunk: list[int],
+    dtype: str,
+    codecs: list[Any],
+    names: list[str],
+    attributes: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Return an array's ``zarr.json``, with its keys in the order that zarr-python writes."""
     document = {
@@ -243,9 +283,9 @@ def array_document(
         "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": {"string": "", "bool": False}.get(dtype, 0),
+        "fill_value": {"string": "", "bool": False, "float16": 0.0}.get(dtype, 0),
         "codecs": codecs,
-        "attributes": {},
+        "attributes": attributes or {},
         "dimension_names": names,
         "zarr_format": 3,
         "node_type": "array",
@@ -282,7 +322,13 @@ def sample_array_document(sample: SampleFormat, count: int, shard_size: int) -> 
         sample.dtype,
         [{"name": "sharding_indexed", "configuration": sharding}],
         sample.dimension_names,
+        sample.attributes,
     )
+
+
+def older_document(document: bytes) -> bytes:
+    """Return the ``zarr.json`` of an array as format version 1 has it, without attributes."""
+    return json.dumps({**json.loads(document), "attributes": {}}, indent=2).encode()
 
 
 def parse_sample_array(
@@ -302,7 +348,9 @@ def parse_sample_array(
         facts |= zip(("channels", "height", "width"), lengths, strict=True)
         sample = SampleFormat(**facts, dtype=found["data_type"])
         expected = sample_array_document(sample, count, shard_size)
-        sound = sample.dtype in ("uint8", "uint16") and same_document(found, expected)
+        if header.version == 1 and not found["attributes"]:
+            expected = older_document(expected)
+        sound = sample.dtype in sample.dtypes and same_document(found, expected)
     except (ValueError, KeyError, TypeError, IndexError):
         sound = False
     if not sound:

@@ -25,6 +25,7 @@ from eventdata.store.columns import read_column
 from eventdata.store.layout import (
     CONVERT_AGAIN,
     HEADER_KEY,
+    IMAGE,
     SKIPPED_KEY,
     Header,
     SampleFormat,
@@ -93,7 +94,7 @@ class Split:
     def __init__(self, files: Files, name: str, header: Header) -> None:
         self.files = files
         self.name = name
-        array = "images" if header.representation == "image" else "frames"
+        array = "images" if header.representation == IMAGE else "frames"
         key = f"{name}/{array}/zarr.json"
         where = f"{files.where}/{key}"
         document = files.read(key, MAX_ARRAY_DOCUMENT)

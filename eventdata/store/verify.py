@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from eventdata.errors import StoreError
 from eventdata.files import WORK, Files
 from eventdata.files.local import MAX_ARRAY_DOCUMENT, MAX_HEADER
-from eventdata.kernels.packing import count_ones, pad_bits_set
+from eventdata.kernels.representations import REPRESENTATIONS
 from eventdata.store.columns import TYPES, column_document
 from eventdata.store.layout import (
     HEADER_DIGEST,
@@ -221,13 +221,9 @@ def _shard_problems(task: ShardCheck) -> Iterator[Problem]:
 def _content_problems(
     sample: SampleFormat, packed: NDArray[Any], events: int, at: Problem
 ) -> Iterator[Problem]:
-    if sample.representation == "image":
+    if not sample.is_events or sample.steps is None:
         if events:
             yield replace(at, message=f"a still image, but event_count is {events:,}")
         return
-    binary = sample.representation == "binary"
-    held = int(count_ones(packed) if binary else packed.sum(dtype=np.int64))
-    if held != events:
-        yield replace(at, message=f"frames hold {held:,} events, but event_count is {events:,}")
-    if binary and sample.steps is not None and pad_bits_set(packed, sample.steps):
-        yield replace(at, message=f"bits after the last step ({sample.steps}) are set")
+    for message in REPRESENTATIONS[sample.representation].faults(packed, sample.steps, events):
+        yield replace(at, message=message)

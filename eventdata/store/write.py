@@ -16,7 +16,7 @@ import numpy as np
 
 from eventdata.errors import MismatchError, StoreError
 from eventdata.files import WORK, Files
-from eventdata.files.local import MAX_HEADER, LocalFiles
+from eventdata.files.local import MAX_ARRAY_DOCUMENT, MAX_HEADER, LocalFiles
 from eventdata.jobs.job import LOCK, Columns, Record, Task, check_parameters, input_digest
 from eventdata.store.columns import encode_column, read_column
 from eventdata.store.layout import (
@@ -25,6 +25,7 @@ from eventdata.store.layout import (
     Header,
     SampleFormat,
     group_document,
+    older_document,
     parse_header,
     sample_array_document,
 )
@@ -108,7 +109,8 @@ def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> None:
     if found is not None and (overwrite or not is_begun(files, found, plan)):
         _discard(files, found)
     fixed = {HEADER_KEY: plan.header.document(), **_fixed_files(plan)}
-    files.write({key: data for key, data in fixed.items() if files.size(key) is None})
+    missing = {key: data for key, data in fixed.items() if files.size(key) is None}
+    files.write(missing | _older_documents(files, plan))
 
 
 def is_begun(files: Files, found: Header, plan: StorePlan) -> bool:
@@ -164,7 +166,10 @@ def check_same(files: Files, found: Header, plan: StorePlan) -> None:
     check_parameters(files, old, new, "in the store", _REMEDY)
     if list(found.classes) != list(plan.header.classes):
         raise MismatchError(f"{files.where}: made with other classes; {_REMEDY}")
+    older = _older_documents(files, plan)
     for key, data in _fixed_files(plan).items():
+        if key in older:
+            continue
         if files.size(key) not in (None, len(data)) or files.read(key) not in (None, data):
             _check_input(files, plan, key)
 
@@ -179,6 +184,23 @@ def _fixed_files(plan: StorePlan) -> dict[str, bytes]:
             documents |= encode_column(name, plan.splits[split][name])
         fixed |= {f"{split}/{key}": data for key, data in documents.items()}
     return fixed
+
+
+def _older_documents(files: Files, plan: StorePlan) -> dict[str, bytes]:
+    """Return the ``zarr.json`` of the arrays that an older version began, as this one has them."""
+    if not plan.sample.attributes:
+        return {}
+    documents = {
+        f"{split}/{plan.sample.array}/zarr.json": sample_array_document(
+            plan.sample, count, plan.shard_size
+        )
+        for split, count in plan.counts.items()
+    }
+    return {
+        key: data
+        for key, data in documents.items()
+        if files.read(key, MAX_ARRAY_DOCUMENT) == older_document(data)
+    }
 
 
 def _check_input(files: Files, plan: StorePlan, key: str) -> None:

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from tonic.transforms import ToFrame
 
@@ -25,8 +25,8 @@ from eventdata.kernels.framing import (
     frame_chunks,
     frame_edges,
     frame_events,
-    scatter,
 )
+from eventdata.kernels.representations import REPRESENTATIONS, Axis
 
 W, H = 7, 5
 RECORDINGS = [
@@ -181,7 +181,7 @@ def test_a_span_of_known_length_is_framed_with_any_events(ticks, offset, options
     times,
     offsets,
     framings(),
-    st.sampled_from(["binary", "count"]),
+    st.sampled_from([*REPRESENTATIONS]),
     st.none() | st.tuples(st.integers(0, 9), st.integers(1, 80)),
     st.lists(st.integers(0, 40), max_size=5).map(sorted),
 )
@@ -192,10 +192,13 @@ def test_chunks_of_any_size_give_the_frames_of_the_whole(
         ticks = [t for t in ticks if span[0] <= t < sum(span)]
         span = (offset + span[0], offset + sum(span))
     events = events_at(np.array(ticks, np.int64) + offset)
-    framing = Framing(**options, representation=representation)
+    try:
+        framing = Framing(**options, representation=representation)
+    except OptionError:  # frames that this representation can't have
+        reject()
     steps = len(frame_edges(events["t"], framing, span).start)
-    planes = steps if representation == "count" else -(-steps // 8)
-    whole, parts = np.full((2, planes, H, W, framing.polarities), 99, np.uint8)
+    shape = (framing.kind.planes(steps), H, W, framing.polarities)
+    whole, parts = np.full((2, *shape), 99, framing.kind.dtypes[0])
     total, plan = frame_events(events, framing, whole, span)
     chunks = [events[slice(*pair)] for pair in pairwise([0, *cuts, len(events)])]
     assert frame_chunks(chunks, plan, framing, parts) == total
@@ -360,16 +363,16 @@ def test_counts_do_not_wrap():
     n = 40_000
     events = make_events([1] * n, [2] * n, range(n), [1] * n, (W, H))
     assert tonics(events, n_event_bins=1)[0, 0, 2, 1] == n - 65_536
-    edges = frame_edges(events["t"], Framing(events_per_frame=n))
+    framing = Framing(events_per_frame=n, representation="count")
     out = np.empty((1, H, W, 2), np.uint16)
-    assert scatter(events, edges, out, "count") == n
+    assert frame_events(events, framing, out)[0] == n
     assert out[0, 2, 1].tolist() == [n, 0]
     for kind, limit in (("u1", 255), ("i2", 32_767)):
         with pytest.raises(InputError, match=rf"x=1, y=2 has more events .* \({limit}\)"):
-            scatter(events, edges, np.empty((1, H, W, 2), kind), "count")
-    some = frame_edges(events["t"], Framing(events_per_frame=255, steps=3))
+            frame_events(events, framing, np.empty((1, H, W, 2), kind))
+    some = Framing(events_per_frame=255, steps=3, representation="count", merge_polarities=True)
     out = np.empty((3, H, W, 1), np.uint8)
-    assert scatter(events, some, out, "count") == 765  # a full count does not overflow
+    assert frame_events(events, some, out)[0] == 765  # a full count does not overflow
     assert out[:, 2, 1, 0].tolist() == [255] * 3
 
 
@@ -439,9 +442,8 @@ def test_a_damaged_time_stamp_does_not_fill_the_memory():
 
 def test_strided_events_give_the_same_frames():
     events = events_at(range(40))
-    edges = frame_edges(np.ascontiguousarray(events["t"]), Framing(frames=9))
     out = np.empty((2, 2, H, W, 2), np.uint8)
-    scatter(np.repeat(events, 2)[::2], edges, out[0])
+    frame_events(np.repeat(events, 2)[::2], Framing(frames=9), out[0])
     frame_events(events, Framing(frames=9), out[1])
     np.testing.assert_array_equal(out[0], out[1])
 
@@ -451,13 +453,15 @@ def test_wrong_arguments_stop_before_the_kernel():
     edges = frame_edges(events["t"], Framing(frames=9))
     for shape in [(1, H, W, 2), (2, H, W, 3), (2, H, W)]:
         with pytest.raises(ValueError, match="out is"):
-            scatter(events, edges, np.empty(shape, np.uint8))
+            frame_events(events, Framing(frames=9), np.empty(shape, np.uint8))
     bad = [edges._replace(stop=edges.stop + 1), edges._replace(start=edges.start - 1)]
     for wrong in bad:
         assert isinstance(wrong, FrameEdges)
         for representation, planes in (("binary", 2), ("count", 9)):
+            out = np.empty((planes, H, W, 2), np.uint8)
+            frames = REPRESENTATIONS[representation].begin(out, Axis(0, 1.0, wrong.stop, 1.0))
             with pytest.raises(ValueError, match="has other events than the 8 given"):
-                scatter(events, wrong, np.empty((planes, H, W, 2), np.uint8), representation)
+                frames.add(events, wrong.start, wrong.stop, 0)
 
 
 @pytest.mark.parametrize(

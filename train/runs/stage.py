@@ -173,7 +173,7 @@ class StageRun:
             epoch_steps=len(self.data.train) // self.stage.batch_size,
             seed=recipe.run.seed,
             log_every=recipe.machine.log_every,
-            binary=self.data.train.sample_format.representation == "binary",
+            binary=self.data.train.sample_format.is_packed,
         )
 
     def _class_weights(self) -> Tensor | None:
