@@ -1,8 +1,8 @@
-"""Read Prophesee's RAW files in the encodings EVT 2.0 and 3.0 (docs.prophesee.ai)."""
+"""Read Prophesee's RAW files in the encodings EVT 2.0, 2.1 and 3.0 (docs.prophesee.ai)."""
 
-import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,102 +10,166 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError
 from eventdata.formats.decoding import (
     DecodeOptions,
+    Place,
     Recording,
+    add_note,
     header_size,
     prophesee_header,
-    unwrap,
-    words,
 )
+from eventdata.formats.pieces import Pieces, head
 
 # By the camera that a header without geometry names.
 _SENSORS = {"genx320": (320, 320), "gen3": (640, 480), "gen4": (1280, 720), "imx636": (1280, 720)}
+_LOOK_BACK = 1 << 15  # words of EVT 3.0 that are read at once to find y and x before a place
+_TURNS = 20  # bits for the turns of the low bits of EVT 3.0
 
 
-def read(path: Path, options: DecodeOptions) -> Recording:
+def read(path: Path, _: DecodeOptions) -> Recording:
     """Read a file of the encoding that its header states, one of ``_ENCODINGS``."""
-    data = path.read_bytes()
-    fields, start = prophesee_header(data)
-    encoding, _, details = fields.get("format", "EVT" + fields.get("evt", "?")).partition(";")
-    decode = _ENCODINGS.get(encoding.removesuffix(".0"))
-    if decode is None:
-        known = " and ".join(_ENCODINGS)
+    fields, start = prophesee_header(head(path))
+    encoding, details = fields.get("format", "EVT" + fields.get("evt", "?")).partition(";")[::2]
+    make = _ENCODINGS.get(encoding.removesuffix(".0").replace(".", ""))
+    if make is None:
+        known = ", ".join(_ENCODINGS)
         raise InputError(f"the encoding {encoding!r} is not supported, only {known}; convert it")
-    x, y, t, p = decode(data, start)
-    named = dict(re.findall(r"(width|height)=(\d+)", details))
-    width, _, height = fields.get("geometry", "").partition("x")
+    named = dict(part.split("=", 1) for part in details.split(";") if "=" in part)
+    width, height = fields.get("geometry", "").partition("x")[::2]
     size = header_size(named.get("width"), named.get("height")) or header_size(width, height)
     if size is None:
         camera = " ".join(fields.values()).lower()
         size = next((size for name, size in _SENSORS.items() if name in camera), None)
-    return Recording.whole(x, y, t, p, size)
+    notes: list[str] = []
+    pieces = make(path, start, named.get("endianness", fields.get("endianness")), notes)
+    pieces.check()
+    return Recording(pieces.chunks, size, notes=notes)
 
 
-def _decode_evt2(data: bytes, start: int) -> tuple[NDArray[Any], ...]:
-    """Decode little-endian words of 32 bits, the highest 4 the type, into x, y, t, p.
+def _evt2(path: Path, start: int, _: str | None, notes: list[str]) -> Pieces:
+    from eventdata.kernels.recordings import decode_evt2
 
-    Types 0 and 1 are CD events off and on: the low 6 bits of the time, 11 of x, 11 of y.
-    Type 8 has the higher 28 bits of the time of the events that follow.
+    return Pieces(path=path, start=start, kernel=decode_evt2, dtype="<u4", state=(-1,), notes=notes)
+
+
+def _evt21(path: Path, start: int, order: str | None, notes: list[str]) -> Pieces:
+    """Return the events of a file of 64-bit words in the byte order ``order``.
+
+    little: the bytes of a word from the lowest to the highest; legacy: the upper half before the
+    lower, each from the lowest byte on; big: from the highest byte on.
     """
-    word = words(data, start, "<u4", 1)[0]
-    kind = (word >> 28).astype(np.uint8)
-    _check_kinds(kind, (0, 1, 8, 10, 14, 15))
-    clock = kind == 8
-    high = unwrap(word[clock] & 0x0FFF_FFFF, 28)
-    latest = np.cumsum(clock) - 1
-    cd = (kind <= 1) & (latest >= 0)  # before the first high bits there is no time
-    word = word[cd]
-    t = high[latest[cd]] << 6 | (word >> 22 & 0x3F)
-    return word >> 11 & 0x7FF, word & 0x7FF, t, kind[cd]
+    from eventdata.kernels.recordings import decode_evt21
+
+    if order is None:
+        order = _find_order(path, start)
+        add_note(
+            notes,
+            f"the header states no byte order of its EVT 2.1 words; they were read as {order}, the "
+            "only order in which they are valid",
+        )
+    if order not in _ORDERS:
+        raise InputError(
+            f"EVT 2.1 with the byte order {order!r} is not supported, only {', '.join(_ORDERS)}"
+        )
+    dtype, upper = _ORDERS[order]
+
+    return Pieces(
+        path=path,
+        start=start,
+        kernel=decode_evt21,
+        dtype=dtype,
+        width=2,
+        most=32,
+        state=(-1, upper),
+        notes=notes,
+    )
 
 
-def _decode_evt3(data: bytes, start: int) -> tuple[NDArray[Any], ...]:
-    """Decode little-endian words of 16 bits, the highest 4 the type, into x, y, t, p.
+# The type of half a word, and which of the two is the upper one.
+_ORDERS = {"little": ("<u4", 1), "legacy": ("<u4", 0), "big": (">u4", 0)}
 
-    Types 0, 6 and 8 set y and the low and the high 12 bits of the time; type 3 sets x and p of the
-    vectors that follow. Type 2 is an event at x with p; types 4 and 5 are vectors of 12 and of 8
-    pixels, one bit each, which advance x.
+
+def _find_order(path: Path, start: int) -> str:
+    """Return the byte order in which the first words have known types and a clock that only turns.
+
+    If there are several, return the one in which a time precedes the events.
     """
-    word = words(data, start, "<u2", 1)[0]
-    kind, value = word >> 12, word & 0xFFF
-    _check_kinds(kind, (0, 2, 3, 4, 5, 6, 7, 8, 10, 14, 15))
-
-    clock = np.flatnonzero((kind == 6) | (kind == 8))
-    clock = clock[np.cumsum(kind[clock] == 8) > 0]  # before the first high bits there is no time
-    is_high, ticks = kind[clock] == 8, value[clock].astype(np.int64)
-    high = unwrap(ticks[is_high], 12)[np.cumsum(is_high) - 1]
-    turned = np.diff(high, prepend=-1) != 0  # earlier low bits belong to another turn
-    low = np.where(_latest(~is_high) > _latest(turned), ticks[_latest(~is_high)], 0)
-    # Some writers (expelliarmus) omit high bits, so that the low ones turn on their own.
-    carries = np.cumsum(np.diff(low, prepend=low[:1]) < -2048, dtype=np.int64)
-    carries -= carries[_latest(turned)]
-    t = (high + carries << 12) + low
-
-    pixels = np.select([kind == 2, kind == 4, kind == 5], [np.uint16(1), value, value & 0xFF], 0)
-    steps = np.select([kind == 4, kind == 5], [12, 8], 0)
-    moved = np.cumsum(steps) - steps
-    base = np.where(kind == 2, np.arange(len(word)), _latest(kind == 3))
-    row = _latest(kind == 0)
-    time = np.searchsorted(clock, np.arange(len(word))) - 1
-    sound = (pixels > 0) & (base >= 0) & (row >= 0) & (time >= 0)
-    at, bit = np.nonzero(pixels[sound, None] >> np.arange(12) & 1)
-    at = np.flatnonzero(sound)[at]
-    base = base[at]
-    x = (value[base] & 0x7FF) + moved[at] - moved[base] + bit
-    return x, value[row[at]] & 0x7FF, t[time[at]], value[base] >> 11
+    data = np.fromfile(path, np.uint8, 1 << 19, offset=start)
+    data = data[: len(data) // 8 * 8]
+    valid: list[str] = []
+    timed: list[str] = []
+    for order, (dtype, upper) in _ORDERS.items():
+        halves = data.view(dtype).reshape(-1, 2)
+        kind, clock = halves[:, upper] >> 28, halves[:, upper] & 0x0FFF_FFFF
+        times = np.flatnonzero(kind == 8)
+        known = np.isin(kind, (0, 1, 8, 10, 14, 15)).all()
+        steps = np.diff(clock[times].astype(np.int64))
+        if known and len(times) and not np.any((steps < 0) & (steps > -(1 << 27))):
+            valid.append(order)
+            if not np.any(halves[: times[0], 1 - upper][kind[: times[0]] <= 1]):
+                timed.append(order)
+    for orders in (valid, timed):
+        if len(orders) == 1:
+            return orders[0]
+    raise InputError(
+        "the header does not state the byte order of its EVT 2.1 words, and they do not show it; "
+        "add a header line '% endianness little' or '% endianness legacy'"
+    )
 
 
-def _check_kinds(kind: NDArray[Any], known: tuple[int, ...]) -> None:
-    """Raise ``InputError`` unless all words are of types that the format has."""
-    unknown = np.bincount(kind, minlength=16)
-    unknown[list(known)] = 0
-    if unknown.any():
-        types = ", ".join(map(str, np.flatnonzero(unknown)))
-        raise InputError(f"damaged: {unknown.sum()} words of unknown types ({types}); get it again")
+@dataclass(frozen=True, kw_only=True)
+class _Evt3(Pieces):
+    """The events of EVT 3.0.
+
+    Of the state a place holds the time. y and the x of vectors are in the words before it.
+    """
+
+    def leave(self, state: NDArray[np.int64]) -> int:
+        high, low = int(state[0]), int(state[1])
+        if low >> 12 + _TURNS:  # the turns no longer fit: move them to the high bits
+            high, low = high + (low >> 12), low & 0xFFF
+            state[:2] = high, low
+        return (high + 1) << 12 + _TURNS | low
+
+    def enter(self, place: Place) -> NDArray[np.int64]:
+        high, low = divmod(place.state, 1 << 12 + _TURNS)
+        return np.array([high - 1, low, *self._address_before(place.offset)], np.int64)
+
+    def _address_before(self, offset: int) -> tuple[int, int, int]:
+        """Return y, x and p that the words before a byte have set, -1 if they have not."""
+        row = column = polarity = -1
+        moved = 0
+        while offset > self.start and -1 in (row, column):
+            first = max(offset - 2 * _LOOK_BACK, self.start)
+            words = np.fromfile(self.path, "<u2", (offset - first) // 2, offset=first)
+            kind = words >> 12
+            rows, bases = np.flatnonzero(kind == 0), np.flatnonzero(kind == 3)
+            if row < 0 and len(rows):
+                row = int(words[rows[-1]]) & 0x7FF
+            if column < 0:
+                later = kind[bases[-1] if len(bases) else 0 :]
+                moved += 12 * int(np.sum(later == 4)) + 8 * int(np.sum(later == 5))
+                if len(bases):
+                    base = int(words[bases[-1]])
+                    column, polarity = (base & 0x7FF) + moved, base >> 11 & 1
+            offset = first
+        return row, column, polarity
 
 
-def _latest(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the index of the last true value up to each place; -1 before the first."""
-    return np.maximum.accumulate(np.where(mask, np.arange(len(mask)), -1))
+def _evt3(path: Path, start: int, _: str | None, notes: list[str]) -> Pieces:
+    from eventdata.kernels.recordings import decode_evt3
+
+    return _Evt3(
+        path=path,
+        start=start,
+        kernel=decode_evt3,
+        dtype="<u2",
+        most=12,
+        state=(-1, 0, -1, -1, -1),
+        notes=notes,
+    )
 
 
-_ENCODINGS = {"EVT2": _decode_evt2, "EVT3": _decode_evt3}
+_ENCODINGS: dict[str, Callable[[Path, int, str | None, list[str]], Pieces]] = {
+    "EVT2": _evt2,
+    "EVT21": _evt21,
+    "EVT3": _evt3,
+}

@@ -1,0 +1,244 @@
+"""Decode the binary words of recordings into columns of events, in one pass.
+
+Every kernel takes
+
+- ``words``: rows (N,) or (N, K) of unsigned integers, decoded while there is room in the columns
+- ``state``: int64 numbers that it carries from one call to the next
+- ``unknown``: int64 (16,), to which it adds the words of types that the format does not have
+- ``x``, ``y``, ``t``, ``p``: the columns that it fills, at least ``MOST_PER_WORD`` long
+
+and returns how many words it used and how many events it wrote.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Column = NDArray[Any]
+I64 = NDArray[np.int64]
+Counts = tuple[int, int]
+
+MOST_PER_WORD = 32  # events of one EVT 2.1 word
+FARTHEST = 65_535  # a larger x of an EVT 3.0 vector, which no sensor has, becomes this
+_LOWEST = np.array([(byte & -byte).bit_length() - 1 for byte in range(256)], np.int64)  # set bit
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _unwrapped(value: Any, before: Any, bits: int) -> Any:
+    """Return a clock of ``bits`` bits with its turns: it turned if it fell by over half of it.
+
+    ``before`` is the last result, -1 at first.
+    """
+    if before < 0:
+        return value
+    fell = value - (before & (1 << bits) - 1) < -(1 << bits - 1)
+    return ((before >> bits) + fell << bits) | value
+
+
+@numba.njit(cache=True, nogil=True)
+def decode_evt2(
+    words: Column, state: I64, unknown: I64, x: Column, y: Column, t: Column, p: Column
+) -> Counts:
+    """Decode words of 32 bits, the highest 4 the type.
+
+    Types 0 and 1 are events off and on: the low 6 bits of the time, 11 of x, 11 of y. Type 8 has
+    the higher 28 bits of the time of the events that follow; state is these with their turns, -1 at
+    first. Events before them have no time and are skipped.
+    """
+    high, found = state[0], 0
+    for i in range(len(words)):
+        word = np.int64(words[i])
+        kind = word >> 28
+        if kind <= 1:
+            x[found] = word >> 11 & 0x7FF
+            y[found] = word & 0x7FF
+            t[found] = high << 6 | (word >> 22 & 0x3F)
+            p[found] = kind
+            found += high >= 0
+        elif kind == 8:
+            high = _unwrapped(word & 0x0FFF_FFFF, high, 28)
+        elif kind != 10 and kind < 14:
+            unknown[kind] += 1
+    state[0] = high
+    return len(words), found
+
+
+@numba.njit(cache=True, nogil=True)
+def decode_evt21(
+    words: Column, state: I64, unknown: I64, x: Column, y: Column, t: Column, p: Column
+) -> Counts:
+    """Decode words of 64 bits, given as halves: (N, 2).
+
+    The upper half is an EVT 2.0 word. For events, x is that of the first of 32 pixels in a row, and
+    the lower half has a bit for each that has an event. State is as there, and then the number of
+    the upper half, 0 or 1.
+    """
+    high, upper, found = state[0], state[1], 0
+    for i in range(len(words)):
+        if found > len(x) - MOST_PER_WORD:
+            state[0] = high
+            return i, found
+        word = np.int64(words[i, upper])
+        kind = word >> 28
+        if kind <= 1:
+            if high >= 0:
+                bits = np.int64(words[i, 1 - upper])
+                column = word >> 11 & 0x7FF
+                while bits:
+                    if bits & 0xFF:
+                        x[found] = column + _LOWEST[bits & 0xFF]
+                        y[found] = word & 0x7FF
+                        t[found] = high << 6 | (word >> 22 & 0x3F)
+                        p[found] = kind
+                        found += 1
+                        bits &= bits - 1
+                    else:
+                        bits >>= 8
+                        column += 8
+        elif kind == 8:
+            high = _unwrapped(word & 0x0FFF_FFFF, high, 28)
+        elif kind != 10 and kind < 14:
+            unknown[kind] += 1
+    state[0] = high
+    return len(words), found
+
+
+@numba.njit(cache=True, nogil=True)
+def decode_evt3(
+    words: Column, state: I64, unknown: I64, x: Column, y: Column, t: Column, p: Column
+) -> Counts:
+    """Decode words of 16 bits, the highest 4 the type.
+
+    Types 0, 6 and 8 set y and the low and the high 12 bits of the time; type 3 sets x and p of the
+    vectors that follow. Type 2 is an event at x with p; types 4 and 5 are vectors of 12 and of 8
+    pixels, one bit each, which advance x. State is the high bits with their turns, the low bits
+    with theirs, y, x and p; -1 where not yet set.
+    """
+    high, low, row, column, polarity = state[0], state[1], state[2], state[3], state[4]
+    time, found, used = (high << 12) + low, 0, len(words)
+    for i in range(len(words)):
+        if found > len(x) - 12:
+            used = i
+            break
+        word = np.int64(words[i])
+        kind, value = word >> 12, word & 0xFFF
+        if kind == 2:
+            x[found] = value & 0x7FF
+            y[found] = row
+            t[found] = time
+            p[found] = value >> 11
+            found += (row >= 0) & (high >= 0)
+        elif kind == 0:
+            row = value & 0x7FF
+        elif kind == 6:
+            if high >= 0:
+                # Some writers (expelliarmus) omit high bits, so that the low ones turn.
+                low = _unwrapped(value, low, 12)
+                time = (high << 12) + low
+        elif kind == 8:
+            before = high
+            high = _unwrapped(value, high, 12)
+            if high != before:  # the low bits belong to another turn
+                low = 0
+            time = (high << 12) + low
+        elif kind == 3:
+            column, polarity = value & 0x7FF, value >> 11
+        elif kind == 4 or kind == 5:
+            bits = value if kind == 4 else value & 0xFF
+            if column >= 0:
+                if row >= 0 and high >= 0:
+                    start = column
+                    while bits:
+                        if bits & 0xFF:
+                            x[found] = min(start + _LOWEST[bits & 0xFF], FARTHEST)
+                            y[found] = row
+                            t[found] = time
+                            p[found] = polarity
+                            found += 1
+                            bits &= bits - 1
+                        else:
+                            bits >>= 8
+                            start += 8
+                column += 12 if kind == 4 else 8
+        elif kind == 1 or kind == 9 or 10 < kind < 14:
+            unknown[kind] += 1
+    state[0], state[1], state[2], state[3], state[4] = high, low, row, column, polarity
+    return used, found
+
+
+@numba.njit(cache=True, nogil=True)
+def decode_dat(
+    words: Column, state: I64, unknown: I64, x: Column, y: Column, t: Column, p: Column
+) -> Counts:
+    """Decode rows of microseconds, then x, y and p from the lowest bits of a word: (N, 2).
+
+    State is the last time with its turns, -1 at first, and the version. The version is 1 for x of 9
+    bits and y of 8, where a word of more than 18 bits is unknown, or 2 for x and y of 14 bits.
+    """
+    time = state[0]
+    across, down = (9, 8) if state[1] == 1 else (14, 14)
+    last = 18 if state[1] == 1 else 32
+    for i in range(len(words)):
+        word = np.int64(words[i, 1])
+        time = _unwrapped(np.int64(words[i, 0]), time, 32)
+        x[i] = word & (1 << across) - 1
+        y[i] = word >> across & (1 << down) - 1
+        t[i] = time
+        p[i] = word >> across + down
+        unknown[0] += word >> last != 0
+    state[0] = time
+    return len(words), len(words)
+
+
+@numba.njit(cache=True, nogil=True)
+def decode_atis(
+    words: Column, state: I64, unknown: I64, x: Column, y: Column, t: Column, p: Column
+) -> Counts:
+    """Decode bytes (N, 5): x, y, then p (1 bit) and microseconds (23 bits), the highest first.
+
+    A row with y = 240 is not an event but advances the clock by 2**13; state is its time.
+    """
+    clock, found = state[0], 0
+    for i in range(len(words)):
+        if words[i, 1] == 240:
+            clock += 1 << 13
+            continue
+        high, middle, low = np.int64(words[i, 2]), np.int64(words[i, 3]), np.int64(words[i, 4])
+        x[found] = words[i, 0]
+        y[found] = words[i, 1]
+        t[found] = clock + ((high & 0x7F) << 16 | middle << 8 | low)
+        p[found] = high >> 7
+        found += 1
+    state[0] = clock
+    return len(words), found
+
+
+@numba.njit(cache=True, nogil=True)
+def decode_event_stream(
+    words: Column, state: I64, unknown: I64, x: Column, y: Column, t: Column, p: Column
+) -> Counts:
+    """Decode bytes (N,) of Event Stream; state is the time.
+
+    An event is a byte with the microseconds since the previous event (7 bits) and p, then x and y
+    (16 bits each). In place of the byte, 0xFF adds 127 microseconds and 0xFE is a marker.
+    """
+    time, found, i = state[0], 0, 0
+    while i < len(words) and found < len(x):
+        first = np.int64(words[i])
+        if first >= 0xFE:
+            time += 127 * (first == 0xFF)
+            i += 1
+            continue
+        if i + 5 > len(words):
+            break
+        time += first >> 1
+        x[found] = words[i + 1] | np.int64(words[i + 2]) << 8
+        y[found] = words[i + 3] | np.int64(words[i + 4]) << 8
+        t[found] = time
+        p[found] = first & 1
+        found += 1
+        i += 5
+    state[0] = time
+    return i, found
