@@ -5,35 +5,138 @@ and ``p`` (true: brighter, "on"), so that Tonic's transforms work on them.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eventdata.errors import InputError, OptionError
+from eventdata.units import (
+    LATEST,
+    TimeUnit,
+    infer_unit,
+    time_facts,
+    to_microseconds,
+    why_unknown,
+)
 
 Events = NDArray[np.void]
 SensorSize = tuple[int, int]  # (W, H), columns first, as Tonic writes it
+Outside = Literal["fail", "drop"]  # events off the sensor: refuse the recording, or skip them
 
 EVENT_DTYPE = np.dtype([("x", np.int16), ("y", np.int16), ("t", np.int64), ("p", np.bool_)])
 LARGEST_SIDE = np.iinfo(np.int16).max
-LONGEST = 86_400.0  # seconds of a recording: a longer one is in another unit
-LATEST = 2**61  # microseconds, or nanoseconds until 2043; sums of two times still fit int64
 MAX_PIECES = 1 << 20  # of one recording: more means a damaged time stamp or a wrong unit
 
 
+@dataclass
+class EventChecker:
+    """The checks that the events of one recording pass, chunk by chunk.
+
+    sensor_size: (W, H) or Tonic's (W, H, P); without it only negative coordinates are off the
+        sensor.
+    name: of the recording, for messages.
+    time_unit: unit of the times.
+    outside: what `finish` does about events off the sensor, which `check` always skips.
+    """
+
+    sensor_size: tuple[int, ...] | None = None
+    name: str = "events"
+    time_unit: TimeUnit = "us"
+    outside: Outside = "fail"
+    events: int = field(default=0, init=False)  # checked so far, also those off the sensor
+    skipped: int = field(default=0, init=False)  # events off the sensor
+    _first: str = field(default="", init=False)  # of these
+    _dark: set[int] = field(default_factory=set, init=False)  # values of p besides 1
+
+    def check(self, x: ArrayLike, y: ArrayLike, t: ArrayLike, p: ArrayLike) -> Events:
+        """Return columns (N,) of any numeric type as events in their order, times in microseconds.
+
+        Raises:
+            InputError: these are not events. Polarities are {0, 1} or {-1, 1} in all chunks.
+        """
+        return _pack(self._columns([np.asarray(column) for column in (x, y, t, p)]))
+
+    def finish(self) -> None:
+        """Raise InputError if there were events off the sensor, unless they are to be skipped."""
+        if not self.skipped or self.outside == "drop":
+            return
+        verb = "lies" if self.skipped == 1 else "lie"
+        sensor = "any sensor"
+        if self.sensor_size is not None:
+            sensor = "the sensor of {}x{} pixels".format(*self.sensor_size)
+        raise InputError(
+            f"{self.name}: {self.skipped:,} of {count_events(self.events)} {verb} off {sensor}, "
+            f"first: {self._first}; pass the correct --sensor-size, or --outside drop to skip them"
+        )
+
+    def _columns(self, columns: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return x, y, t, p as numbers that fit ``EVENT_DTYPE``, without events off the sensor."""
+        name = self.name
+        shapes = sorted({column.shape for column in columns})
+        if len(shapes) > 1 or len(shapes[0]) != 1:
+            raise InputError(f"{name}: x, y, t and p must be columns of one length, not {shapes}")
+        x, y, t, p = columns
+        width, height = (self.sensor_size or (LARGEST_SIDE, LARGEST_SIDE))[:2]
+        if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
+            raise InputError(
+                f"{name}: a sensor of {width} x {height} pixels is invalid; each side must be 1 to "
+                f"{LARGEST_SIDE}"
+            )
+        x, y = _whole(x, "x", name), _whole(y, "y", name)
+        try:
+            t = to_microseconds(np.ascontiguousarray(t), self.time_unit)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        checked = [x, y, t, self._polarities(p)]
+        if len(x) and (min(x.min(), y.min()) < 0 or x.max() >= width or y.max() >= height):
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            first = int(np.argmin(inside))
+            self._first = (
+                self._first or f"event {self.events + first:,} at x={x[first]}, y={y[first]}"
+            )
+            self.skipped += len(x) - int(np.count_nonzero(inside))
+            checked = [column[inside] for column in checked]
+        self.events += len(x)
+        return checked
+
+    def _polarities(self, p: NDArray[Any]) -> NDArray[np.bool_]:
+        if p.dtype.kind == "b":
+            return p
+        p = _whole(p, "p", self.name)
+        on: NDArray[np.bool_] = p == 1
+        if not on.all():
+            off = next((value for value in (0, -1) if np.all(on | (p == value))), None)
+            self._dark |= {off} if off is not None else set(np.unique(p)[:5].tolist())
+            if off is None or len(self._dark) > 1:
+                raise InputError(
+                    f"{self.name}: p has the values {sorted({*self._dark, 1})[:5]}; polarities are "
+                    "0 and 1, or -1 and 1"
+                )
+        return on
+
+
 def check_events(
-    events: NDArray[Any], sensor_size: tuple[int, ...] | None = None, *, name: str = "events"
+    events: NDArray[Any],
+    sensor_size: tuple[int, ...] | None = None,
+    *,
+    name: str = "events",
+    time_unit: TimeUnit | None = None,
+    outside: Outside = "fail",
 ) -> Events:
     """Check an event array and convert it to the one form that the rest of the package takes.
 
     Args:
         events: a structured array (N,) with fields ``x, y, t, p`` in any order and of any numeric
-            type; other fields are ignored. Integer times keep their unit (steps, microseconds);
-            floats are seconds, a day at most, and become microseconds. Polarities are {0, 1} or
-            {-1, 1}. Events may be in any order.
+            type; other fields are ignored. Polarities are {0, 1} or {-1, 1}. Events may be in any
+            order.
         sensor_size: (W, H) or Tonic's (W, H, P); without it only negative coordinates are refused.
+        time_unit: unit of the times, which become microseconds. Without it integer times stay as
+            they are, in steps or microseconds; floats are seconds, and are refused where their
+            values suggest another unit.
+        outside: "fail", or "drop" to skip events off the sensor.
 
     Returns:
         A contiguous array of ``EVENT_DTYPE``, sorted by time, events of the same time in their
@@ -51,9 +154,13 @@ def check_events(
     missing = [field for field in "xytp" if field not in events.dtype.names]
     if missing:
         raise InputError(f"{name}: no field {', '.join(missing)} in {events.dtype.names}; add it")
-    columns = _check_columns([events[field] for field in "xytp"], sensor_size, name)
-    whole = events.dtype == EVENT_DTYPE and events.flags.c_contiguous and _ordered(columns[2])
-    return events if whole else _pack(columns)
+    checker = EventChecker(sensor_size, name, time_unit or _unit(events["t"], name), outside)
+    columns = checker._columns([events[field] for field in "xytp"])
+    checker.finish()
+    same = events.dtype == EVENT_DTYPE and events.flags.c_contiguous and not checker.skipped
+    if same and checker.time_unit == "us" and _ordered(columns[2]):
+        return events
+    return _in_order(_pack(columns))
 
 
 def make_events(
@@ -64,10 +171,20 @@ def make_events(
     sensor_size: tuple[int, ...] | None = None,
     *,
     name: str = "events",
+    time_unit: TimeUnit | None = None,
+    outside: Outside = "fail",
 ) -> Events:
     """Return an event array of four columns (N,), with the checks of ``check_events``."""
-    columns = [np.asarray(column) for column in (x, y, t, p)]
-    return _pack(_check_columns(columns, sensor_size, name))
+    unit = time_unit or _unit(np.asarray(t), name)
+    checker = EventChecker(sensor_size, name, unit, outside)
+    events = checker.check(x, y, t, p)
+    checker.finish()
+    return _in_order(events)
+
+
+def count_events(count: int) -> str:
+    """Return a number of events in words."""
+    return f"{count:,} event{'s'[: count != 1]}"
 
 
 def sensor_of(events: Events) -> SensorSize:
@@ -105,33 +222,30 @@ def _ordered(t: NDArray[Any]) -> bool:
     return not np.any(t[1:] < t[:-1])
 
 
-def _pack(columns: Sequence[NDArray[Any]]) -> Events:
-    """Return checked columns as an event array, sorted by time."""
-    t = columns[2]
-    events = np.empty(len(t), EVENT_DTYPE)
-    for field, column in zip("xytp", columns, strict=True):
-        events[field] = column
+def _in_order(events: Events) -> Events:
+    """Return events sorted by time, those of the same time in their order."""
+    t = np.ascontiguousarray(events["t"])
     return events if _ordered(t) else events[np.argsort(t, kind="stable")]
 
 
-def _check_columns(
-    columns: Sequence[NDArray[Any]], sensor_size: tuple[int, ...] | None, name: str
-) -> list[NDArray[Any]]:
-    """Return the columns x, y, t, p as numbers that fit ``EVENT_DTYPE``."""
-    shapes = sorted({column.shape for column in columns})
-    if len(shapes) > 1 or len(shapes[0]) != 1:
-        raise InputError(f"{name}: x, y, t and p must be columns of one length, not {shapes}")
-    x, y, t, p = columns
-    width, height = (sensor_size or (LARGEST_SIDE, LARGEST_SIDE))[:2]
-    sensor = f"a sensor of {width} x {height} pixels"
-    if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
-        raise InputError(f"{name}: {sensor} is invalid; each side must be 1 to {LARGEST_SIDE}")
-    x, y = _whole(x, "x", name), _whole(y, "y", name)
-    for axis, column, side in (("x", x, width), ("y", y, height)):
-        if len(column) and not (column.min() >= 0 and column.max() < side):
-            span = f"{axis} runs from {column.min()} to {column.max()}"
-            raise InputError(f"{name}: {span} on {sensor}; pass the correct sensor size")
-    return [x, y, _times(t, name), _polarities(p, name)]
+def _pack(columns: Sequence[NDArray[Any]]) -> Events:
+    events = np.empty(len(columns[2]), EVENT_DTYPE)
+    for name, column in zip("xytp", columns, strict=True):
+        events[name] = column
+    return events
+
+
+def _unit(t: NDArray[Any], name: str) -> TimeUnit:
+    """Return the unit of times without one: seconds for floats; integers keep theirs."""
+    if t.dtype.kind != "f" or not t.size or t.ndim != 1:
+        return "us"
+    try:
+        facts = time_facts(t)
+        if infer_unit(facts) != "s" and facts.least != facts.greatest:
+            raise InputError(f"floats are seconds, but {why_unknown(facts)}")
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    return "s"
 
 
 def _whole(column: NDArray[Any], field: str, name: str) -> NDArray[Any]:
@@ -144,29 +258,3 @@ def _whole(column: NDArray[Any], field: str, name: str) -> NDArray[Any]:
     if not np.all((np.abs(column) < LATEST) & (column == np.rint(column))):  # also False for NaN
         raise InputError(f"{name}: {field} has values that are not whole numbers")
     return column.astype(np.int64)
-
-
-def _times(t: NDArray[Any], name: str) -> NDArray[np.int64]:
-    if t.dtype.kind == "f":
-        seconds = t.astype(np.float64)
-        if not np.all(np.abs(seconds) < LATEST / 1e6):  # also False for NaN
-            raise InputError(f"{name}: t has times in seconds that are NaN or out of range")
-        if len(t) and (span := np.ptp(seconds)) > LONGEST:
-            floats = "floats are seconds; pass microseconds as whole numbers"
-            raise InputError(f"{name}: t spans {span:,.0f} s, more than a day; {floats}")
-        t = np.rint(seconds * 1e6)
-    t = _whole(t, "t", name)
-    if len(t) and not (t.min() > -LATEST and t.max() < LATEST):
-        raise InputError(f"{name}: t runs from {t.min()} to {t.max()}, out of range")
-    return t.astype(np.int64, copy=False)
-
-
-def _polarities(p: NDArray[Any], name: str) -> NDArray[np.bool_]:
-    if p.dtype.kind == "b":
-        return p
-    p = _whole(p, "p", name)
-    on: NDArray[np.bool_] = p == 1
-    if not (np.all(on | (p == 0)) or np.all(on | (p == -1))):
-        values = np.unique(p)[:5].tolist()
-        raise InputError(f"{name}: p has the values {values}; polarities are 0 and 1, or -1 and 1")
-    return on

@@ -26,7 +26,9 @@ import click
 import torch
 
 import eventdata
-from train.report import read_run, report, table
+from train.report import report
+from train.results import read_run
+from train.tables import markdown, methods
 
 HEADER = """# Results
 
@@ -258,7 +260,7 @@ def main(
             chosen = tuple(method for method in comparison.methods if method.label in labels)
             comparison = replace(comparison, methods=chosen)
         folders = run_all(comparison, work, seeds, jobs, changes)
-        rows = table(report(folders, work / "report" / comparison.name))
+        rows = markdown(methods(report(folders, work / "report" / comparison.name)))
         click.echo(rows)
         if results is not None:
             words = ["python", "tools/experiments.py", data, source.name, "WORK"]

@@ -95,26 +95,34 @@ def train(
     "--out",
     default="report",
     show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for the table and the plot.",
+    type=click.Path(path_type=Path),
+    help="Folder for the page, the tables and the plot, or NAME.html for only the page.",
 )
 @json_option
 @debug_option
 def report(runs: tuple[str, ...], out: Path, as_json: bool) -> None:
     """Compare the run folders RUNS by accuracy over training time, pretraining included.
 
+    The page report.html has curves, tables, confusion matrices and firing rates, and loads nothing.
+
     \b
     eventdata report runs/scratch-0 runs/scratch-1 runs/pipe-d-0 runs/pipe-d-1
+    eventdata report runs/* -o report.html
     """
     _check_extra()
+    from train.report import is_page
     from train.report import report as write_report
+    from train.tables import markdown, methods
 
     rows = write_report(runs, out)
     if as_json:
         click.echo(json.dumps(rows))
+    elif is_page(out):
+        click.echo(markdown(methods(rows)), nl=False)
+        say(str(out))
     else:
         click.echo((out / "report.md").read_text("utf-8"), nl=False)
-        say(f"{out}: report.md, report.json, report.png, report.svg")
+        say(f"{out}: report.html, report.md, report.json, report.png, report.svg")
 
 
 @click.command()

@@ -6,6 +6,11 @@ multiplication unless all the layer's inputs are 0 or 1. *Dense* counts take eve
 padding included: output size times fan-in. A layer counts at every step in which it runs. A
 membrane costs one addition and one multiplication per neuron and step after the first.
 
+Training runs each layer three times. Forward, and for the gradient of the weights, each nonzero
+input costs an operation per synapse: an addition if all inputs are 0 or 1, else a multiply-add.
+For the gradient of the inputs, which the first layer does not need, every synapse costs a
+multiply-add, because gradients are analogue. A membrane costs a multiply-add in each direction.
+
 Not counted: norms, which fold into the weights before them at inference, and residual sums,
 pooling, means and activations, which together are a small share.
 
@@ -55,6 +60,11 @@ class Operations:
     dense_additions: float
     """As if all inputs were nonzero."""
     dense_multiplications: float
+    training_multiply_adds: float
+    """Multiply-adds of a training step per sample, measured, as are its additions."""
+    training_additions: float
+    dense_training: float
+    """Multiply-adds of a training step per sample, as if all inputs were nonzero."""
     rates: dict[str, float]
     """Share of nonzero outputs of each layer of neurons."""
     layers: dict[str, Layer] = field(repr=False)
@@ -174,6 +184,9 @@ def measure(network: nn.Module, batches: Iterable[Tensor]) -> Operations:
         layer.membrane /= samples
         layer.rate = None if layer.rate is None else layer.rate / samples
     every = layers.values()
+    first = next((x.dense for x in every if x.rate is None), 0.0)
+    backward = sum(x.dense for x in every) - first
+    membranes = 2 * sum(x.membrane for x in every)
     return Operations(
         samples=samples,
         parameters=sum(p.numel() for p in network.parameters()),
@@ -182,6 +195,11 @@ def measure(network: nn.Module, batches: Iterable[Tensor]) -> Operations:
         multiplications=sum(x.synaptic * (not x.binary) + x.membrane for x in every),
         dense_additions=sum(x.dense + x.membrane for x in every),
         dense_multiplications=sum(x.dense * (not x.binary) + x.membrane for x in every),
+        training_multiply_adds=backward
+        + membranes
+        + 2 * sum(x.synaptic for x in every if not x.binary),
+        training_additions=2 * sum(x.synaptic for x in every if x.binary),
+        dense_training=3 * backward + 2 * first + membranes,
         rates={name: layer.rate for name, layer in layers.items() if layer.rate is not None},
         layers=layers,
     )

@@ -23,7 +23,7 @@ from eventdata.formats.video import FRAME_SUFFIXES
 from eventdata.raw.es_imagenet import MANIFESTS, EsImageNet
 from eventdata.raw.image_lists import SUFFIXES
 from eventdata.raw.listing import stored_name
-from eventdata.raw.recordings import Recordings
+from eventdata.raw.recordings import Recordings, is_recording
 from eventdata.raw.registry import build_source, given_options, source_entry
 from eventdata.raw.source import Samples, Source, collect_notes
 from eventdata.raw.ucf101_lists import FOLDERS, ClipFolders
@@ -221,8 +221,8 @@ def _files(place: Path, suffixes: Sequence[str]) -> tuple[Path, list[str]]:
     """Return a folder and the sorted names in it of files with a suffix, or the one file."""
     if not place.is_dir():
         return place.parent, [place.name]
-    names = (name for name in files_below(place) if not Path(name).name.startswith("."))
-    return place, sorted(name for name in names if name.lower().endswith(tuple(suffixes)))
+    names = (name for name in files_below(place) if name.lower().endswith(tuple(suffixes)))
+    return place, sorted(names)
 
 
 def _listed(
@@ -244,6 +244,8 @@ def _listed(
 
 def _recordings(name: str, framing: Framing, place: Path) -> tuple[Source, Samples]:
     folder, names = _files(place, list(DECODERS))
+    if place.is_dir():
+        names = list(filter(is_recording, names))
     source = build_source(name, folder, _options(name, framing))
     assert isinstance(source, Recordings)
     if not names:

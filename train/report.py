@@ -3,134 +3,53 @@
 Accuracy is that of the last stage on the samples that select models. Its clock starts at the
 training time of all stages before it. A run's target is the best accuracy of its baseline: the run
 from scratch with the same seed, the best one if there are several, or without one the mean over the
-seeds of all runs from scratch.
+seeds of all runs from scratch. A baseline that has not learned anything gives no target: its test
+accuracy has to be above that of guessing the most frequent class (`train.results.Score`).
 """
 
 import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from itertools import accumulate
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from eventdata.errors import EventDataError, InputError, OptionError, printable
-from eventdata.raw.listing import safe_relative
-from train.recipe import SCRATCH
-from train.runs.folder import (
-    RunFolder,
-    number_in,
-    read_json,
-    read_rows,
-    write,
-    write_json,
-    writing_run,
-)
+from eventdata.errors import InputError, OptionError, printable
+from train.page import Chart, page
+from train.results import LEVEL, RunResult, read_run
+from train.runs.cost import KEYS, Cost
+from train.runs.folder import write, write_json, writing_run
+from train.tables import costs, markdown, methods, percent
 
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours for colour-blind readers (Okabe and Ito 2008); black is training from scratch."""
 MARKERS = "osD^vPX"
 
-Point = tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """One finished run."""
-
-    folder: str
-    label: str
-    """Name of the training method; runs that differ only in the seed share it."""
-    scratch: bool
-    seed: int
-    store: str
-    """Digest of the store of the last stage."""
-    protocol: str
-    """Protocol by which models were selected."""
-    held_out: tuple[float, ...]
-    """Share held out and seed of its draw; empty for runs that did not record them."""
-    machine: Mapping[str, Any]
-    seconds_before: float
-    """Training time before the last stage."""
-    seconds: float
-    """Training time of all stages."""
-    curve: tuple[Point, ...]
-    """Seconds and accuracy before the last stage and after each of its epochs."""
-    test: float | None
-    """Accuracy on the test set."""
-    synaptic: float | None
-    """Operations per sample (`train.operations`)."""
-
-    @property
-    def best(self) -> float:
-        """The best accuracy of the curve."""
-        return max(accuracy for _, accuracy in self.curve)
-
-    def seconds_to(self, target: float) -> float | None:
-        """Return the time at which the accuracy first reaches a target, or None."""
-        return next((seconds for seconds, accuracy in self.curve if accuracy >= target), None)
-
-
-def read_run(path: str | Path) -> RunResult:
-    """Read a run's folder.
-
-    Raises:
-        InputError: the folder is not that of a run, or the run is unfinished or damaged.
-    """
-    folder = RunFolder(Path(path))
-    # By os.path, because Path raises for a name that is too long.
-    finished, begun = (os.path.exists(file) for file in (folder.result, folder.config))  # noqa: PTH110
-    if not finished:
-        what = "has not finished; run the same `eventdata train` again"
-        raise InputError(f"{path}: {what if begun else 'is not the folder of a run'}")
-    result = read_json(folder.result)
-    try:
-        last = result["stages"][-1]
-        before = number_in(result, "train_seconds") - number_in(last, "train_seconds")
-        if before < 0:
-            raise ValueError("its last stage took longer than all stages together")
-        if not safe_relative(last["name"]):
-            raise ValueError("the name of its last stage is not valid")
-        rows = read_rows(folder.stage(last["name"]).epochs)
-        operations = folder.stage(last["name"]).root / "operations.json"
-        run = RunResult(
-            folder=str(path),
-            label=result["label"],
-            scratch=last["name"] == SCRATCH,
-            seed=result["seed"],
-            store=result["store"],
-            protocol=result["protocol"],
-            held_out=tuple(result.get("held_out") or ()),
-            machine=dict(result["machine"]),
-            seconds_before=before,
-            seconds=number_in(result, "train_seconds"),
-            curve=tuple(
-                (before + number_in(row, "train_seconds"), number_in(row, "top1", most=1))
-                for row in rows
-            ),
-            test=number_in(result["test"], "top1", most=1) if result["test"] else None,
-            synaptic=number_in(read_json(operations), "synaptic") if operations.exists() else None,
-        )
-        texts = all(isinstance(text, str) for text in (run.label, run.store, run.protocol))
-        if not (texts and isinstance(run.seed, int) and run.curve):
-            raise ValueError("it has no label, no seed or no rows in epochs.csv")
-    except EventDataError:
-        raise
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"{folder.result}: is damaged ({reason})") from None
-    return replace(run, label=printable(run.label))
-
 
 def targets(runs: Sequence[RunResult]) -> list[float | None]:
-    """Return the target accuracy of each run; None if no run is from scratch."""
-    best: dict[int, float] = {}
+    """Return the target accuracy of each run; None if no run is from scratch, or one is useless."""
+    baselines = best_baselines(runs)
+    if not baselines or any(useless(run) for run in baselines.values()):
+        return [None] * len(runs)
+    best = {seed: run.best for seed, run in baselines.items()}
+    return [best.get(run.seed, mean(best.values())) for run in runs]
+
+
+def best_baselines(runs: Sequence[RunResult]) -> dict[int, RunResult]:
+    """Return the best run from scratch of each seed."""
+    best: dict[int, RunResult] = {}
     for run in runs:
-        if run.scratch:
-            best[run.seed] = max(run.best, best.get(run.seed, 0.0))
-    return [best.get(run.seed, mean(best.values())) if best else None for run in runs]
+        if run.scratch and (run.seed not in best or run.best > best[run.seed].best):
+            best[run.seed] = run
+    return best
+
+
+def useless(run: RunResult) -> bool:
+    """Return whether a run is known to have learned nothing."""
+    return run.test is not None and run.test.learned is False
 
 
 def distinguish(runs: Sequence[RunResult]) -> list[RunResult]:
@@ -146,36 +65,90 @@ def distinguish(runs: Sequence[RunResult]) -> list[RunResult]:
 
 def summarise(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
     """Return a row per label, in the order of the runs: mean and sample deviation over seeds."""
-    times = [
-        None if target is None else run.seconds_to(target)
-        for run, target in zip(runs, targets(runs), strict=True)
+    goals = targets(runs)
+    reached = [
+        None if target is None else run.cost_to(target)
+        for run, target in zip(runs, goals, strict=True)
     ]
-    baseline = {run.seed: t for run, t in zip(runs, times, strict=True) if run.scratch and t}
+    slow = {run.seed: cost for run, cost in zip(runs, reached, strict=True) if run.scratch and cost}
     rows = []
     for label in dict.fromkeys(run.label for run in runs):
         own = [run for run in runs if run.label == label]
-        reached = [
-            t for run, t in zip(runs, times, strict=True) if run.label == label and t is not None
+        fast = [
+            cost for run, cost in zip(runs, reached, strict=True) if run.label == label and cost
         ]
-        speed_up = None
-        if baseline and len(reached) == len(own) and mean(reached):
-            slow = mean(baseline.get(run.seed, mean(baseline.values())) for run in own)
-            speed_up = slow / mean(reached)
         rows.append(
             {
                 "way": label,  # the key in report.json
                 "seeds": len(own),
-                "test": _statistics(run.test for run in own),
+                "test": _statistics(run.test.top1 if run.test else None for run in own),
                 "best": _statistics(run.best for run in own),
-                "seconds": _statistics(run.seconds for run in own),
-                "seconds_before": _statistics(run.seconds_before for run in own),
-                "reached": len(reached),
-                "seconds_to_target": _statistics(reached),
-                "speed_up": speed_up,
+                "seconds": _statistics(run.cost.seconds for run in own),
+                "seconds_before": _statistics(run.before.seconds for run in own),
+                "reached": len(fast) if any(target is not None for target in goals) else None,
+                "seconds_to_target": _statistics(cost.seconds for cost in fast),
                 "synaptic": _statistics(run.synaptic for run in own),
+                "stages": {
+                    name: _costs([run.stages[name] for run in own if name in run.stages])
+                    for name in dict.fromkeys(name for run in own for name in run.stages)
+                },
+                "cost": _costs([run.cost for run in own]),
+                "cost_to_target": _costs(fast),
+                **{
+                    key: _speed_up(
+                        [slow.get(run.seed) for run in own],
+                        list(slow.values()),
+                        fast,
+                        of,
+                    )
+                    for key, of in SPEED_UPS.items()
+                },
             }
         )
     return rows
+
+
+SPEED_UPS: dict[str, Callable[[Cost], float | None]] = {
+    "speed_up": lambda cost: cost.seconds,
+    "speed_up_cpu": lambda cost: cost.cpu_seconds,
+    "speed_up_operations": lambda cost: cost.operations,
+}
+
+
+def _speed_up(
+    same_seeds: Sequence[Cost | None],
+    every: Sequence[Cost],
+    fast: Sequence[Cost],
+    of: Callable[[Cost], float | None],
+) -> float | None:
+    """Return the baselines' cost of reaching the target over that of a method's runs.
+
+    Args:
+        same_seeds: the cost of the baseline of each run's seed; None stands for the mean of all.
+        every: the costs of all baselines.
+        fast: the costs of the runs that reach the target.
+        of: the figure to compare.
+
+    Returns:
+        None if a run does not reach the target, or a figure is unknown.
+    """
+    means = [of(cost) for cost in every]
+    costs = [of(cost) for cost in fast]
+    if len(fast) < len(same_seeds) or None in means or None in costs or not every:
+        return None
+    usual = mean(filter(None, means)) if any(means) else 0.0
+    slow = mean(usual if cost is None else of(cost) or 0.0 for cost in same_seeds)
+    spent = mean(cost or 0.0 for cost in costs)
+    return slow / spent if spent else None
+
+
+def _costs(costs: Sequence[Cost]) -> dict[str, dict[str, float] | None]:
+    """Return the statistics of each figure, None where a run lacks it."""
+    found: dict[str, dict[str, float] | None] = {}
+    for key in KEYS:
+        values = [getattr(cost, key) for cost in costs]
+        found[key] = None if None in values else _statistics(values)
+    return found
 
 
 def _statistics(values: Iterable[float | None]) -> dict[str, float] | None:
@@ -185,51 +158,34 @@ def _statistics(values: Iterable[float | None]) -> dict[str, float] | None:
     return {"mean": mean(known), "spread": stdev(known) if len(known) > 1 else 0.0}
 
 
-HEAD = (
-    "method | seeds | test accuracy (%) | best held-out accuracy (%) | training time (s) | before "
-    "the last stage (s) | time to the baseline's best (s) | speed-up | operations per sample (M)"
-)
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows of `summarise` as a Markdown table."""
-
-    def cell(value: Mapping[str, float] | None, show: Callable[[float], str], many: bool) -> str:
-        spread = f" ± {show(value['spread'])}" if value and many else ""
-        return show(value["mean"]) + spread if value else "-"
-
-    def percent(value: float) -> str:
-        return f"{100 * value:.1f}"
-
-    def whole(value: float) -> str:
-        return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-    lines = [HEAD, " | ".join(["---", *["---:"] * HEAD.count("|")])]
-    for row in rows:
-        many = row["seeds"] > 1
-        time = cell(row["seconds_to_target"], whole, row["reached"] > 1)
-        if row["reached"] < row["seeds"]:
-            time = f"{time} ({row['reached']} of {row['seeds']} reach it)"
-        cells = (
-            row["way"].replace("|", "\\|"),
-            str(row["seeds"]),
-            cell(row["test"], percent, many),
-            cell(row["best"], percent, many),
-            cell(row["seconds"], whole, many),
-            cell(row["seconds_before"], whole, False),
-            time,
-            "-" if row["speed_up"] is None else f"{row['speed_up']:.2f}",
-            cell(row["synaptic"], lambda value: f"{value / 1e6:.3g}", False),
-        )
-        lines.append(" | ".join(cells))
-    return "".join(f"| {line} |\n" for line in lines)
-
-
-def note(runs: Sequence[RunResult]) -> str:
-    """Return the note below the table: a warning if the machines differ, else nothing."""
-    if all(run.machine == runs[0].machine for run in runs):
-        return ""
-    return "\nThe runs used different machines, so their times can't be compared.\n"
+def notes(runs: Sequence[RunResult]) -> list[str]:
+    """Return what a reader of the tables has to know, as sentences."""
+    found = []
+    for run in best_baselines(runs).values():
+        if useless(run) and run.test is not None and run.test.chance is not None:
+            hits, samples = run.test.needed or 0, run.test.samples or 1
+            least = (
+                f"{percent(hits / samples)} % or more would show that it has"
+                if hits <= samples
+                else "so few samples can't show that it has. Test on more"
+            )
+            found.append(
+                f"There is no target and no speed-up, because the baseline {run.label} with seed "
+                f"{run.seed} has not learned anything: its test accuracy is "
+                f"{percent(run.test.top1)} % on {samples:,} samples, and always guessing the most "
+                f"frequent class reaches {percent(run.test.chance)} %. By a binomial test at "
+                f"{LEVEL:.0%}, {least}."
+            )
+        elif run.test is None or run.test.learned is None:
+            found.append(
+                f"It can't be checked whether the baseline {run.label} with seed {run.seed} has "
+                "learned anything, because its run did not record its test samples by class."
+            )
+    if any(run.machine != runs[0].machine for run in runs):
+        found.append("The runs used different machines, so their times can't be compared.")
+    if any(None in cost.as_dict().values() for run in runs for cost in run.stages.values()):
+        found.append("Costs that an older version did not record are missing, shown as -.")
+    return found
 
 
 def plot(runs: Sequence[RunResult], out: Path) -> None:
@@ -269,11 +225,11 @@ def plot(runs: Sequence[RunResult], out: Path) -> None:
 
 
 def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any]]:
-    """Compare finished runs in report.md, report.json, report.png and report.svg.
+    """Compare finished runs in report.html, report.md, report.json, report.png and report.svg.
 
     Args:
         folders: the runs' folders; a folder that is given twice, under any path, counts once.
-        out: the folder to write to, created if missing.
+        out: the folder to write to, created if missing; or a file NAME.html for only the page.
 
     Returns:
         The rows of the table (`summarise`).
@@ -289,6 +245,74 @@ def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any
     for folder in folders:
         once.setdefault(os.path.realpath(folder), folder)
     runs = distinguish([read_run(folder) for folder in once.values()])
+    _check_comparable(runs)
+    rows = summarise(runs)
+    out = Path(out)
+    if is_page(out):
+        with writing_run(out.parent):
+            write(out, html(runs, rows))
+        return rows
+    with writing_run(out):
+        write(out / "report.html", html(runs, rows))
+        write(out / "report.md", text(runs, rows))
+        document = {"ways": rows, "runs": [_details(run) for run in runs], "notes": notes(runs)}
+        write_json(out / "report.json", document)
+        plot(runs, out)
+    return rows
+
+
+def is_page(out: Path) -> bool:
+    """Return whether the output is one HTML page instead of a folder."""
+    return out.suffix.lower() in (".html", ".htm")
+
+
+def text(runs: Sequence[RunResult], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the report as Markdown."""
+    spent = costs(rows)
+    parts = [markdown(methods(rows)), *(f"{note}\n" for note in notes(runs))]
+    parts += [f"## {spent.title}\n", f"{spent.text}\n", markdown(spent)]
+    return "\n".join(parts)
+
+
+def html(runs: Sequence[RunResult], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the report as a page (`train.page`)."""
+    goals = [target for target in targets(runs) if target is not None]
+    charts = []
+    for title, of, unit in (
+        ("training time with pretraining (s)", SPEED_UPS["speed_up"], 1.0),
+        ("CPU time with pretraining (s)", SPEED_UPS["speed_up_cpu"], 1.0),
+        ("multiply-adds and additions with pretraining (G)", SPEED_UPS["speed_up_operations"], 1e9),
+    ):
+        places = []
+        for run in runs:
+            known = [value / unit for cost in run.costs if (value := of(cost)) is not None]
+            places.append(known if len(known) == len(run.curve) else [])
+        charts.append(Chart(title=title, places=places))
+    return page(
+        runs,
+        tables=[methods(rows), costs(rows)],
+        charts=charts,
+        notes=notes(runs),
+        target=mean(goals) if goals else None,
+    )
+
+
+def _details(run: RunResult) -> dict[str, Any]:
+    """Return a run for report.json."""
+    return {
+        "way": run.label,
+        **asdict(run),
+        "seconds": run.cost.seconds,
+        "seconds_before": run.before.seconds,
+        "best": run.best,
+        "test": run.test and run.test.top1,
+        "chance": run.test and run.test.chance,
+        "learned": run.test and run.test.learned,
+    }
+
+
+def _check_comparable(runs: Sequence[RunResult]) -> None:
+    """Raise InputError if runs differ in store, protocol or held-out samples."""
     first = runs[0]
     for run in runs:
         held_out_known = bool(run.held_out and first.held_out)
@@ -302,11 +326,3 @@ def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any
                     f"{run.folder} was trained {what} than {first.folder}, so their times and "
                     "accuracies can't be compared; report on them separately"
                 )
-    rows = summarise(runs)
-    out = Path(out)
-    with writing_run(out):
-        write(out / "report.md", table(rows) + note(runs))
-        details = [{"way": run.label, **vars(run), "best": run.best} for run in runs]
-        write_json(out / "report.json", {"ways": rows, "runs": details})
-        plot(runs, out)
-    return rows

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from eventdata.errors import EventDataError, InputError, OptionError
 from eventdata.files.base import Files, is_url, path_or_url
-from eventdata.files.local import LocalFiles, walking
+from eventdata.files.local import LocalFiles
 from eventdata.files.remote import Remote, Result
 
 REQUESTS = 16  # at once; each waits for the network
@@ -102,25 +102,68 @@ def inside(folder: Path) -> list[tuple[Path, bool]]:
         ]
         return cast(list[tuple[Path, bool]], found)
     with os.scandir(folder) as local:
-        return [(Path(entry.path), entry.is_dir()) for entry in local]
+        return [(Path(entry.path), _is_folder(entry)) for entry in local]
 
 
-def files_below(folder: Path) -> list[str]:
-    """Return the relative paths of all files below a folder, with forward slashes."""
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden or holds what macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def files_below(folder: Path, unfollowed: list[str] | None = None) -> list[str]:
+    """Return the relative paths of all files below a folder, with forward slashes.
+
+    Links are followed, but a folder that several links lead to is read once. Hidden files and
+    folders are skipped.
+
+    Args:
+        folder: the folder, or a link to one.
+        unfollowed: a list to which the relative paths of other links are added. They lead to
+            nothing, to a folder that was read already, or to one that holds ``folder``.
+    """
     if isinstance(folder, RemotePath):
-        return _ask(
+        paths = _ask(
             folder.url, lambda system, path: [p[len(path) + 1 :] for p in system.find(path)]
         )
-    found = []
-    with walking(folder, InputError):
-        for place, _, names in os.walk(folder, onerror=_raise):  # the default skips unreadable ones
-            within = Path(place).relative_to(folder).as_posix()
-            found += names if within == "." else [f"{within}/{name}" for name in names]
+        return [path for path in paths if not any(map(is_hidden, path.split("/")))]
+    found: list[str] = []
+    unread: list[str] = []
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))
+    links = [""]  # the folder itself, then links to folders
+    while links:
+        links.sort(reverse=True)
+        place = links.pop()
+        # By realpath, which survives links in a circle.
+        folders = [(os.path.realpath(folder / place), f"{place}/" if place else "")]
+        while folders:
+            real, within = folders.pop()
+            if real in seen:
+                unread.append(within.rstrip("/"))
+                continue
+            seen.add(real)
+            with os.scandir(real) as entries:
+                for entry in entries:
+                    path = f"{within}{entry.name}"
+                    if is_hidden(entry.name):
+                        continue
+                    if entry.is_symlink() and _is_folder(entry):
+                        links.append(path)
+                    elif _is_folder(entry):
+                        folders.append((f"{real}/{entry.name}", f"{path}/"))
+                    else:
+                        found.append(path)
+                        if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
+                            unread.append(path)
+    if unfollowed is not None:
+        unfollowed += sorted(unread)
     return found
 
 
-def _raise(error: OSError) -> NoReturn:
-    raise error
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def file_numbers(paths: Sequence[str]) -> list[Numbers]:

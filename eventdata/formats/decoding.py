@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError
 from eventdata.events import Events, SensorSize, make_events
 from eventdata.settings import Settings, setting
+from eventdata.units import TimeUnit
 
 CHUNK_EVENTS = 1 << 20  # in a chunk, about; they bound the memory of reading a long recording
-TimeUnit = Literal["s", "ms", "us", "ns"]
 
 
 class Place(NamedTuple):
-    """The beginning of a chunk, as two numbers that each fit int64.
+    """The place where a chunk begins, in two numbers that each fit int64.
 
     offset: a byte, packet or row of the file; state: what the decoder carries to it from earlier
     events, such as the turns of the clock.
@@ -76,6 +76,14 @@ class Recording:
         return make_events(x, y, t, p, sensor_size, name=name)
 
 
+def _parse_columns(order: str) -> str:
+    """Return an order of columns in lower case; raise ValueError if it is not one."""
+    letters = "".join(re.split("[ ,]+", order.lower()))
+    if sorted(letters) != list("ptxy"):
+        raise ValueError(order)
+    return letters
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodeOptions(Settings):
     """The user's statements about recordings, for what their files leave open.
@@ -86,6 +94,13 @@ class DecodeOptions(Settings):
     stream: str | None = setting(
         None,
         "Stream of events to read from files with several, such as left; the first by default.",
+    )
+    columns: str | None = setting(
+        None,
+        "Order of the columns of tables without names, such as txyp; derived from their values by "
+        "default.",
+        form="the letters x, y, t and p in the order of the columns",
+        parse=_parse_columns,
     )
     sensor_size: SensorSize | None = None
 

@@ -25,6 +25,8 @@ DECODERS = {
     ".dat": "dat",
     ".bin": "atis",
     ".es": "event_stream",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
     ".npz": "columns",
     ".npy": "columns",
 }
@@ -35,6 +37,7 @@ def read_events(
     sensor_size: SensorSize | None = None,
     *,
     stream: str | None = None,
+    columns: str | None = None,
 ) -> tuple[Events, SensorSize]:
     """Return the checked events of a recording, times in microseconds, and the size (W, H).
 
@@ -44,6 +47,7 @@ def read_events(
             none (.bin, .npz, .npy, some .dat), the smallest that holds its events. The latter
             differs from file to file: pass the size to put several files into one store.
         stream: name of the stream of events, for a file with several; by default the first.
+        columns: order of the columns of tables without names, such as "txyp".
 
     Raises:
         InputError: the format is unknown, or the file is not a whole file of it.
@@ -51,7 +55,7 @@ def read_events(
         EventDataError: memory ran out.
     """
     path = Path(path)
-    options = DecodeOptions(sensor_size=sensor_size, stream=stream)
+    options = DecodeOptions(sensor_size=sensor_size, stream=stream, columns=columns)
     recording = read_recording(path, options)
     size = sensor_size or recording.sensor_size
     events = recording.events(size, name=str(path))

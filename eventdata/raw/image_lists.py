@@ -1,7 +1,7 @@
 """Lists folders of labelled images, for events from them (imagenet) and for themselves (images).
 
     INPUT/CLASS/*.JPEG              class folders: one split, train
-    INPUT/{train,val,test}/CLASS/*  split folders with class folders
+    INPUT/SPLIT/CLASS/*             splits; `raw.split_folders` has their names
     INPUT/val/*.JPEG and a list     a split folder without class folders, as ImageNet's val comes
 
 A list has lines ``path label``, where a label is a class's name or its index. A class's index is
@@ -12,7 +12,6 @@ the order of the list if it has them.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from eventdata.errors import InputError
-from eventdata.files.inputs import files_below, inside
+from eventdata.raw.class_folders import find_class_folders
 from eventdata.raw.listing import read_lines, safe_relative, stored_name
 from eventdata.raw.source import Samples, SourceSettings
+from eventdata.raw.split_folders import Part
 from eventdata.settings import setting
 
-SPLITS = ("train", "val", "test")
 MAX_CLASSES = 1_000_000
 _INDEX = re.compile("[0-9]{1,1000}")  # what int() takes, and no digits of other scripts
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -63,24 +62,25 @@ class ImageFolders(SourceSettings):
     def _listing(self) -> tuple[list[str], dict[str, Samples]]:
         """The class names by label, and the samples of each split."""
         root, only = self.root, self.only
-        if not root.is_dir():
-            raise InputError(f"{root}: no such folder; pass the one that holds the images")
-        present = {split: root / split for split in SPLITS if (root / split).is_dir()}
-        folders = present or {"train": root}
-        class_folders = {split: _class_folders(folder) for split, folder in folders.items()}
+        found = find_class_folders(
+            root,
+            "images",
+            is_image,
+            listed=self.list_file is not None,
+            known=[path.absolute() for path in (self.list_file, self.classes_file) if path],
+        )
+        parts = {split or "train": part for split, part in found.layout.parts.items()}
+        folders = {split: found.folder(part) for split, part in parts.items()}
         notes = []
-        if not present:
-            inner = [root / name for name in class_folders["train"]]
-            if self.list_file is None and len(inner) == 1 and {*SPLITS} & {*_class_folders(*inner)}:
-                raise InputError(f"{root}: holds only a folder with the splits; pass {inner[0]}")
-            if only is None:
-                notes.append("the input has no folder train, val or test: it is one split, train")
+        if "" in found.layout.parts and only is None:
+            notes.append("the input has no folder train, val or test: it is one split, train")
+        notes += found.notes
         self.check_split(folders)
-        without = [split for split in folders if not class_folders[split]]
-        listed = _read_list(self.list_file, folders, without) if self.list_file else {}
+        without = [split for split, part in parts.items() if not part.classes]
+        listed = _read_list(self.list_file, root, folders, without) if self.list_file else {}
         walked = {
-            split: _walk(folder, class_folders[split])
-            for split, folder in folders.items()
+            split: _walked(folders[split], part)
+            for split, part in parts.items()
             if split not in listed
         }
         notes += [
@@ -104,24 +104,23 @@ class ImageFolders(SourceSettings):
         return [stored_name(name) for name in classes], splits
 
 
-def _class_folders(folder: Path) -> list[str]:
-    folders = (path.name for path, is_folder in inside(folder) if is_folder)
-    return sorted(name for name in folders if not name.startswith("."))
+def is_image(name: str) -> bool:
+    """Return whether a file has the suffix of an image."""
+    return name.lower().endswith(SUFFIXES)
 
 
-def _walk(folder: Path, class_folders: Sequence[str]) -> _Rows:
+def _walked(folder: Path, part: Part) -> _Rows:
     """Return all images of the class folders, at any depth, by class and then by path."""
     rows = _Rows(folder)
-    with ThreadPoolExecutor(16) as threads:  # to list over a network is slow, not busy
-        found = threads.map(files_below, (folder / name for name in class_folders))
-        for name, files in zip(class_folders, found, strict=True):
-            images = [f"{name}/{file}" for file in files if file.lower().endswith(SUFFIXES)]
-            rows.names += sorted(images)
-            rows.labels += [name] * len(images)
+    for name, images in part.classes.items():
+        rows.names += sorted(images)
+        rows.labels += [name] * len(images)
     return rows
 
 
-def _read_list(path: Path, folders: Mapping[str, Path], without: Sequence[str]) -> dict[str, _Rows]:
+def _read_list(
+    path: Path, root: Path, folders: Mapping[str, Path], without: Sequence[str]
+) -> dict[str, _Rows]:
     """Return the rows of each split that the list has.
 
     A line is of the split that its path starts with. Where it starts with none, it is of the only
@@ -129,6 +128,7 @@ def _read_list(path: Path, folders: Mapping[str, Path], without: Sequence[str]) 
     """
     listed: dict[str, _Rows] = {}
     home = next(iter(folders)) if len(folders) == 1 else without[0] if len(without) == 1 else None
+    named = {folder.name: split for split, folder in folders.items() if folder != root}
     seen: set[tuple[str, str]] = set()
     lines = read_lines(path)
     if not lines:
@@ -137,12 +137,12 @@ def _read_list(path: Path, folders: Mapping[str, Path], without: Sequence[str]) 
         name, label = [*line.rsplit(maxsplit=1), "", ""][:2]
         first, _, rest = name.partition("/")
         split = home
-        if rest and first in folders and folders[first].name == first:
-            split, name = first, rest
+        if rest and first in named:
+            split, name = named[first], rest
         if split is None:
             raise InputError(
                 f"{path}:{number}: {line!r} belongs to no split; begin its path with "
-                f"{' or '.join(f'{one}/' for one in folders)}"
+                f"{' or '.join(f'{one}/' for one in named)}"
             )
         problem = ""
         if not (name and label):

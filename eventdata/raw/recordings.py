@@ -1,12 +1,13 @@
 """Recordings of event cameras in class folders, whole or cut into samples of equal time.
 
     INPUT/CLASS/.../FILE            one split, "all"
-    INPUT/SPLIT/CLASS/.../FILE      where all folders in INPUT are called train, val, test
+    INPUT/SPLIT/CLASS/.../FILE      splits; `raw.split_folders` has their names
 
 A sample is named after its path in its split, with its number if the recording is cut:
 ``CLASS/FILE#3``. Formats: `formats.recording`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,19 +19,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
-from eventdata.events import LATEST, SensorSize
-from eventdata.files.inputs import file_numbers, files_below, only_local
+from eventdata.events import SensorSize
+from eventdata.files.inputs import file_numbers, only_local
 from eventdata.formats.decoding import DecodeOptions
 from eventdata.formats.recording import DECODERS, read_recording
 from eventdata.jobs.worker import out_of_memory
+from eventdata.raw.class_folders import ClassFolders, find_class_folders, is_document
 from eventdata.raw.framed import FrameSettings
 from eventdata.raw.listing import stored_name
 from eventdata.raw.reading import read_cut, read_sized
 from eventdata.raw.source import Sample, Samples, SourceSettings
 from eventdata.settings import parameters_of, setting
 from eventdata.store.layout import Parameters, SampleFormat
+from eventdata.units import LATEST
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_TEXT = (".txt", ".csv")  # in these formats there are also files that hold no events
+_SIDECAR = re.compile(
+    r"(.*[^a-z])?(labels?|classes|annotations?|timestamps?|frame_times|args|imu|images|"
+    r"ground_?truth|calib(ration)?)",
+    re.IGNORECASE,
+)
 Folders = dict[Path, list[Path]]  # class folder -> recordings
 
 
@@ -70,30 +78,43 @@ class Recordings(SourceSettings):
         """
         source = replace(self)
         vars(source)["_files"] = {"all": {folder: [folder / name for name in names]}}
+        vars(source)["_notes"] = []
         if size is not None:
             vars(source)["_sensor"] = size
         return source
 
     @cached_property
+    def _found(self) -> ClassFolders:
+        return find_class_folders(self.root, "recordings", is_recording)
+
+    @cached_property
+    def _notes(self) -> list[str]:
+        return self._found.notes
+
+    @cached_property
     def _files(self) -> dict[str, Folders]:
         """The recordings of each split, in the order of their names, without hidden ones."""
-        root = self.root
-        if not root.is_dir():
-            raise InputError(f"{root}: no such folder; pass the one that holds the class folders")
-        folders = {folder: SPLITS.get(folder.name.lower()) for folder in _folders(root)}
-        found = {"all": _recordings(root)}
-        if folders and all(folders.values()):
-            found = {split: {} for split in SPLITS.values() if split in folders.values()}
-            for folder, split in folders.items():
-                if split is None or found[split]:
-                    raise InputError(f"{folder}: a second folder for the split {split}; keep one")
-                found[split] = _recordings(folder)
-        if not any(found.values()):
+        found = self._found
+        for name in found.loose:
+            if not name.lower().endswith(_TEXT):
+                raise InputError(
+                    f"{self.root / name}: lies in no class folder; put the files of each class "
+                    "into a folder"
+                )
+        files: dict[str, Folders] = {}
+        for split, part in found.layout.parts.items():
+            folder = found.folder(part)
+            for name, paths in part.classes.items():
+                if paths:
+                    listed = sorted(folder / path for path in paths)
+                    files.setdefault(split or "all", {})[folder / name] = listed
+        if not files:
+            notes = "".join(f" ({note})" for note in found.notes)
             raise InputError(
-                f"{root}: no class folders with event files in it ({' '.join(DECODERS)}); put "
-                "the files of each class into a folder of their own"
+                f"{self.root}: no class folders with event files in it ({' '.join(DECODERS)}); "
+                f"put the files of each class into a folder of their own{notes}"
             )
-        return {split: classes for split, classes in found.items() if classes}
+        return files
 
     @cached_property
     def classes(self) -> Sequence[str]:
@@ -137,11 +158,13 @@ class Recordings(SourceSettings):
 
     def splits(self) -> dict[str, Samples]:
         self.check_split(self._files)
-        return {
+        listing = {
             split: self._list(split, folders)
             for split, folders in self._files.items()
             if self.only in (None, split)
         }
+        next(iter(listing.values())).notes[:0] = self._notes
+        return listing
 
     def _list(self, split: str, folders: Folders) -> Samples:
         """Return the samples of a split; with ``every``, read all recordings to find their ends."""
@@ -208,23 +231,10 @@ class Recordings(SourceSettings):
             raise InputError(f"{sample.path}: {error}") from None
 
 
-def _recordings(folder: Path) -> Folders:
-    """Return the recordings of a split."""
-    for path in sorted(folder.iterdir()):
-        if _is_event_file(path):
-            raise InputError(
-                f"{path}: lies in no class folder; put the files of each class into a folder"
-            )
-    found = {
-        inside: sorted(filter(_is_event_file, (inside / name for name in files_below(inside))))
-        for inside in _folders(folder)
-    }
-    return {inside: files for inside, files in found.items() if files}
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _is_event_file(path: Path) -> bool:
-    return path.suffix.lower() in DECODERS and not path.name.startswith(".") and path.is_file()
+def is_recording(name: str) -> bool:
+    """Return whether a file has the suffix of a format, and not the name of a text about files."""
+    path = Path(name)
+    suffix = path.suffix.lower()
+    if suffix in _TEXT and (is_document(path.name) or _SIDECAR.fullmatch(path.stem)):
+        return False
+    return suffix in DECODERS

@@ -216,15 +216,17 @@ def _checkpoint(folder: Path, _: Path) -> None:
 
 def _run(folder: Path, out: Path) -> None:
     from train.recipe import load
-    from train.report import read_run, summarise, table
+    from train.report import summarise
+    from train.results import read_run
     from train.runs.folder import RunFolder
+    from train.tables import markdown, methods
 
     with suppress(EventDataError):
         RunFolder(folder).check_same(load("digits").document())
     with suppress(EventDataError):
         load(str(folder / "config.toml"))
     _call("report", folder, "-o", out / "report")
-    table(summarise([read_run(folder)]))
+    markdown(methods(summarise([read_run(folder)])))
 
 
 def _format(

@@ -120,7 +120,7 @@ def test_bad_lines_of_a_list_are_problems_of_their_samples(tmp_path):
 
 
 def test_a_folder_above_the_splits_is_refused(tmp_path):
-    """A single folder with the splits inside would be a class, as it is next to another folder."""
+    """With other folders next to it, it is refused, too; a list decides."""
     touch(tmp_path, "ILSVRC/train/a/1.jpg", "ILSVRC/train/b/2.jpg", "ILSVRC/val/a/3.jpg")
     with pytest.raises(
         InputError, match=f"holds only a folder with the splits; pass {tmp_path}/ILSVRC"
@@ -129,7 +129,8 @@ def test_a_folder_above_the_splits_is_refused(tmp_path):
     (tmp_path / "list.txt").write_text("ILSVRC/val/a/3.jpg 0\n")
     listed(tmp_path, tmp_path / "list.txt")
     touch(tmp_path, "other/4.jpg")
-    listed(tmp_path)
+    with pytest.raises(InputError, match="ILSVRC/train: looks like a split in a class folder"):
+        listed(tmp_path)
 
 
 def test_useless_lists_and_folders_are_refused(tmp_path):

@@ -13,9 +13,9 @@ import eventdata
 from eventdata.cli import main
 from eventdata.conversion import convert
 from eventdata.errors import InputError, OptionError
-from eventdata.events import LATEST
 from eventdata.formats.recording import read_events
 from eventdata.raw import reading
+from eventdata.units import LATEST
 from tests.makers import write_npz
 from tests.source_contract import SourceContract
 

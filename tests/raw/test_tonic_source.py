@@ -187,7 +187,7 @@ def test_recordings_may_have_different_sizes(shared, tmp_path):
     assert (ds.classes, ds.labels.tolist()) == (["Faces_easy", "accordion"], [0, 0, 1])
     assert ds[0][0].shape == (4, 2, 180, 240)
     assert eventdata.verify(out, against=tmp_path).ok
-    with pytest.raises(InputError, match="on a sensor of 100 x 100 pixels"):
+    with pytest.raises(InputError, match="off the sensor of 100x100 pixels"):
         convert("tonic:NCALTECH101", tmp_path, out, frames=4, sensor_size="100x100", overwrite=True)
 
 
@@ -354,5 +354,5 @@ def test_files_that_tonic_cannot_read_are_errors(tmp_path):
         convert("tonic:DVSGesture", raw, out, frames=3)
     convert("tonic:DVSGesture", raw, out, frames=3, on_error="skip")
     reasons = (out / "skipped.json").read_text()
-    assert "x runs from 200 to 200 on a sensor of 128 x 128" in reasons
+    assert "1 of 1 event lies off the sensor of 128x128 pixels" in reasons
     assert eventdata.open_store(out).split("train").valid.tolist() == [False, False, True]

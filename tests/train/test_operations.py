@@ -75,6 +75,18 @@ def test_linear_layers_and_lstms_are_counted():
     assert layer.synaptic == 4 * (4 * 2) * 3 + 3 * (4 * 2) * 2  # the first hidden state is zero
 
 
+def test_the_work_of_training_is_forward_and_two_gradients():
+    """Spikes into the first layer cost additions; the second reads analogue values."""
+    first, second = nn.Linear(3, 5, bias=False), nn.Linear(5, 2, bias=False)
+    nn.init.constant_(first.weight, 0.7)
+    found = measure(nn.Sequential(first, second), [torch.tensor([[1.0, 0, 1]])])
+    assert found.training_additions == 2 * (2 * 5)  # forward, gradient of the weights
+    assert found.training_multiply_adds == 2 * (5 * 2) + 5 * 2  # and of the second's inputs
+    assert found.dense_training == 2 * (3 * 5) + 3 * (5 * 2)
+    neurons = nn.Sequential(Neuron(NeuronSettings(kind="lif")))
+    assert measure(neurons, [torch.ones(4, 1, 3)]).training_multiply_adds == 2 * 3 * 3
+
+
 class Pair(nn.Module):
     """One convolution and one neuron, each called twice per sample, as in a block."""
 

@@ -1,16 +1,22 @@
 """The time-accuracy report on runs with made-up figures."""
 
 import json
+import math
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from eventdata.cli import main
 from eventdata.errors import InputError, OptionError
-from train.report import read_run, report, summarise, table
-from train.runs.folder import RunFolder, write, write_json, write_rows
+from train.report import report, summarise
+from train.results import Score, least_hits, read_run
+from train.runs.folder import RunFolder, write, write_json, write_rows, write_weights
+from train.tables import markdown, methods
 
 
 def make_run(
@@ -27,8 +33,19 @@ def make_run(
     name="",
     protocol="correct",
     machine="here",
+    confusion=None,
+    costs=None,
+    classes=None,
+    before_costs=None,
 ):
-    """Write a finished run; curve: seconds and accuracy of its last stage."""
+    """Write a finished run.
+
+    Args:
+        curve: seconds and accuracy of its last stage.
+        confusion: that of its test.
+        costs: CPU seconds, multiply-adds and additions of its last stage; None: of an old version.
+        before_costs: those of a stage `ann` before it.
+    """
     folder = RunFolder(root / (name or f"{label}-{seed}"))
     name = "scratch" if scratch else "lif"
     write(folder.config, "")
@@ -36,19 +53,39 @@ def make_run(
         {"epoch": epoch, "train_seconds": seconds, "top1": top1}
         for epoch, (seconds, top1) in enumerate(curve)
     ]
+    if costs is not None:
+        for row in rows:
+            row["step"] = 10 * row["epoch"]
+            row["cpu_seconds"] = costs[0] * row["epoch"] / rows[-1]["epoch"]
     write_rows(folder.stage(name).epochs, rows)
-    write_json(folder.stage(name).root / "operations.json", {"synaptic": synaptic})
+    measured = {"synaptic": synaptic, "rates": {"stem.neuron": 0.25, "<b>": 0.5}}
+    write_json(folder.stage(name).root / "operations.json", measured)
+    if classes is not None:
+        write_weights(folder.stage(name).weights("last"), {}, {"classes": classes})
     seconds = rows[-1]["train_seconds"]
+    keys = ("cpu_seconds", "multiply_adds", "additions")
+    stages = [
+        {"name": name, "train_seconds": seconds, **dict(zip(keys, costs or (), strict=False))}
+    ]
+    if before_costs is not None:
+        ann = dict(zip(keys, before_costs, strict=True))
+        stages.insert(0, {"name": "ann", "train_seconds": before, **ann})
+    total = {key: sum(stage.get(key, 0) for stage in stages) for key in keys}
     result = {
         "label": label,
         "store": store,
         "protocol": protocol,
         "machine": {"system": machine},
         "seed": seed,
-        "stages": [{"name": name, "train_seconds": seconds}],
+        "stages": stages,
         "train_seconds": before + seconds,
+        "cost": None if costs is None else total,
         "test": None if test is None else {"top1": test},
     }
+    if confusion is not None:
+        samples = sum(map(sum, confusion))
+        hits = sum(row[place] for place, row in enumerate(confusion))
+        result["test"] = {"top1": hits / samples, "samples": samples, "confusion": confusion}
     write_json(folder.result, result)
     return folder.root
 
@@ -69,7 +106,9 @@ def runs(tmp_path):
 def test_the_clock_of_a_run_includes_pretraining(runs):
     run = read_run(runs[2])
     assert run.curve == ((30, 0.2), (40, 0.5), (50, 0.7))
-    assert (run.seconds_before, run.seconds, run.best, run.test) == (30, 50, 0.7, 0.6)
+    assert (run.before.seconds, run.cost.seconds, run.best) == (30, 50, 0.7)
+    assert run.test is not None
+    assert (run.test.top1, run.test.learned) == (0.6, None)  # no samples are recorded
     assert run.seconds_to(0.5) == 40
     assert run.seconds_to(0.71) is None
 
@@ -99,7 +138,7 @@ def test_a_target_that_is_not_reached_is_reported(tmp_path, runs):
     rows = summarise([read_run(run) for run in (*runs, *slow)])
     assert rows[2]["reached"] == 1
     assert rows[2]["speed_up"] is None
-    assert "| 10 (1 of 2 reach it) | - |" in table(rows)
+    assert "| 10 (1 of 2 reach it) | - |" in markdown(methods(rows))
 
 
 def test_without_a_baseline_there_is_no_target(runs):
@@ -168,7 +207,7 @@ def test_different_machines_are_noted(tmp_path, runs):
     assert "different machines" in (tmp_path / "out/report.md").read_text()
 
 
-def test_the_report_writes_four_files(tmp_path, runs):
+def test_the_report_writes_five_files(tmp_path, runs):
     report(runs, tmp_path / "report")
     lines = (tmp_path / "report/report.md").read_text().splitlines()
     assert lines[2].split("|")[1:5] == [" scratch ", " 2 ", " 50.0 ± 2.8 ", " 55.0 ± 7.1 "]
@@ -230,12 +269,12 @@ def test_nothing_is_written_through_links(tmp_path, runs):
     outside, out = tmp_path / "outside", tmp_path / "out"
     outside.write_text("precious")
     out.mkdir()
-    for suffix in ("md", "json", "svg", "png"):
+    for suffix in ("html", "md", "json", "svg", "png"):
         for name in (f"report.{suffix}", f"report.{suffix}.part"):
             (out / name).symlink_to(outside)
     report(runs, out)
     assert outside.read_text() == "precious"
-    assert len(list(out.iterdir())) == 4
+    assert len(list(out.iterdir())) == 5
     assert not any(path.is_symlink() for path in out.iterdir())
 
 
@@ -243,9 +282,182 @@ def test_the_command_prints_the_table(tmp_path, monkeypatch, runs):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["report", *map(str, runs)])
     suffixes = sorted(path.suffix for path in Path("report").iterdir())
-    assert suffixes == [".json", ".md", ".png", ".svg"]
+    assert suffixes == [".html", ".json", ".md", ".png", ".svg"]
     assert done.exit_code == 0, done.output
     assert "| fast | 2 |" in done.output
     done = CliRunner().invoke(main, ["report", str(tmp_path / "no"), "-o", str(tmp_path / "x")])
     assert done.exit_code == 1
     assert "is not the folder of a run" in done.output
+
+
+def test_html_alone_is_written_to_a_file(tmp_path, runs):
+    words = ["report", *map(str, runs), "-o", str(tmp_path / "new" / "x.html")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert "| fast | 2 |" in done.output
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.html"]
+    page = (tmp_path / "new" / "x.html").read_text("utf-8")
+    assert page.startswith("<!doctype html>")
+
+
+@given(st.integers(1, 60), st.floats(0.01, 0.99))
+def test_the_least_hits_that_show_learning(samples, chance):
+    """Against a plain sum over all outcomes."""
+
+    def tail(least):
+        return sum(
+            math.comb(samples, hits) * chance**hits * (1 - chance) ** (samples - hits)
+            for hits in range(least, samples + 1)
+        )
+
+    least = least_hits(samples, chance)
+    assert tail(least) < 0.01 + 1e-9
+    assert tail(least - 1) >= 0.01 - 1e-9
+
+
+def test_chance_is_the_share_of_the_most_frequent_class():
+    uneven = [[90, 0], [10, 0]]  # everything is taken for the first class
+    score = Score(top1=0.9, samples=100, confusion=uneven)
+    assert (score.chance, score.learned) == (0.9, False)
+    assert Score(top1=0.97, samples=100, confusion=uneven).learned
+    assert Score(top1=0.6, samples=100, confusion=[[30, 20], [20, 30]]).learned is False
+    assert Score(top1=0.63, samples=100, confusion=[[30, 20], [17, 33]]).learned
+    assert Score(top1=1.0, samples=3, confusion=[[2, 0], [0, 1]]).learned is False  # too few
+    assert Score(top1=0.1, samples=10, confusion=[[10]]).learned is False
+    assert Score(top1=0.5).learned is None
+
+
+NOTHING, MUCH = [[30, 20], [28, 22]], [[45, 5], [4, 46]]
+
+
+def test_a_baseline_that_learns_nothing_gives_no_speed_up(tmp_path):
+    """It has a best epoch by luck, which a method reaches at once."""
+    curve = [(0, 0.5), (100, 0.52)]
+    fast = make_run(tmp_path, "fast", [(0, 0.5), (10, 0.9)], confusion=MUCH)
+    good = make_run(tmp_path, "scratch", curve, scratch=True, confusion=MUCH)
+    bad = make_run(tmp_path, "poor", curve, scratch=True, confusion=NOTHING)
+    scratch, row = report([good, fast], tmp_path / "out")
+    assert (scratch["speed_up"], row["speed_up"]) == (1, 10)
+    scratch, row = report([bad, fast], tmp_path / "out")
+    for one in (scratch, row):
+        assert one["speed_up"] is one["seconds_to_target"] is one["speed_up_cpu"] is None
+    sentence = (
+        "There is no target and no speed-up, because the baseline poor with seed 0 has not learned "
+        "anything: its test accuracy is 52.0 % on 100 samples, and always guessing the most "
+        "frequent class reaches 50.0 %. By a binomial test at 1%, 63.0 % or more would show that "
+        "it has."
+    )
+    assert sentence in (tmp_path / "out/report.md").read_text("utf-8")
+    assert sentence in (tmp_path / "out/report.html").read_text("utf-8")
+    assert json.loads((tmp_path / "out/report.json").read_text())["runs"][0]["learned"] is False
+    # A better baseline of the same seed is the target.
+    best = make_run(tmp_path, "scratch deep", [(0, 0.5), (50, 0.8)], scratch=True, confusion=MUCH)
+    rows = {row["way"]: row for row in report([bad, best, fast], tmp_path / "out")}
+    assert rows["fast"]["speed_up"] == 5
+    # One seed that learns nothing leaves no fair mean.
+    other = make_run(tmp_path, "poor", curve, seed=1, scratch=True, confusion=NOTHING)
+    again = make_run(tmp_path, "fast", [(0, 0.5), (10, 0.9)], seed=1, confusion=MUCH)
+    rows = report([good, other, fast, again], tmp_path / "out")
+    assert all(row["speed_up"] is None for row in rows)
+
+
+def test_costs_are_compared_in_cpu_seconds_and_operations(tmp_path):
+    slow = make_run(
+        tmp_path, "scratch", [(0, 0.1), (50, 0.4), (100, 0.6)], scratch=True, costs=(200, 6e9, 2e9)
+    )
+    fast = make_run(
+        tmp_path,
+        "fast",
+        [(0, 0.2), (10, 0.6), (20, 0.7)],
+        before=10,
+        before_costs=(5, 1e9, 0),
+        costs=(90, 1e9, 2e9),
+    )
+    scratch, row = report([slow, fast], tmp_path / "out")
+    assert (scratch["speed_up"], scratch["speed_up_cpu"], scratch["speed_up_operations"]) == (
+        1,
+    ) * 3
+    assert row["speed_up"] == 100 / 20
+    assert row["speed_up_cpu"] == 200 / (5 + 45)
+    assert row["speed_up_operations"] == 8e9 / (1e9 + 1.5e9)
+    assert row["stages"]["ann"]["cpu_seconds"]["mean"] == 5
+    assert row["cost"]["multiply_adds"]["mean"] == 2e9
+    assert row["cost_to_target"]["additions"]["mean"] == 1e9
+    text = (tmp_path / "out/report.md").read_text("utf-8")
+    assert "| fast | ann | 10 | 5 | 1 | 0 | 1 |" in text
+    assert "| fast | lif | 20 | 90 | 1 | 2 | 3 |" in text
+    assert "| fast | all stages | 30 | 95 | 2 | 2 | 4 |" in text
+    assert "| fast | to the baseline's best | 20 | 50 | 1.5 | 1 | 2.5 |" in text
+    assert "| fast | speed-up | 5.00 | 4.00 |  |  | 3.20 |" in text
+    assert (tmp_path / "out/report.html").read_text("utf-8").count("<svg") == 3
+
+
+def test_costs_of_older_runs_are_gaps(tmp_path, runs):
+    new = make_run(tmp_path, "new", [(0, 0.1), (9, 0.9)], costs=(1, 2, 3))
+    rows = report([*runs, new], tmp_path / "out")
+    assert rows[0]["speed_up"] == 1
+    assert rows[0]["speed_up_cpu"] is rows[0]["cost"]["additions"] is None
+    assert rows[2]["speed_up"]
+    assert rows[2]["speed_up_operations"] is None
+    text = (tmp_path / "out/report.md").read_text("utf-8")
+    assert "| scratch | scratch | 200 | - | - | - | - |" in text
+    assert "did not record are missing" in text
+    assert "can't be checked whether the baseline scratch with seed 1 has learned" in text
+
+
+class Page(HTMLParser):
+    """Collect the tags and the text of a page, and what it would load."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open, self.loads = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [
+            key for key, _ in attrs if key in ("src", "href", "action") or key[:2] == "on"
+        ]
+        if tag not in ("meta", "line", "circle"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_the_page_is_self_contained_and_escapes_names(tmp_path, many):
+    evil = ["</td><script>alert(1)</script>", "\x1b[2J\n'\"&", "<img src=x onerror=alert(1)>"]
+    evil += [f"c{number}" for number in range(57 * many)]
+    count = len(evil)
+    confusion = [[5 if here == there else 1 for here in range(count)] for there in range(count)]
+    baseline = make_run(
+        tmp_path,
+        "<style>*{display:none}</style>",
+        [(0, 0.1), (9, 0.5)],
+        scratch=True,
+        confusion=confusion,
+        classes=evil,
+    )
+    other = make_run(tmp_path, "plain", [(0, 0.1), (9, 0.5)], confusion=confusion, classes=evil)
+    report([baseline, other], tmp_path / "out")
+    text = (tmp_path / "out/report.html").read_text("utf-8")
+    page = Page(text)
+    assert not page.open
+    assert not page.loads
+    assert not {"script", "img", "link", "iframe"} & set(page.tags)
+    assert page.tags.count("style") == 1
+    shown = "".join(page.text)
+    assert evil[0] in shown
+    assert "<style>*{display:none}</style>, seed 0" in shown
+    assert "stem.neuron" in shown
+    assert "\x1b" not in text
+    assert "url(" not in text
+    assert "default-src 'none'" in text
+    assert ("Most frequent confusions" in shown) == many

@@ -30,7 +30,9 @@ from torch import Tensor
 
 from eventdata.errors import InputError, MismatchError, StoreError, reading, writing
 from eventdata.files.local import LocalFiles, check_plain, held, part_of, read_plain, write_whole
+from eventdata.settings import table_of
 from eventdata.store.layout import parse_json
+from train.settings import Run, Stage
 from train.toml import MAX_BYTES as MAX_CONFIG_BYTES
 from train.toml import parse_toml
 
@@ -84,7 +86,7 @@ class RunFolder:
 
         Args:
             document: the config.toml of this run. Settings of [machine] and the paths of stores
-                may differ.
+                may differ. Keys that an older version did not write there have their defaults.
             extends: a stage that may have more epochs than it had.
 
         Returns:
@@ -96,7 +98,7 @@ class RunFolder:
             found = parse_toml(read_plain(self.config, MAX_CONFIG_BYTES).decode())
         except (OSError, ValueError):
             raise MismatchError(f"{self.config}: is damaged; choose another folder") from None
-        here, there = _flat(parse_toml(document)), _flat(found)
+        here, there = _flat(parse_toml(document)), _with_defaults(found)
         key = f"stages.{extends}.epochs"
         extended = key in here and isinstance(there.get(key), int) and here[key] > there[key]
         if extended:
@@ -152,6 +154,14 @@ class RunFolder:
             return LocalFiles(self.root).own(key)
         except StoreError as error:
             raise InputError(str(error)) from None
+
+
+def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config.toml as one table, with the defaults of the keys that it lacks."""
+    stages = config.get("stages")
+    names = stages if isinstance(stages, Mapping) else {}
+    defaults = {"run": table_of(Run()), "stages": {name: table_of(Stage()) for name in names}}
+    return _flat(defaults) | _flat(config)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

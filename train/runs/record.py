@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from eventdata.errors import InputError
 from train.checkpoint import check_torch_file
 from train.data import Epoch
+from train.runs.cost import cpu_seconds
 from train.runs.ema import MovingAverage
 from train.runs.folder import (
     Row,
@@ -28,6 +29,7 @@ from train.runs.folder import (
 from train.runs.module import Classifier
 
 _SECONDS = ("train_seconds", "evaluation_seconds", "waiting_seconds")
+_STATE = ("rows", *_SECONDS, "cpu_seconds", "best", "best_epoch")
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -61,7 +63,8 @@ class Record(Checkpoint):
     """The callback that writes a stage's folder (`train.runs.folder`).
 
     Training time excludes evaluation, which is timed apart, saving and starting. The time in which
-    training waited for the next batch is a part of it, and is recorded, too.
+    training waited for the next batch is a part of it, and is recorded, too. CPU seconds are those
+    of the same periods on all devices, with the threads that read samples.
 
     The state is saved after all files that it refers to; a repeated epoch overwrites the files of
     an interrupted one. Only the best weights are saved later: on a device that is not deterministic
@@ -90,13 +93,16 @@ class Record(Checkpoint):
         self.train_seconds = 0.0
         self.evaluation_seconds = 0.0
         self.waiting_seconds = 0.0
+        self.cpu_seconds: float | None = 0.0
+        """None if an older version, which did not record it, has begun the stage."""
         self.best = -1.0
         self.best_epoch = 0
         self.mark: float | None = None
+        self.cpu_mark = 0.0
         self.has_started = False
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("rows", *_SECONDS, "best", "best_epoch")}
+        return {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for row in state_dict["rows"]:
@@ -107,7 +113,9 @@ class Record(Checkpoint):
                     raise ValueError(f"a row has a column {key!r}")
         self.rows = list(state_dict["rows"])
         for name in _SECONDS:
-            setattr(self, name, number_in(state_dict, name))
+            setattr(self, name, number_in({"waiting_seconds": 0} | state_dict, name))
+        known = state_dict.get("cpu_seconds") is not None
+        self.cpu_seconds = number_in(state_dict, "cpu_seconds") if known else None
         self.best = number_in(state_dict, "best", most=1)
         self.best_epoch = int(number_in(state_dict, "best_epoch"))
 
@@ -129,6 +137,7 @@ class Record(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.mark = _now(module)
+        self.cpu_mark = cpu_seconds()
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
@@ -151,6 +160,8 @@ class Record(Checkpoint):
         now = _now(module)
         if self.mark is not None:
             self.train_seconds += now - self.mark
+            if self.cpu_seconds is not None:
+                self.cpu_seconds += _of_all_devices(trainer, cpu_seconds() - self.cpu_mark)
             assert isinstance(trainer.train_dataloader, Epoch)
             self.waiting_seconds += trainer.train_dataloader.waited
         self.mark = now
@@ -194,6 +205,7 @@ class Record(Checkpoint):
             "train_seconds": self.train_seconds,
             "evaluation_seconds": self.evaluation_seconds,
             "waiting_seconds": self.waiting_seconds,
+            **({} if self.cpu_seconds is None else {"cpu_seconds": self.cpu_seconds}),
             **module.scores,
         }
 
@@ -201,6 +213,14 @@ class Record(Checkpoint):
     def _chart(trainer: Trainer, figures: dict[str, float]) -> None:
         for logger in trainer.loggers:
             logger.log_metrics(figures, trainer.global_step)
+
+
+def _of_all_devices(trainer: Trainer, seconds: float) -> float:
+    """Return the sum of a figure over the processes that train together."""
+    if trainer.world_size == 1:
+        return seconds
+    mine = torch.tensor(seconds, device=trainer.strategy.root_device)
+    return float(trainer.strategy.reduce(mine, reduce_op="sum"))
 
 
 def _now(module: LightningModule) -> float:

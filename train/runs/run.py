@@ -7,16 +7,27 @@ was interrupted resumes after its last whole epoch, to the same weights bit for 
 import platform
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from eventdata.errors import EventDataError
 from eventdata.store.read import open_store
 from train.neurons.memory import keep_pages
 from train.recipe import Recipe, default_recipe, load_method
-from train.runs.folder import RunFolder, weight_facts, write, write_json, writing_run
+from train.runs.cost import FREE, Cost, cost_of
+from train.runs.folder import (
+    RunFolder,
+    StageFolder,
+    read_json,
+    weight_facts,
+    write,
+    write_json,
+    writing_run,
+)
 from train.runs.plan import RunPlan, make_plan
 from train.runs.stage import StageRun, is_first
 from train.settings import FRESH
@@ -126,7 +137,8 @@ def _extends(recipe: Recipe) -> str:
 def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> dict[str, Any]:
     recipe = plan.recipe
     results: list[dict[str, Any]] = []
-    seconds = 0.0
+    cost = before = FREE
+    notes = [text for one in plan.parts.values() for text in one.notes]
     for name, stage in recipe.stages.items():
         source = None
         if stage.weights in recipe.stages:
@@ -134,12 +146,15 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
             source = folder.stage(stage.weights).weights(which)
         elif stage.weights != FRESH:
             source = find_weights(stage.weights)
-            seconds += _seconds_into(source)
+            before += (into := _cost_into(source))
+            cost += into
+            if into is FREE:
+                notes.append(f"{name} starts from {source.name}, whose training is not counted")
         say(f"{name}: augmentation: {stage.augment.summary()}")
-        current = StageRun(plan=plan, name=name, folder=folder.stage(name), seconds_before=seconds)
+        current = StageRun(plan=plan, name=name, folder=folder.stage(name), before=cost)
         result = current.train(source, say)
         results.append(result)
-        seconds += result["train_seconds"]
+        cost += cost_of(result)
         waiting = result["waiting_seconds"] / max(result["train_seconds"], 1e-9)
         say(
             "{name}: {kind}, {epochs} epochs, best held-out top-1 {best_top1:.1%} in epoch "
@@ -148,7 +163,7 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
         )
         if result.get("predicted_classes") == 1:
             say(f"note: {name} takes all held-out samples for the same class")
-    summary = {
+    summary: dict[str, Any] = {
         "recipe": recipe.name,
         "label": recipe.label,
         "store": plan.stores["data"].digest,
@@ -161,10 +176,11 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
         ],
         "parts": plan.parts["data"].counts,
         "drawn": list(plan.parts["data"].drawn),
-        "notes": [text for one in plan.parts.values() for text in one.notes],
+        "notes": notes,
         "stages": results,
-        "seconds_before": seconds - sum(result["train_seconds"] for result in results),
-        "train_seconds": seconds,
+        "seconds_before": before.seconds,
+        "train_seconds": cost.seconds,
+        "cost": cost.as_dict(),
         "test": current.test(),
         "machine": {
             "system": platform.platform(),
@@ -184,15 +200,23 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
         )
         if sum(map(any, zip(*test["confusion"], strict=True))) == 1:
             say("note: the network takes all test samples for the same class")
-    say(f"{folder.root}: finished, {seconds:.0f} s of training in total")
+    say(f"{folder.root}: finished, {cost.seconds:.0f} s of training in total")
     return summary
 
 
-def _seconds_into(weights: Path) -> float:
-    """Return the seconds of training behind a run's weights: those of their whole stage.
+def _cost_into(weights: Path) -> Cost:
+    """Return the cost of the training behind a run's weights: that of their whole stage.
 
     The best weights record only the seconds until their epoch; the last weights record all.
     """
     last = weights.with_name("last.safetensors")
     of_a_stage = weights.name == "best.safetensors" and last.is_file()
-    return float(weight_facts(last if of_a_stage else weights).get("seconds", 0))
+    facts = weight_facts(last if of_a_stage else weights)
+    found = StageFolder(weights.parent).result
+    if "seconds" not in facts:  # of another program, or of no training
+        return FREE
+    rest = Cost()
+    with suppress(EventDataError, AttributeError, ValueError):
+        stage = read_json(found)
+        rest = Cost.read(stage.get("before")) + cost_of(stage)
+    return replace(rest, seconds=float(facts["seconds"]))

@@ -30,9 +30,10 @@ from train.data import Data, Epoch
 from train.networks.layers import recompute
 from train.networks.sync_norm import synchronise_norms
 from train.neurons.surrogate import sharpen
-from train.operations import measure
+from train.operations import Operations, measure
 from train.recipe import Recipe
 from train.runs.calibration import calibrate_stage
+from train.runs.cost import Cost, cost_of, cpu_seconds
 from train.runs.ema import MovingAverage
 from train.runs.folder import (
     CHARTS,
@@ -142,8 +143,8 @@ class StageRun:
     name: str
     folder: StageFolder
     """Folder that the stage writes."""
-    seconds_before: float
-    """Training time behind the weights that this stage starts from, in seconds."""
+    before: Cost
+    """Cost of the training behind the weights that this stage starts from."""
 
     @property
     def stage(self) -> Stage:
@@ -203,16 +204,17 @@ class StageRun:
             header=self.plan.stores[self.stage.data].header,
             sample=self.data.train.sample_format,
         )
-        facts |= {"kind": self.stage.neuron.kind, "seconds": self.seconds_before}
+        facts |= {"kind": self.stage.neuron.kind, "seconds": self.before.seconds or 0.0}
         log_every = self.plan.recipe.machine.log_every
         record = Record(self.folder, facts, log_every=log_every, average=average)
         trainer = self._trainer([record] if average is None else [average, record])
         feed = Feed(self.plan, self.stage)
         resumed = self.folder.state.exists()
         if not resumed:
-            started = time.monotonic()
+            started, cpu = time.monotonic(), cpu_seconds()
             self._start(trainer, source, say)
             record.train_seconds = time.monotonic() - started
+            record.cpu_seconds = (cpu_seconds() - cpu) * self.plan.world
             with _interruptible():
                 trainer.validate(self.module, feed, verbose=False)
         state = self.folder.state if resumed else None
@@ -236,13 +238,19 @@ class StageRun:
             "train_seconds": record.train_seconds,
             "evaluation_seconds": record.evaluation_seconds,
             "waiting_seconds": record.waiting_seconds,
+            "cpu_seconds": record.cpu_seconds,
+            "before": self.before.as_dict(),
             "best_epoch": record.best_epoch,
             "best_top1": record.best,
             "samples": {"train": len(self.data.train), "select": len(self.data.select)},
             "predicted_classes": self.module.predicted_classes,
         }
         if trainer.is_global_zero:
-            self._measure(trainer.strategy.root_device)
+            samples = trainer.global_step * self.stage.batch_size
+            operations = self._measure(trainer.strategy.root_device)
+            result["trained_samples"] = samples
+            result["multiply_adds"] = samples * operations.training_multiply_adds
+            result["additions"] = samples * operations.training_additions
             write_json(self.folder.result, result)
         trainer.strategy.barrier()
         return result
@@ -251,19 +259,21 @@ class StageRun:
         """Return the stage.json of the finished stage; raise InputError if it is not sound."""
         result = read_json(self.folder.result)
         try:
+            result = {"waiting_seconds": 0.0, **result}  # older versions did not record it
             for key in ("train_seconds", "waiting_seconds", "best_epoch"):
                 number_in(result, key)
+            cost_of(result)
             number_in(result, "best_top1", most=1)
             own = {"name": self.name, "kind": self.stage.neuron.kind, "epochs": self.stage.epochs}
             for key, value in own.items():
                 if result.get(key) != value:
                     raise ValueError(f"{key} is not {value}")
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(
                 f"{self.folder.result}: is damaged ({error}); delete it, then run the same command "
                 "again"
             ) from None
-        return dict(result)
+        return result
 
     def test(self) -> dict[str, Any] | None:
         """Return the measures of the kept weights on the test set; None if the store has none."""
@@ -385,14 +395,16 @@ class StageRun:
             ) from None
         sharpen(network, int(epoch) - 1, self.stage.epochs)
 
-    def _measure(self, device: torch.device) -> None:
-        """Write firing rates and operations of the kept weights on some held-out samples."""
+    def _measure(self, device: torch.device) -> Operations:
+        """Write and return the operations of the kept weights on some held-out samples."""
         self._load_kept()
         network = self.module.network.to(device)
         size = min(len(self.data.select), 16)
         inputs = self._inputs(self.data.select, size, MEASURED // size, device)
-        write_json(self.folder.root / "operations.json", measure(network, inputs).as_dict())
+        operations = measure(network, inputs)
+        write_json(self.folder.root / "operations.json", operations.as_dict())
         network.cpu()  # the next stage needs the device's memory
+        return operations
 
 
 def model_facts(

@@ -25,6 +25,7 @@ from tests.drawn import TINY_RECIPE, make_store
 from tests.makers import tree_digest
 from train.networks import build
 from train.recipe import load, recipe_names
+from train.runs.cost import FREE
 from train.runs.folder import RunFolder, read_rows, weight_facts
 from train.runs.module import Classifier, DivergedError, prepare
 from train.runs.plan import make_plan
@@ -127,6 +128,14 @@ def test_files_of_a_run(whole):
     assert result["stages"][1]["best_top1"] == best["top1"]
     operations = json.loads((folder / "lif/operations.json").read_text())
     assert operations["samples"] > 0
+    pretrain, lif = result["stages"]
+    assert lif["trained_samples"] == 3 * 48
+    assert lif["multiply_adds"] == lif["trained_samples"] * operations["training_multiply_adds"]
+    for key in ("cpu_seconds", "multiply_adds", "additions"):
+        assert result["cost"][key] == pytest.approx(pretrain[key] + lif[key])
+        assert lif["before"][key] == pretrain[key]
+    assert epochs[-1]["cpu_seconds"] == pytest.approx(lif["cpu_seconds"])
+    assert epochs[-1]["cpu_seconds"] > epochs[1]["cpu_seconds"] > 0
     assert operations["rates"]
     assert "taken" in (folder / "lif/transfer.txt").read_text()
     assert list((folder / "tensorboard/lif").glob("events.*"))
@@ -361,6 +370,32 @@ def test_values_that_no_state_has_are_removed(tmp_path, recipe, events, begun):
     run(load(recipe, scratch=True), folder, data=events)
     run(load(recipe, scratch=True), tmp_path / "whole", data=events)
     here, there = tensors(folder), tensors(tmp_path / "whole")
+    assert all(torch.equal(here[key], there[key]) for key in there)
+
+
+def test_a_run_of_an_older_version_resumes(tmp_path, recipe, events, begun):
+    """Its config.toml lacks newer keys, which then have their defaults; so does its state."""
+    folder = shutil.copytree(begun, tmp_path / "run")
+    config = folder / "config.toml"
+    newer = ("test_share", "sampling", "class_weights", "calibrate", "strength")
+    lines = config.read_text().splitlines(keepends=True)
+    old = [line for line in lines if not line.startswith(newer)]
+    assert len(lines) - len(old) >= len(newer)
+    config.write_text("".join(old))
+    for key in ("cpu_seconds", "waiting_seconds"):
+        edit_state(folder, *RECORD, key, value=None)
+    other = load(recipe, scratch=True, changes=["scratch.sampling=balanced"])
+    with pytest.raises(MismatchError, match=r"sampling is 'uniform' there and 'balanced' here"):
+        run(other, folder, data=events)
+    assert config.read_text() == "".join(old)
+    run(load(recipe, scratch=True), folder, data=events)
+    run(load(recipe, scratch=True), tmp_path / "whole", data=events)
+    assert_same_tensors(folder, tmp_path / "whole")
+    assert "sampling" in config.read_text()
+
+
+def assert_same_tensors(folder: Path, other: Path) -> None:
+    here, there = tensors(folder), tensors(other)
     assert all(torch.equal(here[key], there[key]) for key in there)
 
 
@@ -891,7 +926,7 @@ def test_several_devices_recalibrate_with_one_devices_share_of_a_batch(
     mine = load(recipe, changes=["machine.devices=2"])
     plan = make_plan(mine, data=events, images=images)
     folder = RunFolder(tmp_path).stage("lif")
-    stage = StageRun(plan=plan, name="lif", folder=folder, seconds_before=0.0)
+    stage = StageRun(plan=plan, name="lif", folder=folder, before=FREE)
     trainer = SimpleNamespace(
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
         precision_plugin=SimpleNamespace(forward_context=nullcontext),

@@ -1,0 +1,191 @@
+"""Find the samples of a dataset in class folders, also in split folders with class folders.
+
+`raw.split_folders` has the layouts. Links are followed. Notes report all files and folders that
+are not read, and each guess.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os.path import realpath
+from pathlib import Path
+
+from eventdata.errors import InputError
+from eventdata.files.inputs import RemotePath, files_below, inside, is_hidden
+from eventdata.raw.listing import stored_name
+from eventdata.raw.split_folders import Layout, Part, arrange, arrange_listed
+
+SHOWN = 5  # names and suffixes in a note; more are counted
+_DOCUMENT = re.compile(r"(readme|licen[cs]e|copying|changelog|citation)", re.IGNORECASE)
+_FOREIGN = re.compile(r"docs?|documentation", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """The class folders of an input.
+
+    loose: paths in it of samples that lie in no class folder; notes: remarks for the user.
+    """
+
+    root: Path
+    layout: Layout
+    loose: list[str]
+    notes: list[str]
+
+    def folder(self, part: Part) -> Path:
+        """Return the folder to which the paths of a part are relative."""
+        return self.root / part.folder if part.folder else self.root
+
+
+def is_document(name: str) -> bool:
+    """Return whether a file's name is that of a README, a licence or the like."""
+    return _DOCUMENT.match(name) is not None
+
+
+def find_class_folders(
+    root: Path,
+    what: str,
+    is_sample: Callable[[str], bool],
+    *,
+    listed: bool = False,
+    known: Collection[Path] = (),
+) -> ClassFolders:
+    """Find the class folders of an input.
+
+    Args:
+        root: the input, a folder on this machine or behind a URL.
+        what: plural noun for the samples, for messages.
+        is_sample: whether a file is a sample, by its name.
+        listed: whether a list names samples, so that they need not lie in class folders.
+        known: files that are read for other purposes, so that no note counts them.
+
+    Raises:
+        InputError: there is no such folder, or its layout is not clear.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; pass the one that holds the {what}")
+    visible = [(path, folder) for path, folder in sorted(inside(root)) if not is_hidden(path.name)]
+    beside = [path.name for path, folder in visible if not folder]
+    folders = [path.name for path, folder in visible if folder]
+    circular = [name for name in folders if _holds(root / name, root)]
+    folders = [name for name in folders if name not in circular]
+    unfollowed: dict[str, list[str]] = {name: [] for name in folders}
+    with ThreadPoolExecutor(16) as threads:  # to list over a network is slow, not busy
+        places = [root / name for name in folders]
+        found = dict(
+            zip(folders, threads.map(files_below, places, unfollowed.values()), strict=True)
+        )
+    tree = {name: [path for path in paths if is_sample(path)] for name, paths in found.items()}
+    unread = [
+        f"{name}/{path}" for name, paths in found.items() for path in paths if not is_sample(path)
+    ]
+    unread += [name for name in beside if not is_sample(name) and root / name not in known]
+    notes = []
+    foreign = [name for name in folders if _FOREIGN.fullmatch(name)]
+    if any(tree[name] for name in tree if name not in foreign):
+        notes += _skipped([(name, len(tree.pop(name))) for name in foreign], what)
+    layout = (arrange_listed if listed else arrange)(tree, str(root))
+    notes += layout.notes
+    notes += _skipped([(name, len(tree[name])) for name in layout.unused], what)
+    loose = [name for name in beside if is_sample(name)]
+    for part in layout.parts.values():
+        loose += [f"{part.folder}/{name}" for name in part.loose]
+    if loose and not listed:
+        notes.append(f"skipped {len(loose):,} {what} that lie in no class folder: {_few(loose)}")
+    notes += _class_notes(root, layout)
+    empty = [name for name in tree if not tree[name]]
+    empty += [name for part in layout.parts.values() for name in _empty(root, part)]
+    if empty:
+        notes.append(f"skipped folders without {what}, which get no label: {_few(empty)}")
+    notes += _only_class(root, layout, what)
+    links = [*circular, *(f"{name}/{one}" for name in folders for one in unfollowed[name])]
+    if links:
+        notes.append(
+            f"links that lead to nothing, or to a folder that is read anyhow: {_few(links)}"
+        )
+    unread = sorted(path for path in unread if not is_document(Path(path).name))
+    if unread:
+        s = "s" * (len(unread) > 1)
+        notes.append(f"skipped {len(unread):,} file{s}, not {what}: {_kinds(unread)}")
+    return ClassFolders(root, layout, loose, notes)
+
+
+def _holds(folder: Path, root: Path) -> bool:
+    """Return whether a folder is a link to the input or to a folder around it."""
+    if isinstance(root, RemotePath):
+        return False
+    return Path(realpath(root)).is_relative_to(realpath(folder))
+
+
+def _empty(root: Path, part: Part) -> list[str]:
+    """Return the folders in a split folder that hold no sample."""
+    if not part.folder:
+        return []
+    folders = [path.name for path, folder in sorted(inside(root / part.folder)) if folder]
+    return [
+        f"{part.folder}/{name}"
+        for name in folders
+        if not is_hidden(name) and not part.classes.get(name)
+    ]
+
+
+def _class_notes(root: Path, layout: Layout) -> Iterator[str]:
+    """Yield notes on classes in some splits only; InputError where classes differ only in case."""
+    classes = {
+        split: {name for name, paths in part.classes.items() if paths}
+        for split, part in layout.parts.items()
+    }
+    classes = {split: names for split, names in classes.items() if names}
+    for split, names in classes.items():
+        others = set[str]().union(*(classes[other] for other in classes if other != split))
+        only = sorted(names - others)
+        lower = {one.lower(): one for one in others - names}
+        for name in only:
+            if name.lower() in lower:
+                raise InputError(
+                    f"{root}: the class {name} of {split} is {lower[name.lower()]} in another "
+                    "split; give the folders one name"
+                )
+        if only and len(classes) > 1:
+            yield f"classes only in {split}: {_few(only)}"
+
+
+def _only_class(root: Path, layout: Layout, what: str) -> Iterator[str]:
+    """Yield a note if the only class may hold the class folders."""
+    part = layout.parts.get("", Part("", {}))
+    names = [name for name, paths in part.classes.items() if paths]
+    if len(names) == 1:
+        paths = [path.split("/") for path in part.classes[names[0]]]
+        if len({path[1] for path in paths if len(path) > 2}) > 1:
+            yield (
+                f"all {what} are of one class, {names[0]}; if it holds class folders, pass "
+                f"{root / names[0]}"
+            )
+
+
+def _skipped(folders: Iterable[tuple[str, int]], what: str) -> list[str]:
+    return [
+        f"{name}: skipped the folder with {count:,} {what}, because it is no split and no class"
+        for name, count in folders
+        if count
+    ]
+
+
+def _kinds(paths: Sequence[str]) -> str:
+    """Return the number of files by suffix, with an example each."""
+    examples = {Path(path).suffix.lower(): path for path in reversed(paths)}
+    counted = Counter(Path(path).suffix.lower() for path in paths).most_common()
+    parts = [
+        f"{count:,} {suffix or 'without a suffix'} ({stored_name(examples[suffix])})"
+        for suffix, count in counted[:SHOWN]
+    ]
+    rest = sum(count for _, count in counted[SHOWN:])
+    return ", ".join(parts + [f"{rest:,} others"] * bool(rest))
+
+
+def _few(names: Collection[str]) -> str:
+    listed = [stored_name(name) for name in names]
+    more = f" and {len(listed) - SHOWN:,} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more

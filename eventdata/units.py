@@ -1,0 +1,225 @@
+"""Units of time: conversion to microseconds, and which unit numbers without one are in.
+
+No file states what a bare number means, but an event camera bounds it: recordings last from
+milliseconds to a day and have thousands to millions of events a second. Units differ by a factor of
+1,000, so that mostly one of them fits.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eventdata.errors import InputError
+
+TimeUnit = Literal["s", "ms", "us", "ns"]
+UNITS: dict[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in seconds
+NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+LATEST = 2**61  # microseconds, or nanoseconds until 2043; sums of two times still fit int64
+LONGEST = 86_400.0  # seconds of a recording
+FEW = 100  # events; the rate of fewer says nothing
+EPOCH = (9.4e8, 4.1e9)  # seconds since 1970: the years 2000 to 2099
+COARSEST = 1e-3  # seconds between neighbouring floats of times that are of use
+ASK = "pass --time-unit s, ms, us or ns"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeFacts:
+    """The facts about a column of times that `infer_unit` reads.
+
+    events: number of times; least, greatest: in the unit of the times; whole: whether all are whole
+    numbers; coarse: whether all steps are multiples of 1,000, or of 0.001 where not all are whole;
+    grain: distance of neighbouring floats at the greatest time, 0 for integers;
+    span: that of all events at the rate of the densest quarter, so that neither a jump of the clock
+        counts, nor a few events of an earlier recording.
+    """
+
+    events: int
+    least: float
+    greatest: float
+    span: float
+    whole: bool
+    coarse: bool
+    grain: float
+
+
+def time_facts(t: NDArray[Any]) -> TimeFacts:
+    """Return the facts about times (N,) in any order, such as those of a recording's first chunk.
+
+    Raises:
+        InputError: these are not numbers, or are out of range, or there are none.
+    """
+    if t.dtype.kind not in "iubf":
+        raise InputError(f"t holds {t.dtype}, not numbers")
+    if not len(t):
+        raise InputError("no events to derive the unit of time from")
+    floats = t.dtype.kind == "f"
+    if floats and not np.all(np.abs(t) < 2.0**63):
+        raise InputError("t has times that are NaN or out of range")
+    t = np.sort(t)
+    if floats:
+        least, greatest = float(t[0]), float(t[-1])
+        grain = _grain(t)
+        t = t.astype(np.float64)
+        whole = bool(np.all(t == np.rint(t)))
+        passed: NDArray[Any] = t - t[0]
+    else:
+        least, greatest = int(t[0]), int(t[-1])
+        whole, grain = True, 0.0
+        passed = t.astype(np.uint64) - t[:1].astype(np.uint64)  # wraps, so that it can't overflow
+    span = float(passed[-1])
+    if len(t) >= FEW:
+        part = len(t) // 4
+        span = float(np.min(passed[part:] - passed[:-part])) * (len(t) - 1) / part or span
+    if whole:
+        coarse = bool(np.all(passed % 1000 == 0))
+    else:
+        thousands, error = t * 1000, 4000 * grain
+        coarse = error < 0.01 and bool(np.all(np.abs(thousands - np.rint(thousands)) <= error))
+    return TimeFacts(
+        events=len(t),
+        least=least,
+        greatest=greatest,
+        span=span,
+        whole=whole,
+        coarse=coarse,
+        grain=grain,
+    )
+
+
+def _grain(t: NDArray[Any]) -> float:
+    """Return the distance of neighbours at the greatest of some floats, float32 in float64 too."""
+    largest = np.max(np.abs(t))
+    if t.dtype.itemsize > 4 and 2**24 < largest < np.finfo(np.float32).max:
+        narrow = t.astype(np.float32)
+        if np.array_equal(narrow, t):
+            return float(np.spacing(np.max(np.abs(narrow))))
+    return float(np.spacing(largest))
+
+
+def infer_unit(facts: TimeFacts) -> TimeUnit | None:
+    """Return the unit that the values of times suggest; None where they suggest none.
+
+    Whole numbers are microseconds and others are seconds, unless that makes an event camera of an
+    unusual rate or duration. Then they are in the only other unit that makes a usual one, if there
+    is one. Times since 1970 show their unit by their size.
+    """
+    usual: TimeUnit = "us" if facts.whole else "s"
+    if _has_stairs(facts):
+        return None
+    if facts.least == facts.greatest:
+        return usual  # any unit gives the same frames
+    since_1970 = [unit for unit in UNITS if _is_epoch(facts, unit)]
+    if facts.events < FEW:
+        if since_1970 and facts.whole:
+            return since_1970[0]
+        floats = facts.whole and facts.grain > 0
+        return None if floats or not _fits(facts, usual) else usual
+    fit = {unit: _fit(facts, unit, usual) for unit in UNITS}
+    for unit in since_1970:
+        if fit[unit]:
+            return unit
+    others = [unit for unit in UNITS if unit != usual and fit[unit] == 2]
+    finer: TimeUnit = "ns" if facts.whole else "ms"
+    if facts.coarse and finer in others:  # the clock of a camera is mostly one of microseconds
+        return finer if fit[usual] < 2 and others == [finer] else None
+    if fit[usual] == 2 or (fit[usual] == 1 and (not facts.whole or not others)):
+        return usual
+    slow = not facts.whole and not facts.coarse and facts.events >= 10 * facts.span
+    return others[0] if len(others) == 1 and fit[usual] == 0 and not slow else None
+
+
+def _fit(facts: TimeFacts, unit: TimeUnit, usual: TimeUnit) -> int:
+    """Return 2 if a unit makes a usual recording, 1 if it makes a possible one, else 0."""
+    seconds = facts.span * UNITS[unit]
+    if not _fits(facts, unit) or seconds < 1e-4:
+        return 0
+    rate = facts.events / seconds
+    if rate > 1e9 or (rate < 200 and seconds > 20):
+        return 0
+    is_usual = 2e3 <= rate <= 2e6 or (2e6 <= rate <= 1e8 and seconds >= 0.02)
+    return 2 if is_usual and (unit == usual or seconds >= 0.01) else 1
+
+
+def _fits(facts: TimeFacts, unit: TimeUnit) -> bool:
+    """Return whether times in a unit lie in a day, before 2100, at the precision they need."""
+    scale = UNITS[unit]
+    if unit == "s" and facts.whole:
+        return False
+    furthest = max(abs(facts.least), abs(facts.greatest))
+    return (
+        facts.span * scale <= LONGEST
+        and furthest * scale <= EPOCH[1]
+        and facts.grain * scale <= COARSEST
+    )
+
+
+def _is_epoch(facts: TimeFacts, unit: TimeUnit) -> bool:
+    scale = UNITS[unit]
+    inside = EPOCH[0] <= facts.least * scale and facts.greatest * scale <= EPOCH[1]
+    return inside and _fits(facts, unit)
+
+
+def _has_stairs(facts: TimeFacts) -> bool:
+    """Return whether floats have lost the times: they are equal, or in less than 1,000 steps."""
+    lost = facts.grain >= 1 or (not facts.whole and facts.grain > COARSEST)
+    return lost and facts.span < 1000 * facts.grain
+
+
+def why_unknown(facts: TimeFacts) -> str:
+    """Return the message for times whose unit `infer_unit` does not know."""
+    seconds = _is_long_ago(facts) and facts.grain > COARSEST
+    if _has_stairs(facts) or seconds:
+        return (
+            f"the times, about {facts.greatest:.6g}, are floats in steps of {facts.grain:g}, which "
+            "is all the precision of their type; subtract the first time before they become "
+            "float32, or save them as float64"
+        )
+    return (
+        f"the unit of the times is unknown: {facts.events:,} events span "
+        f"{_number(facts.span)}, which is {_spans(facts)}; {ASK}"
+    )
+
+
+def _is_long_ago(facts: TimeFacts) -> bool:
+    return EPOCH[0] <= facts.least and facts.greatest <= EPOCH[1]
+
+
+def _spans(facts: TimeFacts) -> str:
+    spans = [spell_seconds(facts.span * scale) for scale in UNITS.values()]
+    return f"{', '.join(spans[:-1])} or {spans[-1]}"
+
+
+def spell_seconds(seconds: float) -> str:
+    """Return a duration in words, such as 49,983 s or 50.0 ms."""
+    for unit, scale in UNITS.items():
+        if seconds >= scale or unit == "ns":
+            break
+    return f"{_number(seconds / scale)} {unit}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def to_microseconds(t: NDArray[Any], unit: TimeUnit) -> NDArray[np.int64]:
+    """Return times of any numeric type, in a unit, as the nearest microseconds.
+
+    Raises:
+        InputError: a time is NaN, or out of the range of 2**61 microseconds.
+    """
+    if t.dtype.kind not in "iubf":
+        raise InputError(f"t holds {t.dtype}, not numbers")
+    scale = {"s": 1_000_000, "ms": 1000}.get(unit, 1)
+    limit = LATEST // scale if unit != "ns" else 2**63 - 1000
+    if len(t) and not (t.min() > -limit and t.max() < limit):  # also for NaN
+        what = f"times in {NAMES[unit]} that are NaN or out of range"
+        raise InputError(f"t has {what}: it runs from {t.min()} to {t.max()}")
+    if t.dtype.kind == "f":
+        t = np.rint(t.astype(np.float64) * scale)
+        scale = 1
+    times: NDArray[np.int64] = t.astype(np.int64, copy=False)
+    if scale > 1:
+        times = times * scale
+    return (times + 500) // 1000 if unit == "ns" else times

@@ -1,0 +1,109 @@
+"""The tables of a report, as text for Markdown and HTML."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+HEAD = (
+    *("method", "seeds", "test accuracy (%)", "best held-out accuracy (%)", "training time (s)"),
+    *("before the last stage (s)", "time to the baseline's best (s)", "speed-up"),
+    "operations per sample (M)",
+)
+COSTS = (
+    *("method", "stage", "wall time (s)", "CPU time (s)", "multiply-adds (G)", "additions (G)"),
+    "both (G)",
+)
+COUNTED = (
+    "Means over seeds. CPU time is that of all cores. Multiply-adds and additions are those of the "
+    "training steps, with the firing rates of the kept weights. The fit of norms and neurons "
+    "before a stage's first step is not counted."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of text; only the first column is not a number."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text: str = ""
+    """What the figures are, below the title."""
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown."""
+    lines = [" | ".join(table.head), " | ".join(["---", *["---:"] * (len(table.head) - 1)])]
+    lines += [" | ".join(cell.replace("|", "\\|") for cell in row) for row in table.rows]
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def _cell(
+    value: Mapping[str, float] | None, show: Callable[[float], str], *, many: bool = False
+) -> str:
+    spread = f" ± {show(value['spread'])}" if value and many else ""
+    return show(value["mean"]) + spread if value else "-"
+
+
+def percent(value: float) -> str:
+    """Return a share in percent."""
+    return f"{100 * value:.1f}"
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def methods(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of methods from the rows of `train.report.summarise`."""
+    lines = []
+    for row in rows:
+        many = row["seeds"] > 1
+        time = "-"
+        if row["reached"] is not None:
+            time = _cell(row["seconds_to_target"], _whole, many=row["reached"] > 1)
+            if row["reached"] < row["seeds"]:
+                time = f"{time} ({row['reached']} of {row['seeds']} reach it)"
+        lines.append(
+            (
+                row["way"],
+                str(row["seeds"]),
+                _cell(row["test"], percent, many=many),
+                _cell(row["best"], percent, many=many),
+                _cell(row["seconds"], _whole, many=many),
+                _cell(row["seconds_before"], _whole),
+                time,
+                _times(row["speed_up"]),
+                _cell(row["synaptic"], lambda value: f"{value / 1e6:.3g}"),
+            )
+        )
+    return Table(title="Methods", head=HEAD, rows=lines)
+
+
+def costs(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of costs by stage, in total and to the target from the same rows."""
+
+    def cells(cost: Mapping[str, Any]) -> list[str]:
+        work = [cost["multiply_adds"], cost["additions"]]
+        both = None if None in work else {"mean": sum(value["mean"] for value in work)}
+        return [
+            _cell(cost["seconds"], _whole),
+            _cell(cost["cpu_seconds"], _whole),
+            *(_cell(value, lambda count: f"{count / 1e9:.3g}") for value in [*work, both]),
+        ]
+
+    lines = []
+    for row in rows:
+        lines += [[row["way"], name, *cells(cost)] for name, cost in row["stages"].items()]
+        if len(row["stages"]) > 1:
+            lines.append([row["way"], "all stages", *cells(row["cost"])])
+        if row["reached"] and row["reached"] == row["seeds"]:
+            lines.append([row["way"], "to the baseline's best", *cells(row["cost_to_target"])])
+            times = [row[key] for key in ("speed_up", "speed_up_cpu", "speed_up_operations")]
+            wall, cpu, work = map(_times, times)
+            lines.append([row["way"], "speed-up", wall, cpu, "", "", work])
+    return Table(title="Cost of training", head=COSTS, rows=lines, text=COUNTED)
