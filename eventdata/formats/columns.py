@@ -1,45 +1,171 @@
-"""Read NumPy files of events: columns x, y, t, p, or one structured array with these fields."""
+"""Read NumPy files of events, ``.npz`` and ``.npy``, in pieces; `tables` describes their arrays."""
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from io import RawIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.events import check_events
 from eventdata.formats.decoding import DecodeOptions, Recording, most_events
-from eventdata.formats.npz import inflate, list_members, parse_npy
+from eventdata.formats.npz import NPY_HEAD, Member, MemberStream, list_members, parse_header
+from eventdata.formats.tables import (
+    Rows,
+    Shape,
+    check_lengths,
+    choose_stream,
+    find_streams,
+    named_columns,
+    order_columns,
+    read_chunks,
+    unit_of_name,
+)
 
-UNNAMED = ["arr_0", "arr_1", "arr_2", "arr_3"]  # NumPy's names
-MAX_EVENT_BYTES = 40  # in an npz: four columns of 64 bits, and their headers
+UNNAMED = {"arr_0": "x", "arr_1": "y", "arr_2": "t", "arr_3": "p"}  # NumPy's names
+MAX_EVENT_BYTES = 64  # of an event in one array: a table of four long doubles
+MAX_LANES = 4  # of a table
+MAX_ARRAYS = 1000  # whose headers are read to find events
+THE_ARRAY = "the array"  # of an npy
+
+
+class _Bytes(Protocol):
+    """The bytes of a ``.npy``, read from their start."""
+
+    def skip(self, count: int) -> None: ...
+
+    def read(self, count: int) -> bytes: ...
+
+
+Opened = Callable[[], AbstractContextManager[_Bytes]]
+
+
+@dataclass(frozen=True)
+class _Array:
+    """The rows of a stored array; lanes: where rows begin, or each column of a Fortran table."""
+
+    opened: Opened
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    lanes: tuple[int, ...]
+    chunk = 1
+
+    @property
+    def length(self) -> int:
+        return self.shape[0]
+
+    def pieces(self, start: int, step: int) -> Iterator[NDArray[Any]]:
+        across = self.shape[1:] if len(self.lanes) == 1 else ()
+        row = np.dtype((self.dtype, across))
+        with ExitStack() as stack:
+            lanes = [stack.enter_context(self.opened()) for _ in self.lanes]
+            for lane, place in zip(lanes, self.lanes, strict=True):
+                lane.skip(place + start * row.itemsize)
+            for first in range(start, self.length, step):
+                count = min(step, self.length - first)
+                parts = [np.frombuffer(lane.read(count * row.itemsize), row) for lane in lanes]
+                yield parts[0] if len(parts) == 1 else np.stack(parts, axis=1)
 
 
 def read(path: Path, options: DecodeOptions) -> Recording:
     """Read an ``.npz`` or, by its suffix, an ``.npy`` file."""
-    data = path.read_bytes()
-    arrays = [parse_npy(data)] if path.suffix.lower() == ".npy" else _read_arrays(data)
-    if len(arrays) == 1:
-        events = check_events(arrays[0], name="the array")
-        arrays = [events[field] for field in "xytp"]
-    x, y, t, p = arrays
-    return Recording.whole(x, y, t, p, time_unit=None)
+    notes: list[str] = []
+    if path.suffix.lower() == ".npy":
+        with path.open("rb") as file:
+            head = file.read(NPY_HEAD)
+        arrays = {THE_ARRAY: _array(partial(_open_npy, path), head, path.stat().st_size)}
+    else:
+        arrays = _npz_arrays(path)
+    streams = find_streams({name: Shape(one.shape, one.dtype) for name, one in arrays.items()})
+    if not streams and UNNAMED.keys() <= arrays.keys():
+        streams = {"": {column: (name, None) for name, column in UNNAMED.items()}}
+    if not streams:
+        raise _no_stream(arrays)
+    name = choose_stream(streams, options.stream, notes)
+    stream = streams[name]
+    if not stream:
+        stream = order_columns(name, arrays[name], options.columns, notes)
+    rows: dict[str, Rows] = {path: arrays[path] for path, _ in stream.values()}
+    check_lengths(stream, rows)
+    unit = unit_of_name(stream["t"][0])
+    return Recording(partial(read_chunks, stream, rows), None, unit, notes)
 
 
-def _read_arrays(data: bytes) -> list[NDArray[Any]]:
-    """Return the columns x, y, t, p of an npz, or its only array."""
-    members = {name.removesuffix(".npy"): info for name, info in list_members(data).items()}
-    # Arrays without names are x, y, t, p; under other names they might be in any order.
-    named = [names for names in (list("xytp"), UNNAMED) if set(names) <= members.keys()]
-    names = named[0] if named else list(members)
-    if not named and len(names) != 1:
-        found = ", ".join(names) or "none"
-        raise InputError(f"no arrays x, y, t, p (found: {found}); save the columns by these names")
-    most, limit = most_events(len(data)), f"too many for a file of {len(data):,} bytes"
-    declared = sum(members[name].size for name in names)
-    if declared > MAX_EVENT_BYTES * most:
-        raise InputError(f"the arrays declare {declared:,} bytes, {limit}")
-    arrays = [parse_npy(inflate(data, members[name])) for name in names]
-    events = max(array.size for array in arrays)
-    if events > most:
-        raise InputError(f"{events:,} events are {limit}")
+def _no_stream(arrays: Mapping[str, _Array]) -> InputError:
+    shown = ", ".join(
+        f"{name} ({' x '.join(map(str, one.shape))}, {one.dtype})" for name, one in arrays.items()
+    )
+    return InputError(
+        "no arrays x, y, t, p, no event array with these fields and no table of four columns "
+        f"(found: {shown or 'nothing'}); save the columns by these names"
+    )
+
+
+def _npz_arrays(path: Path) -> dict[str, _Array]:
+    """Return the columns of events in an npz, or all its arrays if they have other names."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        members = {name.removesuffix(".npy"): one for name, one in list_members(file).items()}
+    names = list(members)[:MAX_ARRAYS]
+    columns = named_columns(names)
+    arrays = {}
+    for name in columns.values() if columns else names:
+        opened = partial(_open_member, path, members[name])
+        if members[name].size > MAX_EVENT_BYTES * most_events(size):
+            raise InputError(
+                f"array {name!r} declares {members[name].size:,} bytes, too many for a file of "
+                f"{size:,} bytes"
+            )
+        with opened() as stream:
+            head = stream.read(min(NPY_HEAD, members[name].size))
+        try:
+            arrays[name] = _array(opened, head, members[name].size)
+        except InputError as error:
+            raise InputError(f"array {name!r}: {error}") from None
+        if arrays[name].length > most_events(size):
+            raise InputError(
+                f"{arrays[name].length:,} events are too many for a file of {size:,} bytes"
+            )
     return arrays
+
+
+def _array(opened: Opened, head: bytes, size: int) -> _Array:
+    """Return an array by the first bytes of a ``.npy`` of ``size`` bytes."""
+    shape, fortran, dtype, start = parse_header(head, size)
+    shape = shape or (1,)  # a number
+    lanes: tuple[int, ...] = (start,)
+    if fortran and len(shape) == 2:
+        lanes = tuple(start + lane * shape[0] * dtype.itemsize for lane in range(shape[1]))
+    return _Array(opened, shape, dtype, lanes[:MAX_LANES])
+
+
+@contextmanager
+def _open_npy(path: Path) -> Iterator[_Bytes]:
+    with path.open("rb", buffering=0) as file:
+        yield _FileBytes(file)
+
+
+@contextmanager
+def _open_member(path: Path, member: Member) -> Iterator[_Bytes]:
+    with path.open("rb", buffering=0) as file:
+        yield MemberStream(file, member)
+
+
+@dataclass(frozen=True)
+class _FileBytes:
+    """The bytes of a file."""
+
+    file: RawIOBase
+
+    def skip(self, count: int) -> None:
+        self.file.seek(count)
+
+    def read(self, count: int) -> bytes:
+        data = self.file.read(count) or b""
+        if len(data) != count:
+            raise InputError("truncated while it was read; get it again")
+        return data

@@ -7,11 +7,11 @@ library reads data sets with other filters or types.
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import zstandard
@@ -21,24 +21,13 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
 from eventdata.formats.decoding import most_events
+from eventdata.formats.tables import Rows
 
 MAX_CHUNK, MAX_CHUNK_RATIO = 1 << 24, 64  # bytes of an unpacked chunk, or times those of the file
 ECF = 36559  # Prophesee's filter
 BUILT_IN = 256  # filters below are the library's own
 _INFLATE_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # in its stub
 DAMAGED = "a truncated or damaged HDF5 file; get it again"
-
-
-class Rows(Protocol):
-    """The rows of a data set."""
-
-    chunk: int  # rows that are unpacked together
-
-    @property
-    def length(self) -> int: ...
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return the rows from ``start`` to ``stop``; raise InputError if they are damaged."""
 
 
 def open_rows(path: Path, dataset: Any) -> Rows:
@@ -51,7 +40,7 @@ def open_rows(path: Path, dataset: Any) -> Rows:
     """
     import h5py
 
-    name, size = dataset.name, path.stat().st_size
+    name, size = dataset.name.lstrip("/"), path.stat().st_size
     layout = dataset.id.get_create_plist()
     if layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count():
         raise InputError(f"{name} lies in other files, which are not read; copy it into this file")
@@ -116,8 +105,22 @@ def _places(dataset: Any) -> list[tuple[int, int, int]]:
     return [found[start] for start in wanted]
 
 
+class _Readable:
+    """Rows that can be read from any row on."""
+
+    length: int
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the rows from ``start`` to ``stop``; raise InputError if they are damaged."""
+        raise NotImplementedError
+
+    def pieces(self, start: int, step: int) -> Iterator[NDArray[Any]]:
+        for first in range(start, self.length, step):
+            yield self.read(first, min(first + step, self.length))
+
+
 @dataclass
-class _Direct:
+class _Direct(_Readable):
     """Rows whose bytes are read from the file itself.
 
     places: of each chunk, its offset, its stored bytes, and the mask of filters that it skips;
@@ -132,9 +135,8 @@ class _Direct:
     filters: list[Any] = field(default_factory=list)
     _last: tuple[int, NDArray[Any]] | None = None
 
-    @property
-    def length(self) -> int:
-        return self.shape[0]
+    def __post_init__(self) -> None:
+        self.length = self.shape[0]
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         with self.path.open("rb", buffering=0) as file:
@@ -185,7 +187,7 @@ class _Direct:
 
 
 @dataclass
-class _ByLibrary:
+class _ByLibrary(_Readable):
     """Rows that the HDF5 library reads."""
 
     path: Path

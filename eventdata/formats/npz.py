@@ -7,13 +7,14 @@ long. ISA-L inflates a member in one call, bounded by its declared size. Nothing
 import io
 import math
 import operator
+import os
 import re
 import struct
 import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
@@ -35,7 +36,9 @@ _PLAIN_HEADER = re.compile(
     re.DOTALL,
 )
 _PLAIN_NAME = re.compile(rb"[!-.0-9A-Z_a-z]+")  # ASCII, which every reader takes as it is
-_NPY_HEAD = 1 << 14  # more than NumPy accepts for a header
+NPY_HEAD = 1 << 14  # more than NumPy accepts for a header
+_TAIL = 1 << 18  # of a file, where its directory mostly lies
+_PIECE = 1 << 18  # of compressed bytes
 _REMEDY = "get or generate the file again, or skip it with --on-error skip"
 
 
@@ -86,25 +89,38 @@ def parse_npz(data: bytes, keys: Sequence[str], max_bytes: int) -> list[NDArray[
     return arrays
 
 
-def list_members(data: bytes) -> dict[str, Member]:
-    """Return the members of a zip file by name."""
-    members = _list_plain(data)
+def list_members(data: bytes | BinaryIO) -> dict[str, Member]:
+    """Return the members of a zip file by name; an open file is not read whole."""
+    if isinstance(data, bytes):
+        file: BinaryIO = io.BytesIO(data)
+        members = _list_plain(data)
+    else:
+        file = data
+        start = max(file.seek(0, os.SEEK_END) - _TAIL, 0)
+        file.seek(start)
+        members = _list_plain(file.read(_TAIL), start)
     if members is None:
         try:
-            infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
+            infos = zipfile.ZipFile(file).infolist()
         except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError):
             raise InputError("not a whole zip file: truncated, or of another kind") from None
         members = [Member(*_MEMBER_OF(info)) for info in infos]
     return {member.name: member for member in members}
 
 
-def _list_plain(data: bytes) -> list[Member] | None:
-    """Return the members of a zip on one disk, without prefix, comment or 64 bits; else None."""
+def _list_plain(data: bytes, start: int = 0) -> list[Member] | None:
+    """Return the members of a zip on one disk, without prefix, comment or 64 bits; else None.
+
+    ``data`` are its bytes from ``start``.
+    """
     end = len(data) - _DIRECTORY_END.size
     if end < 0:
         return None
     magic, *disks, count, total, size, place, comment = _DIRECTORY_END.unpack_from(data, end)
+    place -= start
     if magic != b"PK\x05\x06" or any(disks) or comment or count != total or place + size != end:
+        return None
+    if place < 0:
         return None
     members = []
     for _ in range(count):
@@ -119,6 +135,82 @@ def _list_plain(data: bytes) -> list[Member] | None:
             return None
         members.append(Member(name.decode(), header, flags, method, crc, packed, whole))
     return members if place == end else None
+
+
+class MemberStream:
+    """The content of a member, read from its start in pieces.
+
+    Raises InputError if it is damaged; damage that only the checksum shows is found at the end.
+    """
+
+    def __init__(self, file: BinaryIO, member: Member) -> None:
+        """Start at the first byte; ``file`` stays open for the time of reading."""
+        self._file, self._member = file, member
+        self._damaged = InputError(f"member {member.name!r} is damaged")
+        file.seek(member.header)
+        head = file.read(_LOCAL_HEADER.size)
+        if len(head) < _LOCAL_HEADER.size or member.flags & 1:
+            raise self._damaged
+        magic, name_length, extra_length = _LOCAL_HEADER.unpack(head)
+        if magic != b"PK\x03\x04":
+            raise self._damaged
+        if member.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError(f"member {member.name!r} is compressed with an unknown method")
+        self._stored = member.method == zipfile.ZIP_STORED
+        if self._stored and member.packed_size != member.size:
+            raise self._damaged
+        self._place = member.header + _LOCAL_HEADER.size + name_length + extra_length
+        self._end = self._place + member.packed_size
+        self._inflater, self._packed = isal_zlib.decompressobj(-15), b""
+        self._crc: int | None = 0
+        self._left = member.size
+
+    def skip(self, count: int) -> None:
+        """Move on by ``count`` bytes; the checksum of a stored member is then not verified."""
+        if self._stored and count > NPY_HEAD:
+            self._crc = None
+            self._place += count
+            self._left -= count
+            return
+        while count > 0:
+            count -= len(self.read(min(count, _PIECE)))
+
+    def read(self, count: int) -> bytes:
+        """Return the next ``count`` bytes."""
+        if count > self._left:
+            raise self._damaged
+        self._left -= count
+        content = self._next_packed(count) if self._stored else self._inflate(count)
+        if len(content) != count:
+            raise self._damaged
+        if self._crc is not None:
+            self._crc = isal_zlib.crc32(content, self._crc)
+            if not self._left and self._crc != self._member.crc:
+                raise self._damaged
+        return content
+
+    def _next_packed(self, count: int) -> bytes:
+        self._file.seek(self._place)  # other streams read from the same file
+        packed = self._file.read(min(count, self._end - self._place))
+        self._place += len(packed)
+        return packed
+
+    def _inflate(self, count: int) -> bytes:
+        parts, missing = [], count
+        last = not self._left  # one byte more reveals a member that inflates to more
+        try:
+            while missing + last > 0:
+                self._packed = self._packed or self._next_packed(_PIECE)
+                ended = not self._packed
+                part = self._inflater.decompress(self._packed, missing + last)
+                self._packed = self._inflater.unconsumed_tail
+                parts.append(part)
+                missing -= len(part)
+                if ended and not part:
+                    break
+        except isal_zlib.error:  # type: ignore[misc]  # an exception, but not in its stub
+            raise self._damaged from None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def inflate(data: bytes, member: Member) -> bytes:
@@ -164,7 +256,7 @@ def _parse_uint8(content: bytes, key: str) -> NDArray[np.uint8]:
 
 def parse_npy(content: bytes) -> NDArray[Any]:
     """Return the array of a ``.npy``, read-only; raise ``InputError`` if damaged or of objects."""
-    shape, fortran_order, dtype, start = _parse_header(content, len(content))
+    shape, fortran_order, dtype, start = parse_header(content, len(content))
     try:
         array = np.frombuffer(content, dtype, offset=start)
         return array.reshape(shape, order="F" if fortran_order else "C")
@@ -177,14 +269,14 @@ def check_npy(path: Path) -> None:
     with reading(path, remedy=_REMEDY):
         size = check_plain(path).st_size
         with path.open("rb") as file:
-            head = file.read(_NPY_HEAD)
+            head = file.read(NPY_HEAD)
     try:
-        _parse_header(head, size)
+        parse_header(head, size)
     except InputError as error:
         raise InputError(f"{path}: {error}; {_REMEDY}") from None
 
 
-def _parse_header(head: bytes, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def parse_header(head: bytes, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Return shape, Fortran order, dtype and start of the data of a ``.npy`` of ``size`` bytes."""
     stream = io.BytesIO(head)
     try:

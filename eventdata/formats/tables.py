@@ -1,13 +1,21 @@
-"""Find the columns x, y, t and p of events: by their names, or in a table by their values."""
+"""Events in arrays: their columns found by names or values, and read in pieces.
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+A stream of events is one of these arrays, or four of them:
+
+    x, y, t, p       four columns (N,) in one folder of the file, under the names of ``NAMES``
+    events           a column (N,) of records with these fields
+    events           a table (N, 4) of numbers
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
 from eventdata.events import LARGEST_SIDE
+from eventdata.formats.decoding import CHUNK_EVENTS, Chunk, Place, add_note
 from eventdata.units import TimeUnit
 
 # Names of each column in the files of published data sets and programs, in lower case.
@@ -19,6 +27,129 @@ NAMES = {
 }
 _UNITS: dict[str, TimeUnit] = {"_us": "us", "_ms": "ms", "_ns": "ns"}  # at the end of a time's name
 ASK = "pass --columns with their order, such as txyp"
+SAMPLE = 1 << 14  # events whose values show the order of columns
+
+Selector = str | int | None  # the field or column of a row; None for the row itself
+Stream = Mapping[
+    str, tuple[str, Selector]
+]  # array and selector of x, y, t and p; empty for a table
+
+
+class Shape(NamedTuple):
+    """The shape and type of an array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Rows(Protocol):
+    """The rows of an array that is read in pieces."""
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def chunk(self) -> int:
+        """Number of rows that are unpacked together."""
+
+    def pieces(self, start: int, step: int) -> Iterator[NDArray[Any]]:
+        """Yield ``step`` rows at a time from row ``start``; raise InputError if damaged."""
+
+
+def find_streams(arrays: Mapping[str, Shape]) -> dict[str, Stream]:
+    """Return the streams among the arrays of a file by name, in the order of their names.
+
+    Args:
+        arrays: by their paths in the file; a stream of columns has the name of their folder.
+    """
+    folders: dict[str, dict[str, str]] = {}
+    streams: dict[str, Stream] = {}
+    tables: dict[str, Stream] = {}
+    for path, (shape, dtype) in arrays.items():
+        fields = named_columns(dtype.names or ())
+        if fields and len(shape) == 1 and not any(dtype[one].shape for one in fields.values()):
+            streams[path] = {column: (path, field) for column, field in fields.items()}
+        elif len(shape) == 1 or shape[1:] == (1,):
+            folder, _, name = path.rpartition("/")
+            folders.setdefault(folder, {})[name] = path
+        elif len(shape) == 2 and shape[1] == 4 and dtype.kind in "iuf":
+            tables[path] = {}
+    for folder, names in folders.items():
+        if columns := named_columns(names):
+            found = {column: names[name] for column, name in columns.items()}
+            streams[folder] = {
+                column: (path, 0 if len(arrays[path].shape) == 2 else None)
+                for column, path in found.items()
+            }
+    named = {path: table for path, table in tables.items() if "event" in path.lower()}
+    streams |= named or ({} if streams else tables)
+    return dict(sorted(streams.items()))
+
+
+def choose_stream(streams: Mapping[str, Stream], wanted: str | None, notes: list[str]) -> str:
+    """Return the name of the stream to read, the first if ``wanted`` is None.
+
+    Args:
+        wanted: its path, or one part of it, such as left.
+    """
+    names = {name: [name, *name.split("/")] for name in streams}
+    listed = ", ".join(name or "/" for name in streams)
+    found = [name for name in names if wanted is None or wanted.strip("/") in names[name]]
+    if not found:
+        raise InputError(f"has no stream of events {wanted!r}; pass --stream with one of: {listed}")
+    if wanted is not None and len(found) > 1:
+        raise InputError(f"has several streams {wanted!r}; pass --stream with one of: {listed}")
+    if len(found) > 1:
+        add_note(
+            notes,
+            f"has {len(found)} streams of events ({listed}), and {found[0] or '/'} was read; "
+            "pass --stream to choose another",
+        )
+    return found[0]
+
+
+def order_columns(table: str, rows: Rows, order: str | None, notes: list[str]) -> Stream:
+    """Return the columns of a table in an ``order``, or if it is None in that of its values.
+
+    Raises:
+        InputError: the values do not show the order.
+    """
+    if order is None:
+        order = guess_order(next(rows.pieces(0, SAMPLE), np.empty((0, 4))))
+        if order is None:
+            raise InputError(f"{table} holds {rows.length:,} x 4 numbers without names; {ASK}")
+        add_note(
+            notes,
+            f"{table}: its columns were read as {' '.join(order)} because of their values; {ASK}",
+        )
+    return {column: (table, order.index(column)) for column in "xytp"}
+
+
+def read_chunks(stream: Stream, rows: Mapping[str, Rows], place: Place | None) -> Iterator[Chunk]:
+    """Yield the events of a stream; the offset of a place is a row."""
+    length = min(one.length for one in rows.values())
+    unit = max(one.chunk for one in rows.values())
+    step = CHUNK_EVENTS // unit * unit if unit <= CHUNK_EVENTS else CHUNK_EVENTS
+    first = place.offset if place else 0
+    pieces = [one.pieces(first, step) for one in rows.values()]
+    for start in range(first, length, step):
+        read = dict(zip(rows, map(next, pieces), strict=True))
+        x, y, t, p = (select(read[stream[column][0]], stream[column][1]) for column in "xytp")
+        yield Chunk(Place(start), x, y, t, p)
+
+
+def select(rows: NDArray[Any], selector: Selector) -> NDArray[Any]:
+    """Return the column of some rows that a selector names."""
+    if selector is None:
+        return rows
+    return rows[selector] if isinstance(selector, str) else rows[:, selector]
+
+
+def check_lengths(stream: Stream, rows: Mapping[str, Rows]) -> None:
+    """Raise InputError unless the columns of a stream have one length."""
+    lengths = {column: rows[path].length for column, (path, _) in stream.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"x, y, t and p must be columns of one length, not {lengths}")
 
 
 def named_columns(names: Collection[str]) -> dict[str, str] | None:
@@ -73,17 +204,6 @@ def guess_order(rows: NDArray[Any]) -> str | None:
     for index, column in sorted([(polarity, "p"), (time, "t")]):
         order.insert(index, column)
     return "".join(order)
-
-
-def order_note(table: str, order: str) -> str:
-    """Return the note for a table whose order of columns was derived from their values."""
-    return f"{table}: its columns were read as {' '.join(order)} because of their values; {ASK}"
-
-
-def unclear_order(table: str, shape: Sequence[int]) -> InputError:
-    """Return the error for a table in which the values do not show the order of the columns."""
-    size = " x ".join(f"{side:,}" for side in shape)
-    return InputError(f"{table} holds {size} numbers whose columns are not named; {ASK}")
 
 
 def _only(flags: Iterable[bool]) -> int | None:
