@@ -86,6 +86,19 @@ def _counts(result: "Conversion | Generation") -> str:
 @_on_error("For a sample that can't be read: fail, or mark it invalid and record the reason.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing store.")
 @click.option("--dry-run", is_flag=True, help="Only report the expected samples and bytes.")
+@click.option(
+    "--hold-out",
+    type=float,
+    metavar="SHARE",
+    help="Share of each class to hold out as a split; samples of one recording stay together.",
+)
+@click.option("--hold-out-split", metavar="NAME", help="Split that is held out.  [default: test]")
+@click.option(
+    "--hold-out-seed",
+    metavar="N|first|last",
+    help="Random seed of the hold-out, or the first or last samples of each class in the natural "
+    "order of names.  [default: 0]",
+)
 @json_option
 @debug_option
 def convert(source: str, input: str, out: str, as_json: bool, **options: Any) -> None:  # noqa: A002

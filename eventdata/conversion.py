@@ -26,6 +26,7 @@ from eventdata.files.inputs import check_apart, file_numbers, open_input
 from eventdata.jobs.job import Claim, Job, OnError, Progress, Task
 from eventdata.jobs.pool import Pool
 from eventdata.jobs.worker import background, out_of_memory, working_on
+from eventdata.raw.hold_out import HoldOut
 from eventdata.raw.registry import build_source, source_entry
 from eventdata.raw.source import Sample, Samples, Source, collect_notes
 from eventdata.store import write
@@ -82,6 +83,9 @@ def convert(
     executor: Executor | None = None,
     scheduler: str | None = None,
     progress: Progress | None = None,
+    hold_out: float | None = None,
+    hold_out_split: str | None = None,
+    hold_out_seed: int | str | None = None,
     **options: Any,
 ) -> Conversion:
     """Convert raw samples into a store. To resume an interrupted one, make the same call.
@@ -103,6 +107,11 @@ def convert(
         scheduler: the address of a Dask scheduler (``tcp://host:8786``) to use instead; its
             workers must see input and out.
         progress: called with the samples done and in total.
+        hold_out: share of each class that is held out of a source's split train, or of its only
+            split, as a split of its own.
+        hold_out_split: its name, test by default.
+        hold_out_seed: random seed of the choice, 0 by default; or "first" or "last" in each
+            class, in the natural order of names.
         options: options of the named source (split, splits, fold, ...).
 
     Raises:
@@ -112,6 +121,9 @@ def convert(
         OptionError: an argument is invalid.
     """
     started = time.monotonic()
+    held = HoldOut.of(
+        {"hold_out": hold_out, "hold_out_split": hold_out_split, "hold_out_seed": hold_out_seed}
+    )
     pool = Pool(workers, executor, scheduler, (input, out))
     walks = isinstance(source, str) and source_entry(source).kind.walks
     if isinstance(source, str):
@@ -126,7 +138,7 @@ def convert(
     if input is not None:
         check_apart(files, input, walked=walks)
     with reading(input or source.dataset):
-        plan = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error)
+        plan = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error, held=held)
     found = write.existing_header(files)  # StoreError before anything changes
     content = f"{plan.digest} {on_error}".encode()
     claim = Claim(files, PLAN_KEY, content, plan.digest, on_error, plan.first_files)
@@ -194,9 +206,16 @@ class SourcePlan(write.StorePlan):
 
 
 def plan_job(
-    source: Source, *, shard_size: int, limit: int | None, on_error: OnError
+    source: Source,
+    *,
+    shard_size: int,
+    limit: int | None,
+    on_error: OnError,
+    held: HoldOut | None = None,
 ) -> SourcePlan:
     """List the samples of a source and plan their store; open no sample.
+
+    ``held`` states which of them become a split of their own.
 
     Raises:
         OptionError: an argument is invalid.
@@ -208,6 +227,8 @@ def plan_job(
     if on_error not in ("fail", "skip"):
         raise OptionError(f"--on-error must be fail or skip, not {on_error!r}")
     listing = source.splits()
+    if held is not None:
+        listing = held.divide(listing, source.classes)
     for split, samples in listing.items():
         part = samples if limit is None else samples[:limit]
         part.notes = samples.notes
@@ -233,6 +254,7 @@ def plan_job(
         )
     parameters = {
         **source.parameters,
+        **(held.parameters if held is not None else {}),
         "split_names": sorted(listing),
         "limit": limit,
         "shard_size": shard_size,

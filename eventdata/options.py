@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from eventdata.raw.registry import SOURCES, SourceEntry, source_entry, unknown_option
-from eventdata.settings import Option, reference
+from eventdata.settings import Option, options_of, reference
 
 HEADING = """# Options of each source
 
@@ -175,7 +175,11 @@ def against_options() -> list[SectionOption]:
 
 def markdown() -> str:
     """Return docs/options.md: a table of options for each source."""
-    parts = [HEADING]
+    from eventdata.raw.hold_out import HoldOut
+
+    kind: Any = HoldOut
+    table = reference(options_of(kind), lambda option: option.flag)
+    parts = [HEADING, f"\n## Hold-out, for every source\n\n{table}"]
     for name, entry in SOURCES.items():
         parts.append(f"\n## {name}\n\n{entry.summary}\n")
         options = entry.options.values()

@@ -371,6 +371,8 @@ def _describe(hint: Any) -> str:
     kinds, origin, arguments = _kinds(hint), get_origin(hint), get_args(hint)
     if kinds != (hint,):
         return " or ".join(map(_describe, kinds))
+    if origin is Literal:
+        return ", ".join(map(str, arguments))
     if origin is tuple:
         one = _NAMES.get(arguments[0], "a value").removeprefix("a ")
         return f"a list of {one}{'s' * (one != 'text')}"

@@ -19,6 +19,7 @@ from eventdata.files.fetch import fetch_ahead
 from eventdata.files.inputs import open_input
 from eventdata.jobs.job import Claim
 from eventdata.jobs.pool import Pool, run_tasks
+from eventdata.raw.hold_out import HoldOut
 from eventdata.raw.registry import build_source, given_options, source_entry
 from eventdata.raw.source import Samples, Source
 from eventdata.store.layout import HEADER_KEY
@@ -148,6 +149,15 @@ def source_of(store: Store, root: Path, options: Mapping[str, Any]) -> Source:
     return build_source(name, root, {**known, **options})
 
 
+def _held_out(store: Store) -> tuple[str, ...]:
+    """Return the splits that a hold-out divided a split of the source into."""
+    try:
+        held = HoldOut.of(store.header.parameters)
+    except OptionError as error:
+        raise StoreError(f"{store.files.where}: its parameters are damaged ({error})") from None
+    return () if held is None else ("train", held.split)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The work of comparing stored samples with their raw files; it travels by pickle.
@@ -190,6 +200,7 @@ def comparisons(
     """
     entry = source_entry(str(store.header.parameters.get("source")))
     needed = " and ".join(f"--{option}" for option in sorted(entry.files))
+    held = _held_out(store)
     with reading(store.files.where):
         listing = source.splits()
     for split_name, split in store.splits.items():
@@ -198,7 +209,8 @@ def comparisons(
                 f"{store.files.where}: damaged: its parameters make samples of another shape"
             )
         # Without split lists, the raw data are one split.
-        parts = [listing[split_name]] if split_name in listing else list(listing.values())
+        origin = "train" if split_name in held and "train" in listing else split_name
+        parts = [listing[origin]] if origin in listing else list(listing.values())
         places = {
             name: (part, i)
             for part in parts

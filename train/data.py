@@ -221,7 +221,7 @@ def open_data(
 
     Args:
         store: path or URL.
-        share, seed: those of `train.splits.hold_out`.
+        share, seed: those of `eventdata.raw.hold_out.hold_out`.
         test_share: share of each class that is drawn for testing, if no split is for it; 0: none.
         later: the data of a later stage. Samples that select or test the network there are not
             trained on here: those drawn, and those of splits that this store does not have,

@@ -21,6 +21,7 @@ from eventdata.files.inputs import files_below
 from eventdata.formats.recording import DECODERS
 from eventdata.formats.video import FRAME_SUFFIXES
 from eventdata.raw.es_imagenet import MANIFESTS, EsImageNet
+from eventdata.raw.hold_out import PIECE
 from eventdata.raw.image_lists import SUFFIXES
 from eventdata.raw.listing import stored_name
 from eventdata.raw.recordings import Recordings, is_recording
@@ -33,7 +34,6 @@ from train.data import unpack_batch
 from train.evaluate import BATCH, Progress, answers, check_sample, outputs, pick_split, to_device
 from train.model import Framing, ModelInfo, load_model
 from train.networks.layers import Network
-from train.splits import PIECE
 
 
 @dataclass(frozen=True, kw_only=True)

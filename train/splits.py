@@ -1,14 +1,9 @@
 """Draw samples for the selection of models and for the test."""
 
-import hashlib
-import re
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-UCF101_CLIP = re.compile(r"(v_\w+_g\d+)_c\d+")
-PIECE = re.compile(r"#\d+$")
-"""The end of the name of a piece that was cut from a recording."""
+from eventdata.raw.hold_out import PIECE, UCF101_CLIP, hold_out
 
 
 def sample_keys(names: Sequence[str], classes: Sequence[str]) -> list[str]:
@@ -39,36 +34,6 @@ def piece_keys(names: Sequence[str], classes: Sequence[str]) -> list[str]:
     return [f"{label}/{name}" for name, label in zip(names, classes, strict=True)]
 
 
-def hold_out(
-    keys: Sequence[str], classes: Sequence[str], share: float, seed: int
-) -> frozenset[str]:
-    """Return the keys of a share of each class's samples: at least one key, and never all.
-
-    The choice depends on the keys and the seed but not on their order, so two stores of the same
-    samples agree.
-
-    Args:
-        keys: key of each sample (`sample_keys`).
-        classes: class name of each sample; with slashes in it, a key does not give the class.
-        share: share of the samples to hold out.
-        seed: seed of the choice.
-    """
-    sizes = Counter(keys)
-    by_class: dict[str, set[str]] = defaultdict(set)
-    for key, label in zip(keys, classes, strict=True):
-        by_class[label].add(key)
-    chosen: set[str] = set()
-    for members in by_class.values():
-        wanted = share * sum(sizes[key] for key in members)
-        taken = 0
-        for key in sorted(members, key=lambda key: _rank(key, seed))[:-1]:
-            if taken >= max(1, round(wanted)):
-                break
-            chosen.add(key)
-            taken += sizes[key]
-    return frozenset(chosen)
-
-
 def draw(
     names: Sequence[str], classes: Sequence[str], shares: Sequence[float], seed: int
 ) -> tuple[list[str], list[frozenset[str]], bool]:
@@ -79,7 +44,7 @@ def draw(
     Args:
         names: names of the samples in the store.
         classes: class name of each sample.
-        shares, seed: those of `hold_out`, a share for each part.
+        shares, seed: those of `eventdata.raw.hold_out.hold_out`, a share for each part.
 
     Returns:
         The key of each sample, the keys of each part, and whether recordings stay together.
@@ -96,8 +61,3 @@ def draw(
         if all(parts):
             return keys, parts, rule is not piece_keys or not any(map(PIECE.search, names))
     return keys, parts, True
-
-
-def _rank(key: str, seed: int) -> bytes:
-    """Return the random number of a key."""
-    return hashlib.sha256(f"{seed}/{key}".encode()).digest()

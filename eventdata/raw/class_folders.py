@@ -14,10 +14,9 @@ from pathlib import Path
 
 from eventdata.errors import InputError
 from eventdata.files.inputs import RemotePath, files_below, inside, is_hidden
-from eventdata.raw.listing import stored_name
+from eventdata.raw.listing import SHOWN, few, stored_name
 from eventdata.raw.split_folders import Layout, Part, arrange, arrange_listed
 
-SHOWN = 5  # names and suffixes in a note; more are counted
 _DOCUMENT = re.compile(r"(readme|licen[cs]e|copying|changelog|citation)", re.IGNORECASE)
 _FOREIGN = re.compile(r"docs?|documentation", re.IGNORECASE)
 
@@ -93,17 +92,17 @@ def find_class_folders(
     for part in layout.parts.values():
         loose += [f"{part.folder}/{name}" for name in part.loose]
     if loose and not listed:
-        notes.append(f"skipped {len(loose):,} {what} that lie in no class folder: {_few(loose)}")
+        notes.append(f"skipped {len(loose):,} {what} that lie in no class folder: {few(loose)}")
     notes += _class_notes(root, layout)
     empty = [name for name in tree if not tree[name]]
     empty += [name for part in layout.parts.values() for name in _empty(root, part)]
     if empty:
-        notes.append(f"skipped folders without {what}, which get no label: {_few(empty)}")
+        notes.append(f"skipped folders without {what}, which get no label: {few(empty)}")
     notes += _only_class(root, layout, what)
     links = [*circular, *(f"{name}/{one}" for name in folders for one in unfollowed[name])]
     if links:
         notes.append(
-            f"links that lead to nothing, or to a folder that is read anyhow: {_few(links)}"
+            f"links that lead to nothing, or to a folder that is read anyhow: {few(links)}"
         )
     unread = sorted(path for path in unread if not is_document(Path(path).name))
     if unread:
@@ -149,7 +148,7 @@ def _class_notes(root: Path, layout: Layout) -> Iterator[str]:
                     "split; give the folders one name"
                 )
         if only and len(classes) > 1:
-            yield f"classes only in {split}: {_few(only)}"
+            yield f"classes only in {split}: {few(only)}"
 
 
 def _only_class(root: Path, layout: Layout, what: str) -> Iterator[str]:
@@ -183,9 +182,3 @@ def _kinds(paths: Sequence[str]) -> str:
     ]
     rest = sum(count for _, count in counted[SHOWN:])
     return ", ".join(parts + [f"{rest:,} others"] * bool(rest))
-
-
-def _few(names: Collection[str]) -> str:
-    listed = [stored_name(name) for name in names]
-    more = f" and {len(listed) - SHOWN:,} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from eventdata.errors import InputError, reading
@@ -10,6 +11,7 @@ from eventdata.files.local import check_plain
 from eventdata.jobs.worker import out_of_memory
 
 MAX_LIST_BYTES = 1 << 30  # the longest in use have some tens of MB
+SHOWN = 5  # names in a note
 _PLAIN_PATH = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
 
 
@@ -26,6 +28,12 @@ def safe_relative(name: str) -> bool:
 def stored_name(name: str) -> str:
     """Return a file's name as text that can be stored, with bytes outside UTF-8 escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def few(names: Sequence[str]) -> str:
+    """Return the first names as storable text, and how many more there are."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(map(stored_name, names[:SHOWN])) + more
 
 
 def read_lines(path: Path) -> list[str]:

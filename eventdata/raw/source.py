@@ -73,6 +73,19 @@ class Samples:
             input_time=self.input_time[part],
         )
 
+    def take(self, indices: NDArray[np.intp]) -> "Samples":
+        """Return some of the samples, their files not inspected yet, without the notes."""
+        chosen = indices.tolist()
+        return Samples(
+            names=[self.names[i] for i in chosen],
+            labels=self.labels[indices],
+            paths=[self.paths[i] for i in chosen],
+            details=self.details[indices],
+            problems={
+                place: self.problems[i] for place, i in enumerate(chosen) if i in self.problems
+            },
+        )
+
     def row(self, index: int) -> Sample:
         """Return one sample of the list."""
         details = tuple(self.details[index].tolist())

@@ -6,9 +6,10 @@ import torch
 
 from eventdata import FrameDataset
 from eventdata.errors import InputError, OptionError
+from eventdata.raw.hold_out import hold_out
 from tests.drawn import CLASSES, make_store
 from train.data import Epoch, keys_of, open_data
-from train.splits import hold_out, sample_keys
+from train.splits import sample_keys
 
 
 def test_keys_drop_folders_suffixes_and_clips():
