@@ -116,6 +116,7 @@ def convert(source: str, input: str, out: str, as_json: bool, **options: Any) ->
     from rich.filesize import decimal
 
     from eventdata.conversion import convert as run
+    from eventdata.counts import class_table
     from eventdata.progress import progress_bar
 
     with progress_bar("converting") as progress:
@@ -133,6 +134,8 @@ def convert(source: str, input: str, out: str, as_json: bool, **options: Any) ->
         )
         skipped += " (reasons in skipped.json)" * bool(skipped)
     _finish(result, as_json, line, skipped)
+    if options["dry_run"] and not as_json:
+        say("\n".join(class_table(result.classes)))
 
 
 @main.command(cls=partial(SourceGroup, sources=GENERATED))

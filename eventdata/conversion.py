@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from eventdata.counts import Counts, class_counts
 from eventdata.errors import (
     InputError,
     LeftOutError,
@@ -56,7 +57,8 @@ class Conversion:
     """The result of `convert`; with ``dry_run``, the expected one.
 
     samples: samples of each split; done_before: samples that an earlier call finished;
-    skipped: slots without a sample; bytes: size of the store, an estimate in a dry run.
+    skipped: slots without a sample; bytes: size of the store, an estimate in a dry run;
+    classes: listed samples of each split and class.
     """
 
     out: str
@@ -67,6 +69,7 @@ class Conversion:
     bytes: int
     seconds: float
     notes: list[str] = field(default_factory=list)
+    classes: Counts = field(default_factory=dict)
 
 
 def convert(
@@ -173,6 +176,10 @@ def convert(
         bytes=size,
         seconds=time.monotonic() - started,
         notes=notes,
+        classes={
+            split: class_counts(samples.labels, source.classes)
+            for split, samples in plan.listing.items()
+        },
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from eventdata.counts import class_counts, class_table
 from eventdata.errors import printable
 from eventdata.store.layout import shard_count, shard_key
 from eventdata.store.read import Split, Store
@@ -25,11 +26,19 @@ def describe(store: Store) -> dict[str, Any]:
         "class_names": list(header.classes),
         "complete": header.complete,
         "bytes": store.files.total_bytes(),
-        "splits": {name: _describe_split(split) for name, split in store.splits.items()},
+        "splits": {
+            name: _describe_split(split) | {"class_counts": _count_classes(split, store)}
+            for name, split in store.splits.items()
+        },
         "skipped": store.skipped,
         "parameters": dict(header.parameters),
         "parameters_sha256": header.parameters_sha256,
     }
+
+
+def _count_classes(split: Split, store: Store) -> dict[str, int]:
+    """Return the valid samples of each class."""
+    return class_counts(split.labels[split.valid], store.header.classes)
 
 
 def _describe_split(split: Split) -> dict[str, Any]:
@@ -95,6 +104,8 @@ def print_table(facts: dict[str, Any]) -> None:
             "" if rate is None else f"{rate:.2%}",
         )
     console.print(table)
+    for line in class_table({name: one["class_counts"] for name, one in facts["splits"].items()}):
+        say(line)
     settings = ", ".join(f"{k}={v}" for k, v in facts["parameters"].items() if v is not None)
     say(f"parameters: {settings}")
     for entry in facts["skipped"][:10]:

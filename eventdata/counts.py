@@ -1,0 +1,41 @@
+"""Count the samples of each class in each split, for reports."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHOWN = 20  # classes in a table; more are summed up in one line
+UNKNOWN = "(unknown)"
+Counts = Mapping[str, Mapping[str, int]]
+"""Samples by split and class."""
+
+
+def class_counts(labels: NDArray[np.int32], classes: Sequence[str]) -> dict[str, int]:
+    """Return the samples of each class that has some, in the order of labels (N,)."""
+    found, counts = np.unique(labels, return_counts=True)
+    return {
+        classes[label] if 0 <= label < len(classes) else UNKNOWN: count
+        for label, count in zip(found.tolist(), counts.tolist(), strict=True)
+    }
+
+
+def class_table(counts: Counts) -> list[str]:
+    """Return lines of a table, a row for each class and a column for each split."""
+    splits = list(counts)
+    names = list(dict.fromkeys(name for split in counts.values() for name in split))
+    shown = names if len(names) <= SHOWN else names[: SHOWN // 2]
+    rows = [["class", *splits]]
+    rows += [[name, *(f"{counts[split].get(name, 0):,}" for split in splits)] for name in shown]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
+    if len(shown) < len(names):
+        ranges = []
+        for split in splits:
+            each = [counts[split].get(name, 0) for name in names]
+            ranges.append(f"{split} {min(each):,} to {max(each):,}")
+        rest = len(names) - len(shown)
+        lines.append(f"... and {rest:,} more classes; samples per class: {', '.join(ranges)}")
+    return lines
