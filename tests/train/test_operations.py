@@ -84,7 +84,7 @@ def test_the_work_of_training_is_forward_and_two_gradients():
     assert found.training_multiply_adds == 2 * (5 * 2) + 5 * 2  # and of the second's inputs
     assert found.dense_training == 2 * (3 * 5) + 3 * (5 * 2)
     neurons = nn.Sequential(Neuron(NeuronSettings(kind="lif")))
-    assert measure(neurons, [torch.ones(4, 1, 3)]).training_multiply_adds == 2 * 3 * 3
+    assert measure(neurons, [torch.ones(4, 4, 3)]).training_multiply_adds == 2 * 3 * 3
 
 
 class Pair(nn.Module):
