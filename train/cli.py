@@ -110,19 +110,16 @@ def report(runs: tuple[str, ...], out: Path, as_json: bool) -> None:
     eventdata report runs/* -o report.html
     """
     _check_extra()
-    from train.report import is_page
+    from train.report import is_page, read_runs, text
     from train.report import report as write_report
-    from train.tables import markdown, methods
 
     rows = write_report(runs, out)
     if as_json:
         click.echo(json.dumps(rows))
-    elif is_page(out):
-        click.echo(markdown(methods(rows)), nl=False)
-        say(str(out))
-    else:
-        click.echo((out / "report.md").read_text("utf-8"), nl=False)
-        say(f"{out}: report.html, report.md, report.json, report.png, report.svg")
+        return
+    click.echo(text(read_runs(runs), rows), nl=False)
+    files = "report.html, report.md, report.json, report.png, report.svg"
+    say(str(out) if is_page(out) else f"{out}: {files}")
 
 
 @click.command()

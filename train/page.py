@@ -17,7 +17,7 @@ MOST_CLASSES = 40
 """Classes of a confusion matrix that is shown whole."""
 MOST_PAIRS = 20
 WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 42  # margins of a chart
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 48  # margins of a chart
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c2024; --soft: #5d666f; --line: #d7dce1; --back: #fff;
@@ -35,14 +35,16 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
 th { font-weight: 600; vertical-align: bottom; color: var(--soft); }
 th:first-child, td:first-child, .left { text-align: left; }
+td:first-child { min-width: 9rem; overflow-wrap: anywhere; }
 .note { background: var(--warn); padding: .5rem .8rem; border-radius: .3rem; margin: .5rem 0; }
 .soft { color: var(--soft); }
-.charts { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; flex: 1 1 30rem; background: var(--panel); border-radius: .4rem;
+.charts { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); }
+figure { margin: 0; background: var(--panel); border-radius: .4rem;
   padding: .6rem; }
 figcaption { color: var(--soft); font-size: .9rem; }
 svg { width: 100%; height: auto; display: block; }
-svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+svg text { fill: var(--soft); font: 15px system-ui, sans-serif; }
 svg .grid { stroke: var(--line); } svg .target { stroke: var(--soft); stroke-dasharray: 2 4; }
 svg path { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .key { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; padding: 0; }
@@ -58,7 +60,7 @@ summary { cursor: pointer; font-weight: 600; overflow-wrap: anywhere; }
   text-overflow: ellipsis; white-space: nowrap; text-align: right; }
 .matrix thead th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
   max-width: none; max-height: 10rem; padding: .3rem .2rem; }
-.bars td { border: 0; padding: .1rem .5rem; }
+.bars td { border: 0; padding: .1rem .5rem; min-width: 0; }
 .bar { background: var(--accent); height: .8rem; border-radius: .2rem; min-width: 1px; }
 .track { width: 18rem; max-width: 45vw; background: var(--panel); border-radius: .2rem; }
 """
@@ -130,16 +132,21 @@ def _text(text: str) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{_text(cell)}</th>" for cell in table.head)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>\n"
-        for row in table.rows
-    )
+    head = _row("th", table.head, table.words)
+    rows = "".join(_row("td", row, table.words) for row in table.rows)
     text = f'<p class="soft">{_text(table.text)}</p>' if table.text else ""
     return (
-        f'<h2>{_text(table.title)}</h2>{text}\n<div class="wide"><table><thead><tr>{head}</tr>'
+        f'<h2>{_text(table.title)}</h2>{text}\n<div class="wide"><table><thead>{head}'
         f"</thead><tbody>\n{rows}</tbody></table></div>"
     )
+
+
+def _row(tag: str, cells: Sequence[str], words: int) -> str:
+    shown = (
+        f"<{tag}{' class=left' if place < words else ''}>{_text(cell)}</{tag}>"
+        for place, cell in enumerate(cells)
+    )
+    return f"<tr>{''.join(shown)}</tr>\n"
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -172,12 +179,12 @@ def _chart(
         y = up(tick)
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
+            f'<text x="{LEFT - 6}" y="{y + 5:.1f}" text-anchor="end">{tick:g}</text>'
         )
     base = HEIGHT - BOTTOM
     for tick in _ticks(0, right):
         parts.append(
-            f'<text x="{across(tick):.1f}" y="{base + 16}" text-anchor="middle">{tick:g}</text>'
+            f'<text x="{across(tick):.1f}" y="{base + 20}" text-anchor="middle">{tick:g}</text>'
         )
     if target is not None:
         y = up(100 * target)
@@ -233,7 +240,9 @@ def _confusion(rows: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
         )
         lines = [[true, taken, str(count)] for count, true, taken in pairs[:MOST_PAIRS]]
         title = "Most frequent confusions on the test set"
-        return _table(Table(title=title, head=["true", "predicted", "samples"], rows=lines))
+        return _table(
+            Table(title=title, head=["true", "predicted", "samples"], rows=lines, words=2)
+        )
     head = "".join(f'<th title="{_text(name)}">{_text(name)}</th>' for name in names)
     body = []
     for name, row in zip(names, rows, strict=True):

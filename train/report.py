@@ -239,13 +239,7 @@ def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any
         InputError: a run has not finished; runs differ in store, protocol or held-out samples; or
             the folder can't be written.
     """
-    if not folders:
-        raise OptionError("there are no runs to report on; pass the folder of at least one run")
-    once: dict[str, str | Path] = {}
-    for folder in folders:
-        once.setdefault(os.path.realpath(folder), folder)
-    runs = distinguish([read_run(folder) for folder in once.values()])
-    _check_comparable(runs)
+    runs = read_runs(folders)
     rows = summarise(runs)
     out = Path(out)
     if is_page(out):
@@ -259,6 +253,18 @@ def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any
         write_json(out / "report.json", document)
         plot(runs, out)
     return rows
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[RunResult]:
+    """Read the runs of `report`; see there."""
+    if not folders:
+        raise OptionError("there are no runs to report on; pass the folder of at least one run")
+    once: dict[str, str | Path] = {}
+    for folder in folders:
+        once.setdefault(os.path.realpath(folder), folder)
+    runs = distinguish([read_run(folder) for folder in once.values()])
+    _check_comparable(runs)
+    return runs
 
 
 def is_page(out: Path) -> bool:

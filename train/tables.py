@@ -22,18 +22,23 @@ COUNTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of text; only the first column is not a number."""
+    """A table of words and numbers, as text."""
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     text: str = ""
-    """What the figures are, below the title."""
+    """A remark on the figures, below the title."""
+    words: int = 1
+    """The number of first columns that are not numbers."""
 
 
 def markdown(table: Table) -> str:
     """Return a table as Markdown."""
-    lines = [" | ".join(table.head), " | ".join(["---", *["---:"] * (len(table.head) - 1)])]
+    lines = [
+        " | ".join(table.head),
+        " | ".join(["---:" if place >= table.words else "---" for place in range(len(table.head))]),
+    ]
     lines += [" | ".join(cell.replace("|", "\\|") for cell in row) for row in table.rows]
     return "".join(f"| {line} |\n" for line in lines)
 
@@ -106,4 +111,4 @@ def costs(rows: Sequence[Mapping[str, Any]]) -> Table:
             times = [row[key] for key in ("speed_up", "speed_up_cpu", "speed_up_operations")]
             wall, cpu, work = map(_times, times)
             lines.append([row["way"], "speed-up", wall, cpu, "", "", work])
-    return Table(title="Cost of training", head=COSTS, rows=lines, text=COUNTED)
+    return Table(title="Cost of training", head=COSTS, rows=lines, text=COUNTED, words=2)
