@@ -244,7 +244,11 @@ def verify(
 @click.option("--split", help="Split to draw from; required if the store has several.")
 @click.option("--index", default="0", help="Sample (7) or range (0:16).")
 @click.option(
-    "-o", "--out", required=True, type=click.Path(dir_okay=False), help="Output file, .png or .gif."
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False),
+    help="Output file: .png, .gif, .mp4 or .html.",
 )
 @click.option(
     "--scale",
@@ -259,7 +263,9 @@ def show(store: str, split: str | None, index: str, out: str, scale: int) -> Non
     \b
     eventdata show es.zarr --split val --index 7 -o steps.png      steps of one sample
     eventdata show es.zarr --split val --index 7 -o moving.gif     the same as an animation
+    eventdata show es.zarr --split val --index 7 -o moving.mp4     the same as a video
     eventdata show es.zarr --split val --index 0:16 -o sheet.png   a contact sheet
+    eventdata show es.zarr --split val --index 0:64 -o page.html   a page that plays 64 samples
     """
     from eventdata.show import show as draw
     from eventdata.store.read import open_store

@@ -1,4 +1,4 @@
-"""Pictures of stored samples: the steps of one, a contact sheet of several, or an animation.
+"""Pictures of stored samples: the steps of one, a contact sheet, an animation, or a page.
 
 Positive events are blue and negative ones vermilion on white, colours of Okabe and Ito's palette
 that colour-blind readers can distinguish. If both fall on a pixel, the colours mix to dark.
@@ -9,7 +9,9 @@ Shapes: T steps, K planes, P polarities, C colour channels, H rows, W columns.
 import math
 import os
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from eventdata.errors import OptionError, writing
+from eventdata.files.local import write_whole
+from eventdata.page import PageSample, make_page
 from eventdata.store.layout import SampleFormat
 from eventdata.store.read import Split, Store
 
@@ -34,28 +38,40 @@ MAX_PIXELS = 1 << 26
 MAX_MOVING_PIXELS = 1 << 28  # in all pictures of an animation
 MAX_CELLS = 1 << 30  # (step, polarity, row, column) in memory at once
 
+_ENDINGS = (".png", ".gif", ".mp4", ".html")
+
 Rgb = NDArray[np.uint8]
 
 
 def show(
     store: Store, split: str, index: str, out: str | os.PathLike[str], *, scale: int = 1
 ) -> Path:
-    """Write a picture of samples of a split to a .png, or an animation over steps to a .gif.
+    """Write a picture, an animation or a page of samples of a split, by the ending of ``out``.
+
+    A .png is a picture, a .gif or .mp4 an animation over steps, and an .html a self-contained page
+    that plays the samples.
 
     Args:
-        index: ``7``, ``-1``, or a range ``0:16`` or ``0:100:10``. A range makes a contact sheet
-            with the busiest step of each sample.
+        index: ``7``, ``-1``, or a range ``0:16`` or ``0:100:10``. A picture of a range is a contact
+            sheet with the busiest step of each sample.
         scale: pixels on a side for each pixel of a frame.
 
     Raises:
-        OptionError: the path, split, index or size is not possible.
+        OptionError: the path, split, index or size is not possible, or PyAV is missing.
     """
     path = Path(out)
-    moving = path.suffix.lower() == ".gif"
-    if not moving and path.suffix.lower() != ".png":
-        raise OptionError(f"{path}: a picture must be .png or .gif; choose such a name")
+    ending = path.suffix.lower()
+    if ending not in _ENDINGS:
+        endings = f"{', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}"
+        raise OptionError(f"{path}: a picture must be {endings}; choose such a name")
+    moving = ending in (".gif", ".mp4")
     part = store.split(split)
     chosen, sample = parse_index(index, len(part)), part.sample
+    if ending == ".html":
+        _check_channels(sample)
+        with writing(path):
+            write_whole({path: _page(store, part, chosen, scale)})
+        return path
     _check_size(sample, len(chosen), scale, moving=moving)
     titles = [_title(store, part, number) for number in chosen]
     images = not sample.is_events
@@ -75,6 +91,11 @@ def show(
         pictures = [sheet([*next(dense)], [f"step {step + 1}" for step in steps], titles[0])]
     else:
         pictures = [sheet([frames[busiest_step(frames)] for frames in dense], titles)]
+    if ending == ".mp4":
+        film = _film(pictures)
+        with writing(path):
+            write_whole({path: film})
+        return path
     animation: dict[str, Any] = {"save_all": True, "append_images": pictures[1:], "loop": 0}
     animation["duration"] = STEP_MILLISECONDS
     with writing(path):
@@ -90,6 +111,10 @@ def _check_size(sample: SampleFormat, count: int, scale: int, *, moving: bool) -
     painted = tile * (count * steps if moving else max(count, steps if count == 1 else 1))
     if cells > MAX_CELLS or painted > (MAX_MOVING_PIXELS if moving else MAX_PIXELS):
         raise OptionError("the picture would be too large; choose a smaller --scale or --index")
+    _check_channels(sample)
+
+
+def _check_channels(sample: SampleFormat) -> None:
     if not sample.is_events and sample.channels not in (1, 3):
         raise OptionError(f"images of {sample.channels} channels can't be drawn, only 1 or 3")
 
@@ -157,6 +182,46 @@ def _dense(split: Split, index: int) -> NDArray[Any]:
     if sample.is_packed:
         return np.unpackbits(frames, axis=0, count=sample.steps)
     return frames
+
+
+def _page(store: Store, split: Split, chosen: Sequence[int], scale: int) -> bytes:
+    """Return a page of samples, each read when it is encoded."""
+    sample, header = split.sample, store.header
+    samples = (
+        PageSample(
+            index=index,
+            name=str(split.sample_names[index]),
+            label=header.class_name(int(split.labels[index])),
+            events=int(split.event_counts[index]) if sample.is_events else None,
+            frames=_dense(split, index) if split.valid[index] else None,
+        )
+        for index in chosen
+    )
+    shape = " x ".join(map(str, sample.dense_shape))
+    facts = f"split {split.name}, {len(chosen):,} of {len(split):,} samples, {shape}"
+    title = f"{header.dataset}, {header.representation}"
+    return make_page(title, facts, sample, samples, scale=scale)
+
+
+def _film(pictures: Sequence[Image.Image]) -> bytes:
+    """Return an .mp4 of pictures of one size, in H.264, whose sides must be even."""
+    try:
+        import av
+    except ImportError:
+        raise OptionError(".mp4 needs PyAV; run: pip install 'eventdata[video]'") from None
+    file = BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        options = {"crf": "16", "threads": "1"}  # threads would make other bytes
+        stream = container.add_stream("libx264", Fraction(1000, STEP_MILLISECONDS), options)
+        stream.width, stream.height = (side + side % 2 for side in pictures[0].size)
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            whole = Image.new("RGB", (stream.width, stream.height), "white")
+            whole.paste(picture)
+            frame = av.VideoFrame.from_ndarray(np.asarray(whole))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()
 
 
 def _title(store: Store, split: Split, index: int) -> str:

@@ -12,6 +12,7 @@ from eventdata.raw.source import Sample, Samples
 from eventdata.store.layout import SampleFormat
 
 T, SIDE, CLASSES = 4, 16, 3
+FLOATING = ("voxel", "timesurface")
 
 TINY_RECIPE = """pipeline = "pipe-d"
 [network]
@@ -57,7 +58,7 @@ class Drawn:
             channels=self.channels,
             height=self.side,
             width=self.side,
-            dtype="uint16" if wide else "uint8",
+            dtype="uint16" if wide else "float16" if self.kind in FLOATING else "uint8",
         )
 
     @property
@@ -89,6 +90,9 @@ class Drawn:
         frames = rng.random((T, self.channels, self.side, self.side)) < chance
         if self.kind in ("count", "wide"):
             out[:] = np.moveaxis(frames, 1, -1) * (1 if self.kind == "count" else 300)
+        elif self.kind in FLOATING:
+            sign = rng.choice([-1, 1], frames.shape) if self.kind == "voxel" else 1
+            out[:] = np.moveaxis(frames * sign * rng.uniform(0.1, 1, frames.shape), 1, -1)
         else:
             out[:] = np.moveaxis(np.packbits(frames, axis=0), 1, -1)
         return int(frames.sum())
