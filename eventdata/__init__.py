@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eventdata.conversion import Conversion, convert
-    from eventdata.dataset import FrameDataset, collate
+    from eventdata.dataset import FrameDataset, collate, concat
     from eventdata.errors import EventDataError
     from eventdata.loader import FrameLoader
     from eventdata.store.read import Store, open_store
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = ["Conversion", "EventDataError", "FrameDataset", "FrameLoader", "Store", "Verification"]
-__all__ += ["collate", "convert", "open_store", "verify"]
+__all__ += ["collate", "concat", "convert", "open_store", "verify"]
 
 _HOMES = {
     "conversion": ("Conversion", "convert"),
-    "dataset": ("FrameDataset", "collate"),
+    "dataset": ("FrameDataset", "collate", "concat"),
     "errors": ("EventDataError",),
     "loader": ("FrameLoader",),
     "store.read": ("Store", "open_store"),

@@ -28,6 +28,7 @@ BITS: dict[torch.dtype, torch.dtype] = {
     torch.float16: torch.uint16,
     torch.bfloat16: torch.uint16,
     torch.float32: torch.uint32,
+    torch.int32: torch.uint32,
 }
 
 GROUP_BYTES = 1 << 20
@@ -87,11 +88,41 @@ class Decoding:
             planes_first_batch(bits, self._values, frames)
 
 
+def make_dense(
+    packed: torch.Tensor, sample: SampleFormat, dtype: torch.dtype, layout: Layout
+) -> torch.Tensor:
+    """Return a packed batch (N, K, H, W, P) dense, as `FrameLoader` does, on its device."""
+    # Either is (N, T, P, H, W), images (N, 1, C, H, W).
+    frames = unpack_frames(packed, sample.steps or 0) if sample.is_packed else packed.movedim(-1, 2)
+    if not sample.is_events:
+        frames = frames[:, 0]
+    elif layout == "TNPHW":
+        frames = frames.transpose(0, 1)
+    return frames.to(dtype).contiguous()
+
+
+def unpack_frames(packed: torch.Tensor, steps: int) -> torch.Tensor:
+    """Return packed frames uint8 (N, K, H, W, P) as dense uint8 (N, T, P, H, W)."""
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
+    planes = packed.movedim(-1, 2)  # (N, K, P, H, W)
+    bits = (planes[:, :, None] >> shifts[:, None, None, None]) & 1  # (N, K, 8, P, H, W)
+    return bits.flatten(1, 2)[:, :steps]
+
+
+def holds(dtype: torch.dtype, stored: str) -> bool:
+    """Return whether a type of dense batches has the stored values, floats if need be rounded."""
+    if stored == "uint8":
+        return True
+    if stored == "float16":
+        return dtype.is_floating_point
+    return dtype in (torch.float32, torch.int32)
+
+
 class BufferPool:
     """Host memory for batches, reused once no tensor refers to it."""
 
     def __init__(self, nbytes: int, keep: int, pinned: bool) -> None:
-        """Keep at most ``keep`` unused buffers of ``nbytes``, the size of the largest batch."""
+        """Keep at most ``keep`` unused buffers of ``nbytes``, or of a larger batch once taken."""
         self._nbytes, self._keep, self._pinned = nbytes, keep, pinned
         # The arrays lent last, with their memory: twice as many as are in use at a time. An array
         # that is used for longer is forgotten and its memory not lent again.
@@ -105,10 +136,13 @@ class BufferPool:
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return an uninitialised array; its memory is reused once it and its tensors are gone."""
+        nbytes = prod(shape) * dtype.itemsize
         with self._locks.setdefault(os.getpid(), threading.Lock()):
+            if nbytes > self._nbytes:
+                self._nbytes, self._lent = nbytes, []
             memory = self._unused()
             # Tensors and views of NumPy memory keep that array alive as long as they exist.
-            array = memory[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+            array = memory[:nbytes].view(dtype).reshape(shape)
             self._lent.append((weakref.ref(array), memory))
         return array
 

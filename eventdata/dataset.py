@@ -9,62 +9,100 @@ import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from torch.utils.data import Dataset, default_collate
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+from torch.utils.data import ConcatDataset, Dataset, Subset, default_collate
 
-from eventdata.kernels.packing import unpack
+from eventdata.batches import BITS, BufferPool, Decoding, holds
+from eventdata.errors import OptionError
+from eventdata.kernels.framing import Framing
+from eventdata.settings import options_of
+from eventdata.store.joined import JoinedSplits
 from eventdata.store.layout import SampleFormat
-from eventdata.store.read import open_store
+from eventdata.store.read import AnySplit, OrderedReader, open_store
 
 # The first operators that torch runs take locks, outside Python's. A child forked meanwhile by
 # another thread would wait for those forever. So what datasets, loaders and collation call in
 # threads runs here once.
 torch.stack(torch.arange(2).to(torch.float32).view(torch.int32).unbind())
 
+SampleLayout = Literal["TPHW", "PTHW"]
+FRAMING_KEYS = (*(option.name for option in options_of(Framing)), "transform", "every")
+
 
 class FrameDataset(Dataset[tuple[Any, Any]]):
     """The valid samples of one split: ``ds[i] -> (tensor (T, P, H, W), int label)``.
 
-    Tensors are uint8, int32 for counts stored as uint16, for which torch has few operators, or
-    float16 for voxel grids and time surfaces. Binary frames hold 0 and 1. Channel 0 is positive.
-    Still images are (C, H, W).
+    Binary frames hold 0 and 1. Channel 0 is positive. Still images are (C, H, W).
 
     It can be pickled, shared by threads, and used in DataLoader workers by spawn and fork, even if
     the parent has read before. DataLoader reads each batch by one call of ``__getitems__``; pass it
-    ``collate_fn=eventdata.collate`` to avoid another copy of the batch.
+    ``collate_fn=eventdata.collate`` to avoid another copy of the batch. Memory is used again once
+    no tensor refers to it.
 
     Args:
-        store: path or URL.
-        transform: a function that is applied to the tensor of each sample.
+        store: path, zip file (Zarr's ZipStore) or URL.
+        split: by default ``train``, or the only split.
+        dtype: uint8, int32, float16, bfloat16 or float32 of torch, for tensors, or of NumPy, for
+            arrays. By default uint8, int32 for counts stored as uint16, or float16 for voxel grids
+            and time surfaces.
+        layout: "TPHW", or "PTHW" for 3D convolutions.
+        transform: a function that is applied to the tensor or array of each sample.
         target_transform: a function that is applied to the label of each sample.
 
     Raises:
         StoreError: there is no store, or it is incomplete or damaged.
-        OptionError: the store has no such split.
+        OptionError: the store has no such split, or an option is invalid.
     """
 
     def __init__(
         self,
         store: str | os.PathLike[str],
-        split: str = "train",
+        split: str | None = None,
         *,
-        transform: Callable[[torch.Tensor], Any] | None = None,
+        dtype: torch.dtype | DTypeLike | None = None,
+        layout: SampleLayout = "TPHW",
+        transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[int], Any] | None = None,
     ) -> None:
         opened = open_store(store)
-        self._split = opened.split(split)
-        self.reader = self._split.reader()
-        self.stored: NDArray[np.int64] = np.flatnonzero(self._split.valid)
+        self.split = opened.default_split if split is None else split
+        part = opened.split(self.split)
+        self._split: AnySplit = part
+        self.reader: OrderedReader = part.reader()
+        self.stored: NDArray[np.int64] = np.flatnonzero(part.valid)
         self.transform = transform
         self.target_transform = target_transform
-        self.split = split
         self.attrs: dict[str, Any] = asdict(opened.header)
         self.classes: list[str] = list(opened.header.classes)
-        self.labels: NDArray[np.int64] = self._split.labels[self.stored].astype(np.int64)
+        self.labels: NDArray[np.int64] = part.labels[self.stored].astype(np.int64)
+        if layout not in get_args(SampleLayout):
+            raise OptionError(f"layout must be TPHW or PTHW, not {layout!r}")
+        self.layout = layout
+        self.dtype = _checked_dtype(dtype, part.sample)
+        self.as_numpy = dtype is not None and not isinstance(dtype, torch.dtype)
+        self._decode = Decoding(part.sample, self.dtype, "NTPHW", dense=True)
+        self._buffers = BufferPool(0, keep=2, pinned=False)
+
+    @property
+    def targets(self) -> list[int]:
+        """The label of each sample, under the name of torchvision and SpikingJelly."""
+        found: list[int] = self.labels.tolist()
+        return found
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """The label of each class."""
+        return {name: label for label, name in enumerate(self.classes)}
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """The number of samples of each class, in the order of labels."""
+        counts = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
 
     @property
     def sample_format(self) -> SampleFormat:
@@ -84,33 +122,38 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
     @property
     def shards(self) -> NDArray[np.int64]:
         """The shard in which each sample lies (N,)."""
-        return self.stored // self._split.shard_size
+        return self._split.shards(self.stored)
 
     def __len__(self) -> int:
         return len(self.stored)
 
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
+    def __getitem__(self, index: int | slice) -> Any:
+        """Return a sample and its label, or the dataset of a slice."""
+        if isinstance(index, slice):
+            return self.subset(range(*index.indices(len(self))))
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """Return several samples, whose tensors are views of one."""
-        sample = self._split.sample
         places = [self._place(index) for index in indices]
         stored = self.stored[places].tolist()
-        reader = self.reader.fetch(stored)
-        packed = np.empty(sample.packed_shape, sample.dtype)
-        dtype = "int32" if sample.dtype == "uint16" else sample.dtype
-        batch = np.empty((len(stored), *sample.dense_shape), dtype)
-        for slot, index in enumerate(stored):
-            reader.read(index, packed)
-            _make_dense(sample, packed, batch[slot])
-        frames: Sequence[Any] = torch.from_numpy(batch).unbind()
+        batch = self._buffers.take(self._decode.shape(len(stored)), self._decode.dtype)
+        self._decode.fill(batch, slice(0, len(stored)), self.reader, stored)
+        frames: Sequence[Any] = torch.from_numpy(batch).view(self.dtype).unbind()
+        if self.layout == "PTHW" and self.sample_format.steps is not None:
+            frames = [tensor.transpose(0, 1) for tensor in frames]
+        if self.as_numpy:
+            frames = [tensor.numpy() for tensor in frames]
         labels: Sequence[Any] = self.labels[places].tolist()
         if self.transform is not None:
             frames = [self.transform(tensor) for tensor in frames]
         if self.target_transform is not None:
             labels = [self.target_transform(label) for label in labels]
         return list(zip(frames, labels, strict=True))
+
+    def __add__(self, other: Any) -> Any:
+        """Return both datasets as one; see `concat`."""
+        return concat([self, other]) if isinstance(other, FrameDataset) else super().__add__(other)
 
     def subset(self, indices: ArrayLike) -> Self:
         """Return a dataset of some samples, which shares everything else with this one.
@@ -127,6 +170,31 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
         chosen = np.arange(len(self))[np.asarray(indices) if np.size(indices) else []]
         part = copy.copy(self)
         part.stored, part.labels = self.stored[chosen], self.labels[chosen]
+        return part
+
+    def select(self, classes: Sequence[str]) -> Self:
+        """Return the samples of some classes, labelled 0, 1, ... in the order given.
+
+        Raises:
+            OptionError: a name is not a class of the dataset, or appears twice.
+        """
+        known = self.class_to_idx
+        names = [classes] if isinstance(classes, str) else list(classes)
+        for name in names:
+            if name not in known:
+                shown = ", ".join(self.classes[:10]) + (", ..." if len(known) > 10 else "")
+                raise OptionError(f"no class {name!r}; choose from {shown}")
+        if len(set(names)) < len(names):
+            raise OptionError(f"a class appears twice in {', '.join(names)}; name each once")
+        labels = np.full(len(known), -1, np.int64)
+        labels[[known[name] for name in names]] = np.arange(len(names))
+        part = self.subset(labels[self.labels] >= 0)
+        return part._relabelled(names, labels[part.labels])
+
+    def _relabelled(self, classes: list[str], labels: NDArray[np.int64]) -> Self:
+        part = copy.copy(self)
+        part.classes, part.labels = classes, labels
+        part.attrs = {**self.attrs, "classes": list(classes)}
         return part
 
     def packed(self, index: int) -> NDArray[Any]:
@@ -151,9 +219,93 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
         shape = "x".join(map(str, self._split.sample.dense_shape))
         kind = self._split.sample.representation
         return (
-            f"FrameDataset({self._split.files.where!r}, {self.split!r}: {len(self):,} samples "
+            f"FrameDataset({self._split.where!r}, {self.split!r}: {len(self):,} samples "
             f"of {shape}, {kind}, {len(self.classes)} classes)"
         )
+
+
+def concat(datasets: Sequence[FrameDataset]) -> FrameDataset:
+    """Return several datasets as one, in their order, with classes united by name.
+
+    Labels follow the first dataset's classes, then the new ones of the others. ``attrs`` are those
+    of the first.
+
+    Raises:
+        OptionError: there is no dataset, or they differ in the shape of their samples, in how their
+            frames were made, in dtype, layout or transforms.
+    """
+    if not datasets or not all(isinstance(one, FrameDataset) for one in datasets):
+        raise OptionError("concat needs a list of FrameDatasets")
+    first = datasets[0]
+    for other in datasets[1:]:
+        for what, ours, theirs in zip(_KIND, _kind_of(first), _kind_of(other), strict=True):
+            if ours != theirs:
+                raise OptionError(
+                    f"{other._split.where}: {what} is {theirs}, but {ours} in "
+                    f"{first._split.where}; convert both in the same manner"
+                )
+    names = list(dict.fromkeys(name for one in datasets for name in one.classes))
+    labels = {name: label for label, name in enumerate(names)}
+    joined = copy.copy(first)
+    splits = JoinedSplits([one._split for one in datasets])
+    joined._split, joined.reader = splits, splits.reader()
+    joined.split = "+".join(dict.fromkeys(one.split for one in datasets))
+    starts = zip(datasets, splits.starts, strict=False)
+    joined.stored = np.concatenate([one.stored + start for one, start in starts])
+    new = [np.array([labels[name] for name in one.classes], np.int64) for one in datasets]
+    found = [table[one.labels] for table, one in zip(new, datasets, strict=True)]
+    return joined._relabelled(names, np.concatenate(found))
+
+
+_KIND = ("the format of samples", "framing", "dtype", "layout", "transform", "target_transform")
+
+
+def frames_of(dataset: Any) -> FrameDataset:
+    """Return a dataset, or torch's Subset or ConcatDataset of such, as one `FrameDataset`."""
+    if isinstance(dataset, FrameDataset):
+        return dataset
+    if isinstance(dataset, Subset):
+        return frames_of(dataset.dataset).subset(list(dataset.indices))
+    if isinstance(dataset, ConcatDataset):
+        return concat([frames_of(one) for one in dataset.datasets])
+    raise OptionError(
+        f"FrameLoader reads a FrameDataset, not a {type(dataset).__name__}; to read a part of one, "
+        "pass dataset.subset(indices)"
+    )
+
+
+def _kind_of(dataset: FrameDataset) -> tuple[Any, ...]:
+    """Return what must be equal in datasets that are read as one; see `_KIND`."""
+    parameters = dataset.attrs["parameters"]
+    framing = {key: parameters[key] for key in FRAMING_KEYS if parameters.get(key) is not None}
+    return (
+        dataset.sample_format,
+        framing,
+        dataset.dtype,
+        dataset.layout,
+        dataset.transform,
+        dataset.target_transform,
+    )
+
+
+def _checked_dtype(dtype: torch.dtype | DTypeLike | None, sample: SampleFormat) -> torch.dtype:
+    """Return the type of a dataset's tensors."""
+    if dtype is None:
+        return _DEFAULT_TYPES[sample.dtype]
+    found = dtype if isinstance(dtype, torch.dtype) else _TORCH_TYPES.get(np.dtype(dtype).name)
+    if found not in BITS:
+        raise OptionError(f"dtype must be one of {', '.join(map(str, BITS))}, not {dtype!r}")
+    if not holds(found, sample.dtype):
+        raise OptionError(
+            f"the store's values are {sample.dtype}, which {found} does not hold; pass "
+            f"dtype={_DEFAULT_TYPES[sample.dtype]} or torch.float32"
+        )
+    return found
+
+
+# Of tensors, by the type of stored values; torch has few operators for uint16.
+_DEFAULT_TYPES = {"uint8": torch.uint8, "uint16": torch.int32, "float16": torch.float16}
+_TORCH_TYPES = {str(kind).removeprefix("torch."): kind for kind in BITS}
 
 
 def collate(samples: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
@@ -165,6 +317,8 @@ def collate(samples: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
     """
     frames, labels = zip(*samples, strict=True)
     batch = getattr(frames[0], "_base", None)  # `__getitems__` returns views of one tensor
+    if batch is not None and batch.dtype == BITS.get(frames[0].dtype):
+        batch = batch.view(frames[0].dtype)
     whole = (
         batch is not None
         and batch.shape[:1] == (len(frames),)  # a transform may return other views
@@ -178,11 +332,3 @@ def _memory(one: Any) -> Any:
     if not isinstance(one, torch.Tensor):
         return one
     return one.data_ptr(), one.dtype, one.shape, one.stride()
-
-
-def _make_dense(sample: SampleFormat, packed: NDArray[Any], out: NDArray[Any]) -> None:
-    """Fill frames (T, P, H, W) or an image (C, H, W) from a stored sample (K, H, W, P)."""
-    if sample.is_packed:
-        unpack(packed, out)
-    else:
-        out[:] = np.moveaxis(packed, -1, 1).reshape(out.shape)

@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from itertools import islice, pairwise
@@ -26,12 +26,14 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from eventdata.batches import BITS, BufferPool, Decoding, Layout
-from eventdata.dataset import FrameDataset
+from eventdata.batches import BITS, BufferPool, Decoding, Layout, holds, make_dense, unpack_frames
+from eventdata.dataset import FrameDataset, collate, frames_of
 from eventdata.errors import EventDataError, OptionError, check_whole
 from eventdata.order import Indices, Order, batch_count, epoch_order, rank_batches
-from eventdata.store.layout import SampleFormat
+from eventdata.sampling import SamplerBatches, ranks_of_job, share_seed
 from eventdata.store.read import SampleReader
+
+__all__ = ["FrameLoader", "unpack_frames"]
 
 STATE_VERSION = 2
 SHARD_WINDOW = 8  # shards whose samples are shuffled together with order="shards"
@@ -46,9 +48,14 @@ class FrameLoader:
     as long as a tensor of it is kept. Damage raises StoreError while iterating.
 
     Args:
-        dataset: a dataset without transforms of its own, which are for single samples.
-        batch_size: samples in a batch of one rank.
-        shuffle, seed: shuffle each epoch with this random seed; otherwise read it as stored.
+        dataset: a dataset without transforms of its own, which are for single samples; also
+            torch's Subset or ConcatDataset of such, the latter as `eventdata.concat` joins them.
+        batch_size: samples in a batch of one rank; None with a batch sampler.
+        shuffle, seed: shuffle each epoch with this random seed; otherwise read it as stored. None
+            draws a seed from torch's generator, so that each loader has its own order; the ranks
+            of torch.distributed share it.
+        sampler: a sampler or batch sampler of torch, instead of ``shuffle``. To resume within an
+            epoch, a random one needs a generator.
         order: "samples" shuffles all samples; "shards" shuffles within a few shards at a time, for
             slow disks and remote stores.
         drop_last: whether to drop the last batch, whose shares may be unequal; ranks that train in
@@ -59,7 +66,9 @@ class FrameLoader:
             order; images are (N, C, H, W) in both. "packed": samples as stored, (N, K, H, W, P), an
             eighth of the bytes, for `unpack_frames`.
         transform: a function that gets each batch on the device.
-        rank, world_size: each sample is read by only one of the ranks.
+        target_transform: a function that gets the labels of each batch.
+        rank, world_size: each sample is read by only one of the ranks, by default those of
+            torch.distributed once it is set up, else one rank.
         threads: number of decoding threads.
         prefetch: number of batches decoded ahead.
 
@@ -68,27 +77,32 @@ class FrameLoader:
     """
 
     dataset: FrameDataset
-    batch_size: int
+    batch_size: int | None
     _: KW_ONLY
     shuffle: bool = False
-    seed: int = 0
+    seed: int | None = None
+    sampler: Iterable[Any] | None = None
     order: Order = "samples"
     drop_last: bool = False
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.uint8
     layout: Layout = "NTPHW"
     transform: Callable[[torch.Tensor], Any] | None = None
-    rank: int = 0
-    world_size: int = 1
+    target_transform: Callable[[torch.Tensor], Any] | None = None
+    rank: int | None = None
+    world_size: int | None = None
     threads: int = 2
     prefetch: int = 2
 
     def __post_init__(self) -> None:
+        self.dataset = frames_of(self.dataset)
         # Plain ints, because a state with NumPy's could not be written as JSON.
         for name in ("batch_size", "threads", "prefetch", "world_size", "seed", "rank"):
             least = 0 if name in ("seed", "rank") else 1
-            (value,) = check_whole(least, **{name: getattr(self, name)})
-            setattr(self, name, value)
+            given = getattr(self, name)
+            if given is not None or name in ("threads", "prefetch"):
+                (value,) = check_whole(least, **{name: given})
+                setattr(self, name, value)
         self.shuffle, self.drop_last = bool(self.shuffle), bool(self.drop_last)
         self.device = device = _checked_device(self.device)
         self._check_options()
@@ -96,9 +110,17 @@ class FrameLoader:
         self._position = 0  # batches of this epoch that the user has received
         self._resumes = False  # whether the next iter() continues the same epoch
         self._turn = 0  # the iter() that the three above belong to
+        self._drawn: SamplerBatches | None = None
+        self._resumed: dict[str, Any] | None = None  # state of the sampler
+        if self.sampler is not None:
+            self._drawn = SamplerBatches(self.sampler, len(self.dataset), self.batch_size)
+        self._seed, self._shared = self.seed or 0, self.seed is not None or not self.shuffle
+        if not self._shared:
+            self._seed = int(torch.randint(2**31, ()))
+            self._share_seed()
         dense = device.type == "cpu" and self.layout != "packed"
         self._decode = Decoding(self.dataset.sample_format, self.dtype, self.layout, dense=dense)
-        largest = prod(self._decode.shape(min(self.batch_size, len(self.dataset))))
+        largest = prod(self._decode.shape(min(self.batch_size or 1, len(self.dataset))))
         self._buffers = BufferPool(
             largest * self._decode.dtype.itemsize,
             keep=self.prefetch + 2,  # with the user's and the one that is being filled
@@ -106,29 +128,36 @@ class FrameLoader:
         )
 
     def _check_options(self) -> None:
-        if self.rank >= self.world_size:
-            raise OptionError(f"rank must be 0 to {self.world_size - 1}, not {self.rank}")
+        if self.world_size is None and self.rank is not None:
+            self.world_size = 1
+        if self.world_size is not None and self.rank is None:
+            raise OptionError("world_size is given without rank; pass both or neither")
+        if self.rank is not None and self.world_size is not None:
+            if self.rank >= self.world_size:
+                raise OptionError(f"rank must be 0 to {self.world_size - 1}, not {self.rank}")
+            if self.world_size > 1 and self.shuffle and self.seed is None:
+                raise OptionError("ranks that share the samples need the same seed; pass seed=0")
+        if self.sampler is not None and (self.shuffle or self.order != "samples"):
+            raise OptionError("the sampler decides the order; omit shuffle and order")
+        if self.batch_size is None and self.sampler is None:
+            raise OptionError("batch_size is None, which needs a batch sampler; pass a number")
         allowed = {"layout": get_args(Layout), "order": get_args(Order), "dtype": tuple(BITS)}
         for name, choices in allowed.items():
             if (value := getattr(self, name)) not in choices:
                 values = ", ".join(map(str, choices))
                 raise OptionError(f"{name} must be one of {values}, not {value!r}")
-        if self.transform is not None and not callable(self.transform):
-            raise OptionError(f"transform must be a function, not {self.transform!r:.80}")
-        if not isinstance(self.dataset, FrameDataset):
-            raise OptionError(
-                f"FrameLoader reads a FrameDataset, not a {type(self.dataset).__name__}; to "
-                "read a part of one, pass dataset.subset(indices)"
-            )
+        for name in ("transform", "target_transform"):
+            if (value := getattr(self, name)) is not None and not callable(value):
+                raise OptionError(f"{name} must be a function, not {value!r:.80}")
         if self.dataset.transform is not None or self.dataset.target_transform is not None:
             raise OptionError(
                 "the dataset's transform and target_transform are for single samples; pass "
-                "FrameLoader transform=, which gets whole batches, and a dataset without them"
+                "FrameLoader's own, which get whole batches, and a dataset without them"
             )
         if self.layout == "packed" and self.dtype != torch.uint8:
             raise OptionError(f"packed batches can't be {self.dtype}; omit dtype or layout")
         stored = self.dataset.sample_format.dtype
-        if self.layout != "packed" and not _holds(self.dtype, stored):
+        if self.layout != "packed" and not holds(self.dtype, stored):
             raise OptionError(
                 f"the store's values are {stored}, which {self.dtype} does not hold; pass "
                 "dtype=torch.float32"
@@ -142,16 +171,35 @@ class FrameLoader:
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         (self._epoch,) = check_whole(0, epoch=epoch)
-        self._position, self._resumes = 0, False
+        self._position, self._resumes, self._resumed = 0, False, None
         self._turn += 1
 
     @property
-    def _shares(self) -> dict[str, Any]:
-        keys = ("batch_size", "world_size", "drop_last")
-        return {key: getattr(self, key) for key in keys}
+    def _ranks(self) -> tuple[int, int]:
+        """Rank and world size, as passed or those of torch.distributed."""
+        if self.rank is not None and self.world_size is not None:
+            return self.rank, self.world_size
+        return ranks_of_job()
+
+    def _share_seed(self) -> None:
+        """Take the seed that rank 0 drew, once torch.distributed is set up."""
+        if not self._shared and self.world_size is None and ranks_of_job()[1] > 1:
+            self._seed, self._shared = share_seed(self._seed), True
+
+    def _count(self, rank: int, world_size: int) -> int:
+        """Return the batches of a rank."""
+        if self._drawn is not None:
+            return self._drawn.count(rank, world_size, drop_last=self.drop_last)
+        return batch_count(
+            len(self.dataset),
+            batch_size=self.batch_size or 1,
+            rank=rank,
+            world_size=world_size,
+            drop_last=self.drop_last,
+        )
 
     def __len__(self) -> int:
-        return batch_count(len(self.dataset), rank=self.rank, **self._shares)
+        return self._count(*self._ranks)
 
     def __iter__(self) -> Iterator[tuple[Any, torch.Tensor]]:
         if self._position and not self._resumes:
@@ -184,7 +232,10 @@ class FrameLoader:
 
         Any rank can load the state of any other.
         """
-        place = {"epoch": self._epoch, "position": self._position}
+        place: dict[str, Any] = {"epoch": self._epoch, "position": self._position}
+        if self._drawn is not None:
+            resumed = self._resumed if self._resumes else None
+            place["sampler"] = resumed or self._drawn.state(begun=self._position > 0)
         return {"version": STATE_VERSION, **place, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -195,16 +246,23 @@ class FrameLoader:
         """
         if not isinstance(state, dict) or "epoch" not in state or "position" not in state:
             raise OptionError("can't resume: not the state of a FrameLoader")
-        for name, value in {"version": STATE_VERSION, **self._identity()}.items():
+        identity = self._identity()
+        if self.seed is None:  # the order is that of the state's seed
+            identity["seed"] = state.get("seed")
+        for name, value in {"version": STATE_VERSION, **identity}.items():
             if state.get(name) != value:
                 raise OptionError(
                     f"can't resume: the state has {name}={state.get(name)!r}, not {value!r}"
                 )
         (position,) = check_whole(0, position=state["position"])
-        most = batch_count(len(self.dataset), rank=0, **self._shares)  # other ranks may have less
+        most = self._count(0, self._ranks[1])  # other ranks may have less
         if position > most:
             raise OptionError(f"can't resume: batch {position} in an epoch of {most} batches")
+        if self.seed is None:
+            (self._seed,) = check_whole(0, seed=identity["seed"])
+            self._shared = True
         self.epoch = state["epoch"]
+        self._resumed = state.get("sampler")
         self._position, self._resumes = min(position, len(self)), True
 
     def _identity(self) -> dict[str, Any]:
@@ -216,26 +274,42 @@ class FrameLoader:
             "samples": len(self.dataset),
             "digest": digest.hexdigest(),
             "shuffle": self.shuffle,
-            "seed": self.seed,
+            "seed": self._seed,
             "order": self.order,
-            **self._shares,
+            "batch_size": self.batch_size,
+            "world_size": self._ranks[1],
+            "drop_last": self.drop_last,
         }
 
     def _batches(self) -> list[Indices]:
+        rank, world_size = self._ranks
+        if self._drawn is not None:
+            resumed, self._resumed = self._resumed, None
+            return self._drawn.draw(
+                self._epoch, rank, world_size, drop_last=self.drop_last, resume=resumed
+            )
+        self._share_seed()
         indices = epoch_order(
             self.dataset.shards,
             shuffle=self.shuffle,
             order=self.order,
             window=SHARD_WINDOW,
-            seed=self.seed,
+            seed=self._seed,
             epoch=self._epoch,
         )
-        return rank_batches(indices, rank=self.rank, **self._shares)
+        return rank_batches(
+            indices,
+            batch_size=self.batch_size or 1,
+            rank=rank,
+            world_size=world_size,
+            drop_last=self.drop_last,
+        )
 
     def _open(self, batches: Sequence[Indices]) -> contextlib.AbstractContextManager[SampleReader]:
         """Open a reader of these batches, which reads ahead if their order keeps to shards."""
         reader = self.dataset.reader
-        if not batches or (self.shuffle and self.order == "samples"):
+        scattered = self.sampler is not None or (self.shuffle and self.order == "samples")
+        if not batches or scattered:
             return contextlib.nullcontext(reader)
         order = self.dataset.stored[np.concatenate(batches)].tolist()
         return reader.ahead(order, SHARD_WINDOW)
@@ -267,15 +341,45 @@ class FrameLoader:
             frames = self._buffers.copy_to(frames, device)
             if self.layout != "packed":
                 frames = make_dense(frames, self.dataset.sample_format, self.dtype, self.layout)
-        labels = labels.to(device, non_blocking=True)
-        return frames if self.transform is None else self.transform(frames), labels
+        return self._transformed(frames, labels.to(device, non_blocking=True))
+
+    def _transformed(self, frames: torch.Tensor, labels: Any) -> tuple[Any, Any]:
+        if self.transform is not None:
+            frames = self.transform(frames)
+        return frames, labels if self.target_transform is None else self.target_transform(labels)
+
+    @property
+    def batch_sampler(self) -> "BatchIndices":
+        """The indices of each batch, for programs that read the dataset themselves.
+
+        With `collate_fn` they get the same batches, such as from accelerate's skip_first_batches.
+        """
+        return BatchIndices(self)
+
+    def collate_fn(self, samples: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
+        """Return samples of the dataset as a batch of this loader."""
+        if self.layout == "packed":
+            raise OptionError("samples of the dataset are not packed; choose another layout")
+        frames, labels = collate(samples)
+        frames = frames.to(torch.device(self.device), self.dtype)
+        if self.layout == "TNPHW" and frames.ndim == 5:
+            frames = frames.transpose(0, 1).contiguous()
+        return self._transformed(frames, labels.to(torch.device(self.device)))
 
 
-def _holds(dtype: torch.dtype, stored: str) -> bool:
-    """Return whether a type of dense batches has the stored values, floats if need be rounded."""
-    if stored == "uint8":
-        return True
-    return dtype == torch.float32 or (stored == "float16" and dtype.is_floating_point)
+class BatchIndices:
+    """The batches of a loader's epochs as lists of indices; each ``iter()`` is an epoch."""
+
+    def __init__(self, loader: FrameLoader) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._loader._batches():
+            yield batch.tolist()
+        self._loader.epoch += 1
 
 
 def _checked_device(device: str | torch.device) -> torch.device:
@@ -298,24 +402,3 @@ class _Threads(ThreadPoolExecutor):
 
     def __exit__(self, *error: object) -> None:
         self.shutdown(cancel_futures=True)
-
-
-def make_dense(
-    packed: torch.Tensor, sample: SampleFormat, dtype: torch.dtype, layout: Layout
-) -> torch.Tensor:
-    """Return a packed batch (N, K, H, W, P) dense, as `FrameLoader` does, on its device."""
-    # Either is (N, T, P, H, W), images (N, 1, C, H, W).
-    frames = unpack_frames(packed, sample.steps or 0) if sample.is_packed else packed.movedim(-1, 2)
-    if not sample.is_events:
-        frames = frames[:, 0]
-    elif layout == "TNPHW":
-        frames = frames.transpose(0, 1)
-    return frames.to(dtype).contiguous()
-
-
-def unpack_frames(packed: torch.Tensor, steps: int) -> torch.Tensor:
-    """Return packed frames uint8 (N, K, H, W, P) as dense uint8 (N, T, P, H, W)."""
-    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
-    planes = packed.movedim(-1, 2)  # (N, K, P, H, W)
-    bits = (planes[:, :, None] >> shifts[:, None, None, None]) & 1  # (N, K, 8, P, H, W)
-    return bits.flatten(1, 2)[:, :steps]

@@ -68,7 +68,7 @@ def test_indices(store, truth):
         assert np.array_equal(frames.numpy(), truth[19])
         assert label == ds.labels[19]
         assert np.array_equal(ds.packed(index), ds.packed(19))
-    for index in (slice(0, 2), [0, 1], np.array([0, 1]), 1.0, "0", None):
+    for index in ([0, 1], np.array([0, 1]), 1.0, "0", None):
         with pytest.raises(TypeError, match=r"an index is a whole number, .* ds.subset"):
             ds[index]
     assert ds.__getitems__([]) == []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eventdata.loader import unpack_frames
+from eventdata.batches import unpack_frames
 from eventdata.settings import Settings, fields_of, setting
 
 SHARE = {"least": 0, "most": 1}

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eventdata.batches import make_dense
 from eventdata.dataset import FrameDataset
 from eventdata.errors import InputError, OptionError
 from eventdata.kernels.representations import REPRESENTATIONS
-from eventdata.loader import FrameLoader, make_dense
+from eventdata.loader import FrameLoader
 from eventdata.store.layout import SampleFormat
 from eventdata.store.read import open_store
 from train.splits import draw, sample_keys

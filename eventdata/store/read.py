@@ -21,6 +21,7 @@ from eventdata.errors import IncompleteStoreError, OptionError, StoreError
 from eventdata.files import WORK, Files, open_files
 from eventdata.files.local import MAX_ARRAY_DOCUMENT, MAX_HEADER, MAX_SKIPPED, LocalFiles
 from eventdata.files.remote import RemoteFiles
+from eventdata.files.zipped import ZipFiles
 from eventdata.store.columns import read_column
 from eventdata.store.layout import (
     CONVERT_AGAIN,
@@ -32,7 +33,7 @@ from eventdata.store.layout import (
     parse_header,
     parse_sample_array,
 )
-from eventdata.store.read_local import LocalReader
+from eventdata.store.read_local import LocalReader, ManyReader
 from eventdata.store.read_remote import RemoteReader
 
 
@@ -46,12 +47,8 @@ class SampleReader(Protocol):
         """Return a reader of these samples; their bytes are requested together if that helps."""
 
 
-class SplitReader(SampleReader, Protocol):
-    """Reads samples of a split in any order."""
-
-    split: str
-    sample: SampleFormat
-    shard_size: int
+class OrderedReader(SampleReader, Protocol):
+    """Reads samples in any order, and ahead of their use in a known order."""
 
     def ahead(
         self, order: Sequence[int], window: int
@@ -62,9 +59,43 @@ class SplitReader(SampleReader, Protocol):
         """
 
 
+class SplitReader(OrderedReader, Protocol):
+    """Reads samples of one split."""
+
+    split: str
+    sample: SampleFormat
+    shard_size: int
+
+
+class AnySplit(Protocol):
+    """What a dataset needs of a split, or of several as one."""
+
+    sample: SampleFormat
+
+    @property
+    def where(self) -> str:
+        """The place, for messages."""
+
+    @property
+    def event_counts(self) -> NDArray[np.uint32]:
+        """Events in each sample's frames (N,)."""
+
+    @property
+    def sample_names(self) -> NDArray[np.object_]:
+        """The name of each sample (N,)."""
+
+    def __len__(self) -> int: ...
+
+    def shards(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the shard in which each sample lies (N,)."""
+
+    def reader(self) -> OrderedReader:
+        """Return a reader of the samples."""
+
+
 def read_samples(reader: SampleReader, indices: Sequence[int], out: NDArray[Any]) -> None:
     """Fill out (N, K, H, W, P) with samples; those on a local disk by one call."""
-    if isinstance(reader, LocalReader):
+    if isinstance(reader, ManyReader):
         reader.read_many(indices, out)
     else:
         for index, place in zip(indices, out, strict=True):
@@ -105,6 +136,15 @@ class Split:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def where(self) -> str:
+        """The store, for messages."""
+        return self.files.where
+
+    def shards(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the shard in which each sample lies (N,)."""
+        return indices // self.shard_size
+
     def column(self, name: str) -> NDArray[Any]:
         """Read a column (N,); raise StoreError if it is damaged or of another length."""
         values = read_column(self.files, self.name, name)
@@ -118,7 +158,7 @@ class Split:
     def reader(self) -> SplitReader:
         """Return a reader of this split's samples."""
         place = self.name, self.sample, self.shard_size
-        if isinstance(self.files, LocalFiles):
+        if isinstance(self.files, LocalFiles | ZipFiles):
             return LocalReader(self.files, *place)
         if isinstance(self.files, RemoteFiles):
             return RemoteReader(self.files, *place)
@@ -150,6 +190,14 @@ class Store:
     def skipped(self) -> list[dict[str, Any]]:
         """The samples that were skipped, each with split, index, name and reason."""
         return read_skipped(self.files)
+
+    @property
+    def default_split(self) -> str:
+        """The split train, or the only one; OptionError if there are others."""
+        if "train" not in self.splits and len(self.splits) != 1:
+            found = ", ".join(self.splits) or "no splits"
+            raise OptionError(f"{self.files.where}: no split 'train' but {found}; pass split=")
+        return "train" if "train" in self.splits else next(iter(self.splits))
 
     def split(self, name: str) -> Split:
         """Return a split; OptionError lists the splits that exist."""

@@ -24,10 +24,35 @@ from numpy.typing import NDArray
 
 from eventdata.errors import StoreError
 from eventdata.files.local import LocalFiles, check_plain
+from eventdata.files.zipped import ZipFiles
 from eventdata.store.shard import CRC_BYTES, ShardReader, checked_chunk, decompress, index_bytes
 
 
-class LocalReader(ShardReader[LocalFiles]):
+class ManyReader:
+    """Base of readers that can read the compressed chunks of many samples first.
+
+    They are then decompressed by one call.
+    """
+
+    def read(self, index: int, out: NDArray[Any]) -> None:
+        """Fill out (K, H, W, P) with a sample; StoreError if it is damaged."""
+        raise NotImplementedError
+
+    def chunks(self, index: int) -> list[bytes]:
+        """Return the chunks of a sample, compressed; StoreError if they are damaged or remote."""
+        raise NotImplementedError
+
+    def read_many(self, indices: Sequence[int], out: NDArray[Any]) -> None:
+        """Fill out (N, K, H, W, P) with samples."""
+        try:
+            chunks = [chunk for index in indices for chunk in self.chunks(index)]
+            decompress_many(chunks, out)
+        except StoreError:  # `read` reports the sample and its fault, or reads them one by one
+            for index, place in zip(indices, out, strict=True):
+                self.read(index, place)
+
+
+class LocalReader(ShardReader[LocalFiles | ZipFiles], ManyReader):
     """Reads samples of one split; see `eventdata.store.read.SplitReader` for the methods."""
 
     def __init__(self, *place: Any) -> None:
@@ -38,18 +63,10 @@ class LocalReader(ShardReader[LocalFiles]):
 
     def read(self, index: int, out: NDArray[Any]) -> None:
         try:
-            for plane, chunk in zip(out, self._chunks(index), strict=True):
+            for plane, chunk in zip(out, self.chunks(index), strict=True):
                 decompress(chunk, plane)
         except StoreError as error:
             raise StoreError(f"{self.where(index)}: {error}") from None
-
-    def read_many(self, indices: Sequence[int], out: NDArray[Any]) -> None:
-        """Fill out (N, K, H, W, P) with samples."""
-        try:
-            decompress_many([chunk for index in indices for chunk in self._chunks(index)], out)
-        except StoreError:  # `read` reports the sample and its fault, or reads them one by one
-            for index, place in zip(indices, out, strict=True):
-                self.read(index, place)
 
     def fetch(self, indices: Sequence[int]) -> "LocalReader":
         return self
@@ -59,16 +76,15 @@ class LocalReader(ShardReader[LocalFiles]):
     ) -> contextlib.AbstractContextManager["LocalReader"]:
         return contextlib.nullcontext(self)  # the operating system reads ahead
 
-    def _chunks(self, index: int) -> list[bytes]:
-        """Return the chunks of a sample, compressed, with sound checksums."""
+    def chunks(self, index: int) -> list[bytes]:
         read = self._opened(index // self.shard_size).read
         return [checked_chunk(read, *entry) for entry in self.entries(index).tolist()]
 
     def _open(self, number: int) -> "ShardFile":
         """Return a shard's file; its index is read, checked and kept."""
-        path = self.files.root / self.key(number)
+        path = f"{self.files.where}/{self.key(number)}"
         try:
-            file = self._open_file(path)
+            file = self._open_file(*self.files.locate(self.key(number)))
             if number not in self._indices:
                 length = index_bytes(self.sample, self.shard_size)
                 self.add_index(number, file.read(max(0, file.size - length), length), file.size)
@@ -76,20 +92,20 @@ class LocalReader(ShardReader[LocalFiles]):
             raise StoreError(f"{path}: can't be read ({error}); run `eventdata verify`") from None
         return file
 
-    def _open_file(self, path: Path) -> "ShardFile":
+    def _open_file(self, path: Path, start: int, size: int | None) -> "ShardFile":
         """Open a shard's file; close those of other readers if too many are open."""
         others = [one for ref in [*_readers] if (one := ref()) is not None and one is not self]
         if sum(one._opened.cache_info().currsize for one in (self, *others)) >= self._limit:
             for one in others:
                 one._opened.cache_clear()
         try:
-            return ShardFile(path)
+            return ShardFile(path, start, size)
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
         for one in (self, *others):  # the rest of the program has many files open, too
             one._opened.cache_clear()
-        return ShardFile(path)
+        return ShardFile(path, start, size)
 
 
 _readers: list[weakref.ref[LocalReader]] = []
@@ -113,21 +129,23 @@ def decompress_many(chunks: Sequence[bytes], out: NDArray[Any]) -> None:
 
 
 class ShardFile:
-    """A shard open for reading, closed when the object is deleted.
+    """A shard open for reading, in a file of its own or in an archive; closed when deleted.
 
     Reading at an offset moves no position that threads and forks would share, releases Python's
     lock while the disk works, and raises an error where a memory map would end the process.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: int = 0, size: int | None = None) -> None:
         check_plain(path)
+        self._start = start
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self._file)
         self._seeking = threading.Lock()
-        self.size = os.fstat(self._file).st_size
+        self.size = os.fstat(self._file).st_size - start if size is None else size
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes at an offset, fewer at the end of the file; StoreError if the disk fails."""
+        offset += self._start
         try:
             if hasattr(os, "pread"):
                 return os.pread(self._file, length, offset)
