@@ -50,7 +50,8 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
             arrays. By default uint8, int32 for counts stored as uint16, or float16 for voxel grids
             and time surfaces.
         layout: "TPHW", or "PTHW" for 3D convolutions.
-        transform: a function that is applied to the tensor or array of each sample.
+        transform: a function that is applied to the tensor or array of each sample. Those of Tonic
+            get an array in any case.
         target_transform: a function that is applied to the label of each sample.
 
     Raises:
@@ -142,11 +143,13 @@ class FrameDataset(Dataset[tuple[Any, Any]]):
         frames: Sequence[Any] = torch.from_numpy(batch).view(self.dtype).unbind()
         if self.layout == "PTHW" and self.sample_format.steps is not None:
             frames = [tensor.transpose(0, 1) for tensor in frames]
-        if self.as_numpy:
+        if self.as_numpy or _is_tonic(self.transform):
             frames = [tensor.numpy() for tensor in frames]
         labels: Sequence[Any] = self.labels[places].tolist()
         if self.transform is not None:
-            frames = [self.transform(tensor) for tensor in frames]
+            frames = [self.transform(one) for one in frames]
+            if not self.as_numpy:
+                frames = [torch.from_numpy(f) if isinstance(f, np.ndarray) else f for f in frames]
         if self.target_transform is not None:
             labels = [self.target_transform(label) for label in labels]
         return list(zip(frames, labels, strict=True))
@@ -286,6 +289,11 @@ def _kind_of(dataset: FrameDataset) -> tuple[Any, ...]:
         dataset.transform,
         dataset.target_transform,
     )
+
+
+def _is_tonic(transform: Any) -> bool:
+    """Return whether a transform is Tonic's, which need arrays."""
+    return type(transform).__module__.partition(".")[0] == "tonic"
 
 
 def _checked_dtype(dtype: torch.dtype | DTypeLike | None, sample: SampleFormat) -> torch.dtype:

@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from itertools import islice, pairwise
 from math import prod
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from eventdata.batches import BITS, BufferPool, Decoding, Layout, holds, make_de
 from eventdata.dataset import FrameDataset, collate, frames_of
 from eventdata.errors import EventDataError, OptionError, check_whole
 from eventdata.order import Indices, Order, batch_count, epoch_order, rank_batches
-from eventdata.sampling import SamplerBatches, ranks_of_job, share_seed
+from eventdata.sampling import BatchIndices, SamplerBatches, ranks_of_job, share_seed
 from eventdata.store.read import SampleReader
 
 __all__ = ["FrameLoader", "unpack_frames"]
@@ -93,6 +93,8 @@ class FrameLoader:
     world_size: int | None = None
     threads: int = 2
     prefetch: int = 2
+    num_workers: ClassVar[int] = 0  # as accelerate reads these two of a DataLoader
+    prefetch_factor: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         self.dataset = frames_of(self.dataset)
@@ -173,6 +175,14 @@ class FrameLoader:
         (self._epoch,) = check_whole(0, epoch=epoch)
         self._position, self._resumes, self._resumed = 0, False, None
         self._turn += 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next ``iter()`` reads; do nothing within this epoch.
+
+        Lightning and accelerate call this before each epoch.
+        """
+        if epoch != self._epoch:
+            self.epoch = epoch
 
     @property
     def _ranks(self) -> tuple[int, int]:
@@ -261,9 +271,13 @@ class FrameLoader:
         if self.seed is None:
             (self._seed,) = check_whole(0, seed=identity["seed"])
             self._shared = True
-        self.epoch = state["epoch"]
-        self._resumed = state.get("sampler")
-        self._position, self._resumes = min(position, len(self)), True
+        if position == len(self):  # saved after the last batch: the next epoch comes
+            self.epoch = state["epoch"] + 1
+        else:
+            self.epoch = state["epoch"]
+            self._resumed = state.get("sampler")
+            self._position = position
+        self._resumes = True
 
     def _identity(self) -> dict[str, Any]:
         """Return all that decides which samples come in which order."""
@@ -349,12 +363,12 @@ class FrameLoader:
         return frames, labels if self.target_transform is None else self.target_transform(labels)
 
     @property
-    def batch_sampler(self) -> "BatchIndices":
+    def batch_sampler(self) -> BatchIndices:
         """The indices of each batch, for programs that read the dataset themselves.
 
         With `collate_fn` they get the same batches, such as from accelerate's skip_first_batches.
         """
-        return BatchIndices(self)
+        return BatchIndices(self, self._batches)
 
     def collate_fn(self, samples: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
         """Return samples of the dataset as a batch of this loader."""
@@ -365,21 +379,6 @@ class FrameLoader:
         if self.layout == "TNPHW" and frames.ndim == 5:
             frames = frames.transpose(0, 1).contiguous()
         return self._transformed(frames, labels.to(torch.device(self.device)))
-
-
-class BatchIndices:
-    """The batches of a loader's epochs as lists of indices; each ``iter()`` is an epoch."""
-
-    def __init__(self, loader: FrameLoader) -> None:
-        self._loader = loader
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self._loader._batches():
-            yield batch.tolist()
-        self._loader.epoch += 1
 
 
 def _checked_device(device: str | torch.device) -> torch.device:

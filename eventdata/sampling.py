@@ -3,8 +3,8 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -151,3 +151,34 @@ class SamplerBatches:
     def _generator_state(self) -> str:
         generator = self._generator
         return "" if generator is None else bytes(generator.get_state().tolist()).hex()
+
+
+class _Epochs(Protocol):
+    """What `BatchIndices` needs of a loader."""
+
+    @property
+    def epoch(self) -> int: ...
+    @epoch.setter
+    def epoch(self, epoch: int) -> None: ...
+    def __len__(self) -> int: ...
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+class BatchIndices:
+    """The batches of a loader's epochs as lists of indices; each ``iter()`` is an epoch."""
+
+    def __init__(self, loader: _Epochs, draw: Callable[[], list[Indices]]) -> None:
+        self._loader, self._draw = loader, draw
+        self.sampler = self  # where Lightning looks for set_epoch
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, as the loader's method does."""
+        self._loader.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._draw():
+            yield batch.tolist()
+        self._loader.epoch += 1
