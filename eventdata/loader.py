@@ -271,12 +271,12 @@ class FrameLoader:
         if self.seed is None:
             (self._seed,) = check_whole(0, seed=identity["seed"])
             self._shared = True
-        if position == len(self):  # saved after the last batch: the next epoch comes
+        if most and position == most:  # saved after the last batch: the next epoch comes
             self.epoch = state["epoch"] + 1
         else:
             self.epoch = state["epoch"]
             self._resumed = state.get("sampler")
-            self._position = position
+            self._position = min(position, len(self))
         self._resumes = True
 
     def _identity(self) -> dict[str, Any]:

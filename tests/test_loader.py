@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
 import eventdata
-from eventdata.batches import BufferPool, Decoding
+from eventdata.batches import BufferPool, Decoding, make_dense, unpack_frames
 from eventdata.errors import OptionError, StoreError
-from eventdata.loader import FrameLoader, make_dense, unpack_frames
+from eventdata.loader import FrameLoader
 from eventdata.order import batch_count, epoch_order, rank_batches
 from tests.drawn import Drawn, make_store
 from tests.makers import make_es_imagenet, make_es_ucf101
@@ -214,16 +214,18 @@ def test_resumes_in_the_middle_of_an_epoch(dataset):
 
 
 def test_any_rank_can_load_the_state_of_another(dataset):
-    """A rank without a share of the last, short batch has finished its epoch."""
+    """A rank without a share of the last, short batch waits for the others to finish the epoch."""
     part = dataset.subset(range(9))
     ranks = [FrameLoader(part, 4, rank=rank, world_size=2) for rank in (0, 1)]
     assert [len(loader) for loader in ranks] == [2, 1]
-    for _ in ranks[0]:
-        state = ranks[0].state_dict()
-    assert state["position"] == 2
-    for loader, own in zip(ranks, ([0, 2, 4, 6, 8], [1, 3, 5, 7]), strict=True):
-        loader.load_state_dict(state)
-        assert flat(indices_of(part, loader)) == []
+    states = [ranks[0].state_dict() for _ in ranks[0]]
+    assert [state["position"] for state in states] == [1, 2]
+    owns = [0, 2, 4, 6, 8], [1, 3, 5, 7]
+    for loader, own, rest in zip(ranks, owns, ([8], []), strict=True):
+        loader.load_state_dict(states[0])
+        assert flat(indices_of(part, loader)) == rest
+        loader.load_state_dict(states[1])
+        assert loader.epoch == 1
         assert flat(indices_of(part, loader)) == own
 
 
@@ -452,7 +454,7 @@ def test_only_frame_datasets(folder, dataset):
             FrameLoader(other, 4)
     for transform in ("transform", "target_transform"):
         transformed = eventdata.FrameDataset(folder / "store.zarr", **{transform: lambda x: x})
-        with pytest.raises(OptionError, match="gets whole batches"):
+        with pytest.raises(OptionError, match="get whole batches"):
             FrameLoader(transformed, 4)
 
 
