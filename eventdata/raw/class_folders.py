@@ -166,7 +166,7 @@ def _only_class(root: Path, layout: Layout, what: str) -> Iterator[str]:
 
 def _skipped(folders: Iterable[tuple[str, int]], what: str) -> list[str]:
     return [
-        f"{name}: skipped the folder with {count:,} {what}, because it is no split and no class"
+        f"skipped the folder {name}, which is no split and no class; {what} in it: {count:,}"
         for name, count in folders
         if count
     ]

@@ -28,7 +28,8 @@ _WORDS = {word: kind for kind, words in _KINDS.items() for word in words.split()
 _WORDS |= {f"{word}set": kind for word, kind in _WORDS.items()}
 _FILLERS = "set split part subset data dataset samples files events recordings images".split()  # noqa: SIM905
 _OBVIOUS = {"train", "val", "valid", "validation", "test"}  # names that need no note
-_TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_]+")
+_RUN = re.compile(r"[^\W\d_]+|[0-9]+")
+_CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_]+")
 
 
 class Mark(NamedTuple):
@@ -40,7 +41,9 @@ class Mark(NamedTuple):
 
 def split_mark(name: str) -> Mark | None:
     """Return the mark of names such as Training, test_set, n-cars_train; None for other names."""
-    tokens = [token.lower() for token in _TOKEN.findall(name)]
+    tokens: list[str] = []
+    for run in _RUN.findall(name):
+        tokens += [run.lower()] if run.lower() in _WORDS else map(str.lower, _CAMEL.findall(run))
     tokens = [token for token in tokens if token not in _FILLERS]
     places = [place for place, token in enumerate(tokens) if token in _WORDS]
     if len(places) != 1 or places[0] not in (0, len(tokens) - 1):
