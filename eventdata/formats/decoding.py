@@ -1,7 +1,7 @@
 """The contract of a decoder of recordings, and the helpers that decoders share."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -145,6 +145,55 @@ def header_lines(data: bytes, mark: bytes) -> tuple[list[str], int]:
         lines.append(data[start:stop].decode("latin-1").strip())
         start = stop + 1
     return lines, start
+
+
+MAX_HEADER_BYTES = 1 << 24  # jAER's header has its preferences, some 100 kB
+_COMMENT = re.compile(rb"#[^\0-\x08\x0b-\x1f]*(\r?\n)?")
+
+
+def comment_lines(path: Path, last: str) -> tuple[list[str], int]:
+    """Return the text lines at the start of a file that begin with #, and their length in bytes.
+
+    Binary data may begin with the byte of # too; they rarely look like a line of text. ``last`` is
+    the line at which a header ends that has one.
+    """
+    lines: list[str] = []
+    start = 0
+    with path.open("rb") as file:
+        while last not in lines[-1:]:
+            match = _COMMENT.fullmatch(line := file.readline(MAX_HEADER_BYTES))
+            if match is None:
+                break
+            if not match[1]:
+                raise InputError("truncated: the file ends inside its header; get it again")
+            lines.append(line.decode("latin-1").strip())
+            start += len(line)
+    return lines, start
+
+
+def choose_stream(streams: Mapping[str, str], wanted: str | None, notes: list[str]) -> str:
+    """Return the stream of events to read, the first unless the user wants another, with a note.
+
+    Args:
+        streams: at least one stream: its key, and its name.
+        wanted: key or name of the one to read.
+
+    Raises:
+        InputError: there is no such stream, or more than one.
+    """
+    listed = ", ".join(f"{key} ({name})" for key, name in streams.items())
+    if wanted is None:
+        first = next(iter(streams))
+        if len(streams) > 1:
+            text = f"several streams of events, {listed}; read {first}, pass --stream for another"
+            add_note(notes, text)
+        return first
+    found = [key for key, name in streams.items() if wanted in (key, name)]
+    if len(found) != 1:
+        raise InputError(
+            f"{len(found) or 'no'} streams {wanted!r} in the file; pass one of {listed}"
+        )
+    return found[0]
 
 
 def prophesee_header(data: bytes) -> tuple[dict[str, str], int]:

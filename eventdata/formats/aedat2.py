@@ -1,0 +1,129 @@
+"""Read AEDAT 2.0 of DVS128 and DAVIS cameras, as jAER and v2e write it."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eventdata.errors import InputError
+from eventdata.events import SensorSize
+from eventdata.formats.decoding import (
+    Chunk,
+    DecodeOptions,
+    Place,
+    Recording,
+    add_note,
+    comment_lines,
+    read_words,
+    unwrap,
+)
+
+PROBED_EVENTS = 4096
+
+
+class Layout(NamedTuple):
+    """The bits of a chip's addresses, as in jAER's class of the chip.
+
+    x, y: lowest bit and number of bits; the origin is at the lower right. polarity: the bit, and
+    its value for brighter. other: bits that are 0 in polarity events, and of which triggers and
+    samples of frames and inertial sensors set at least one.
+    """
+
+    x: tuple[int, int]
+    y: tuple[int, int]
+    polarity: tuple[int, int]
+    other: int
+
+
+# iniVation's page states the opposite polarity of the DVS128, but iniVation's own software reads
+# it as jAER does.
+DVS128 = Layout((1, 7), (8, 7), (0, 0), 0xFFFF_8000)
+DAVIS = Layout((12, 10), (22, 9), (11, 1), 0x8000_0400)
+DVS640 = Layout((1, 10), (11, 10), (0, 1), 0xFFE0_0000)
+# By the last part of the name that a header states, in lower case.
+_CHIPS: Mapping[str, tuple[Layout, SensorSize]] = {
+    r"dvs128": (DVS128, (128, 128)),
+    r"davis240[abc]?": (DAVIS, (240, 180)),
+    r"davis346([abc]|mini|blue|red)?": (DAVIS, (346, 260)),
+    r"davis640": (DAVIS, (640, 480)),
+}
+_SIZES = {(346, 260): DAVIS, (240, 180): DAVIS}  # of recordings without the name of a chip
+_V2E_SIZES = {**_SIZES, (640, 480): DVS640}
+
+
+def read(path: Path, options: DecodeOptions) -> Recording:
+    """Read pairs of address and microseconds, 32 bits each, big-endian."""
+    notes: list[str] = []
+    lines, start = comment_lines(path, "#End Of ASCII Header")
+    chip = next((line[9:].strip() for line in lines if line.startswith("# AEChip:")), None)
+    if chip is not None:
+        layout, size = _named(chip)
+    else:
+        layout, size = _unnamed(path, start, options.sensor_size, any("v2e" in x for x in lines))
+        if layout is DVS128:
+            add_note(notes, "the file names no chip; read as of a DVS128, which its addresses fit")
+
+    def chunks(place: Place | None) -> Iterator[Chunk]:
+        first, latest = place or Place(start)
+        for offset, (address, t) in read_words(path, first, ">u4", 2, notes):
+            times = unwrap(t, 32, latest)
+            if chip is None and layout is DVS128 and address.max() > 0xFFFF:
+                raise _no_chip(_SIZES)
+            yield Chunk(Place(offset, latest), *_decode(address, times, layout, size))
+            latest = int(times[-1])
+
+    return Recording(chunks, size, notes=notes)
+
+
+def _named(chip: str) -> tuple[Layout, SensorSize]:
+    """Return layout and sensor size of a chip by its name."""
+    name = chip.rpartition(".")[2].lower()
+    for pattern, known in _CHIPS.items():
+        if re.fullmatch(pattern, name):
+            return known
+    raise InputError(
+        f"AEDAT 2.0 of the chip {chip} is not supported, only DVS128, DAVIS240, DAVIS346 and "
+        "DAVIS640; export it from jAER in another format"
+    )
+
+
+def _unnamed(
+    path: Path, start: int, size: SensorSize | None, from_v2e: bool
+) -> tuple[Layout, SensorSize]:
+    """Return layout and sensor size of a file that names no chip, by its first addresses."""
+    with path.open("rb") as file:
+        file.seek(start)
+        probe = file.read(8 * PROBED_EVENTS)
+    if not any(probe[::8]) and not any(probe[1::8]):  # the higher two of four bytes
+        return DVS128, (128, 128)
+    layouts = _V2E_SIZES if from_v2e else _SIZES
+    if size not in layouts:
+        raise _no_chip(layouts)
+    return layouts[size], size
+
+
+def _no_chip(sizes: Mapping[SensorSize, Layout]) -> InputError:
+    known = " or ".join(f"{width}x{height}" for width, height in sizes)
+    return InputError(
+        "the file names no chip and its addresses are not those of a DVS128; pass --sensor-size "
+        f"{known}, as the camera or the simulator had"
+    )
+
+
+def _decode(
+    address: NDArray[Any], t: NDArray[np.int64], layout: Layout, size: SensorSize
+) -> tuple[NDArray[Any], ...]:
+    """Return the columns x, y, t, p of the polarity events among words."""
+    address = address.astype(np.uint32)
+    keep = address & np.uint32(layout.other) == 0
+    if not keep.all():
+        address, t = address[keep], t[keep]
+    x, y = (
+        np.int16(side - 1) - (address >> lowest & (1 << bits) - 1).astype(np.int16)
+        for side, (lowest, bits) in zip(size, (layout.x, layout.y), strict=True)
+    )
+    bit, on = layout.polarity
+    return x, y, t, (address >> bit & 1) == on
