@@ -30,18 +30,18 @@ NOTES = {
 ROWS = {
     "asldvs": False,
     "datv1": True,
-    "davis240": False,
+    "davis240": True,
     "dsec": True,
     "etram": False,
     "float_us": False,
-    "gesture": False,
-    "killed": False,
+    "gesture": True,
+    "killed": True,
     "mixed": False,
     "ncars": True,
     "nested_link": True,
     "rpgtxt": False,
     "stale": False,
-    "v2e": False,
+    "v2e": True,
 }
 
 

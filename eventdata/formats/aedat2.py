@@ -1,25 +1,14 @@
 """Read AEDAT 2.0 of DVS128 and DAVIS cameras, as jAER and v2e write it."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from eventdata.errors import InputError
 from eventdata.events import SensorSize
-from eventdata.formats.decoding import (
-    Chunk,
-    DecodeOptions,
-    Place,
-    Recording,
-    add_note,
-    comment_lines,
-    read_words,
-    unwrap,
-)
+from eventdata.formats.decoding import DecodeOptions, Recording, add_note, comment_lines
+from eventdata.formats.pieces import Pieces
 
 PROBED_EVENTS = 4096
 
@@ -56,6 +45,8 @@ _V2E_SIZES = {**_SIZES, (640, 480): DVS640}
 
 def read(path: Path, options: DecodeOptions) -> Recording:
     """Read pairs of address and microseconds, 32 bits each, big-endian."""
+    from eventdata.kernels.recordings import decode_aedat2
+
     notes: list[str] = []
     lines, start = comment_lines(path, "#End Of ASCII Header")
     chip = next((line[9:].strip() for line in lines if line.startswith("# AEChip:")), None)
@@ -65,17 +56,19 @@ def read(path: Path, options: DecodeOptions) -> Recording:
         layout, size = _unnamed(path, start, options.sensor_size, any("v2e" in x for x in lines))
         if layout is DVS128:
             add_note(notes, "the file names no chip; read as of a DVS128, which its addresses fit")
-
-    def chunks(place: Place | None) -> Iterator[Chunk]:
-        first, latest = place or Place(start)
-        for offset, (address, t) in read_words(path, first, ">u4", 2, notes):
-            times = unwrap(t, 32, latest)
-            if chip is None and layout is DVS128 and address.max() > 0xFFFF:
-                raise _no_chip(_SIZES)
-            yield Chunk(Place(offset, latest), *_decode(address, times, layout, size))
-            latest = int(times[-1])
-
-    return Recording(chunks, size, notes=notes)
+    highest = 0xFFFF if chip is None and layout is DVS128 else 0xFFFF_FFFF
+    pieces = Pieces(
+        path=path,
+        kernel=decode_aedat2,
+        start=start,
+        dtype=">u4",
+        width=2,
+        state=(-1, highest, layout.other, *layout.x, *layout.y, *layout.polarity, *size),
+        fault=_no_chip(_SIZES),
+        notes=notes,
+    )
+    pieces.check()
+    return Recording(pieces.chunks, size, notes=notes)
 
 
 def _named(chip: str) -> tuple[Layout, SensorSize]:
@@ -101,29 +94,13 @@ def _unnamed(
         return DVS128, (128, 128)
     layouts = _V2E_SIZES if from_v2e else _SIZES
     if size not in layouts:
-        raise _no_chip(layouts)
+        raise InputError(_no_chip(layouts))
     return layouts[size], size
 
 
-def _no_chip(sizes: Mapping[SensorSize, Layout]) -> InputError:
+def _no_chip(sizes: Mapping[SensorSize, Layout]) -> str:
     known = " or ".join(f"{width}x{height}" for width, height in sizes)
-    return InputError(
+    return (
         "the file names no chip and its addresses are not those of a DVS128; pass --sensor-size "
         f"{known}, as the camera or the simulator had"
     )
-
-
-def _decode(
-    address: NDArray[Any], t: NDArray[np.int64], layout: Layout, size: SensorSize
-) -> tuple[NDArray[Any], ...]:
-    """Return the columns x, y, t, p of the polarity events among words."""
-    address = address.astype(np.uint32)
-    keep = address & np.uint32(layout.other) == 0
-    if not keep.all():
-        address, t = address[keep], t[keep]
-    x, y = (
-        np.int16(side - 1) - (address >> lowest & (1 << bits) - 1).astype(np.int16)
-        for side, (lowest, bits) in zip(size, (layout.x, layout.y), strict=True)
-    )
-    bit, on = layout.polarity
-    return x, y, t, (address >> bit & 1) == on

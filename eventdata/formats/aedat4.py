@@ -35,7 +35,7 @@ from eventdata.formats.decoding import (
 LZ4, ZSTD = (1, 2), (3, 4)  # each fast and thorough
 EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "?"), ("", "V3")])
 MAX_HEADER = 1 << 24
-MAX_PACKET, MAX_PACKET_RATIO = 1 << 25, 64  # unpacked bytes
+MAX_PACKET = 1 << 26  # unpacked bytes; a packet of events has some 100 kB
 PIECE = 1 << 20
 _PACKAGES = "AEDAT 4 needs more packages; run: pip install 'eventdata[recordings]'"
 _DAMAGED = "a truncated or damaged AEDAT 4 file; get it again"
@@ -79,7 +79,7 @@ class Unpacker:
 
     def pieces(self, packet: Packet) -> Iterator[bytes]:
         """Yield the content of a packet in pieces."""
-        most = max(MAX_PACKET, MAX_PACKET_RATIO * len(packet.content))
+        most = min(max(1 << 25, 64 * len(packet.content)), MAX_PACKET)
         try:
             for piece in _unpack(packet.content, self.compression):
                 most -= len(piece)

@@ -185,8 +185,11 @@ def choose_stream(streams: Mapping[str, str], wanted: str | None, notes: list[st
     if wanted is None:
         first = next(iter(streams))
         if len(streams) > 1:
-            text = f"several streams of events, {listed}; read {first}, pass --stream for another"
-            add_note(notes, text)
+            add_note(
+                notes,
+                f"has {len(streams)} streams of events ({listed}), and {first} was read; pass "
+                "--stream to choose another",
+            )
         return first
     found = [key for key, name in streams.items() if wanted in (key, name)]
     if len(found) != 1:
@@ -211,55 +214,6 @@ def header_size(width: str | None, height: str | None) -> SensorSize | None:
     return (numbers[0], numbers[1]) if len(numbers) == 2 else None
 
 
-def words(data: bytes, start: int, dtype: str, count: int) -> NDArray[Any]:
-    """Return the whole events of ``count`` words each, one at least, from ``start``: (count, N)."""
-    size, event = len(data) - start, count * np.dtype(dtype).itemsize
-    if size <= 0:
-        raise InputError("truncated: the file has no events")
-    if size % event:
-        raise InputError(f"truncated: {size:,} bytes of events are not a multiple of {event}")
-    return np.frombuffer(data, dtype, offset=start).reshape(-1, count).T
-
-
-def read_words(
-    path: Path, start: int, dtype: str, count: int, notes: list[str]
-) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield the events of ``count`` words each from byte ``start``, with the byte of the first.
-
-    Yields:
-        A byte of the file, and the whole events from there as words (count, N), N about
-        ``CHUNK_EVENTS``.
-
-    Raises:
-        InputError: there is no whole event.
-    """
-    event, empty = count * np.dtype(dtype).itemsize, True
-    with path.open("rb") as file:
-        file.seek(start)
-        while data := file.read(CHUNK_EVENTS * event):
-            number, rest = divmod(len(data), event)
-            if rest:
-                add_note(notes, END_MISSING)
-            if number:
-                yield start, np.frombuffer(data, dtype, number * count).reshape(-1, count).T
-                start, empty = start + number * event, False
-    if empty:
-        raise InputError("truncated: the file has no events")
-
-
 def most_events(size: int) -> int:
     """Return a bound on the events in a compressed file of ``size`` bytes; real ones have fewer."""
     return max(1 << 21, 4 * size)
-
-
-def unwrap(t: NDArray[Any], bits: int, previous: int = 0) -> NDArray[np.int64]:
-    """Return the times of a clock that restarts at 2**bits: it did at a fall by over half of it.
-
-    ``previous`` is the last time before these, as returned.
-    """
-    times: NDArray[np.int64] = t.astype(np.int64, copy=False)
-    turns, last = divmod(previous, 1 << bits)
-    if np.all(times[1:] >= times[:-1]) and (not len(times) or times[0] >= last):
-        return times + (turns << bits) if turns else times
-    falls = np.diff(times, prepend=last) < -(1 << bits - 1)
-    return times + (turns + np.cumsum(falls) << bits)

@@ -193,6 +193,34 @@ def decode_dat(
 
 
 @numba.njit(cache=True, nogil=True)
+def decode_aedat2(
+    words: Column, state: I64, unknown: I64, x: Column, y: Column, t: Column, p: Column
+) -> Counts:
+    """Decode rows of address and microseconds (N, 2), with the origin at the lower right.
+
+    State is the last time with its turns, -1 at first; the highest address, above which one is
+    unknown; the bits that mark other words than events; lowest bit and number of bits of x and of
+    y; the bit for polarity and its value for brighter; and columns and rows of the sensor.
+    """
+    time, found = state[0], 0
+    highest, other, bit, on = state[1], state[2], state[7], state[8]
+    across, down = state[3], state[5]
+    columns, rows = (1 << state[4]) - 1, (1 << state[6]) - 1
+    for i in range(len(words)):
+        address = np.int64(words[i, 0])
+        time = _unwrapped(np.int64(words[i, 1]), time, 32)
+        unknown[0] += address > highest
+        if address & other == 0:
+            x[found] = state[9] - 1 - (address >> across & columns)
+            y[found] = state[10] - 1 - (address >> down & rows)
+            t[found] = time
+            p[found] = (address >> bit & 1) == on
+            found += 1
+    state[0] = time
+    return len(words), found
+
+
+@numba.njit(cache=True, nogil=True)
 def decode_atis(
     words: Column, state: I64, unknown: I64, x: Column, y: Column, t: Column, p: Column
 ) -> Counts:

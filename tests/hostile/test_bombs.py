@@ -273,7 +273,11 @@ def test_recordings_with_an_event_bomb_are_refused(tmp_path):
         ("c.aedat4", recordings.aedat4_file("LZ4") + recordings.aedat4_packet(lz4_zeros(512))),
     ):
         (tmp_path / name).write_bytes(content)
-        with at_most(96), pytest.raises(InputError, match="too many"):
+        # the first packet of zeros is no flatbuffer of events
+        with (
+            at_most(96),
+            pytest.raises(InputError, match="damaged" if name[0] == "b" else "too many"),
+        ):
             read_events(tmp_path / name)
         with at_most(8), pytest.raises(InputError, match="too many"):
             check_aedat4(tmp_path / name)
