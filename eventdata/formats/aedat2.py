@@ -17,8 +17,8 @@ class Layout(NamedTuple):
     """The bits of a chip's addresses, as in jAER's class of the chip.
 
     x, y: lowest bit and number of bits; the origin is at the lower right. polarity: the bit, and
-    its value for brighter. other: bits that are 0 in polarity events, and of which triggers and
-    samples of frames and inertial sensors set at least one.
+    its value for brighter. other: bits that are 0 in polarity events; triggers, and samples of
+    frames and inertial sensors, set at least one.
     """
 
     x: tuple[int, int]

@@ -37,7 +37,7 @@ _SENSORS = {
 
 
 class Part(NamedTuple):
-    """Consecutive polarity events of one packet, of which ``skipped`` were in an earlier chunk."""
+    """Consecutive polarity events of one packet; ``skipped`` ones before were in other chunks."""
 
     packet: int  # byte of its header
     skipped: int
