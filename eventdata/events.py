@@ -15,8 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from eventdata.errors import InputError, OptionError
 from eventdata.units import (
     LATEST,
+    TimeFacts,
     TimeUnit,
     infer_unit,
+    settle_unit,
     time_facts,
     to_microseconds,
     why_unknown,
@@ -38,16 +40,19 @@ class EventChecker:
     sensor_size: (W, H) or Tonic's (W, H, P); without it only negative coordinates are off the
         sensor.
     name: of the recording, for messages.
-    time_unit: unit of the times.
+    time_unit: unit of the times; without it the values of the first chunk have to suggest one.
+    expected_unit: what they should suggest, where other recordings have a unit.
     outside: what `finish` does about events off the sensor, which `check` always skips.
     """
 
     sensor_size: tuple[int, ...] | None = None
     name: str = "events"
-    time_unit: TimeUnit = "us"
+    time_unit: TimeUnit | None = None
     outside: Outside = "fail"
+    expected_unit: TimeUnit | None = None
     events: int = field(default=0, init=False)  # checked so far, also those off the sensor
     skipped: int = field(default=0, init=False)  # events off the sensor
+    facts: TimeFacts | None = field(default=None, init=False)  # that suggested the unit
     _first: str = field(default="", init=False)  # of these
     _dark: set[int] = field(default_factory=set, init=False)  # values of p besides 1
 
@@ -87,7 +92,10 @@ class EventChecker:
             )
         x, y = _whole(x, "x", name), _whole(y, "y", name)
         try:
-            t = to_microseconds(np.ascontiguousarray(t), self.time_unit)
+            if self.time_unit is None and len(t):
+                self.facts = time_facts(t)
+                self.time_unit = settle_unit(self.facts, self.expected_unit)
+            t = to_microseconds(np.ascontiguousarray(t), self.time_unit or "us")
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         checked = [x, y, t, self._polarities(p)]
@@ -160,7 +168,7 @@ def check_events(
     same = events.dtype == EVENT_DTYPE and events.flags.c_contiguous and not checker.skipped
     if same and checker.time_unit == "us" and _ordered(columns[2]):
         return events
-    return _in_order(_pack(columns))
+    return in_order(_pack(columns))
 
 
 def make_events(
@@ -179,7 +187,12 @@ def make_events(
     checker = EventChecker(sensor_size, name, unit, outside)
     events = checker.check(x, y, t, p)
     checker.finish()
-    return _in_order(events)
+    return in_order(events)
+
+
+def skipped_note(count: int) -> str:
+    """Return the remark for users on skipped events off the sensor."""
+    return f"skipped {count_events(count)} off the sensor"
 
 
 def count_events(count: int) -> str:
@@ -222,7 +235,7 @@ def _ordered(t: NDArray[Any]) -> bool:
     return not np.any(t[1:] < t[:-1])
 
 
-def _in_order(events: Events) -> Events:
+def in_order(events: Events) -> Events:
     """Return events sorted by time, those of the same time in their order."""
     t = np.ascontiguousarray(events["t"])
     return events if _ordered(t) else events[np.argsort(t, kind="stable")]

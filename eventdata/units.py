@@ -130,6 +130,34 @@ def infer_unit(facts: TimeFacts) -> TimeUnit | None:
     return others[0] if len(others) == 1 and fit[usual] == 0 and not slow else None
 
 
+def settle_unit(facts: TimeFacts, expected: TimeUnit | None = None) -> TimeUnit:
+    """Return the unit of times without one, or ``expected`` where their values allow it.
+
+    Args:
+        facts: the facts about the times.
+        expected: unit of other recordings that were made alike.
+
+    Raises:
+        InputError: the values suggest no unit, or contradict the expected one.
+    """
+    found = infer_unit(facts)
+    if expected is None or found == expected:
+        if found is None:
+            raise InputError(why_unknown(facts))
+        return found
+    few = facts.events < FEW and found is None and _fits(facts, expected)
+    if not _has_stairs(facts) and (
+        few or (facts.events >= FEW and _fit(facts, expected, expected))
+    ):
+        return expected
+    if found is None:
+        raise InputError(why_unknown(facts))
+    raise InputError(
+        f"the values of its times suggest {NAMES[found]}, those of the first recording "
+        f"{NAMES[expected]}; {ASK}, or convert recordings of other units separately"
+    )
+
+
 def _fit(facts: TimeFacts, unit: TimeUnit, usual: TimeUnit) -> int:
     """Return 2 if a unit makes a usual recording, 1 if it makes a possible one, else 0."""
     seconds = facts.span * UNITS[unit]
@@ -179,6 +207,22 @@ def why_unknown(facts: TimeFacts) -> str:
     return (
         f"the unit of the times is unknown: {facts.events:,} events span "
         f"{_number(facts.span)}, which is {_spans(facts)}; {ASK}"
+    )
+
+
+def is_documented(facts: TimeFacts, unit: TimeUnit) -> bool:
+    """Return whether a unit is the one for such numbers: seconds for fractions, else microseconds.
+
+    Whole numbers that are floats have none.
+    """
+    return unit == "s" if not facts.whole else unit == "us" and not facts.grain
+
+
+def describe_unit(facts: TimeFacts, unit: TimeUnit) -> str:
+    """Return a remark for users on the unit that was inferred."""
+    return (
+        f"its times are read as {NAMES[unit]}, since no unit is stated: {facts.events:,} events in "
+        f"{spell_seconds(facts.span * UNITS[unit])}; {ASK} if this is wrong"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.events import Events, SensorSize, make_events
+from eventdata.events import EVENT_DTYPE, EventChecker, Events, Outside, SensorSize, in_order
 from eventdata.settings import Settings, setting
 from eventdata.units import TimeUnit
 
@@ -68,12 +68,16 @@ class Recording:
         """Return a recording of one chunk, for formats that can't be read in parts."""
         return cls(lambda _: iter([Chunk(Place(), x, y, t, p)]), sensor_size, time_unit)
 
-    def events(self, sensor_size: SensorSize | None, *, name: str) -> Events:
-        """Return all events checked for a sensor of that size; see ``events.make_events``."""
-        chunks = list(self.chunks(None))
-        columns = zip(*(chunk[1:] for chunk in chunks), strict=True)
-        x, y, t, p = map(np.concatenate, columns) if chunks else [np.empty(0, np.int64)] * 4
-        return make_events(x, y, t, p, sensor_size, name=name)
+    def events(self, checker: EventChecker) -> Events:
+        """Return all events that pass a checker, sorted by time."""
+        checked = [checker.check(*chunk[1:]) for chunk in self.chunks(None)]
+        checker.finish()
+        return in_order(np.concatenate(checked) if checked else np.empty(0, EVENT_DTYPE))
+
+    def checker(self, size: SensorSize | None, options: "DecodeOptions", name: str) -> EventChecker:
+        """Return the checks of its events for a sensor of that size (W, H)."""
+        unit = self.time_unit or options.time_unit
+        return EventChecker(size, name, unit, options.outside, options.expected_unit)
 
 
 def _parse_columns(order: str) -> str:
@@ -89,6 +93,9 @@ class DecodeOptions(Settings):
     """The user's statements about recordings, for what their files leave open.
 
     sensor_size: (W, H); None where the file has to state it.
+    time_unit: unit of the times of a file that does not state it.
+    expected_unit: the unit that the values of such times should suggest, without ``time_unit``.
+    outside: what happens to events off the sensor.
     """
 
     stream: str | None = setting(
@@ -103,6 +110,9 @@ class DecodeOptions(Settings):
         parse=_parse_columns,
     )
     sensor_size: SensorSize | None = None
+    time_unit: TimeUnit | None = None
+    expected_unit: TimeUnit | None = None
+    outside: Outside = "fail"
 
 
 class Decoder(Protocol):

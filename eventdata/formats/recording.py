@@ -5,17 +5,19 @@ silently on a damaged file; tests compare each decoder with one of these.
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
 
-from eventdata.errors import InputError, reading
-from eventdata.events import Events, SensorSize, sensor_of
+from eventdata.errors import InputError, OptionError, reading
+from eventdata.events import Events, Outside, SensorSize, sensor_of
 from eventdata.files.local import check_plain
 from eventdata.formats.decoding import Chunk, DecodeOptions, Decoder, Place, Recording
 from eventdata.jobs.worker import out_of_memory
+from eventdata.units import NAMES, TimeUnit, describe_unit, is_documented
 
 # The module in eventdata.formats whose ``read`` is the `Decoder`; it is imported when first used.
 DECODERS = {
@@ -38,6 +40,8 @@ def read_events(
     *,
     stream: str | None = None,
     columns: str | None = None,
+    time_unit: TimeUnit | None = None,
+    outside: Outside = "fail",
 ) -> tuple[Events, SensorSize]:
     """Return the checked events of a recording, times in microseconds, and the size (W, H).
 
@@ -46,19 +50,40 @@ def read_events(
         sensor_size: (W, H). Without it, the size that the file states is used or, where it states
             none (.bin, .npz, .npy, some .dat), the smallest that holds its events. The latter
             differs from file to file: pass the size to put several files into one store.
+        time_unit: unit of the times of a file that does not state it ("s", "ms", "us" or "ns");
+            by default the values have to suggest it. Whole numbers are microseconds and others are
+            seconds, unless that makes an event camera of an unusual rate or duration; a warning
+            says so where they are in another unit.
+        outside: "fail", or "drop" to skip events off the sensor.
         stream: name of the stream of events, for a file with several; by default the first.
         columns: order of the columns of tables without names, such as "txyp".
 
     Raises:
         InputError: the format is unknown, or the file is not a whole file of it.
-        OptionError: a package for the format is missing.
+        OptionError: a package for the format is missing, or the file states another unit.
         EventDataError: memory ran out.
     """
     path = Path(path)
-    options = DecodeOptions(sensor_size=sensor_size, stream=stream, columns=columns)
+    options = DecodeOptions(
+        sensor_size=sensor_size,
+        time_unit=time_unit,
+        outside=outside,
+        stream=stream,
+        columns=columns,
+    )
     recording = read_recording(path, options)
     size = sensor_size or recording.sensor_size
-    events = recording.events(size, name=str(path))
+    stated = recording.time_unit
+    if time_unit and stated and time_unit != stated:
+        raise OptionError(
+            f"{path}: its times are in {NAMES[stated]}, as its format states; omit the time unit "
+            f"{time_unit!r}"
+        )
+    checker = recording.checker(size, options, str(path))
+    events = recording.events(checker)
+    facts, unit = checker.facts, checker.time_unit
+    if facts and unit and not is_documented(facts, unit):
+        warnings.warn(f"{path}: {describe_unit(facts, unit)}", stacklevel=2)
     if size is None and not len(events):
         raise InputError(f"{path}: no events to derive the sensor size from; pass the sensor size")
     return events, size or sensor_of(events)

@@ -6,12 +6,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from eventdata.errors import OptionError
-from eventdata.events import LARGEST_SIDE, Events, SensorSize
+from eventdata.events import LARGEST_SIDE, Events, Outside, SensorSize
 from eventdata.kernels.framing import DEFAULT_TAU, Framing, frame_events
 from eventdata.raw.source import note
 from eventdata.raw.transforms import EventTransform
 from eventdata.settings import Settings, parameters_of, parse_sides, setting
 from eventdata.store.layout import Parameters, SampleFormat
+from eventdata.units import TimeUnit
 
 
 def parse_transforms(texts: str | list[str]) -> tuple[EventTransform, ...]:
@@ -42,6 +43,14 @@ class FrameSettings(Settings):
         parse=parse_sides,
         dump=lambda size: f"{size[0]}x{size[1]}",
     )
+    time_unit: TimeUnit | None = setting(
+        None,
+        "Unit of the times in data that do not state it; by default the one that the times "
+        "themselves suggest.",
+    )
+    outside: Outside = setting(
+        "fail", "Whether an event off the sensor is an error (fail) or is skipped (drop)."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,6 +70,8 @@ class FrameSettings(Settings):
             values["count_dtype"] = self.dtype
         if self.framing.representation == "timesurface":
             values["tau"] = self.framing.tau or DEFAULT_TAU
+        if self.outside == "fail":
+            del values["outside"]  # as in stores from before this option
         return {key: value for key, value in values.items() if value is not None}
 
     def of_length(self, ticks: int) -> "FrameSettings":

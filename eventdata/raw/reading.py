@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from eventdata.errors import InputError
-from eventdata.events import Events, SensorSize, cut
+from eventdata.events import Events, SensorSize, cut, skipped_note
 from eventdata.files.inputs import Numbers
 from eventdata.formats.decoding import DecodeOptions
 from eventdata.formats.recording import read_recording
@@ -20,7 +20,10 @@ def read_sized(path: Path, size: SensorSize, options: DecodeOptions) -> Events:
             f"{path}: a sensor of {stated[0]}x{stated[1]} pixels, not {size[0]}x{size[1]} as the "
             "first recording or --sensor-size; make a store for each size"
         )
-    events = recording.events(size, name=str(path))
+    checker = recording.checker(size, options, str(path))
+    events = recording.events(checker)
+    if checker.skipped:
+        note(skipped_note(checker.skipped))
     for text in recording.notes:
         note(text)
     if not len(events):

@@ -29,9 +29,10 @@ from eventdata.raw.framed import FrameSettings
 from eventdata.raw.listing import stored_name
 from eventdata.raw.reading import read_cut, read_sized
 from eventdata.raw.source import Sample, Samples, SourceSettings
+from eventdata.raw.time_unit import UnitChoice, choose_unit
 from eventdata.settings import parameters_of, setting
 from eventdata.store.layout import Parameters, SampleFormat
-from eventdata.units import LATEST
+from eventdata.units import LATEST, UNITS
 
 _TEXT = (".txt", ".csv")  # in these formats there are also files that hold no events
 _SIDECAR = re.compile(
@@ -140,7 +141,21 @@ class Recordings(SourceSettings):
 
     @property
     def _decoding(self) -> DecodeOptions:
-        return replace(self.reading, sensor_size=self.frames.sensor_size)
+        return replace(
+            self.reading,
+            sensor_size=self.frames.sensor_size,
+            time_unit=self.frames.time_unit,
+            outside=self.frames.outside,
+        )
+
+    @cached_property
+    def _unit(self) -> UnitChoice:
+        listed = chain.from_iterable(one.values() for one in self._files.values())
+        return choose_unit(chain.from_iterable(listed), self.frames.time_unit, self._decoding)
+
+    def _expecting(self, unit: int) -> DecodeOptions:
+        """Return the options for a unit by its number in ``UNITS``, -1 for none."""
+        return replace(self._decoding, expected_unit=list(UNITS)[unit] if unit >= 0 else None)
 
     @cached_property
     def _settings(self) -> FrameSettings:
@@ -154,7 +169,9 @@ class Recordings(SourceSettings):
     def parameters(self) -> Parameters:
         values = {"every": self.every, **parameters_of(self.reading)}
         given = {key: value for key, value in values.items() if value is not None}
-        return {"source": self.dataset, **given, **self.frames.parameters}
+        unit = self._unit.stored
+        values = {"source": self.dataset, **given, **self.frames.parameters, "time_unit": unit}
+        return {key: value for key, value in values.items() if value is not None}
 
     def splits(self) -> dict[str, Samples]:
         self.check_split(self._files)
@@ -163,7 +180,7 @@ class Recordings(SourceSettings):
             for split, folders in self._files.items()
             if self.only in (None, split)
         }
-        next(iter(listing.values())).notes[:0] = self._notes
+        next(iter(listing.values())).notes[:0] = [*self._notes, *self._unit.notes]
         return listing
 
     def _list(self, split: str, folders: Folders) -> Samples:
@@ -174,6 +191,7 @@ class Recordings(SourceSettings):
         numbers: list[int] = []
         problems: dict[int, str] = {}
         rest = 0
+        unit = -1 if self._unit.unit is None else list(UNITS).index(self._unit.unit)
         for folder, files in folders.items():
             label = self.classes.index(stored_name(folder.name))
             for path in files:
@@ -182,7 +200,7 @@ class Recordings(SourceSettings):
                     state = file_numbers([str(path)])[0]
                     try:
                         events, pieces = read_cut(
-                            path, state, self._sensor, self.every, self._decoding
+                            path, state, self._sensor, self.every, self._expecting(unit)
                         )
                     except InputError as error:
                         problems[len(names)] = str(error)
@@ -198,9 +216,10 @@ class Recordings(SourceSettings):
                 labels += [label] * len(marks)
                 numbers += range(len(marks))
         read_cut.cache_clear()
-        details = np.empty((len(names), 3), np.int64)
+        details = np.empty((len(names), 4), np.int64)
         details[:, 0] = numbers
-        details[:, 1:] = self._sensor  # workers need not look for it again
+        details[:, 1:3] = self._sensor  # workers need not look for it again
+        details[:, 3] = unit
         samples = Samples(names, np.array(labels, np.int32), paths, details, problems)
         if rest:
             samples.notes.append(
@@ -209,15 +228,15 @@ class Recordings(SourceSettings):
         return samples
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
-        number, width, height = sample.details
+        number, width, height, unit = sample.details
         size = width, height
         path = Path(sample.path)
         span = None
         if self.every is None:
-            events = read_sized(path, size, self._decoding)
+            events = read_sized(path, size, self._expecting(unit))
         else:
             state = file_numbers([sample.path])[0]
-            whole, pieces = read_cut(path, state, size, self.every, self._decoding)
+            whole, pieces = read_cut(path, state, size, self.every, self._expecting(unit))
             if number >= len(pieces):
                 raise InputError(
                     f"{path}: shorter than when it was listed; run the same command again"

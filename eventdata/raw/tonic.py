@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import EventDataError, InputError, OptionError
-from eventdata.events import Events, SensorSize, check_events, make_events
+from eventdata.events import Events, SensorSize, check_events, make_events, skipped_note
 from eventdata.files.inputs import only_local
 from eventdata.formats.aedat4 import check_aedat4
 from eventdata.formats.npz import check_npy
 from eventdata.raw.framed import FrameSettings
 from eventdata.raw.listing import stored_name
-from eventdata.raw.source import Sample, Samples, Source, SourceSettings
+from eventdata.raw.source import Sample, Samples, Source, SourceSettings, note
 from eventdata.settings import from_options, setting
 from eventdata.store.layout import Parameters, SampleFormat
 
@@ -161,13 +161,33 @@ class TonicSource(SourceSettings):
             raise InputError(
                 f"{where}: Tonic can't read it ({type(error).__name__}: {error}); get it again"
             ) from None
-        events = _check(made, size, where)
+        events = self._check(made, size, where)
         if not len(events):
             raise InputError(f"{where}: no events in it; get it again")
         try:
             return self.frames.fill(events, size, out, None)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
+
+    def _check(self, made: Any, size: SensorSize, where: str) -> Events:
+        """Return what Tonic read as checked events; events of a cochlea have no y."""
+        events = np.asarray(made)
+        if events.ndim == 2 and 1 in events.shape:  # columns of MATLAB
+            events = events.ravel()
+        fields = events.dtype.names or ()
+        checks: Any = {
+            "name": where,
+            "outside": self.frames.outside,
+            "time_unit": self.frames.time_unit,
+        }
+        if size[1] == 1 and "y" not in fields and {"x", "t", "p"} <= set(fields):
+            row = np.zeros(len(events), np.int16)
+            checked = make_events(events["x"], row, events["t"], events["p"], size, **checks)
+        else:
+            checked = check_events(events, size, **checks)
+        if skipped := len(events) - len(checked):
+            note(skipped_note(skipped))
+        return checked
 
     def _size(self, dataset: Any) -> SensorSize:
         size = self.frames.sensor_size or dataset.sensor_size
@@ -183,16 +203,6 @@ def _reopen(name: str, root: Path, split: int) -> tuple[Any, dict[str, int]]:
     """Open a dataset once in each worker; return it and the place of each file in it."""
     dataset, files = open_split(name, root, list(split_arguments(name))[split])
     return dataset, {file: i for i, file in enumerate(files)}
-
-
-def _check(made: Any, size: SensorSize, where: str) -> Events:
-    """Return what Tonic read as checked events; events of a cochlea have no y."""
-    events = np.asarray(made)
-    fields = events.dtype.names or ()
-    if size[1] == 1 and "y" not in fields and {"x", "t", "p"} <= set(fields):
-        row = np.zeros(len(events), np.int16)
-        return make_events(events["x"], row, events["t"], events["p"], size, name=where)
-    return check_events(events, size, name=where)
 
 
 def split_arguments(name: str) -> Mapping[str, Mapping[str, Any]]:
