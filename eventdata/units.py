@@ -145,10 +145,9 @@ def settle_unit(facts: TimeFacts, expected: TimeUnit | None = None) -> TimeUnit:
         if found is None:
             raise InputError(why_unknown(facts))
         return found
-    few = facts.events < FEW and found is None and _fits(facts, expected)
-    if not _has_stairs(facts) and (
-        few or (facts.events >= FEW and _fit(facts, expected, expected))
-    ):
+    doubtful = found is None or facts.events >= FEW
+    equal = facts.least == facts.greatest
+    if not _has_stairs(facts) and (equal or (doubtful and _is_possible(facts, expected))):
         return expected
     if found is None:
         raise InputError(why_unknown(facts))
@@ -161,13 +160,18 @@ def settle_unit(facts: TimeFacts, expected: TimeUnit | None = None) -> TimeUnit:
 def _fit(facts: TimeFacts, unit: TimeUnit, usual: TimeUnit) -> int:
     """Return 2 if a unit makes a usual recording, 1 if it makes a possible one, else 0."""
     seconds = facts.span * UNITS[unit]
-    if not _fits(facts, unit) or seconds < 1e-4:
+    if not _is_possible(facts, unit) or seconds < 1e-4:
         return 0
     rate = facts.events / seconds
-    if rate > 1e9 or (rate < 200 and seconds > 20):
-        return 0
     is_usual = 2e3 <= rate <= 2e6 or (2e6 <= rate <= 1e8 and seconds >= 0.02)
     return 2 if is_usual and (unit == usual or seconds >= 0.01) else 1
+
+
+def _is_possible(facts: TimeFacts, unit: TimeUnit) -> bool:
+    """Return whether a unit makes a recording of a possible rate; fewer events have none."""
+    seconds = facts.span * UNITS[unit]
+    slow = facts.events >= FEW and facts.events < 200 * seconds and seconds > 20
+    return _fits(facts, unit) and facts.events <= 1e9 * seconds and not slow
 
 
 def _fits(facts: TimeFacts, unit: TimeUnit) -> bool:

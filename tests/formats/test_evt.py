@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventdata.errors import InputError
+from eventdata.events import EventChecker
 from eventdata.formats.decoding import DecodeOptions
 from eventdata.formats.recording import read_events, read_recording
 
@@ -73,7 +74,9 @@ def test_evt21_without_a_byte_order_is_right_or_refused(tmp_path_factory, rows, 
         recording = read_recording(path, DecodeOptions())
     except InputError:
         return  # the next test shows that many words are not refused
-    assert recording.events(recording.sensor_size, name="a").tolist() == expected
+    assert (
+        recording.events(EventChecker(recording.sensor_size, time_unit="us")).tolist() == expected
+    )
     assert f"they were read as {order}" in recording.notes[0]
 
 

@@ -171,7 +171,9 @@ def test_pieces_are_windows_of_the_recording(tmp_path):
     write_npz(raw / "b" / "short.npz", **short)
     options = {"every": 100, "window": 25, "representation": "count", "sensor_size": (W, H)}
     result = convert("recordings", raw, out, **options)
-    assert result.notes == ["all: skipped 50 us at the ends of recordings, less than --every each"]
+    read_as, skipped = result.notes
+    assert "long.npz: its times are read as microseconds" in read_as
+    assert skipped == "all: skipped 50 us at the ends of recordings, less than --every each"
     ds = eventdata.FrameDataset(out, "all")
     assert ds.names == [*(f"a/long.npz#{i}" for i in range(10)), "b/short.npz#0"]
     assert ds.labels.tolist() == [0] * 10 + [1]
@@ -206,7 +208,7 @@ def test_a_recording_is_read_once_for_all_its_pieces(tmp_path, monkeypatch):
 
 def test_cut_samples_are_counted_in_a_note(tmp_path):
     raw = make_recordings(tmp_path / "raw", lengths=(1000, 400, 900))
-    options = {"window": 100, "sensor_size": "16x12", "steps": 5}
+    options = {"window": 100, "sensor_size": "16x12", "steps": 5, "time_unit": "us"}
     for workers in (1, 2):
         result = convert(
             "recordings",
@@ -383,6 +385,7 @@ def test_the_longest_recordings_lose_no_event(tmp_path, every, options):
         whole = (last - first + 1) // every or 1
         expected += [pieces.count(piece) for piece in range(whole)]
     out, given = tmp_path / "out.zarr", {"sensor_size": "16x12", "representation": "count"}
+    given["time_unit"] = "us"  # the times suggest none
     convert("recordings", tmp_path / "raw", out, every=every, **given, **options)
     found = eventdata.open_store(out).splits["all"].event_counts.tolist()
     if "window" not in options:
