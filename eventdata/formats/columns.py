@@ -1,5 +1,6 @@
 """Read NumPy files of events, ``.npz`` and ``.npy``, in pieces; `tables` describes their arrays."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ class _Array:
     def length(self) -> int:
         return self.shape[0]
 
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
     def pieces(self, start: int, step: int) -> Iterator[NDArray[Any]]:
         across = self.shape[1:] if len(self.lanes) == 1 else ()
         row = np.dtype((self.dtype, across))
@@ -68,7 +73,7 @@ class _Array:
             for first in range(start, self.length, step):
                 count = min(step, self.length - first)
                 parts = [np.frombuffer(lane.read(count * row.itemsize), row) for lane in lanes]
-                yield parts[0] if len(parts) == 1 else np.stack(parts, axis=1)
+                yield parts[0] if len(parts) == 1 else np.stack(parts).T
 
 
 def read(path: Path, options: DecodeOptions) -> Recording:

@@ -5,6 +5,8 @@ chunk bounded by the size that it must have, and several times faster than by th
 library reads data sets with other filters or types.
 """
 
+import math
+import operator
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -25,7 +27,6 @@ from eventdata.formats.tables import Rows
 
 MAX_CHUNK, MAX_CHUNK_RATIO = 1 << 24, 64  # bytes of an unpacked chunk, or times those of the file
 ECF = 36559  # Prophesee's filter
-BUILT_IN = 256  # filters below are the library's own
 _INFLATE_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # in its stub
 DAMAGED = "a truncated or damaged HDF5 file; get it again"
 
@@ -50,20 +51,23 @@ def open_rows(path: Path, dataset: Any) -> Rows:
     if shape[0] > most_events(size):
         raise InputError(f"{name} declares {shape[0]:,} rows, too many for {size:,} bytes")
     chunks = dataset.chunks
-    each = dtype.itemsize * int(np.prod(shape[1:], dtype=object))
-    if each * (chunks or (1,))[0] > max(MAX_CHUNK, MAX_CHUNK_RATIO * size) or not each:
+    each = dtype.itemsize * math.prod(shape[1:])
+    if (
+        math.prod(chunks or (1,)) * dtype.itemsize > max(MAX_CHUNK, MAX_CHUNK_RATIO * size)
+        or not each
+    ):
         raise InputError(f"{name} has chunks that are too large for a file of {size:,} bytes")
     filters = [layout.get_filter(number) for number in range(layout.get_nfilters())]
     plain = h5py.h5t.py_create(dtype) == dataset.id.get_type() and not dataset.file.userblock_size
-    if plain and chunks is None and dataset.id.get_offset() is not None:
-        return _Direct(
-            path, shape, dtype, shape[0], [(dataset.id.get_offset(), each * shape[0], 0)]
-        )
-    if plain and chunks and chunks[1:] == shape[1:] and all(one[0] in _UNDO for one in filters):
-        return _Direct(path, shape, dtype, chunks[0], _places(dataset), filters)
+    offset = None if chunks else dataset.id.get_offset()
+    if plain and (chunks or offset is not None) and all(one[0] in _UNDO for one in filters):
+        places = _places(dataset) if chunks else np.array([[(offset, each * shape[0], 0)]])
+        if np.any(places[..., 0] + places[..., 1] > size):
+            raise InputError(DAMAGED)
+        return _Direct(path, shape, dtype, chunks or shape, places, filters)
     for code, *_ in filters:
         check_filter(code)
-    return _ByLibrary(path, name, shape[0], (chunks or shape)[0])
+    return _ByLibrary(path, name, shape[0], max((chunks or shape)[0], 1), each)
 
 
 def check_filter(code: int) -> None:
@@ -87,28 +91,32 @@ def _missing(code: int) -> str:
     return f"its events are compressed with HDF5 filter {code}, which is missing; {remedy}"
 
 
-def _places(dataset: Any) -> list[tuple[int, int, int]]:
-    """Return offset, stored bytes and mask of skipped filters of each chunk, in order."""
-    rows, length = dataset.chunks[0], dataset.shape[0]
-    found: dict[int, tuple[int, int, int]] = {}
+def _places(dataset: Any) -> NDArray[np.int64]:
+    """Return offset, stored bytes and mask of skipped filters of each chunk: (rows, columns, 3)."""
+    grid = [-(-side // chunk) for side, chunk in zip(dataset.shape, dataset.chunks, strict=True)]
+    places = np.full((grid[0], *(grid[1:] or [1]), 3), -1, np.int64)
 
     def add(info: Any) -> None:
-        if len(found) > length // rows + 1:
-            raise InputError(DAMAGED)
-        found[info.chunk_offset[0]] = (info.byte_offset, info.size, info.filter_mask)
+        corner = [at // chunk for at, chunk in zip(info.chunk_offset, dataset.chunks, strict=True)]
+        if info.byte_offset + info.size < 1 << 62 and all(map(operator.lt, corner, grid)):
+            places[*corner, *([0] * (2 - len(corner)))] = (
+                info.byte_offset,
+                info.size,
+                info.filter_mask,
+            )
 
-    if length:
+    if places.size:
         dataset.id.chunk_iter(add)
-    wanted = range(0, length, rows)
-    if any(start not in found for start in wanted):
+    if np.any(places[..., 1] < 0):
         raise InputError(f"{dataset.name} has parts that were never written; get it again")
-    return [found[start] for start in wanted]
+    return places
 
 
 class _Readable:
     """Rows that can be read from any row on."""
 
     length: int
+    row_bytes: int
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return the rows from ``start`` to ``stop``; raise InputError if they are damaged."""
@@ -123,56 +131,57 @@ class _Readable:
 class _Direct(_Readable):
     """Rows whose bytes are read from the file itself.
 
-    places: of each chunk, its offset, its stored bytes, and the mask of filters that it skips;
+    chunks: the shape of a chunk; places: offset, stored bytes and mask of skipped filters of each;
     filters: those of h5py's property list, in the order in which they were applied.
     """
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    chunk: int
-    places: list[tuple[int, int, int]]
+    chunks: tuple[int, ...]
+    places: NDArray[np.int64]
     filters: list[Any] = field(default_factory=list)
     _last: tuple[int, NDArray[Any]] | None = None
 
     def __post_init__(self) -> None:
-        self.length = self.shape[0]
+        self.length, self.chunk = self.shape[0], max(self.chunks[0], 1)
+        self.row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
+        rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
         with self.path.open("rb", buffering=0) as file:
-            if not self.filters:
-                return self._read_stored(file.fileno(), start, stop)
-            parts = []
             for number in range(start // self.chunk, -(-stop // self.chunk)):
                 first = number * self.chunk
-                block = self._unpacked(file.fileno(), number)
-                parts.append(block[max(start - first, 0) : stop - first])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+                low, high = max(start - first, 0), min(stop - first, self.chunk)
+                target = rows[first + low - start : first + high - start]
+                if self.filters or self.places.shape[1] > 1:
+                    target[...] = self._block(file.fileno(), number)[low:high]
+                else:
+                    self._read_stored(file.fileno(), number, low, target)
+        return rows
 
-    def _read_stored(self, file: int, start: int, stop: int) -> NDArray[Any]:
-        """Return rows that are stored as they are."""
-        each = self._bytes(1)
-        data = bytearray()
-        for number in range(start // self.chunk, -(-stop // self.chunk)):
-            first = number * self.chunk
-            low, high = max(start - first, 0) * each, min(stop - first, self.chunk) * each
-            offset, size, _ = self.places[number]
-            part = os.pread(file, high - low, offset + low)
-            if high > size or len(part) != high - low:
+    def _read_stored(self, file: int, number: int, low: int, target: NDArray[Any]) -> None:
+        """Read rows of a chunk, from row ``low`` of it, that are stored as they are."""
+        offset, stored, _ = self.places[number, 0].tolist()
+        skipped = low * self.row_bytes
+        view = memoryview(target.view(np.uint8).reshape(-1).data)
+        while len(view):
+            count = os.preadv(file, [view], offset + skipped) if skipped < stored else 0
+            if count < 1 or skipped + count > stored:
                 raise InputError(DAMAGED)
-            data = data + part if data else bytearray(part)
-        return np.frombuffer(data, self.dtype).reshape(-1, *self.shape[1:])
+            skipped, view = skipped + count, view[count:]
 
-    def _bytes(self, rows: int) -> int:
-        return rows * self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=int))
+    def _block(self, file: int, number: int) -> NDArray[Any]:
+        """Return the rows of a chunk; the last ones are kept for chunks that are read in parts."""
+        if self._last is None or self._last[0] != number:
+            parts = [self._unpack(file, *place) for place in self.places[number].tolist()]
+            block = parts[0] if len(parts) == 1 else np.concatenate(parts, 1)[:, : self.shape[1]]
+            self._last = number, block
+        return self._last[1]
 
-    def _unpacked(self, file: int, number: int) -> NDArray[Any]:
-        """Return a chunk; the last one is kept for a chunk that is read in parts."""
-        if self._last is not None and self._last[0] == number:
-            return self._last[1]
-        offset, size, mask = self.places[number]
-        limit = self._bytes(self.chunk)
-        data: Any = os.pread(file, min(size, 2 * limit + 4096), offset)
+    def _unpack(self, file: int, offset: int, stored: int, mask: int) -> NDArray[Any]:
+        limit = math.prod(self.chunks) * self.dtype.itemsize
+        data: Any = os.pread(file, min(stored, 2 * limit + 4096), offset)
         try:
             for index, (code, _, values, _) in reversed(list(enumerate(self.filters))):
                 if not mask >> index & 1:
@@ -181,9 +190,7 @@ class _Direct(_Readable):
             raise InputError(DAMAGED) from None
         if len(data) != limit:
             raise InputError(DAMAGED)
-        block = np.frombuffer(data, self.dtype).reshape(-1, *self.shape[1:])
-        self._last = number, block
-        return block
+        return np.frombuffer(data, self.dtype).reshape(self.chunks)
 
 
 @dataclass
@@ -194,6 +201,7 @@ class _ByLibrary(_Readable):
     name: str
     length: int
     chunk: int
+    row_bytes: int
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         import h5py

@@ -27,6 +27,7 @@ NAMES = {
 }
 _UNITS: dict[str, TimeUnit] = {"_us": "us", "_ms": "ms", "_ns": "ns"}  # at the end of a time's name
 ASK = "pass --columns with their order, such as txyp"
+PIECE = 1 << 23  # bytes of an array that are read at once; new memory for more takes longer
 SAMPLE = 1 << 14  # events whose values show the order of columns
 
 Selector = str | int | None  # the field or column of a row; None for the row itself
@@ -51,6 +52,9 @@ class Rows(Protocol):
     @property
     def chunk(self) -> int:
         """Number of rows that are unpacked together."""
+
+    @property
+    def row_bytes(self) -> int: ...
 
     def pieces(self, start: int, step: int) -> Iterator[NDArray[Any]]:
         """Yield ``step`` rows at a time from row ``start``; raise InputError if damaged."""
@@ -129,7 +133,8 @@ def read_chunks(stream: Stream, rows: Mapping[str, Rows], place: Place | None) -
     """Yield the events of a stream; the offset of a place is a row."""
     length = min(one.length for one in rows.values())
     unit = max(one.chunk for one in rows.values())
-    step = CHUNK_EVENTS // unit * unit if unit <= CHUNK_EVENTS else CHUNK_EVENTS
+    step = min(CHUNK_EVENTS, PIECE // max(one.row_bytes for one in rows.values()))
+    step = step // unit * unit or step
     first = place.offset if place else 0
     pieces = [one.pieces(first, step) for one in rows.values()]
     for start in range(first, length, step):
