@@ -21,12 +21,13 @@ from isal import isal_zlib
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from eventdata.errors import InputError, OptionError
+from eventdata.errors import EventDataError, InputError, OptionError
 from eventdata.formats.decoding import most_events
 from eventdata.formats.tables import Rows
 
 MAX_CHUNK, MAX_CHUNK_RATIO = 1 << 24, 64  # bytes of an unpacked chunk, or times those of the file
 ECF = 36559  # Prophesee's filter
+PLUGIN_FILTERS = {307, 32004, 32008, 32013, 32017, 32018, 32024, 32026, 32028}  # of hdf5plugin
 _INFLATE_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # in its stub
 DAMAGED = "a truncated or damaged HDF5 file; get it again"
 
@@ -71,24 +72,26 @@ def open_rows(path: Path, dataset: Any) -> Rows:
 
 
 def check_filter(code: int) -> None:
-    """Raise OptionError unless the HDF5 library can undo a filter."""
+    """Raise OptionError or InputError unless the HDF5 library can undo a filter."""
     import h5py
 
     if not h5py.h5z.filter_avail(code):
         with suppress(ImportError):
             import hdf5plugin  # noqa: F401  registers its filters
         if not h5py.h5z.filter_avail(code):
-            raise OptionError(_missing(code))
+            raise _missing(code)
 
 
-def _missing(code: int) -> str:
+def _missing(code: int) -> EventDataError:
     if code == ECF:
-        return (
+        return OptionError(
             f"its events are compressed with Prophesee's ECF (HDF5 filter {code}); install the "
             "plugin from github.com/prophesee-ai/hdf5_ecf, or convert the file to RAW or DAT"
         )
-    remedy = "run: pip install 'eventdata[recordings]'"
-    return f"its events are compressed with HDF5 filter {code}, which is missing; {remedy}"
+    compressed = f"its events are compressed with HDF5 filter {code}"
+    if code in PLUGIN_FILTERS:
+        return OptionError(f"{compressed}; run: pip install 'eventdata[recordings]'")
+    return InputError(f"{compressed}, which is unknown; install its plugin or get the file again")
 
 
 def _places(dataset: Any) -> NDArray[np.int64]:
@@ -154,10 +157,12 @@ class _Direct(_Readable):
                 first = number * self.chunk
                 low, high = max(start - first, 0), min(stop - first, self.chunk)
                 target = rows[first + low - start : first + high - start]
-                if self.filters or self.places.shape[1] > 1:
-                    target[...] = self._block(file.fileno(), number)[low:high]
-                else:
+                if not self.filters and self.places.shape[1] == 1:
                     self._read_stored(file.fileno(), number, low, target)
+                elif target.shape == self.chunks and self.places.shape[1] == 1:
+                    self._unpack(file.fileno(), number, 0, target)
+                else:
+                    target[...] = self._block(file.fileno(), number)[low:high]
         return rows
 
     def _read_stored(self, file: int, number: int, low: int, target: NDArray[Any]) -> None:
@@ -174,23 +179,26 @@ class _Direct(_Readable):
     def _block(self, file: int, number: int) -> NDArray[Any]:
         """Return the rows of a chunk; the last ones are kept for chunks that are read in parts."""
         if self._last is None or self._last[0] != number:
-            parts = [self._unpack(file, *place) for place in self.places[number].tolist()]
+            parts = [np.empty(self.chunks, self.dtype) for _ in self.places[number]]
+            for column, part in enumerate(parts):
+                self._unpack(file, number, column, part)
             block = parts[0] if len(parts) == 1 else np.concatenate(parts, 1)[:, : self.shape[1]]
             self._last = number, block
         return self._last[1]
 
-    def _unpack(self, file: int, offset: int, stored: int, mask: int) -> NDArray[Any]:
-        limit = math.prod(self.chunks) * self.dtype.itemsize
-        data: Any = os.pread(file, min(stored, 2 * limit + 4096), offset)
+    def _unpack(self, file: int, number: int, column: int, out: NDArray[Any]) -> None:
+        """Write the content of a chunk into ``out``, which has its shape."""
+        offset, stored, mask = self.places[number, column].tolist()
+        data: Any = os.pread(file, min(stored, 2 * out.nbytes + 4096), offset)
+        content = out.view(np.uint8).reshape(-1)
         try:
             for index, (code, _, values, _) in reversed(list(enumerate(self.filters))):
                 if not mask >> index & 1:
-                    data = _UNDO[code](data, limit, values)
+                    data = _UNDO[code](data, content, values)
+            if data is not content:
+                content[:] = np.frombuffer(data, np.uint8)  # ValueError for another size
         except (RuntimeError, ValueError, struct.error, zstandard.ZstdError, _INFLATE_ERROR):
             raise InputError(DAMAGED) from None
-        if len(data) != limit:
-            raise InputError(DAMAGED)
-        return np.frombuffer(data, self.dtype).reshape(self.chunks)
 
 
 @dataclass
@@ -214,42 +222,46 @@ class _ByLibrary(_Readable):
         return rows
 
 
-def _unshuffle(data: Any, limit: int, values: tuple[int, ...]) -> Any:
+# Each function undoes a filter of ``data``, of a chunk that has the size of ``out``. It may write
+# into ``out`` and return that, unless ``data`` is ``out`` already.
+
+
+def _unshuffle(data: Any, out: NDArray[np.uint8], values: tuple[int, ...]) -> Any:
     """Undo the filter that stores the first bytes of all elements, then the second ones."""
     each = values[0] if values else 1
-    count = len(data) // each
+    count = len(data) // each if each else 0
     if each < 2 or not count:
         return data
     stored = np.frombuffer(data, np.uint8)
-    whole = np.empty(len(stored), np.uint8)
-    pairs = whole[: count * each].reshape(count, each)
+    whole = np.empty_like(stored) if data is out or len(data) != len(out) else out
+    elements = whole[: count * each].reshape(count, each)
     for index in range(each):
-        pairs[:, index] = stored[index * count : (index + 1) * count]
+        elements[:, index] = stored[index * count : (index + 1) * count]
     whole[count * each :] = stored[count * each :]
     return whole
 
 
-def _inflate(data: Any, limit: int, values: tuple[int, ...]) -> bytes:
+def _inflate(data: Any, out: NDArray[np.uint8], values: tuple[int, ...]) -> bytes:
     # One byte more than declared reveals a chunk that inflates to more.
-    content: bytes = isal_zlib.decompressobj().decompress(data, limit + 1)
+    content: bytes = isal_zlib.decompressobj().decompress(data, len(out) + 1)
     return content
 
 
-def _undo_blosc(data: Any, limit: int, values: tuple[int, ...]) -> bytes:
+def _undo_blosc(data: Any, out: NDArray[np.uint8], values: tuple[int, ...]) -> NDArray[np.uint8]:
     unpacked, _, packed = struct.unpack_from("<III", data, 4)
-    if (unpacked, packed) != (limit, len(data)):
+    if (unpacked, packed) != (len(out), len(data)):
         raise ValueError("a chunk of another size")
-    content: bytes = blosc.decompress(bytes(data))
-    return content
+    blosc.decompress(bytes(data), out)
+    return out
 
 
-def _undo_zstd(data: Any, limit: int, values: tuple[int, ...]) -> bytes:
-    if zstandard.frame_content_size(data) not in (-1, limit):
+def _undo_zstd(data: Any, out: NDArray[np.uint8], values: tuple[int, ...]) -> bytes:
+    if zstandard.frame_content_size(data) not in (-1, len(out)):
         raise ValueError("a chunk of another size")
-    return zstandard.ZstdDecompressor().decompress(data, max_output_size=limit)
+    return zstandard.ZstdDecompressor().decompress(data, max_output_size=len(out))
 
 
-_UNDO: dict[int, Callable[[Any, int, tuple[int, ...]], Any]] = {
+_UNDO: dict[int, Callable[[Any, NDArray[np.uint8], tuple[int, ...]], Any]] = {
     1: _inflate,
     2: _unshuffle,
     32001: _undo_blosc,
