@@ -3,6 +3,7 @@
 import csv
 import io
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import eventdata
 from eventdata.cli import main
 from eventdata.errors import InputError, MismatchError, OptionError
 from tests.drawn import TINY_RECIPE, make_store
-from tests.makers import make_clips, make_es_imagenet, make_images, write_npz
+from tests.makers import make_clips, make_es_imagenet, make_es_ucf101, make_images, write_npz
+from tests.raw.test_tonic_source import write_gestures
 from train import load_model
 from train.predict import predict, table
 from train.recipe import load
@@ -199,6 +201,54 @@ def test_es_imagenet_files_need_the_sizes_in_the_manifests(tmp_path):
     shutil.copy(raw / "val" / "ILSVRC2012_val_00000001.npz", tmp_path / "lone.npz")
     with pytest.raises(InputError, match="no manifest .* has the size of its image"):
         predict(folder, tmp_path / "lone.npz")
+
+
+def test_raw_es_ucf101_is_predicted(tmp_path):
+    """A folder as published, a flat folder and a single file; no lists of splits are needed."""
+    raw = make_es_ucf101(tmp_path / "raw", clips=12)
+    eventdata.convert("es-ucf101", raw, tmp_path / "s.zarr")
+    more = "downscale = 16\nsteps = 4\n"
+    folder = train_on(tmp_path / "s.zarr", tmp_path / "run", more=more)
+    loop = {one.file: one for one in predict(folder, tmp_path / "s.zarr")}
+    found = predict(folder, raw)
+    assert len(found) == 12
+    for one in found:
+        ((name, share),) = one.best
+        ((wanted, same),) = loop[one.file].best
+        assert (name, one.note) == (wanted, "")
+        assert share == pytest.approx(same, abs=1e-5)
+    single = raw / "v_Archery_g01_c01.npz"
+    assert predict(folder, single) == [one for one in found if one.file == single.name]
+    shutil.copy(single, tmp_path / "mine.npz")
+    (mine,) = predict(folder, tmp_path / "mine.npz")
+    assert (mine.file, mine.best) == ("mine.npz", loop[single.name].best)
+
+
+@pytest.mark.parametrize("name", ["DVSGesture", "NMNIST"])
+def test_a_data_set_of_tonic_is_predicted(tmp_path, shared, name):
+    """Tonic lists the folder; the samples are those of the store, with the same predictions."""
+    if name == "DVSGesture":
+        raw = tmp_path / "raw"
+        for seed in range(4):  # each writes samples of four classes
+            write_gestures(tmp_path / f"{seed}", samples=4, users=1, seed=seed)
+            users = raw / "DVSGesture" / ("ibmGestureTest" if seed == 3 else "ibmGestureTrain")
+            for user in (tmp_path / f"{seed}").glob("DVSGesture/*/user*"):
+                shutil.copytree(user, users / f"user{seed:02d}_lab")
+        options, more = {"frames": 4}, "downscale = 4\n"
+    else:
+        with zipfile.ZipFile(shared / "nmnist_550.zip") as archive:
+            archive.extractall(tmp_path / "raw", sorted(archive.namelist())[::25])
+        raw, options, more = tmp_path / "raw", {"frames": 4}, ""
+    store = tmp_path / "s.zarr"
+    eventdata.convert(f"tonic:{name}", raw, store, **options)
+    folder = train_on(store, tmp_path / "run", more=more)
+    in_store = [one for split in ("train", "test") for one in predict(folder, store, split=split)]
+    found = {one.file: one for one in predict(folder, raw)}
+    assert len(found) == len(in_store)
+    for one in in_store:
+        ((label, share),) = found[one.file].best
+        assert label == one.best[0][0]
+        assert share == pytest.approx(one.best[0][1], abs=1e-5)
 
 
 def test_what_cannot_be_framed_raises_an_error(tmp_path, hands, events):
