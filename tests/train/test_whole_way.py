@@ -1,4 +1,4 @@
-"""The whole way by the command line, from class folders of recordings to exported networks."""
+"""The whole path by the command line, from class folders of recordings to exported networks."""
 
 import csv
 import json
