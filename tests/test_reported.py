@@ -39,7 +39,7 @@ ROWS = {
     "mixed": False,
     "ncars": True,
     "nested_link": True,
-    "rpgtxt": False,
+    "rpgtxt": True,
     "stale": False,
     "v2e": True,
 }

@@ -29,6 +29,8 @@ DECODERS = {
     ".es": "event_stream",
     ".h5": "hdf5",
     ".hdf5": "hdf5",
+    ".txt": "text",
+    ".csv": "text",
     ".npz": "columns",
     ".npy": "columns",
 }

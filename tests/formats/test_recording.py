@@ -395,7 +395,7 @@ HEADERS = {"aedat": b"#!AER-DAT2.0\r\n", "evt2": b"% evt 2.0\n", "es": b"Event S
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"1 2 3 4", "not a recording; supported suffixes are .aedat4, .aedat, .raw"),
+        ("a.xyz", b"1 2 3 4", "not a recording; supported suffixes are .aedat4, .aedat, .raw"),
         ("a", b"", "not a recording"),
         ("a.bin", b"", "truncated: the file has no events"),
         ("a.bin", bytes(4), "truncated: the file has no events"),

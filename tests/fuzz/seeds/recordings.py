@@ -48,6 +48,36 @@ def evt2_file() -> bytes:
     return header + np.array(words, "<u4").tobytes()
 
 
+def dat1_file() -> bytes:
+    """Return a file in version 1 of Prophesee's DAT format."""
+    parts = events()
+    word = parts["x"].astype(np.uint32) | parts["y"].astype(np.uint32) << 9
+    word |= parts["p"].astype(np.uint32) << 17
+    body = np.stack([parts["t"].astype(np.uint32), word], axis=1).astype("<u4").tobytes()
+    return b"% Data file\n% Version 1\n\x00\x08" + body
+
+
+def evt21_file() -> bytes:
+    """Return a file in Prophesee's EVT 2.1 format."""
+    words = []
+    for x, y, t, p in events().tolist():
+        words += [8 << 60 | (t >> 6) << 32, int(p) << 60 | (t & 63) << 54 | y << 32 | 1 << x | 8]
+    header = b"% evt 2.1\n% format EVT21;height=16;width=32;endianness=little\n% end\n"
+    return header + np.array(words, "<u8").tobytes()
+
+
+def text_file() -> bytes:
+    """Return text in the form of RPG's events.txt."""
+    rows = (f"{t / 1e6:.9f} {x} {y} {p:d}\n" for x, y, t, p in events().tolist())
+    return ("16 16\n" + "".join(rows)).encode()
+
+
+def csv_file() -> bytes:
+    """Return text with names, commas and whole numbers."""
+    rows = (f"{x},{y},{p:d},{t}\r\n" for x, y, t, p in events().tolist())
+    return ("# events\r\nx,y,polarity,timestamp [us]\r\n" + "".join(rows)).encode()
+
+
 def evt3_file() -> bytes:
     """Return a file in Prophesee's EVT 3.0 format, with single events and vectors."""
     words = []
