@@ -291,7 +291,7 @@ def test_accelerate_prepares_and_skips(dataset):
         next(iter(accelerate.skip_first_batches(packed, 1)))
 
 
-def _fit(loader, steps, folder: Path, *, resume=None, reload=0, at_epoch_end=None):
+def _fit(loader, steps, folder: Path, *, resume=None, reload=0, at_epoch_end=None, module=None):
     """Train for some epochs with Lightning; return the digest of each batch with its epoch."""
     import lightning
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -313,11 +313,13 @@ def _fit(loader, steps, folder: Path, *, resume=None, reload=0, at_epoch_end=Non
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), 0.01)
 
-        def train_dataloader(self):
-            return loader()
+        if module is None:
 
-        def val_dataloader(self):
-            return loader()
+            def train_dataloader(self):
+                return loader()
+
+            def val_dataloader(self):
+                return loader()
 
     when = {"every_n_train_steps": 1} if at_epoch_end is None else {"every_n_epochs": 1}
     saving = ModelCheckpoint(
@@ -334,7 +336,7 @@ def _fit(loader, steps, folder: Path, *, resume=None, reload=0, at_epoch_end=Non
         callbacks=[saving],
     )
     model = Model()
-    trainer.fit(model, ckpt_path=resume)
+    trainer.fit(model, datamodule=module, ckpt_path=resume)
     return model.seen, trainer
 
 
@@ -358,3 +360,46 @@ def test_lightning_resumes_at_any_batch(dataset, tmp_path):
     assert _fit(loader, 3, tmp_path / "d", reload=1)[0] == whole
     resumed, _ = _fit(loader, 3, tmp_path / "e", resume=tmp_path / "a/step=4.ckpt", reload=1)
     assert resumed == whole[4:]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_data_module_trains_and_resumes(store, tmp_path):
+    from eventdata.lightning import EventDataModule
+
+    whole, _ = _fit(None, 2, tmp_path / "a", module=EventDataModule(store, 20))
+    assert [epoch for epoch, _ in whole] == [0] * 3 + [1] * 3
+    assert len(set(whole)) == 6
+    for step in (2, 3, 4):
+        resume = tmp_path / f"a/step={step}.ckpt"
+        module = EventDataModule(store, 20)
+        assert _fit(None, 2, tmp_path / "b", resume=resume, module=module)[0] == whole[step:]
+
+
+def test_the_data_module_draws_missing_splits(store, tmp_path):
+    from eventdata.lightning import EventDataModule
+
+    module = EventDataModule(store, 10)  # with the splits train and test
+    assert module.test_data.split == "test"
+    assert len(module.val_data) == 6
+    assert list(module.val_data.class_counts.values()) == [2, 2, 2]
+    names = [*module.val_data.names, *module.train_data.names]
+    assert sorted(names) == sorted(eventdata.FrameDataset(store).names)
+    frames, labels = next(iter(module.train_dataloader()))
+    assert (frames.shape, frames.dtype) == ((10, 4, 2, 16, 16), torch.float32)
+    assert labels.dtype == torch.int64
+    loaders = (module.val_dataloader(), module.test_dataloader(), module.predict_dataloader())
+    assert [sum(len(labels) for _, labels in loader) for loader in loaders] == [6, 24, 24]
+
+    only = make_store(tmp_path / "b.zarr", counts=(("all", 60),), names="file{:03}#1")
+    drawn = EventDataModule(only, 10, held_out=0.2, held_out_seed=5)
+    again = EventDataModule(only, 10, held_out=0.2, held_out_seed=5)
+    parts = [drawn.train_data, drawn.val_data, drawn.test_data]
+    assert [len(part) for part in parts] == [39, 9, 12]
+    assert len(set().union(*(part.names for part in parts))) == 60
+    assert drawn.test_data.names == again.test_data.names
+    for share in (0, 1, -1):
+        with pytest.raises(OptionError, match="held_out must be"):
+            EventDataModule(only, held_out=share)
+    few = make_store(tmp_path / "c.zarr", counts=(("all", 3),))
+    with pytest.raises(OptionError, match="no class has two recordings"):
+        EventDataModule(few)
