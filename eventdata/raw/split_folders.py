@@ -74,7 +74,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Folder:
-    """The samples directly in a folder, and those in each of its folders."""
+    """The samples directly in a folder, and those in each of its folders, by paths in it."""
 
     loose: list[str] = field(default_factory=list)
     inner: dict[str, list[str]] = field(default_factory=dict)
@@ -83,9 +83,9 @@ class _Folder:
     def of(cls, paths: Iterable[str]) -> "_Folder":
         found = cls()
         for path in paths:
-            name, slash, rest = path.partition("/")
+            name, slash, _ = path.partition("/")
             if slash:
-                found.inner.setdefault(name, []).append(rest)
+                found.inner.setdefault(name, []).append(path)
             else:
                 found.loose.append(name)
         return found
@@ -112,13 +112,12 @@ def arrange(tree: Tree, where: str) -> Layout:
     kids = _class_first(folders, where)
     if not kids:
         _check_wrapped(folders, where)
-        return Layout({"": _part("", tree)}, notes)
+        return Layout({"": _whole(tree)}, notes)
     splits = _split_names({kid for inner in kids.values() for kid in inner}, where)
     parts = {split: Part("", {}) for split in _ordered(splits.values())}
     for name, folder in folders.items():
         for split, kid in _by_split(kids[name], splits, f"{where}/{name}").items():
-            inner = [f"{name}/{kid}/{path}" for path in folder.inner[kid]]
-            parts[split].classes[name] = inner
+            parts[split].classes[name] = [f"{name}/{path}" for path in folder.inner[kid]]
     listed = ", ".join(f"{kid} is {split}" for kid, split in sorted(splits.items()))
     return Layout(parts, [*notes, f"the folders in each class folder are splits: {listed}"])
 
@@ -130,7 +129,7 @@ def arrange_listed(tree: Tree, where: str) -> Layout:
     for two folders of one split.
     """
     exact = [name for name in sorted(tree) if (mark := split_mark(name)) and not mark.rest]
-    return _split_layout(tree, exact, where) if exact else Layout({"": _part("", tree)})
+    return _split_layout(tree, exact, where) if exact else Layout({"": _whole(tree)})
 
 
 def _split_layout(tree: Tree, names: Iterable[str], where: str) -> Layout:
@@ -139,7 +138,7 @@ def _split_layout(tree: Tree, names: Iterable[str], where: str) -> Layout:
     parts = {}
     for split in _ordered(folders):
         folder = _Folder.of(tree[folders[split]])
-        parts[split] = _part(folders[split], folder.inner, folder.loose)
+        parts[split] = Part(folders[split], dict(sorted(folder.inner.items())), folder.loose)
     renamed = [
         f"{name} is {split}" for split, name in folders.items() if name.lower() not in _OBVIOUS
     ]
@@ -148,9 +147,10 @@ def _split_layout(tree: Tree, names: Iterable[str], where: str) -> Layout:
     return Layout(parts, notes, unused)
 
 
-def _part(folder: str, classes: Tree, loose: Iterable[str] = ()) -> Part:
-    found = {name: [f"{name}/{path}" for path in paths] for name, paths in sorted(classes.items())}
-    return Part(folder, found, list(loose))
+def _whole(tree: Tree) -> Part:
+    """Return the part of an input whose folders are classes."""
+    found = {name: [f"{name}/{path}" for path in paths] for name, paths in sorted(tree.items())}
+    return Part("", found)
 
 
 def _ordered(splits: Iterable[str]) -> list[str]:
@@ -255,7 +255,7 @@ def _class_first(folders: Mapping[str, _Folder], where: str) -> dict[str, list[s
             )
     if len(folders) == 1:
         ((name, folder),) = folders.items()
-        if any("/" in path for paths in folder.inner.values() for path in paths):
+        if any(path.count("/") > 1 for paths in folder.inner.values() for path in paths):
             raise _wrapped(where, f"{where}/{name}")
     return kids
 
@@ -268,7 +268,11 @@ def _check_wrapped(folders: Mapping[str, _Folder], where: str) -> None:
         inner = f"{inner}/{name}"
         if _kids(folder):
             raise _wrapped(where, inner)
-        folders = {} if folder.loose else {n: _Folder.of(p) for n, p in folder.inner.items()}
+        inside = {} if folder.loose else folder.inner
+        folders = {
+            kid: _Folder.of(path.partition("/")[2] for path in paths)
+            for kid, paths in inside.items()
+        }
 
 
 def _wrapped(where: str, inner: str) -> InputError:

@@ -21,7 +21,7 @@ from eventdata.raw.hold_out import HoldOut, group_keys, hold_out, natural_order
 from eventdata.raw.source import Samples
 from tests.makers import tree_digest, write_npz
 
-OPTIONS = {"frames": 2, "sensor_size": "16x12"}
+OPTIONS = {"frames": 2, "sensor_size": "16x12", "time_unit": "us"}
 SHARES = st.floats(0.01, 0.99)
 
 
@@ -236,7 +236,9 @@ def test_invalid_settings_are_refused(tmp_path, options, message):
 
 def test_the_command_takes_it(tmp_path):
     raw, out = write_recordings(tmp_path / "raw"), tmp_path / "out.zarr"
-    words = f"convert recordings {raw} {out} --frames 2 --sensor-size 16x12 --workers 1"
+    words = (
+        f"convert recordings {raw} {out} --frames 2 --sensor-size 16x12 --time-unit us --workers 1"
+    )
     words += " --hold-out 0.25 --hold-out-split val --hold-out-seed first"
     result = CliRunner().invoke(main, words.split())
     assert result.exit_code == 0, result.output
