@@ -15,6 +15,7 @@ from eventdata.errors import StoreError, printable
 from eventdata.kernels.representations import REPRESENTATIONS
 from eventdata.store.layout import SampleFormat, shard_count, shard_key
 from eventdata.store.read import Split, Store
+from eventdata.units import NAMES
 
 MEASURED_SAMPLES = 1000  # of a split, for mean and deviation
 MEASURED_BYTES = 1 << 31  # of these samples; at least one sample is measured
@@ -29,6 +30,9 @@ def describe(store: Store) -> dict[str, Any]:
 
     ``events_per_second`` is relative to the time that frames cover, padding included. It is None
     where the store does not state that time, as for --frames without --every.
+
+    ``time_unit`` is the unit of the recordings' times where their format does not state it; None
+    for other data. Frames are made in microseconds.
 
     ``mean`` and ``deviation`` are those of the values of each channel, over all cells of
     ``measured`` samples: all valid ones, or some spread evenly over the split.
@@ -51,6 +55,7 @@ def describe(store: Store) -> dict[str, Any]:
             for name, split in store.splits.items()
         },
         "seconds_per_sample": seconds,
+        "time_unit": _time_unit(header.parameters),
         "skipped": store.skipped,
         "parameters": dict(header.parameters),
         "parameters_sha256": header.parameters_sha256,
@@ -74,6 +79,12 @@ def _seconds(parameters: Mapping[str, Any], kind: str, steps: int | None) -> flo
         repeated = overlap * (steps - 1) if timed else 0
         return (window * steps - repeated) / 1e6
     return every / 1e6 if every and parameters.get("frames") and not overlap else None
+
+
+def _time_unit(parameters: Mapping[str, Any]) -> str | None:
+    source = str(parameters.get("source"))
+    known = source == "recordings" or source.startswith("tonic:")
+    return str(parameters.get("time_unit", "us")) if known else None
 
 
 def _rates(split: Split, seconds: float | None) -> dict[str, float | None]:
@@ -200,6 +211,8 @@ def print_table(facts: dict[str, Any]) -> None:
         say(f"{name}: {_moments_line(split, facts['polarity'])}")
     for line in class_table({name: one["class_counts"] for name, one in facts["splits"].items()}):
         say(line)
+    if unit := facts["time_unit"]:
+        say(f"times of the recordings: {NAMES.get(unit, unit)}, or as their format states")
     settings = ", ".join(f"{k}={v}" for k, v in facts["parameters"].items() if v is not None)
     say(f"parameters: {settings}")
     for entry in facts["skipped"][:10]:

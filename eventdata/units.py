@@ -15,7 +15,12 @@ from eventdata.errors import InputError
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
 UNITS: dict[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in seconds
-NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+NAMES: dict[str, str] = {
+    "s": "seconds",
+    "ms": "milliseconds",
+    "us": "microseconds",
+    "ns": "nanoseconds",
+}
 LATEST = 2**61  # microseconds, or nanoseconds until 2043; sums of two times still fit int64
 LONGEST = 86_400.0  # seconds of a recording
 FEW = 100  # events; the rate of fewer says nothing
