@@ -181,6 +181,8 @@ def notes(runs: Sequence[RunResult]) -> list[str]:
                 f"It can't be checked whether the baseline {run.label} with seed {run.seed} has "
                 "learned anything, because its run did not record its test samples by class."
             )
+    for label, name in dict.fromkeys((run.label, name) for run in runs for name in run.uncounted):
+        found.append(f"The cost of {label} does not count the training of {name}.")
     if any(run.machine != runs[0].machine for run in runs):
         found.append("The runs used different machines, so their times can't be compared.")
     if any(None in cost.as_dict().values() for run in runs for cost in run.stages.values()):

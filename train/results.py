@@ -104,6 +104,8 @@ class RunResult:
     classes: Sequence[str] = ()
     """Class names by number; empty if the run did not record them."""
     notes: Sequence[str] = ()
+    uncounted: Sequence[str] = ()
+    """Files with initial weights whose training is not in the cost."""
 
     @property
     def best(self) -> float:
@@ -190,6 +192,7 @@ def _read(path: str, folder: RunFolder, result: Mapping[str, Any]) -> RunResult:
         },
         classes=_classes(own),
         notes=[printable(str(note)) for note in result.get("notes") or ()],
+        uncounted=[printable(str(name)) for name in result.get("uncounted") or ()],
     )
 
 

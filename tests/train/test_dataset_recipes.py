@@ -62,6 +62,7 @@ def test_cifar10_dvs(tmp_path, steps):
     epochs = ["lif.epochs=3", "lif.keep=last"]
     said = train("pipe-d", "cifar10-dvs", store, tmp_path / "run", weights, *epochs)
     assert "flip 0.5" in said
+    assert "lif starts from imagenet.safetensors, whose training is not counted" in said
     assert "10% of each class are drawn" in said
     network, info = load_model(tmp_path / "run")
     assert info.settings.freeze == ("stages",)

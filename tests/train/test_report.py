@@ -392,6 +392,15 @@ def test_costs_are_compared_in_cpu_seconds_and_operations(tmp_path):
     assert (tmp_path / "out/report.html").read_text("utf-8").count("<svg") == 3
 
 
+def test_training_that_is_not_counted_is_noted(tmp_path, runs):
+    result = json.loads((runs[2] / "result.json").read_text()) | {"uncounted": ["a<b>.pth"]}
+    (runs[2] / "result.json").write_text(json.dumps(result))
+    report(runs, tmp_path / "out")
+    note = "The cost of fast does not count the training of a<b>.pth."
+    assert (tmp_path / "out/report.md").read_text().count(note) == 1
+    assert note.replace("<b>", "&lt;b&gt;") in (tmp_path / "out/report.html").read_text()
+
+
 def test_costs_of_older_runs_are_gaps(tmp_path, runs):
     new = make_run(tmp_path, "new", [(0, 0.1), (9, 0.9)], costs=(1, 2, 3))
     rows = report([*runs, new], tmp_path / "out")

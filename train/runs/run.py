@@ -138,7 +138,7 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
     recipe = plan.recipe
     results: list[dict[str, Any]] = []
     cost = before = FREE
-    notes = [text for one in plan.parts.values() for text in one.notes]
+    uncounted: list[str] = []  # files with weights whose cost is not known
     for name, stage in recipe.stages.items():
         source = None
         if stage.weights in recipe.stages:
@@ -149,7 +149,8 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
             before += (into := _cost_into(source))
             cost += into
             if into is FREE:
-                notes.append(f"{name} starts from {source.name}, whose training is not counted")
+                uncounted.append(source.name)
+                say(f"note: {name} starts from {source.name}, whose training is not counted")
         say(f"{name}: augmentation: {stage.augment.summary()}")
         current = StageRun(plan=plan, name=name, folder=folder.stage(name), before=cost)
         result = current.train(source, say)
@@ -176,7 +177,8 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
         ],
         "parts": plan.parts["data"].counts,
         "drawn": list(plan.parts["data"].drawn),
-        "notes": notes,
+        "notes": [text for one in plan.parts.values() for text in one.notes],
+        "uncounted": uncounted,
         "stages": results,
         "seconds_before": before.seconds,
         "train_seconds": cost.seconds,
