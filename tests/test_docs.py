@@ -145,7 +145,8 @@ def test_named_files_exist(path: Path) -> None:
     named = {place for span in re.findall(r"`([^`\n]+)`", text) for place in PLACES.findall(span)}
     if path.name == "README.md":
         named |= {place for _, code in FENCE.findall(text) for place in PLACES.findall(code)}
-    examples = ("eventdata/raw/NAME", "eventdata/formats/NAME", "train/networks/NAME")
+    folders = ("raw", "formats", "kernels/representations")
+    examples = (*(f"eventdata/{folder}/NAME" for folder in folders), "train/networks/NAME")
     named = {place for place in named - PENDING if not place.startswith(examples)}
     assert not [place for place in named if not (ROOT / place).exists()]
     short = re.findall(r"`(test_\w+\.py)`", text)

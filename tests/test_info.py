@@ -1,4 +1,4 @@
-"""What `eventdata info` reports about values and rates, compared with plain NumPy."""
+"""Values and rates that `eventdata info` reports, compared with plain NumPy."""
 
 import json
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ def test_a_split_without_valid_samples_has_no_values(tmp_path):
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """A recording of 2,000 events, one every 100 microseconds."""
+    """Write a recording of 2,000 events, one every 100 microseconds."""
     folder = tmp_path_factory.mktemp("raw")
     (folder / "raw/a").mkdir(parents=True)
     rng = np.random.default_rng(0)
