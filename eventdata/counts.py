@@ -12,12 +12,12 @@ Counts = Mapping[str, Mapping[str, int]]
 
 
 def class_counts(labels: NDArray[np.int32], classes: Sequence[str]) -> dict[str, int]:
-    """Return the samples of each class that has some, in the order of labels (N,)."""
-    found, counts = np.unique(labels, return_counts=True)
-    return {
-        classes[label] if 0 <= label < len(classes) else UNKNOWN: count
-        for label, count in zip(found.tolist(), counts.tolist(), strict=True)
-    }
+    """Return the samples of each class, also of classes without any, by labels (N,)."""
+    counts = dict.fromkeys(classes, 0)
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        name = classes[label] if 0 <= label < len(classes) else UNKNOWN
+        counts[name] = counts.get(name, 0) + int(count)
+    return counts
 
 
 def class_table(counts: Counts) -> list[str]:
