@@ -36,7 +36,7 @@ ROWS = {
     "float_us": True,
     "gesture": True,
     "killed": True,
-    "mixed": False,
+    "mixed": True,
     "ncars": True,
     "nested_link": True,
     "rpgtxt": True,

@@ -251,9 +251,9 @@ class Recordings(SourceSettings):
 
 
 def is_recording(name: str) -> bool:
-    """Return whether a file has the suffix of a format, and not the name of a text about files."""
+    """Return whether a file has the suffix of a format, and not a name such as labels or README."""
     path = Path(name)
     suffix = path.suffix.lower()
-    if suffix in _TEXT and (is_document(path.name) or _SIDECAR.fullmatch(path.stem)):
+    if suffix in (*_TEXT, ".npy") and (is_document(path.name) or _SIDECAR.fullmatch(path.stem)):
         return False
     return suffix in DECODERS
