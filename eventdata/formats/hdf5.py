@@ -4,7 +4,10 @@
 so that nothing outside the file is read. Names of streams and data sets begin without a slash.
 """
 
+import math
+import os
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eventdata.errors import EventDataError, InputError, OptionError
 from eventdata.events import SensorSize
@@ -34,6 +36,7 @@ from eventdata.formats.tables import (
 from eventdata.units import TimeUnit
 
 MAX_OBJECTS, MAX_DEPTH = 10_000, 8  # those of data sets have about 100 objects, 4 deep
+HEAP_AREA = 1 << 20  # bytes at each end of a file
 MVSEC = re.compile(r"davis/(left|right)/events")
 
 
@@ -53,7 +56,7 @@ def read(path: Path, options: DecodeOptions) -> Recording:
             order = options.columns or ("xytp" if MVSEC.fullmatch(name) else None)
             stream = order_columns(name, rows[name], order, notes)
         check_lengths(stream, rows)
-        size = _sensor_size(file, datasets, stream, rows)
+        size = _sensor_size(path, file, datasets, stream, rows)
         unit = _time_unit(file, datasets, stream)
     return Recording(partial(read_chunks, stream, rows), size, unit, notes)
 
@@ -130,40 +133,67 @@ def _time_unit(file: Any, datasets: dict[str, Any], stream: Stream) -> TimeUnit 
 
 
 def _sensor_size(
-    file: Any, datasets: dict[str, Any], stream: Stream, rows: dict[str, Rows]
+    path: Path, file: Any, datasets: dict[str, Any], stream: Stream, rows: dict[str, Rows]
 ) -> SensorSize | None:
     """Return (W, H) where the file states it."""
-    path, _ = stream["x"]
-    group = path.rpartition("/")[0]
-    for attributes in (datasets[path].attrs, file[group or "/"].attrs, file.attrs):
+    array, _ = stream["x"]
+    group = array.rpartition("/")[0]
+    for attributes in (datasets[array].attrs, file[group or "/"].attrs, file.attrs):
         if "geometry" in attributes:  # Prophesee's
-            sides = re.fullmatch(r"([0-9]+)x([0-9]+)", _text(attributes["geometry"]))
-            return header_size(*sides.groups()) if sides else None
-        if {"width", "height"} <= set(attributes):
-            return header_size(_text(attributes["width"]), _text(attributes["height"]))
+            size = re.fullmatch("([0-9]+)x([0-9]+)", _attribute(attributes, "geometry", path)[0])
+            return header_size(*size.groups()) if size else None
+        if "width" in attributes and "height" in attributes:
+            width, height = (_attribute(attributes, side, path)[0] for side in ("width", "height"))
+            return header_size(width, height)
     resolution = datasets.get(f"{group}/calib/resolution".lstrip("/"))  # M3ED's: W, H
     if resolution is not None and resolution.shape == (2,) and resolution.dtype.kind in "iu":
         width, height = resolution[:].tolist()
         return header_size(str(width), str(height))
     if "sensor_resolution" in file.attrs:  # H, W
-        resolution = np.ravel(file.attrs["sensor_resolution"])
-        return _as_size(resolution, stream, rows) if len(resolution) >= 2 else None
+        sides = _attribute(file.attrs, "sensor_resolution", path)
+        return _as_size(sides, stream, rows) if len(sides) >= 2 else None
     return None
 
 
-def _as_size(sides: NDArray[Any], stream: Stream, rows: dict[str, Rows]) -> SensorSize | None:
+def _as_size(sides: list[str], stream: Stream, rows: dict[str, Rows]) -> SensorSize | None:
     """Return (W, H) of two sides that are H, W, or W, H if only that fits the first events."""
-    size = header_size(*(_text(side) for side in sides[1::-1]))
-    path, selector = stream["x"]
-    x = select(next(rows[path].pieces(0, SAMPLE), np.empty((0, 4))), selector)
+    size = header_size(sides[1], sides[0])
+    array, selector = stream["x"]
+    x = select(next(rows[array].pieces(0, SAMPLE), np.empty((0, 4))), selector)
     if size is not None and size[0] < size[1] and np.max(x, initial=0) >= size[0]:
         return size[::-1]
     return size
 
 
-def _text(value: Any) -> str:
-    """Return an attribute as text."""
-    value = np.ravel(value)[0] if np.size(value) == 1 else value
-    if isinstance(value, bytes):
-        return value.decode("latin-1")
-    return str(int(value) if isinstance(value, (np.floating, float)) else value)
+def _attribute(attributes: Any, name: str, path: Path) -> list[str]:
+    """Return the values of an attribute of a few numbers or a short text, as text; [""] if not."""
+    declared = attributes.get_id(name)
+    if math.prod(declared.shape or ()) > 4:
+        return [""]
+    if declared.dtype.kind == "O":
+        _check_heaps(path)
+    found = []
+    for value in np.ravel(attributes[name]).tolist():
+        value = int(value) if isinstance(value, float) and value.is_integer() else value
+        found.append(value.decode("latin-1") if isinstance(value, bytes) else str(value))
+    return found or [""]
+
+
+def _check_heaps(path: Path) -> None:
+    """Raise InputError for texts stored such that the HDF5 library reads on without end.
+
+    It does so in a heap of texts with an entry of no bytes. Heaps lie at the ends of a file.
+    """
+    with path.open("rb") as file:
+        ends = [file.read(HEAP_AREA)]
+        file.seek(max(file.seek(0, os.SEEK_END) - HEAP_AREA, 0))
+        ends.append(file.read(HEAP_AREA))
+    for data in ends:
+        for heap in re.finditer(b"GCOL", data):
+            place = heap.start() + 16
+            stop = min(heap.start() + int.from_bytes(data[place - 8 : place], "little"), len(data))
+            while place + 16 <= stop:
+                number, size = struct.unpack_from("<H6xQ", data, place)
+                if number == 0 and size < 16:
+                    raise InputError(DAMAGED)
+                place += size if number == 0 else 16 + -(-size // 8) * 8

@@ -311,6 +311,15 @@ def test_declared_sizes_are_bounded_by_the_file(tmp_path):
     refused(path, "more groups and data sets")
 
 
+def test_a_heap_of_texts_without_end_is_refused(tmp_path):
+    path = write(tmp_path / "a.h5", "prophesee", random_events(50))
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    content[heap + 16 : heap + 4096] = bytes(4080)  # the HDF5 library would read on forever
+    path.write_bytes(content)
+    refused(path, "damaged HDF5 file")
+
+
 @pytest.mark.parametrize("storage", ["gzip", "blosc", "zstd"])
 def test_chunks_that_unpack_to_another_size_are_refused(tmp_path, storage):
     path = tmp_path / "a.h5"

@@ -1,8 +1,11 @@
 """Recordings of each format, assembled byte by byte, and datasets of Tonic."""
 
+import io
 import struct
 from collections.abc import Callable
 
+import h5py
+import hdf5plugin
 import lz4.frame
 import numpy as np
 import zstandard
@@ -154,6 +157,32 @@ AEDAT4_PACKERS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
 }
 
 
+def hdf5_file(layout: str = "columns") -> bytes:
+    """Return HDF5 with columns, a table or compounds of events, each compressed in another manner.
+
+    The bytes are the same for each call: h5py stores no times.
+    """
+    made, content = events(), io.BytesIO()
+    with h5py.File(content, "w") as file:
+        if layout == "columns":
+            for name in "xytp":
+                column = made[name].astype("u4")
+                file.create_dataset(
+                    f"events/{name}", data=column, chunks=(64,), **hdf5plugin.Zstd()
+                )
+            file["ms_to_idx"] = np.arange(5)
+        elif layout == "table":
+            table = np.stack([made[name].astype("f8") for name in "xytp"], axis=1)
+            for side, compression in (("left", "gzip"), ("right", "lzf")):
+                options = {"chunks": (50, 4), "compression": compression, "shuffle": True}
+                file.create_dataset(f"davis/{side}/events", data=table, **options)
+        else:
+            records = made.astype([("x", "u2"), ("y", "u2"), ("p", "i2"), ("t", "i8")])
+            file.create_dataset("CD/events", data=records, chunks=(64,), **hdf5plugin.Blosc())
+            file.attrs["geometry"] = "16x16"
+    return content.getvalue()
+
+
 def recordings(
     suffix: str, *makes: Callable[[], bytes], pattern: str = "none"
 ) -> Callable[[Real], list[Tree]]:
@@ -164,6 +193,11 @@ def recordings(
         return made + real_files(real, pattern, 1 << 22)
 
     return seeds
+
+
+def table() -> NDArray[np.int64]:
+    """Return events as a table with the columns t, x, y, p."""
+    return np.stack([events()[name].astype(np.int64) for name in "txyp"], axis=1)
 
 
 def npz_events() -> bytes:
