@@ -31,6 +31,7 @@ DECODERS = {
     ".hdf5": "hdf5",
     ".txt": "text",
     ".csv": "text",
+    ".bag": "rosbag",
     ".npz": "columns",
     ".npy": "columns",
 }

@@ -261,6 +261,7 @@ READERS: Mapping[str, Reader] = {
     "evt3": _format(".raw", recordings.evt3_file, pattern="evt3*.raw", times=500),
     "evt21": _format(".raw", recordings.evt21_file, times=500),
     "dat": _format(".dat", recordings.dat_file, recordings.dat1_file, pattern="*.dat"),
+    "rosbag": _format(".bag", recordings.bag_file, times=1000),
     "text": _format(".txt", recordings.text_file),
     "csv": _format(".csv", recordings.csv_file),
     "bin": _format(".bin", recordings.bin_file, pattern="*.bin"),

@@ -2,7 +2,9 @@
 
 import io
 import struct
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import h5py
 import hdf5plugin
@@ -12,6 +14,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from eventdata.events import EVENT_DTYPE
+from tests.bags import write_bag
 from tests.fuzz.seeds.trees import Real, Tree, drawn, npy, npz, real_files
 
 
@@ -79,6 +82,14 @@ def csv_file() -> bytes:
     """Return text with names, commas and whole numbers."""
     rows = (f"{x},{y},{p:d},{t}\r\n" for x, y, t, p in events().tolist())
     return ("# events\r\nx,y,polarity,timestamp [us]\r\n" + "".join(rows)).encode()
+
+
+def bag_file() -> bytes:
+    """Return a ROS 1 bag."""
+    rows = [(1 + t // 10**6, t % 10**6 * 1000, x, y, bool(p)) for x, y, t, p in events().tolist()]
+    with tempfile.TemporaryDirectory() as folder:
+        write_bag(Path(folder) / "a.bag", {"/dvs/events": rows})
+        return (Path(folder) / "a.bag").read_bytes()
 
 
 def evt3_file() -> bytes:
