@@ -98,7 +98,7 @@ def find_class_folders(
     empty += [name for part in layout.parts.values() for name in _empty(root, part)]
     if empty:
         notes.append(f"skipped folders without {what}, which get no label: {few(empty)}")
-    notes += _only_class(root, layout, what)
+    notes += _outer_folders(root, layout, what)
     links = [*circular, *(f"{name}/{one}" for name in folders for one in unfollowed[name])]
     if links:
         notes.append(
@@ -151,17 +151,24 @@ def _class_notes(root: Path, layout: Layout) -> Iterator[str]:
             yield f"classes only in {split}: {few(only)}"
 
 
-def _only_class(root: Path, layout: Layout, what: str) -> Iterator[str]:
-    """Yield a note if the only class may hold the class folders."""
-    part = layout.parts.get("", Part("", {}))
-    names = [name for name, paths in part.classes.items() if paths]
-    if len(names) == 1:
-        paths = [path.split("/") for path in part.classes[names[0]]]
-        if len({path[1] for path in paths if len(path) > 2}) > 1:
-            yield (
-                f"all {what} are of one class, {names[0]}; if it holds class folders, pass "
-                f"{root / names[0]}"
-            )
+def _outer_folders(root: Path, layout: Layout, what: str) -> Iterator[str]:
+    """Yield a note if the classes may be inside the folders that are taken for classes."""
+    inner: dict[str, set[str]] = {}
+    for name, paths in layout.parts.get("", Part("", {})).classes.items():
+        if paths:
+            parts = [path.split("/", 2) for path in paths]
+            inner[name] = {part[1] for part in parts if len(part) > 2}
+    shared = set.intersection(*inner.values()) if inner else set()
+    if len(shared) > 1 and len(inner) == 1:
+        yield (
+            f"all {what} are of one class, {(*inner,)[0]}; if it holds class folders, pass "
+            f"{root / (*inner,)[0]}"
+        )
+    elif len(shared) > 1:
+        yield (
+            f"all classes hold the folders {few(sorted(shared))}; if these are the classes, name "
+            f"the folders around them as splits: {few([*inner])}"
+        )
 
 
 def _skipped(folders: Iterable[tuple[str, int]], what: str) -> list[str]:

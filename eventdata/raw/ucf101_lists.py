@@ -15,8 +15,9 @@ import numpy as np
 
 from eventdata.errors import InputError, OptionError
 from eventdata.files.inputs import inside
-from eventdata.raw.listing import read_lines, safe_relative, stored_name
+from eventdata.raw.listing import few, read_lines, safe_relative, stored_name
 from eventdata.raw.source import Samples, SourceSettings
+from eventdata.raw.split_folders import split_mark
 from eventdata.settings import setting
 
 _CLIP = re.compile(r"v_(?P<label>\w+)_g\d+_c\d+")
@@ -64,7 +65,16 @@ class ClipFolders(SourceSettings):
         if self.lists is None:
             if self.only not in (None, "all"):
                 raise OptionError(f"without --splits there is one split, 'all', not {self.only!r}")
-            return {"all": self._samples([(clip, -1, "") for clip in self._clips], labels)}
+            samples = self._samples([(clip, -1, "") for clip in self._clips], labels)
+            paths = (str(path) for places in self._clips.values() for path in places)
+            parents = {path.rsplit("/", 2)[-2] for path in paths} - {self.root.name}
+            named = sorted(name for name in parents if split_mark(name))
+            if named:
+                samples.notes.append(
+                    f"clips in the folders {few(named)} are in the split all; pass --splits and "
+                    "--fold for UCF101's splits"
+                )
+            return {"all": samples}
         self.check_split(("train", "test"))
         splits: dict[str, Samples] = {}
         notes = []

@@ -218,6 +218,16 @@ def test_a_folder_around_class_folders_is_reported(tmp_path):
     ]
 
 
+def test_folders_that_all_hold_the_same_folders_are_reported(tmp_path):
+    touch(tmp_path, "half1/cat/1.bin", "half1/dog/1.bin", "half2/cat/1.bin", "half2/dog/2.bin")
+    assert notes_of(tmp_path) == [
+        "all classes hold the folders cat, dog; if these are the classes, name the folders around "
+        "them as splits: half1, half2"
+    ]
+    touch(tmp_path, "half2/3.bin", "owl/1.bin")
+    assert notes_of(tmp_path) == []
+
+
 def test_links_are_followed_at_any_depth(tmp_path):
     """Each folder is read once, and links that would end nowhere or never are named."""
     real = touch(tmp_path / "real", "x/1.bin", "x/deep/2.bin", "3.bin")

@@ -41,6 +41,17 @@ def test_clips_may_lie_in_class_folders(tmp_path, folders):
         assert ones == expected.sum()
 
 
+def test_clips_in_folders_called_as_splits_are_reported(tmp_path):
+    for folder, clip in (("train", "v_Archery_g01_c01"), ("test", "v_Archery_g02_c01")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{clip}.npz").touch()
+    (samples,) = EsUcf101(root=tmp_path).splits().values()
+    assert samples.notes == [
+        "clips in the folders test, train are in the split all; pass --splits and --fold for "
+        "UCF101's splits"
+    ]
+
+
 def test_official_lists_give_the_splits(tmp_path, lists):
     root = make_es_ucf101(tmp_path / "raw")
     splits = EsUcf101(root=root, lists=lists, fold=1).splits()
