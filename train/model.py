@@ -1,6 +1,6 @@
 """Load a trained network with everything that decides its outputs.
 
-The files of a run state it in their header (`train.runs.stage.model_facts`); for files of other
+The files of a run state it in their header (`train.runs.facts.model_facts`); for files of other
 programs a recipe states it.
 """
 

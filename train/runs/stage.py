@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
 from itertools import islice
@@ -18,23 +18,21 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from eventdata.dataset import FrameDataset
 from eventdata.errors import EventDataError, InputError
-from eventdata.settings import table_of
-from eventdata.store.layout import Header, SampleFormat
 from train.calibrate import recalibrate, table
 from train.data import Data, Epoch
-from train.networks.layers import recompute
+from train.networks.layers import channels_last, recompute
 from train.networks.sync_norm import synchronise_norms
 from train.neurons.surrogate import sharpen
 from train.operations import Operations, measure
-from train.recipe import Recipe
 from train.runs.calibration import calibrate_stage
 from train.runs.cost import Cost, cost_of, cpu_seconds
 from train.runs.ema import MovingAverage
+from train.runs.facts import model_facts
 from train.runs.folder import (
     CHARTS,
     StageFolder,
@@ -52,23 +50,6 @@ from train.transfer import transfer
 from train.weights import load_state, read_weights
 
 MEASURED = 64  # samples for firing rates and operations
-
-
-def _channels_last(network: nn.Module) -> nn.Module:
-    """Put a network's weights into the fastest memory layout that is sound.
-
-    With channels last, oneDNN's backward pass of a strided 1x1 convolution with fewer than eight
-    input channels writes outside its memory (torch 2.13 on a CPU: wrong gradients, or a crash).
-    """
-    if any(
-        isinstance(conv, nn.Conv2d)
-        and conv.kernel_size == (1, 1)
-        and conv.stride != (1, 1)
-        and conv.in_channels < 8
-        for conv in network.modules()
-    ):
-        return network
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def is_first() -> bool:
@@ -165,7 +146,7 @@ class StageRun:
         recompute(network, recipe.machine.recompute)
         network.pack_spikes = recipe.machine.pack_spikes
         return Classifier(
-            _channels_last(network),
+            channels_last(network),
             self.stage,
             name=self.name,
             classes=len(self.data.classes),
@@ -405,30 +386,3 @@ class StageRun:
         write_json(self.folder.root / "operations.json", operations.as_dict())
         network.cpu()  # the next stage needs the device's memory
         return operations
-
-
-def model_facts(
-    recipe: Recipe, stage: str, *, classes: list[str], header: Header, sample: SampleFormat
-) -> dict[str, Any]:
-    """Return the header of weights from which `train.load_model` makes the same network.
-
-    Args:
-        recipe, stage: the settings, and the name of the stage that trains the weights.
-        classes: class names by output.
-        header, sample: of the stage's store.
-    """
-    # The weights that a stage starts from do not matter any more, and are a path on this machine.
-    settings = recipe.stages[stage].without_source()
-    return {
-        "network": recipe.network,
-        "classes": classes,
-        "recipe": recipe.name,
-        "pipeline": recipe.pipeline,
-        "stage": stage,
-        "settings": table_of(settings),
-        "framing": {
-            "dataset": header.dataset,
-            "sample": asdict(sample),
-            "parameters": header.parameters,
-        },
-    }
