@@ -17,6 +17,7 @@ from eventdata.units import (
     LATEST,
     TimeFacts,
     TimeUnit,
+    check_precision,
     infer_unit,
     settle_unit,
     time_facts,
@@ -95,6 +96,8 @@ class EventChecker:
             if self.time_unit is None and len(t):
                 self.facts = time_facts(t)
                 self.time_unit = settle_unit(self.facts, self.expected_unit)
+            elif self.time_unit is not None and not self.events:
+                check_precision(t, self.time_unit)
             t = to_microseconds(np.ascontiguousarray(t), self.time_unit or "us")
         except InputError as error:
             raise InputError(f"{name}: {error}") from None

@@ -26,6 +26,7 @@ LONGEST = 86_400.0  # seconds of a recording
 FEW = 100  # events; the rate of fewer says nothing
 EPOCH = (9.4e8, 4.1e9)  # seconds since 1970: the years 2000 to 2099
 COARSEST = 1e-3  # seconds between neighbouring floats of times that are of use
+ROUNDED = 1e-5  # seconds between neighbouring floats that users should know of
 ASK = "pass --time-unit s, ms, us or ns"
 
 
@@ -208,15 +209,27 @@ def why_unknown(facts: TimeFacts) -> str:
     """Return the message for times whose unit `infer_unit` does not know."""
     seconds = _is_long_ago(facts) and facts.grain > COARSEST
     if _has_stairs(facts) or seconds:
-        return (
-            f"the times, about {facts.greatest:.6g}, are floats in steps of {facts.grain:g}, which "
-            "is all the precision of their type; subtract the first time before they become "
-            "float32, or save them as float64"
-        )
+        return _lost(facts)
     return (
-        f"the unit of the times is unknown: {facts.events:,} events span "
-        f"{_number(facts.span)}, which is {_spans(facts)}; {ASK}"
+        f"the unit of the times is unknown: the first {facts.events:,} events span "
+        f"{_number(facts.greatest - facts.least)}, which is {_spans(facts)}; {ASK}"
     )
+
+
+def _lost(facts: TimeFacts) -> str:
+    return (
+        f"the times, about {facts.greatest:.6g}, are floats in steps of {facts.grain:g}, which is "
+        "all the precision of their type; subtract the first time before they become float32, or "
+        "save them as float64"
+    )
+
+
+def check_precision(t: NDArray[Any], unit: TimeUnit) -> None:
+    """Raise InputError if times in a unit are floats that have lost the milliseconds."""
+    if len(t) and t.dtype.kind == "f":
+        facts = time_facts(t)
+        if facts.grain * UNITS[unit] > COARSEST:
+            raise InputError(_lost(facts))
 
 
 def is_documented(facts: TimeFacts, unit: TimeUnit) -> bool:
@@ -229,9 +242,12 @@ def is_documented(facts: TimeFacts, unit: TimeUnit) -> bool:
 
 def describe_unit(facts: TimeFacts, unit: TimeUnit) -> str:
     """Return a remark for users on the unit that was inferred."""
+    seconds = (facts.greatest - facts.least) * UNITS[unit]
+    rounding = facts.grain * UNITS[unit]
+    rounded = f", rounded to {spell_seconds(rounding)}" if rounding >= ROUNDED else ""
     return (
-        f"its times are read as {NAMES[unit]}, since no unit is stated: {facts.events:,} events in "
-        f"{spell_seconds(facts.span * UNITS[unit])}; {ASK} if this is wrong"
+        f"its times are read as {NAMES[unit]}, since no unit is stated: the first {facts.events:,} "
+        f"events last {spell_seconds(seconds)}{rounded}; {ASK} if this is wrong"
     )
 
 
@@ -240,7 +256,8 @@ def _is_long_ago(facts: TimeFacts) -> bool:
 
 
 def _spans(facts: TimeFacts) -> str:
-    spans = [spell_seconds(facts.span * scale) for scale in UNITS.values()]
+    span = facts.greatest - facts.least
+    spans = [spell_seconds(span * scale) for scale in UNITS.values()]
     return f"{', '.join(spans[:-1])} or {spans[-1]}"
 
 

@@ -62,7 +62,10 @@ def test_the_unit_is_found_noted_and_shown(tmp_path, unit, dtype):
     np.testing.assert_array_equal(ds[0][0].numpy(), expected_frames(events))
     (note,) = result.notes
     name = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}[unit]
-    assert f"1.npz: its times are read as {name}, since no unit is stated: 6,000 events in" in note
+    assert (
+        f"1.npz: its times are read as {name}, since no unit is stated: the first 6,000 events"
+        in note
+    )
     shown = CliRunner().invoke(main, ["info", str(tmp_path / "one.zarr")])
     assert f"times of the recordings: {name}" in shown.output
     shown = CliRunner().invoke(main, ["info", str(tmp_path / "one.zarr"), "--json"])
@@ -100,7 +103,9 @@ def test_what_can_not_be_known_is_refused_with_the_spans(tmp_path):
     words = f"convert recordings {tmp_path}/raw {tmp_path}/no.zarr --frames 4 --sensor-size 16x12"
     refused = CliRunner().invoke(main, words.split())
     assert refused.exit_code == 1
-    assert "1.npz: the unit of the times is unknown: 6,000 events span 1" in refused.output
+    assert (
+        "1.npz: the unit of the times is unknown: the first 6,000 events span 1" in refused.output
+    )
     assert "pass --time-unit s, ms, us or ns" in " ".join(refused.output.split())
     assert not (tmp_path / "no.zarr").exists()
     done = CliRunner().invoke(main, [*words.split(), "--time-unit", "us"])
@@ -116,8 +121,19 @@ def test_seconds_since_1970_in_float32_are_refused(tmp_path, every):
         InputError, match=r"1\.npz: the times, about 1\.7e\+09, are floats in steps"
     ):
         store_of(tmp_path, every=every)
+    for unit in ("s", "ms"):
+        with pytest.raises(InputError, match="all the precision of their type"):
+            store_of(tmp_path, every=every, time_unit=unit)
     write_npz(tmp_path / "raw/a/1.npz", **events | {"t": 1.7e9 + events["t"] / 1e6})
     store_of(tmp_path, every=every)
+
+
+def test_the_rounding_of_float32_is_noted(tmp_path):
+    events = columns()
+    t = (1_000 + events["t"] / 1e6).astype(np.float32)
+    write_npz(tmp_path / "raw/a/1.npz", **events | {"t": t})
+    _, result = store_of(tmp_path)
+    assert "the first 6,000 events last 50 ms, rounded to 61 us; pass" in result.notes[0]
 
 
 @pytest.mark.parametrize("every", [None, 10_000])
