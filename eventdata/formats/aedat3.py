@@ -74,10 +74,10 @@ def read(path: Path, options: DecodeOptions) -> Recording:
             parts.append(part)
             number += len(part.events) // EVENT_BYTES
             if number >= CHUNK_EVENTS:
-                yield _decode(parts)
+                yield from _decode(parts)
                 parts, number = [], 0
         if parts:
-            yield _decode(parts)
+            yield from _decode(parts)
 
     return Recording(chunks, size, notes=notes)
 
@@ -115,8 +115,8 @@ def _parts(path: Path, place: Place, only: int | None, notes: list[str]) -> Iter
             packet, skipped = end, 0
 
 
-def _decode(parts: list[Part]) -> Chunk:
-    """Return the valid events of consecutive parts."""
+def _decode(parts: list[Part]) -> Iterator[Chunk]:
+    """Yield the valid events of consecutive parts, if there are any."""
     word, ticks = np.frombuffer(b"".join(part.events for part in parts), "<u4").reshape(-1, 2).T
     turns = [part.overflow for part in parts]
     t = ticks.astype(np.int64)
@@ -126,4 +126,5 @@ def _decode(parts: list[Part]) -> Chunk:
     if not valid.all():
         word, t = word[valid], t[valid]
     x, y = ((word >> lowest & 0x7FFF).astype(np.int16) for lowest in (17, 2))
-    return Chunk(Place(parts[0].packet, parts[0].skipped), x, y, t, word >> 1 & 1)
+    if len(t):
+        yield Chunk(Place(parts[0].packet, parts[0].skipped), x, y, t, word >> 1 & 1)

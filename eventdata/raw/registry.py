@@ -58,6 +58,11 @@ SOURCES = {
     "imagenet": SourceEntry(f"{_RAW}.imagenet:ImageNet", "Event frames from images, by ODG."),
     "ucf101": SourceEntry(f"{_RAW}.ucf101:Ucf101", "Event frames from videos or frame folders."),
     "images": SourceEntry(f"{_RAW}.images:Images", "Still images, or grey ones from events."),
+    "dvs-gesture": SourceEntry(
+        f"{_RAW}.dvs_gesture:DvsGesture",
+        "DVS128 Gesture's recordings and label files.",
+        ("sensor_size", "time_unit"),
+    ),
     _TONIC: SourceEntry(f"{_RAW}.tonic:TonicSource", "A dataset of Tonic, such as tonic:NMNIST."),
     "recordings": SourceEntry(f"{_RAW}.recordings:Recordings", "Event files in class folders."),
 }
