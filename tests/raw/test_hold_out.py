@@ -243,3 +243,21 @@ def test_the_command_takes_it(tmp_path):
     result = CliRunner().invoke(main, words.split())
     assert result.exit_code == 0, result.output
     assert names_of(out)["val"] == [f"{a}/{b}.npz" for a in ("cat", "dog") for b in range(3)]
+
+
+def test_cifar10_dvs_is_divided_as_in_the_literature(shared, tmp_path):
+    pytest.importorskip("aedat")
+    for label in ("bird", "cat"):
+        folder = tmp_path / "CIFAR10DVS" / label
+        folder.mkdir(parents=True)
+        for number in range(11):
+            path = folder / f"cifar10_{label}_{number}.aedat4"
+            path.symlink_to(shared / "recordings" / "sample.aedat4")
+    out = tmp_path / "out.zarr"
+    given = {"frames": 2, "sensor_size": "346x260", "overwrite": True, "hold_out": 0.2}
+    for seed, numbers in {"last": (9, 10), "last-by-text": (8, 9), "first": (0, 1)}.items():
+        result = convert("tonic:CIFAR10DVS", tmp_path, out, hold_out_seed=seed, **given)
+        assert result.samples == {"train": 18, "test": 4}
+        stems = {Path(name).stem for name in names_of(out)["test"]}
+        assert stems == {f"cifar10_{label}_{n}" for label in ("bird", "cat") for n in numbers}
+    assert eventdata.verify(out, against=tmp_path, samples=None).ok
