@@ -29,7 +29,7 @@ from eventdata.jobs.pool import Pool
 from eventdata.jobs.worker import background, out_of_memory, working_on
 from eventdata.raw.hold_out import HoldOut
 from eventdata.raw.registry import build_source, source_entry
-from eventdata.raw.source import Sample, Samples, Source, collect_notes
+from eventdata.raw.source import Sample, Samples, Source, collect_notes, count_notes
 from eventdata.store import write
 from eventdata.store.layout import (
     MAX_SAMPLE_BYTES,
@@ -165,8 +165,7 @@ def convert(
         done_before, counted = job.resume(pool, progress)
         state = "already complete" if counted is None else "complete"
         skipped, size = len(read_skipped(files)), files.total_bytes()
-        for note, count in sorted((counted or {}).items()):
-            notes.append(f"{count:,} sample{'s'[: count > 1]}: {note}")
+        notes += count_notes(counted or {}, "sample")
     return Conversion(
         out=files.where,
         state=state,

@@ -40,7 +40,7 @@ ROWS = {
     "ncars": True,
     "nested_link": True,
     "rpgtxt": True,
-    "stale": False,
+    "stale": True,
     "v2e": True,
 }
 

@@ -138,7 +138,7 @@ def _of_files(
                 try:
                     read_sample(source, samples, index, packed[len(read)])
                     read[index] = len(read)
-                    notes[index] = "; ".join(found)
+                    notes[index] = "; ".join(one.replace("\n", ": ") for one in found)
                 except EventDataError as error:
                     notes[index] = str(error)
         best: list[tuple[tuple[str, float], ...]] = []

@@ -25,7 +25,7 @@ from eventdata.events import Events, skipped_note
 from eventdata.files.inputs import Numbers, file_numbers, only_local
 from eventdata.formats.decoding import Chunk, DecodeOptions, Place, Recording
 from eventdata.formats.recording import read_recording
-from eventdata.raw.framed import FrameSettings
+from eventdata.raw.framed import FrameSettings, Stream
 from eventdata.raw.listing import read_lines, safe_relative
 from eventdata.raw.source import Sample, Samples, SourceSettings, note
 from eventdata.settings import setting
@@ -125,7 +125,7 @@ class DvsGesture(SourceSettings):
         if end > opened.last.max() + 1:
             note("a gesture ends after its recording; the events up to there were used")
         try:
-            return self.frames.fill(events, SIZE, out, None)
+            return self.frames.fill(Stream.of(events), SIZE, out)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 

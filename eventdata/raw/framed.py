@@ -1,13 +1,21 @@
 """Make frames from the events of a sample, for tonic:NAME and recordings."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import OptionError
 from eventdata.events import LARGEST_SIDE, Events, Outside, SensorSize
-from eventdata.kernels.framing import DEFAULT_TAU, Framing, frame_events
+from eventdata.kernels.framing import (
+    DEFAULT_TAU,
+    Framing,
+    frame_chunks,
+    plan_frames,
+    span_of,
+)
 from eventdata.raw.source import note
 from eventdata.raw.transforms import EventTransform
 from eventdata.settings import Settings, parameters_of, parse_sides, setting
@@ -17,6 +25,24 @@ from eventdata.units import TimeUnit
 
 def parse_transforms(texts: str | list[str]) -> tuple[EventTransform, ...]:
     return tuple(map(EventTransform.parse, [texts] if isinstance(texts, str) else texts))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The events of a sample, chunk by chunk in the order of time.
+
+    chunks: yields checked events, at least one array; span: first tick and end; count: number of
+    events, None for a piece of known length, whose events are not counted.
+    """
+
+    chunks: Callable[[], Iterable[Events]]
+    span: tuple[int, int]
+    count: int | None
+
+    @classmethod
+    def of(cls, events: Events, span: tuple[int, int] | None = None) -> "Stream":
+        """Return ordered events as one chunk."""
+        return cls(lambda: [events], span or span_of(events["t"]), len(events))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,18 +120,25 @@ class FrameSettings(Settings):
         kind, channels = self.framing.representation, min(polarities, self.framing.polarities)
         return SampleFormat(kind, steps, channels, size[1], size[0], self.dtype)
 
-    def fill(
-        self, events: Events, size: SensorSize, out: NDArray[Any], span: tuple[int, int] | None
-    ) -> int:
-        """Fill out (K, H, W, P) with the frames of checked events; return the events in them.
+    def fill(self, sample: Stream, size: SensorSize, out: NDArray[Any]) -> int:
+        """Fill out (K, H, W, P) with the frames of a sample; return the events in them.
 
-        ``span`` is the first tick and the end of a piece of known length. The message of an
-        InputError lacks the name of the file.
+        Transforms need all events of the sample in memory. The message of an InputError may lack
+        the name of the file.
         """
-        for transform in self.transforms:
-            events = transform.apply(events, size)
-            size = transform.sensor_after(size)
-        total, plan = frame_events(events, self.framing, out, span)
+        if self.transforms:
+            events = np.concatenate([*sample.chunks()])
+            for transform in self.transforms:
+                events = transform.apply(events, size)
+                size = transform.sensor_after(size)
+            span = sample.span if sample.count is None else None
+            sample = Stream.of(events, span)
+        count = sample.count
+        if count is None:
+            by_events = self.framing.n_event_bins or self.framing.events_per_frame
+            count = sum(map(len, sample.chunks())) if by_events else 0
+        plan = plan_frames(self.framing, sample.span, count)
+        total = frame_chunks(sample.chunks(), plan, self.framing, out)
         if plan.frames_cut:
             note(f"longer than {self.framing.steps} frames; the rest was cut")
         return total

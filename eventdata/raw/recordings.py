@@ -27,8 +27,15 @@ from eventdata.jobs.worker import out_of_memory
 from eventdata.raw.class_folders import ClassFolders, find_class_folders, is_document
 from eventdata.raw.framed import FrameSettings
 from eventdata.raw.listing import stored_name
-from eventdata.raw.reading import read_cut, read_sized
-from eventdata.raw.source import Sample, Samples, SourceSettings
+from eventdata.raw.reading import Excerpt, Survey, open_again, survey
+from eventdata.raw.source import (
+    Sample,
+    Samples,
+    SourceSettings,
+    collect_notes,
+    count_notes,
+    note,
+)
 from eventdata.raw.time_unit import UnitChoice, choose_unit
 from eventdata.settings import parameters_of, setting
 from eventdata.store.layout import Parameters, SampleFormat
@@ -184,70 +191,77 @@ class Recordings(SourceSettings):
         return listing
 
     def _list(self, split: str, folders: Folders) -> Samples:
-        """Return the samples of a split; with ``every``, read all recordings to find their ends."""
+        """Return the samples of a split; with ``every``, survey all recordings."""
         names: list[str] = []
         paths: list[str] = []
         labels: list[int] = []
-        numbers: list[int] = []
+        rows: list[NDArray[np.int64]] = []
         problems: dict[int, str] = {}
-        rest = 0
+        rest = empty = 0
         unit = -1 if self._unit.unit is None else list(UNITS).index(self._unit.unit)
-        for folder, files in folders.items():
-            label = self.classes.index(stored_name(folder.name))
-            for path in files:
-                marks = [""]
-                if self.every is not None:
-                    state = file_numbers([str(path)])[0]
-                    try:
-                        events, pieces = read_cut(
-                            path, state, self._sensor, self.every, self._expecting(unit)
-                        )
-                    except InputError as error:
-                        problems[len(names)] = str(error)
-                    except MemoryError:
-                        raise out_of_memory(str(path)) from None
-                    else:
-                        marks = [f"#{number}" for number in range(len(pieces))]
-                        span = int(events["t"][-1]) - int(events["t"][0]) + 1
-                        rest += max(span - len(pieces) * self.every, 0)
-                called = stored_name(path.relative_to(folder.parent).as_posix())
-                names += [called + mark for mark in marks]
-                paths += [str(path)] * len(marks)
-                labels += [label] * len(marks)
-                numbers += range(len(marks))
-        read_cut.cache_clear()
-        details = np.empty((len(names), 4), np.int64)
-        details[:, 0] = numbers
-        details[:, 1:3] = self._sensor  # workers need not look for it again
-        details[:, 3] = unit
+        common = [*self._sensor, unit]  # workers need not look for them again
+        with collect_notes() as notes:
+            for folder, files in folders.items():
+                label = self.classes.index(stored_name(folder.name))
+                for path in files:
+                    called = stored_name(path.relative_to(folder.parent).as_posix())
+                    marks, details = [""], np.zeros((1, 0), np.int64)
+                    if self.every is not None:
+                        try:
+                            pieces = self._survey(path, called, *common).pieces(self.every)
+                        except InputError as error:
+                            problems[len(names)] = str(error)
+                        except MemoryError:
+                            raise out_of_memory(str(path)) from None
+                        else:
+                            marks = [f"#{number}" for number in pieces.numbers.tolist()]
+                            details = pieces.rows
+                            rest, empty = rest + pieces.rest, empty + pieces.empty
+                    names += [called + mark for mark in marks]
+                    paths += [str(path)] * len(marks)
+                    labels += [label] * len(marks)
+                    rows.append(details)
+        width = max(part.shape[1] for part in rows)
+        padded = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in rows]
+        shared = np.tile(np.array(common, np.int64), (len(names), 1))
+        details = np.concatenate([shared, np.concatenate(padded)], axis=1)
         samples = Samples(names, np.array(labels, np.int32), paths, details, problems)
+        samples.notes += [f"{split}: {text}" for text in count_notes(notes, "recording")]
         if rest:
             samples.notes.append(
                 f"{split}: skipped {rest:,} us at the ends of recordings, less than --every each"
             )
+        if empty:
+            samples.notes.append(
+                f"{split}: skipped {empty:,} sample{'s'[: empty > 1]} without events; the numbers "
+                "of the others count them"
+            )
         return samples
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
-        number, width, height, unit = sample.details
-        size = width, height
-        path = Path(sample.path)
-        span = None
+        width, height, unit, *row = sample.details
+        path, size = Path(sample.path), (width, height)
         if self.every is None:
-            events = read_sized(path, size, self._expecting(unit))
+            events = self._survey(path, sample.name, width, height, unit).whole()
         else:
+            excerpt = Excerpt.of_row(row)
             state = file_numbers([sample.path])[0]
-            whole, pieces = read_cut(path, state, size, self.every, self._expecting(unit))
-            if number >= len(pieces):
-                raise InputError(
-                    f"{path}: shorter than when it was listed; run the same command again"
-                )
-            events = whole[pieces[number]]
-            start = int(whole["t"][0]) + number * self.every
-            span = (start, start + self.every)
+            events = open_again(path, state, size, self._decoding, excerpt.unit).excerpt(excerpt)
         try:
-            return self._settings.fill(events, size, out, span)
+            return self._settings.fill(events, size, out)
         except InputError as error:
-            raise InputError(f"{sample.path}: {error}") from None
+            named = str(error).startswith(f"{sample.path}: ")
+            raise error if named else InputError(f"{sample.path}: {error}") from None
+
+    def _survey(self, path: Path, name: str, width: int, height: int, unit: int) -> Survey:
+        """Return the survey of a recording, and add its notes."""
+        cut = self.every is not None
+        found = survey(path, (width, height), self._expecting(unit), cut=cut)
+        for text in found.reader.notes:
+            note(text)
+        for text, where in found.clock.notes:
+            note(text, f"{name}: {where}")
+        return found
 
 
 def is_recording(name: str) -> bool:

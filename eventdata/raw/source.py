@@ -199,9 +199,34 @@ class SourceSettings(Settings):
 _notes: ContextVar[Counter[str]] = ContextVar("notes")
 
 
-def note(text: str) -> None:
-    """Add a note for the user about the sample being read; equal notes are counted together."""
-    _notes.get(Counter())[text] += 1
+def note(text: str, example: str = "") -> None:
+    """Add a note for the user about the sample being read.
+
+    Equal texts are counted together; the first example, which names its sample, is kept.
+    """
+    notes = _notes.get(Counter())
+    same = (key for key in notes if example and key.partition("\n")[0] == text)
+    notes[next(same, f"{text}\n{example}" if example else text)] += 1
+
+
+def count_notes(counted: Mapping[str, int], what: str) -> list[str]:
+    """Return the notes of `collect_notes`, in one or more parts, with the number of samples.
+
+    Args:
+        counted: notes, with their numbers.
+        what: a noun for what was counted, such as sample.
+    """
+    numbers: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for key, count in sorted(counted.items()):
+        text, _, example = key.partition("\n")
+        numbers[text] += count
+        examples.setdefault(text, example)
+    return [
+        f"{count:,} {what}{'s'[: count > 1]}: {text}"
+        + f"; {'first ' if count > 1 else ''}{examples[text]}" * bool(examples[text])
+        for text, count in numbers.items()
+    ]
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from eventdata.events import Events, SensorSize, check_events, make_events, skip
 from eventdata.files.inputs import only_local
 from eventdata.formats.aedat4 import check_aedat4
 from eventdata.formats.npz import check_npy
-from eventdata.raw.framed import FrameSettings
+from eventdata.raw.framed import FrameSettings, Stream
 from eventdata.raw.listing import stored_name
 from eventdata.raw.source import Sample, Samples, Source, SourceSettings, note
 from eventdata.settings import from_options, setting
@@ -165,7 +165,7 @@ class TonicSource(SourceSettings):
         if not len(events):
             raise InputError(f"{where}: no events in it; get it again")
         try:
-            return self.frames.fill(events, size, out, None)
+            return self.frames.fill(Stream.of(events), size, out)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 

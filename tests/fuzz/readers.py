@@ -26,7 +26,7 @@ from eventdata.kernels.framing import Framing
 from eventdata.kernels.video import VideoSettings
 from eventdata.raw.es_imagenet import EsImageNet
 from eventdata.raw.es_ucf101 import EsUcf101
-from eventdata.raw.framed import FrameSettings
+from eventdata.raw.framed import FrameSettings, Stream
 from eventdata.raw.registry import build_source
 from eventdata.raw.source import Samples
 from eventdata.show import show
@@ -117,7 +117,7 @@ def _recording(folder: Path, _: Path) -> None:
     frames = FrameSettings(framing=Framing(frames=4))
     sample = frames.sample_format(size)
     if np.prod(sample.packed_shape) < 16 * MIB:
-        frames.fill(events, size, np.zeros(sample.packed_shape, np.uint8), None)
+        frames.fill(Stream.of(events), size, np.zeros(sample.packed_shape, np.uint8))
 
 
 def _recordings(folder: Path, _: Path) -> None:

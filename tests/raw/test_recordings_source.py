@@ -171,23 +171,25 @@ def test_pieces_are_windows_of_the_recording(tmp_path):
     write_npz(raw / "b" / "short.npz", **short)
     options = {"every": 100, "window": 25, "representation": "count", "sensor_size": (W, H)}
     result = convert("recordings", raw, out, **options)
-    read_as, skipped = result.notes
-    assert "long.npz: its times are read as microseconds" in read_as
-    assert skipped == "all: skipped 50 us at the ends of recordings, less than --every each"
+    assert "long.npz: its times are read as microseconds" in result.notes[0]
+    assert result.notes[1:] == [
+        "all: skipped 50 us at the ends of recordings, less than --every each",
+        "all: skipped 2 samples without events; the numbers of the others count them",
+    ]
     ds = eventdata.FrameDataset(out, "all")
-    assert ds.names == [*(f"a/long.npz#{i}" for i in range(10)), "b/short.npz#0"]
-    assert ds.labels.tolist() == [0] * 10 + [1]
-    for index in range(10):
-        expected = expected_counts(events, np.arange(4) * 25 + 100 * index, 25)
+    numbers = [0, 1, 2, 3, 6, 7, 8, 9]
+    assert ds.names == [*(f"a/long.npz#{i}" for i in numbers), "b/short.npz#0"]
+    assert ds.labels.tolist() == [0] * 8 + [1]
+    for index, number in enumerate(numbers):
+        expected = expected_counts(events, np.arange(4) * 25 + 100 * number, 25)
         np.testing.assert_array_equal(ds[index][0].numpy(), expected)
     assert ds.event_counts[1] == np.sum((events["t"] >= 100) & (events["t"] < 200)) > 0
-    assert ds.event_counts[4] == ds.event_counts[5] == 0
-    np.testing.assert_array_equal(ds[10][0].numpy(), expected_counts(short, np.arange(4) * 25, 25))
+    np.testing.assert_array_equal(ds[8][0].numpy(), expected_counts(short, np.arange(4) * 25, 25))
 
     bins = tmp_path / "bins.zarr"
     convert("recordings", raw, bins, **{**options, "window": None, "frames": 4})
     same = eventdata.FrameDataset(bins, "all")
-    for index in range(11):
+    for index in range(9):
         np.testing.assert_array_equal(same[index][0].numpy(), ds[index][0].numpy())
 
 
@@ -203,7 +205,7 @@ def test_a_recording_is_read_once_for_all_its_pieces(tmp_path, monkeypatch):
     )
     assert result.samples == {"all": 35}
     assert len(read) == 4  # when listed and when converted
-    assert reading.read_cut.cache_info().maxsize == 1
+    assert reading.open_again.cache_info().maxsize == 1
 
 
 def test_cut_samples_are_counted_in_a_note(tmp_path):
@@ -383,7 +385,7 @@ def test_the_longest_recordings_lose_no_event(tmp_path, every, options):
         write_npz(tmp_path / f"raw/{number}/1.npz", **{**columns(rng, 30), "t": np.array(t)})
         pieces = [(one - first) // every for one in t]
         whole = (last - first + 1) // every or 1
-        expected += [pieces.count(piece) for piece in range(whole)]
+        expected += [pieces.count(piece) for piece in range(whole) if piece in pieces]
     out, given = tmp_path / "out.zarr", {"sensor_size": "16x12", "representation": "count"}
     given["time_unit"] = "us"  # the times suggest none
     convert("recordings", tmp_path / "raw", out, every=every, **given, **options)
