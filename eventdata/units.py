@@ -61,7 +61,7 @@ def time_facts(t: NDArray[Any]) -> TimeFacts:
     if not len(t):
         raise InputError("no events to derive the unit of time from")
     floats = t.dtype.kind == "f"
-    if floats and not np.all(np.abs(t) < 2.0**63):
+    if floats and not np.all(np.abs(t) < np.float64(2.0**63)):
         raise InputError("t has times that are NaN or out of range")
     t = np.sort(t)
     if floats:

@@ -5,6 +5,7 @@ It returns or raises an EventDataError; anything else is a finding.
 """
 
 import io
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -111,7 +112,9 @@ def _clip(folder: Path, _: Path) -> None:
 
 
 def _recording(folder: Path, _: Path) -> None:
-    events, size = read_events(_the_file(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the notes of a recording
+        events, size = read_events(_the_file(folder))
     with suppress(EventDataError):
         cut(events, 1000)
     frames = FrameSettings(framing=Framing(frames=4))
