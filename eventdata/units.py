@@ -283,7 +283,7 @@ def to_microseconds(t: NDArray[Any], unit: TimeUnit) -> NDArray[np.int64]:
         raise InputError(f"t holds {t.dtype}, not numbers")
     scale = {"s": 1_000_000, "ms": 1000}.get(unit, 1)
     limit = LATEST // scale if unit != "ns" else 2**63 - 1000
-    if len(t) and not (t.min() > -limit and t.max() < limit):  # also for NaN
+    if len(t) and not (t.min().item() > -limit and t.max().item() < limit):  # also for NaN
         what = f"times in {NAMES[unit]} that are NaN or out of range"
         raise InputError(f"t has {what}: it runs from {t.min()} to {t.max()}")
     if t.dtype.kind == "f":
