@@ -192,9 +192,9 @@ def test_header_that_was_edited(store):
         path.write_text(content)
         with pytest.raises(StoreError):
             eventdata.verify(store)
-    document["attributes"]["eventdata"]["version"] = 2
+    document["attributes"]["eventdata"]["version"] = 3
     path.write_text(json.dumps(document))
-    with pytest.raises(StoreError, match="format version 2, this eventdata reads up to 1; upgrade"):
+    with pytest.raises(StoreError, match="format version 3, this eventdata reads up to 2; upgrade"):
         eventdata.verify(store)
 
 

@@ -114,7 +114,7 @@ def test_nested_json_and_odd_values_are_refused(store, tmp_path):
         "null",
     ):
         for key, text, old, new in (
-            ("zarr.json", header_text, '"version": 1', f'"version": {value}'),
+            ("zarr.json", header_text, '"version": 2', f'"version": {value}'),
             ("all/frames/zarr.json", frames_text, '"shape": [', f'"shape": [{value},'),
         ):
             assert old in text

@@ -19,14 +19,20 @@ FORMATS = {
     "count 16": SampleFormat(
         representation="count", steps=3, channels=1, height=9, width=7, dtype="uint16"
     ),
+    "voxel": SampleFormat(
+        representation="voxel", steps=3, channels=1, height=9, width=7, dtype="float16"
+    ),
     "image": SampleFormat(representation="image", steps=None, channels=3, height=11, width=13),
 }
 
 
 def random_samples(sample, count):
     rng = np.random.default_rng(1)
+    shape = (count, *sample.packed_shape)
+    if sample.dtype == "float16":
+        return rng.normal(size=shape) * (rng.random(shape) < 0.1)
     high = np.iinfo(sample.dtype).max + 1
-    values = rng.integers(0, high, (count, *sample.packed_shape), sample.dtype)
+    values = rng.integers(0, high, shape, sample.dtype)
     return values * (rng.random(values.shape) < 0.1)
 
 
@@ -72,6 +78,7 @@ def test_zarr_writes_the_same_metadata_and_chunks(written, tmp_path):
         filters=[zarr.codecs.TransposeCodec(order=order)],
         compressors=[zarr.codecs.ZstdCodec(level=1), zarr.codecs.Crc32cCodec()],
         config={"write_empty_chunks": True},
+        attributes=sample.attributes,
     )
     array[:] = as_stored(sample, packed)
     theirs = json.loads((tmp_path / "theirs" / "zarr.json").read_text())
