@@ -61,13 +61,13 @@ def time_facts(t: NDArray[Any]) -> TimeFacts:
     if not len(t):
         raise InputError("no events to derive the unit of time from")
     floats = t.dtype.kind == "f"
-    if floats and not np.all(np.abs(t) < np.float64(2.0**63)):
+    if floats and not np.all(np.abs(_wide(t)) < 2.0**63):
         raise InputError("t has times that are NaN or out of range")
     t = np.sort(t)
     if floats:
         least, greatest = float(t[0]), float(t[-1])
         grain = _grain(t)
-        t = t.astype(np.float64)
+        t = _wide(t)
         whole = bool(np.all(t == np.rint(t)))
         passed: NDArray[Any] = t - t[0]
     else:
@@ -92,6 +92,11 @@ def time_facts(t: NDArray[Any]) -> TimeFacts:
         coarse=coarse,
         grain=grain,
     )
+
+
+def _wide(t: NDArray[Any]) -> NDArray[np.float64]:
+    with np.errstate(over="ignore"):  # long doubles become infinite
+        return t.astype(np.float64)
 
 
 def _grain(t: NDArray[Any]) -> float:
@@ -281,13 +286,15 @@ def to_microseconds(t: NDArray[Any], unit: TimeUnit) -> NDArray[np.int64]:
     """
     if t.dtype.kind not in "iubf":
         raise InputError(f"t holds {t.dtype}, not numbers")
+    if t.dtype.kind == "f":
+        t = _wide(t)
     scale = {"s": 1_000_000, "ms": 1000}.get(unit, 1)
     limit = LATEST // scale if unit != "ns" else 2**63 - 1000
     if len(t) and not (t.min().item() > -limit and t.max().item() < limit):  # also for NaN
         what = f"times in {NAMES[unit]} that are NaN or out of range"
         raise InputError(f"t has {what}: it runs from {t.min()} to {t.max()}")
     if t.dtype.kind == "f":
-        t = np.rint(t.astype(np.float64) * scale)
+        t = np.rint(t * scale)
         scale = 1
     times: NDArray[np.int64] = t.astype(np.int64, copy=False)
     if scale > 1:

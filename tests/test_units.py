@@ -86,6 +86,17 @@ def test_times_out_of_range_are_refused(values, unit):
         to_microseconds(np.asarray(values), unit)
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g"])
+def test_floats_of_all_types_are_converted(dtype):
+    t = np.array([0.25, 0.5, 1], dtype)
+    assert to_microseconds(t, "ms").tolist() == [250, 500, 1000]
+    assert inferred(t) == "s"
+    for largest in (np.finfo(dtype).max, np.inf):
+        if float(largest) > 1e20:
+            with pytest.raises(InputError, match="NaN or out of range"):
+                time_facts(np.array([largest], dtype))
+
+
 def test_other_types_are_refused():
     for t in (np.array(["1"]), np.array([1j]), np.array([None])):
         with pytest.raises(InputError, match="not numbers"):

@@ -89,6 +89,8 @@ class Recordings(SourceSettings):
         vars(source)["_notes"] = []
         if size is not None:
             vars(source)["_sensor"] = size
+        if unit := self.frames.time_unit:  # also where all these files state theirs
+            vars(source)["_unit"] = UnitChoice(unit, unit, [])
         return source
 
     @cached_property
