@@ -17,6 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[all]"
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt spikingjelly norse nirtorch
 	touch $(INSTALLED)
 
 demo: $(INSTALLED)

@@ -154,7 +154,7 @@ class SamplerBatches:
 
 
 class _Epochs(Protocol):
-    """What `BatchIndices` needs of a loader."""
+    """The methods of a loader that `BatchIndices` calls."""
 
     @property
     def epoch(self) -> int: ...

@@ -68,7 +68,7 @@ class SplitReader(OrderedReader, Protocol):
 
 
 class AnySplit(Protocol):
-    """What a dataset needs of a split, or of several as one."""
+    """The columns and the reader of a split, or of several as one."""
 
     sample: SampleFormat
 
