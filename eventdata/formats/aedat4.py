@@ -157,7 +157,7 @@ def _read_header(file: BinaryIO, size: int) -> Header:
         text += _number("I", data, text)
         xml = data[text + 4 : text + 4 + _number("I", data, text)].decode()
         streams = _streams(xml)
-    except (struct.error, UnicodeDecodeError, ET.ParseError, IndexError):
+    except (struct.error, ValueError, ET.ParseError, IndexError):  # also UnicodeDecodeError
         raise InputError(_DAMAGED) from None
     closed = end != -1
     if not closed:

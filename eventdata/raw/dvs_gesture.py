@@ -10,6 +10,7 @@ named after the recording, with the number of the line from 0: ``user01_fluoresc
 Recognition System", CVPR 2017.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -26,7 +27,7 @@ from eventdata.files.inputs import Numbers, file_numbers, only_local
 from eventdata.formats.decoding import Chunk, DecodeOptions, Place, Recording
 from eventdata.formats.recording import read_recording
 from eventdata.raw.framed import FrameSettings, Stream
-from eventdata.raw.listing import read_lines, safe_relative
+from eventdata.raw.listing import read_lines
 from eventdata.raw.source import Sample, Samples, SourceSettings, note
 from eventdata.settings import setting
 from eventdata.store.layout import Parameters, SampleFormat
@@ -46,6 +47,7 @@ CLASSES = (  # of gesture_mapping.csv, which counts them from 1
     "other_gestures",
 )
 SIZE = (128, 128)
+_NAME = re.compile(r"\w[\w.-]{0,200}\.aedat", re.ASCII)
 LATEST = 2**40  # microseconds; a recording has some minutes
 
 
@@ -134,7 +136,7 @@ def _read_list(path: Path) -> list[str]:
     """Return the names of the recordings in a list."""
     names = [line.strip() for line in read_lines(path) if line.strip()]
     for name in names:
-        if not safe_relative(name) or not name.endswith(".aedat"):
+        if not _NAME.fullmatch(name):
             raise InputError(f"{path}: {name!r} is not the name of a recording; get the list again")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

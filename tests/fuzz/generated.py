@@ -104,6 +104,20 @@ def _words(code: str, kinds: int, header: bytes) -> Strategy:
     )
 
 
+def _packets() -> Strategy:
+    """Draw AEDAT 3.1: headers of packets with awkward numbers, and bytes behind them."""
+    number = st.one_of(st.integers(-(2**31), 2**31 - 1), st.integers(0, 9))
+    head = st.builds(
+        lambda kind, size, rest: struct.pack("<hhiiiiii", kind, 1, size, 4, *rest),
+        st.integers(-1, 4),
+        st.one_of(st.just(8), number),
+        st.lists(number, min_size=4, max_size=4),
+    )
+    packets = st.lists(st.builds(lambda a, b: a + b, head, st.binary(max_size=90)), max_size=6)
+    start = recordings.aedat3_file()[:61]
+    return packets.map(lambda parts: start + b"".join(parts))
+
+
 def _columns() -> Strategy:
     """Draw an npz of event columns of all numeric types and lengths."""
     kinds = st.one_of(hnp.scalar_dtypes(), hnp.integer_dtypes(), hnp.floating_dtypes())
@@ -135,6 +149,7 @@ STRATEGIES: Mapping[str, Mapping[str, Strategy]] = {
     "bin": {"a.bin": st.binary(max_size=200)},
     "es": {"a.es": st.binary(max_size=200).map(lambda data: recordings.es_file()[:20] + data)},
     "aedat2": {"a.aedat": _words(">u4", 16, b"#!AER-DAT2.0\r\n")},
+    "aedat3": {"a.aedat": _packets()},
     "unfinished-stores": {"out/.work/all-0.json": json_of(_RECORD)},
     "recipes": {"recipe.toml": texts},
     "runs": {

@@ -123,6 +123,10 @@ def _recording(folder: Path, _: Path) -> None:
         frames.fill(Stream.of(events), size, np.zeros(sample.packed_shape, np.uint8))
 
 
+def _gestures(folder: Path, _: Path) -> None:
+    _read_all(build_source("dvs-gesture", folder, {"frames": 4}))
+
+
 def _recordings(folder: Path, _: Path) -> None:
     options = {"window": 1000, "sensor_size": "32x32"}
     with suppress(EventDataError):
@@ -254,7 +258,8 @@ READERS: Mapping[str, Reader] = {
     ),
     "pictures": Reader(pictures.pictures, _picture, mib=1024),
     "clips": Reader(pictures.clips, _clip, mib=1024),
-    "aedat2": _format(".aedat", recordings.aedat2_file, pattern="*.aedat"),
+    "aedat2": _format(".aedat", recordings.aedat2_file, recordings.davis_file, pattern="*.aedat"),
+    "aedat3": _format(".aedat", recordings.aedat3_file),
     "aedat4": _format(
         ".aedat4",
         *(partial(recordings.aedat4_file, packer) for packer in recordings.AEDAT4_PACKERS),
@@ -279,6 +284,7 @@ READERS: Mapping[str, Reader] = {
     "npz-tables": _format(".npz", lambda: trees.npz(events=recordings.table()), times=500),
     "npy-tables": _format(".npy", lambda: trees.npy(recordings.table())),
     "npy-events": _format(".npy", lambda: trees.npy(recordings.events())),
+    "dvs-gesture": Reader(recordings.gesture_folder, _gestures, mib=160),
     "recordings": Reader(recordings.class_folders, _recordings, mib=160),
     "tonic": Reader(recordings.tonic_sets, _tonic),
     "archives": Reader(raw.archives, _archive),

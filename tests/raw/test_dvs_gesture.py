@@ -14,7 +14,7 @@ from eventdata.conversion import convert
 from eventdata.errors import InputError, OptionError
 from eventdata.raw import dvs_gesture
 from eventdata.raw.dvs_gesture import CLASSES
-from tests.raw import aedat3
+from tests.formats import aedat3
 from tests.source_contract import SettingsContract
 
 TRIALS = {

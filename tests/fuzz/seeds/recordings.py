@@ -121,6 +121,39 @@ def aedat2_file() -> bytes:
     return b"#!AER-DAT2.0\r\n# AEChip: DVS128\r\n" + body
 
 
+def davis_file() -> bytes:
+    """Return AEDAT 2.0 of a DAVIS240C, with words of other types."""
+    parts = events(side=128)
+    address = (239 - parts["x"].astype(np.int64)) << 12 | (179 - parts["y"].astype(np.int64)) << 22
+    address |= parts["p"].astype(np.int64) << 11 | (np.arange(len(parts)) % 7 == 0) << 10
+    body = np.stack([address, parts["t"]], axis=1).astype(">u4").tobytes()
+    return b"#!AER-DAT2.0\r\n# AEChip: eu.seebetter.ini.chips.davis.DAVIS240C\r\n" + body
+
+
+def aedat3_file() -> bytes:
+    """Return AEDAT 3.1 of a DVS128, with a packet of special events."""
+    content = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#!END-HEADER\r\n"
+    for kind, part in ((1, events()[:90]), (0, events()[:5]), (1, events()[90:])):
+        x, y, p = (part[field].astype(np.int64) for field in "xyp")
+        word = x << 17 | y << 2 | p << 1 | 1
+        count = len(part)
+        content += struct.pack("<hhiiiiii", kind, 1, 8, 4, 0, count, count, count)
+        content += np.stack([word, part["t"]], axis=1).astype("<u4").tobytes()
+    return content
+
+
+def gesture_folder(_: Real) -> list[Tree]:
+    """Return DVS128 Gesture with a recording in each split."""
+    tree: Tree = {}
+    last = int(events()["t"][-1])
+    for split, name in (("train", "user01_led"), ("test", "user24_lab")):
+        tree[f"trials_to_{split}.txt"] = f"{name}.aedat\n".encode()
+        tree[f"{name}.aedat"] = aedat3_file()
+        rows = f"class,startTime_usec,endTime_usec\n1,0,{last // 2}\n11,{last // 2},{last}\n"
+        tree[f"{name}_labels.csv"] = rows.encode()
+    return [tree]
+
+
 AEDAT4_XML = """<dv version="2.0"><node name="outInfo" path="/mainloop/Recorder/outInfo/">\
 <node name="0" path="/mainloop/Recorder/outInfo/0/">\
 <attr key="compression" type="string">{compression}</attr>\
