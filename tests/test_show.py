@@ -274,7 +274,7 @@ def test_the_page_filters_by_class_and_shows_names_as_text(browser, hostile, pag
         events = f"sample {number} · {dataset.event_counts[number]:,} events"
         assert cards.nth(number).locator(".events").text_content() == events
     options = page.page.locator("#classes option").all_text_contents()
-    assert options == ["all 7 samples", *(f"{HOSTILE[i]} ({n})" for i, n in enumerate((3, 2, 2)))]
+    assert options == ["all (7)", *(f"{HOSTILE[i]} ({n})" for i, n in enumerate((3, 2, 2)))]
     page.page.locator("#classes").select_option("1")
     visible = page.page.locator("article:visible .label")
     assert visible.all_text_contents() == [HOSTILE[1]] * 2
