@@ -8,7 +8,6 @@ A stream of events is one of these arrays, or four of them:
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -138,12 +137,10 @@ def read_chunks(stream: Stream, rows: Mapping[str, Rows], place: Place | None) -
     step = step // unit * unit or step
     first = place.offset if place else 0
     pieces = [one.pieces(first, step) for one in rows.values()]
-    with ThreadPoolExecutor(len(pieces)) as threads:
-        advance = threads.map if length > step else map  # decompression in parallel, if it is long
-        for start in range(first, length, step):
-            read = dict(zip(rows, advance(next, pieces), strict=True))
-            x, y, t, p = (select(read[stream[column][0]], stream[column][1]) for column in "xytp")
-            yield Chunk(Place(start), x, y, t, p)
+    for start in range(first, length, step):
+        read = dict(zip(rows, map(next, pieces), strict=True))
+        x, y, t, p = (select(read[stream[column][0]], stream[column][1]) for column in "xytp")
+        yield Chunk(Place(start), x, y, t, p)
 
 
 def select(rows: NDArray[Any], selector: Selector) -> NDArray[Any]:
