@@ -193,11 +193,6 @@ def make_events(
     return in_order(events)
 
 
-def skipped_note(count: int) -> str:
-    """Return the remark for users on skipped events off the sensor."""
-    return f"skipped {count_events(count)} off the sensor"
-
-
 def count_events(count: int) -> str:
     """Return a number of events in words."""
     return f"{count:,} event{'s'[: count != 1]}"

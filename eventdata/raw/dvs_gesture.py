@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.events import Events, skipped_note
+from eventdata.events import Events
 from eventdata.files.inputs import Numbers, file_numbers, only_local
 from eventdata.formats.decoding import Chunk, DecodeOptions, Place, Recording
 from eventdata.formats.recording import read_recording
 from eventdata.raw.framed import FrameSettings, Stream
 from eventdata.raw.listing import read_lines
-from eventdata.raw.source import Sample, Samples, SourceSettings, note
+from eventdata.raw.source import Sample, Samples, SourceSettings, note, note_skipped
 from eventdata.settings import setting
 from eventdata.store.layout import Parameters, SampleFormat
 
@@ -238,8 +238,7 @@ class _Opened:
             keep = (chunk.t >= start) & (chunk.t < end)
             parts.append(Chunk(chunk.place, *(column[keep] for column in chunk[1:])))
         events = Recording(lambda _: iter(parts)).events(checker)
-        if checker.skipped:
-            note(skipped_note(checker.skipped))
+        note_skipped(checker.skipped)
         for text in self.recording.notes:
             note(text)
         return events

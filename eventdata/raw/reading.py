@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.events import MAX_PIECES, Events, SensorSize, skipped_note
+from eventdata.events import MAX_PIECES, Events, SensorSize
 from eventdata.files.inputs import Numbers
 from eventdata.formats.decoding import DecodeOptions, Place
 from eventdata.formats.recording import read_recording
@@ -156,8 +156,7 @@ class Reader:
     @property
     def notes(self) -> list[str]:
         """Return the remarks for the user after all chunks were read."""
-        skipped = [skipped_note(self.skipped)] if self.skipped else []
-        return [*skipped, *self._recording.notes]
+        return self._recording.notes
 
     def chunks_again(self, place: Place) -> Iterator[_Held]:
         """Yield the chunks from a place, those that are still held without reading them."""

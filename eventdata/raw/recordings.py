@@ -35,6 +35,7 @@ from eventdata.raw.source import (
     collect_notes,
     count_notes,
     note,
+    note_skipped,
 )
 from eventdata.raw.time_unit import UnitChoice, choose_unit
 from eventdata.settings import parameters_of, setting
@@ -259,6 +260,7 @@ class Recordings(SourceSettings):
         """Return the survey of a recording, and add its notes."""
         cut = self.every is not None
         found = survey(path, (width, height), self._expecting(unit), cut=cut)
+        note_skipped(found.reader.skipped)
         for text in found.reader.notes:
             note(text)
         for text, where in found.clock.notes:

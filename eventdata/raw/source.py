@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import OptionError
+from eventdata.events import count_events
 from eventdata.files import is_url
 from eventdata.files.inputs import file_numbers
 from eventdata.settings import Settings, from_options, parameters_of, setting
@@ -199,6 +200,10 @@ class SourceSettings(Settings):
 _notes: ContextVar[Counter[str]] = ContextVar("notes")
 
 
+OFF_SENSOR = "skipped {} off the sensor"
+EVENTS = "\tevents"  # ends the key under which the events of a note are counted
+
+
 def note(text: str, example: str = "") -> None:
     """Add a note for the user about the sample being read.
 
@@ -207,6 +212,13 @@ def note(text: str, example: str = "") -> None:
     notes = _notes.get(Counter())
     same = (key for key in notes if example and key.partition("\n")[0] == text)
     notes[next(same, f"{text}\n{example}" if example else text)] += 1
+
+
+def note_skipped(events: int) -> None:
+    """Add a note on events off the sensor, whose numbers in all samples are added up."""
+    if events:
+        note(OFF_SENSOR)
+        _notes.get(Counter())[OFF_SENSOR + EVENTS] += events
 
 
 def count_notes(counted: Mapping[str, int], what: str) -> list[str]:
@@ -219,11 +231,18 @@ def count_notes(counted: Mapping[str, int], what: str) -> list[str]:
     numbers: Counter[str] = Counter()
     examples: dict[str, str] = {}
     for key, count in sorted(counted.items()):
+        if key.endswith(EVENTS):
+            continue
         text, _, example = key.partition("\n")
         numbers[text] += count
         examples.setdefault(text, example)
+
+    def spell(text: str) -> str:
+        events = counted.get(text + EVENTS)
+        return text if events is None else text.format(count_events(events))
+
     return [
-        f"{count:,} {what}{'s'[: count > 1]}: {text}"
+        f"{count:,} {what}{'s'[: count > 1]}: {spell(text)}"
         + f"; {'first ' if count > 1 else ''}{examples[text]}" * bool(examples[text])
         for text, count in numbers.items()
     ]

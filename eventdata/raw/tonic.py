@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import EventDataError, InputError, OptionError
-from eventdata.events import Events, SensorSize, check_events, make_events, skipped_note
+from eventdata.events import Events, SensorSize, check_events, make_events
 from eventdata.files.inputs import only_local
 from eventdata.formats.aedat4 import check_aedat4
 from eventdata.formats.npz import check_npy
 from eventdata.raw.framed import FrameSettings, Stream
 from eventdata.raw.listing import stored_name
-from eventdata.raw.source import Sample, Samples, Source, SourceSettings, note
+from eventdata.raw.source import Sample, Samples, Source, SourceSettings, note_skipped
 from eventdata.settings import from_options, setting
 from eventdata.store.layout import Parameters, SampleFormat
 
@@ -185,8 +185,7 @@ class TonicSource(SourceSettings):
             checked = make_events(events["x"], row, events["t"], events["p"], size, **checks)
         else:
             checked = check_events(events, size, **checks)
-        if skipped := len(events) - len(checked):
-            note(skipped_note(skipped))
+        note_skipped(len(events) - len(checked))
         return checked
 
     def _size(self, dataset: Any) -> SensorSize:

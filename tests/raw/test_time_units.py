@@ -13,6 +13,7 @@ from eventdata.cli import main
 from eventdata.conversion import convert
 from eventdata.errors import InputError, MismatchError, OptionError
 from eventdata.formats.recording import read_events
+from eventdata.raw.source import collect_notes, count_notes, note_skipped
 from tests.makers import write_npz
 
 W, H = 16, 12
@@ -256,3 +257,15 @@ def test_columns_of_two_dimensions_and_events_off_the_sensor_in_tonics_sets(tmp_
         "tonic:POKERDVS", tmp_path, out, outside="drop", time_unit="ms", overwrite=True, **options
     )
     assert not np.array_equal(eventdata.FrameDataset(out, "train")[0][0].numpy(), expected)
+
+
+def test_skipped_events_of_all_samples_are_added_up():
+    with collect_notes() as first, collect_notes() as second:
+        note_skipped(2)
+    with collect_notes() as other:
+        note_skipped(1_000)
+        note_skipped(0)
+        note_skipped(1)
+    assert not first
+    counted = second + other
+    assert count_notes(counted, "sample") == ["3 samples: skipped 1,003 events off the sensor"]
