@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.makers import make_es_imagenet, make_images, write_npz
-from tools.bench import convert, framing, generate, growth, loader
+from tools.bench import convert, formats, framing, generate, growth, loader
 
 
 def run(bench, *options):
@@ -60,6 +60,15 @@ def test_the_bench_of_generation(tmp_path):
     ratio = timings["torch, published steps"]["median"] / timings["kernel, published"]["median"]
     reported = result["facts"]["torch, published steps, over the kernel"]
     assert reported == pytest.approx(ratio, abs=0.01)
+
+
+def test_the_bench_of_formats(tmp_path):
+    output = tmp_path / "result.json"
+    run(formats, "--events", 2000, "--runs", 1, "--output", output)
+    result = json.loads(output.read_text())
+    assert {row["file"] for row in result["rows"]} == set(formats.CASES)
+    readers = {row["reader"] for row in result["rows"]}
+    assert {"eventdata", "expelliarmus", "Tonic", "rosbags"} <= readers
 
 
 def test_the_bench_of_framing(tmp_path):

@@ -11,7 +11,7 @@ from eventdata.errors import InputError, OptionError
 from eventdata.formats import rosbag
 from eventdata.formats.decoding import DecodeOptions
 from eventdata.formats.recording import read_events, read_recording
-from tests.bags import write_bag
+from tools.bags import write_bag
 
 
 def rows(count=100, seed=1):

@@ -14,8 +14,8 @@ import zstandard
 from numpy.typing import NDArray
 
 from eventdata.events import EVENT_DTYPE
-from tests.bags import write_bag
 from tests.fuzz.seeds.trees import Real, Tree, drawn, npy, npz, real_files
+from tools.bags import write_bag
 
 
 def events(count: int = 200, side: int = 16) -> NDArray[np.void]:
