@@ -22,7 +22,10 @@ Counts = tuple[int, int]
 
 MOST_PER_WORD = 32  # events of one EVT 2.1 word
 FARTHEST = 65_535  # a larger x of an EVT 3.0 vector, which no sensor has, becomes this
-_LOWEST = np.array([(byte & -byte).bit_length() - 1 for byte in range(256)], np.int64)  # set bit
+# The product of 2**n and this number has another value in its highest 5 of 32 bits for each n.
+_DE_BRUIJN = 0x077CB531
+_LOWEST = np.zeros(32, np.int64)
+_LOWEST[[(_DE_BRUIJN << n >> 27) & 31 for n in range(32)]] = range(32)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -35,6 +38,12 @@ def _unwrapped(value: Any, before: Any, bits: int) -> Any:
         return value
     fell = value - (before & (1 << bits) - 1) < -(1 << bits - 1)
     return ((before >> bits) + fell << bits) | value
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _lowest(bits: Any) -> Any:
+    """Return the number of the lowest bit that is set, below 32, without a branch."""
+    return _LOWEST[((bits & -bits) * _DE_BRUIJN >> 27) & 31]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -87,16 +96,12 @@ def decode_evt21(
                 bits = np.int64(words[i, 1 - upper])
                 column = word >> 11 & 0x7FF
                 while bits:
-                    if bits & 0xFF:
-                        x[found] = column + _LOWEST[bits & 0xFF]
-                        y[found] = word & 0x7FF
-                        t[found] = high << 6 | (word >> 22 & 0x3F)
-                        p[found] = kind
-                        found += 1
-                        bits &= bits - 1
-                    else:
-                        bits >>= 8
-                        column += 8
+                    x[found] = column + _lowest(bits)
+                    y[found] = word & 0x7FF
+                    t[found] = high << 6 | (word >> 22 & 0x3F)
+                    p[found] = kind
+                    found += 1
+                    bits &= bits - 1
         elif kind == 8:
             high = _unwrapped(word & 0x0FFF_FFFF, high, 28)
         elif kind != 10 and kind < 14:
@@ -149,18 +154,13 @@ def decode_evt3(
             bits = value if kind == 4 else value & 0xFF
             if column >= 0:
                 if row >= 0 and high >= 0:
-                    start = column
                     while bits:
-                        if bits & 0xFF:
-                            x[found] = min(start + _LOWEST[bits & 0xFF], FARTHEST)
-                            y[found] = row
-                            t[found] = time
-                            p[found] = polarity
-                            found += 1
-                            bits &= bits - 1
-                        else:
-                            bits >>= 8
-                            start += 8
+                        x[found] = min(column + _lowest(bits), FARTHEST)
+                        y[found] = row
+                        t[found] = time
+                        p[found] = polarity
+                        found += 1
+                        bits &= bits - 1
                 column += 12 if kind == 4 else 8
         elif kind == 1 or kind == 9 or 10 < kind < 14:
             unknown[kind] += 1
@@ -180,6 +180,7 @@ def decode_dat(
     time = state[0]
     across, down = (9, 8) if state[1] == 1 else (14, 14)
     last = 18 if state[1] == 1 else 32
+    longer = 0
     for i in range(len(words)):
         word = np.int64(words[i, 1])
         time = _unwrapped(np.int64(words[i, 0]), time, 32)
@@ -187,7 +188,8 @@ def decode_dat(
         y[i] = word >> across & (1 << down) - 1
         t[i] = time
         p[i] = word >> across + down
-        unknown[0] += word >> last != 0
+        longer += word >> last != 0
+    unknown[0] += longer
     state[0] = time
     return len(words), len(words)
 
