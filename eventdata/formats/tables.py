@@ -220,7 +220,7 @@ def _only(flags: Iterable[bool]) -> int | None:
 def _is_polarity(column: NDArray[Any]) -> bool:
     """Return whether all values are 0 and 1, or -1 and 1."""
     on = column == 1
-    return bool(np.any(on) and (np.all(on | (column == 0)) or np.all(on | (column == -1))))
+    return bool(np.all(on | (column == 0)) or np.all(on | (column == -1)))
 
 
 def _is_coordinate(column: NDArray[Any]) -> bool:
