@@ -20,6 +20,7 @@ from eventdata.events import EVENT_DTYPE, Events, make_events
 from eventdata.formats.decoding import DecodeOptions
 from eventdata.formats.recording import read_recording
 from tools.bags import write_bag
+from tools.bench import arrays
 from tools.bench.report import machine, measure, output_option, publish, runs_option
 
 Write = Callable[[Path, Events], None]
@@ -120,6 +121,7 @@ def _rosbags(path: Path) -> int:
 
 # By the name of the file: how it is written, and its peers.
 CASES: dict[str, tuple[Write, Mapping[str, Read]]] = {
+    **arrays.CASES,
     "dat.dat": _wizard("dat"),
     "evt2.raw": _wizard("evt2"),
     "evt21.raw": (_write_evt21, {"evutils": _evutils}),
