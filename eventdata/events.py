@@ -136,6 +136,7 @@ def check_events(
     name: str = "events",
     time_unit: TimeUnit | None = None,
     outside: Outside = "fail",
+    sort: bool = True,
 ) -> Events:
     """Check an event array and convert it to the one form that the rest of the package takes.
 
@@ -148,10 +149,11 @@ def check_events(
             they are, in steps or microseconds; floats are seconds, and are refused where their
             values suggest another unit.
         outside: "fail", or "drop" to skip events off the sensor.
+        sort: whether to sort the events by time, those of the same time in their order.
 
     Returns:
-        A contiguous array of ``EVENT_DTYPE``, sorted by time, events of the same time in their
-        order. It is ``events`` itself where nothing had to change; that is never written to.
+        A contiguous array of ``EVENT_DTYPE``. It is ``events`` itself where nothing had to change;
+        that is never written to.
 
     Raises:
         InputError: these are not events of that sensor.
@@ -169,9 +171,9 @@ def check_events(
     columns = checker._columns([events[field] for field in "xytp"])
     checker.finish()
     same = events.dtype == EVENT_DTYPE and events.flags.c_contiguous and not checker.skipped
-    if same and checker.time_unit == "us" and _ordered(columns[2]):
+    if same and checker.time_unit == "us" and (not sort or _ordered(columns[2])):
         return events
-    return in_order(_pack(columns))
+    return in_order(_pack(columns)) if sort else _pack(columns)
 
 
 def make_events(
@@ -184,13 +186,14 @@ def make_events(
     name: str = "events",
     time_unit: TimeUnit | None = None,
     outside: Outside = "fail",
+    sort: bool = True,
 ) -> Events:
     """Return an event array of four columns (N,), with the checks of ``check_events``."""
     unit = time_unit or _unit(np.asarray(t), name)
     checker = EventChecker(sensor_size, name, unit, outside)
     events = checker.check(x, y, t, p)
     checker.finish()
-    return in_order(events)
+    return in_order(events) if sort else events
 
 
 def count_events(count: int) -> str:

@@ -14,7 +14,9 @@ Where the parts on both sides are large, both are kept, one after the other, exc
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from eventdata.events import Events
+import numpy as np
+
+from eventdata.events import Events, in_order
 from eventdata.kernels.clock import NEAR, RunFinder, Runs
 from eventdata.units import EPOCH, spell_seconds
 
@@ -24,7 +26,7 @@ DISORDER = 10_000  # ticks: microseconds, except in data in steps
 SHORT = 10
 GAP = 1_000_000  # ticks; the noise of a sensor makes events more often
 SMALL = 100  # the part of a recording that may be skipped
-FALLS = 4, 200  # more than 4 falls, each in less than 200 events on average: not a clock at all
+FALLS = 4, 100  # more than 4 falls, each in less than 100 events on average: no clock at all
 UNLIMITED = 2**62  # ticks
 
 Note = tuple[str, str]
@@ -84,15 +86,30 @@ def study(find: Callable[[int, int], Runs], *, cut: bool = False) -> Clock:
     return _clock_of(runs, kept, skipped, disorder, cut)
 
 
-def study_array(events: Events) -> Clock:
-    """Return the clock of events (N,) in the order in which they were recorded."""
+def mend(events: Events) -> tuple[Events, list[Note]]:
+    """Return events (N,) in the order of time, each segment after the one before it, and notes.
+
+    ``events`` are in the order in which they were recorded.
+    """
 
     def find(disorder: int, gap: int) -> Runs:
         finder = RunFinder(disorder, gap)
         finder.add(events["t"])
         return finder.finish()
 
-    return study(find)
+    if not len(events):
+        return events, []
+    clock = study(find)
+    if clock.lateness == 0 and [one.ranges for one in clock.segments] == [((0, len(events)),)]:
+        return events, clock.notes
+    parts = []
+    end = clock.segments[0].first
+    for segment in clock.segments:
+        part = in_order(np.concatenate([events[start:stop] for start, stop in segment.ranges]))
+        part["t"] += end - segment.first
+        parts.append(part)
+        end += segment.span
+    return np.concatenate(parts), clock.notes
 
 
 def _is_fall(runs: Runs, before: int, after: int, disorder: int) -> bool:
@@ -105,13 +122,14 @@ def _skip_wrong_times(runs: Runs, skipped: list[int], disorder: int) -> list[int
     kept, most = [0], sum(sizes) // SMALL
     while kept[-1] + 1 < len(sizes):
         last, resumed, size = kept[-1], kept[-1] + 1, 0
-        falls = _is_fall(runs, last, resumed, disorder)
+        doubtful = last + 1
+        falls = _is_fall(runs, last, doubtful, disorder)
         for after in range(last + 2, len(sizes)):
             size += sizes[after - 1]
             if size > min(NEAR, most):
                 break
-            falls |= _is_fall(runs, after - 1, after, disorder)
-            if falls and not _is_fall(runs, last, after, disorder):
+            returns = falls or runs.low[after] < runs.low[doubtful]
+            if returns and not _is_fall(runs, last, after, disorder):
                 resumed, most = after, most - size
                 break
         skipped += range(last + 1, resumed)

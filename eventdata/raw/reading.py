@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.events import MAX_PIECES, Events, SensorSize
+from eventdata.events import MAX_PIECES, Events, SensorSize, in_order
 from eventdata.files.inputs import Numbers
 from eventdata.formats.decoding import DecodeOptions, Place
 from eventdata.formats.recording import read_recording
@@ -76,7 +76,7 @@ class Excerpt(NamedTuple):
                     f"{CARRIED_EVENTS:,} events have to be sorted at once; sort the events by time"
                 )
             else:
-                pool = _sorted(np.concatenate([pool, part]))
+                pool = in_order(np.concatenate([pool, part]))
             if len(pool):
                 final = first_at(pool["t"], int(pool["t"][-1]) - self.lateness + 1)
                 yield pool[:final]
@@ -113,7 +113,7 @@ class _Held:
         if self._part is None or self._part[0] != (ranges, sort):
             parts = [self.events[low:high] for low, high in ranges] or [self.events[:0]]
             part = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            self._part = (ranges, sort), _sorted(part) if sort else part
+            self._part = (ranges, sort), in_order(part) if sort else part
         return self._part[1]
 
 
@@ -364,12 +364,6 @@ def open_again(
 ) -> Reader:
     """Return a recording, opened once for all its pieces, and again if it changed."""
     return Reader(path, size, options, unit)
-
-
-def _sorted(events: Events) -> Events:
-    """Return events sorted by time, those of the same time in their order."""
-    t = np.ascontiguousarray(events["t"])
-    return events if np.all(t[1:] >= t[:-1]) else events[np.argsort(t, kind="stable")]
 
 
 def _check_count(path: Path, pieces: int, span: int, every: int) -> None:

@@ -21,9 +21,10 @@ from eventdata.events import Events, SensorSize, check_events, make_events
 from eventdata.files.inputs import only_local
 from eventdata.formats.aedat4 import check_aedat4
 from eventdata.formats.npz import check_npy
+from eventdata.raw.clock import mend
 from eventdata.raw.framed import FrameSettings, Stream
 from eventdata.raw.listing import stored_name
-from eventdata.raw.source import Sample, Samples, Source, SourceSettings, note_skipped
+from eventdata.raw.source import Sample, Samples, Source, SourceSettings, note, note_skipped
 from eventdata.settings import from_options, setting
 from eventdata.store.layout import Parameters, SampleFormat
 
@@ -161,7 +162,7 @@ class TonicSource(SourceSettings):
             raise InputError(
                 f"{where}: Tonic can't read it ({type(error).__name__}: {error}); get it again"
             ) from None
-        events = self._check(made, size, where)
+        events = self._check(made, size, where, sample.name)
         if not len(events):
             raise InputError(f"{where}: no events in it; get it again")
         try:
@@ -169,7 +170,7 @@ class TonicSource(SourceSettings):
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 
-    def _check(self, made: Any, size: SensorSize, where: str) -> Events:
+    def _check(self, made: Any, size: SensorSize, where: str, name: str) -> Events:
         """Return what Tonic read as checked events; events of a cochlea have no y."""
         events = np.asarray(made)
         if events.ndim == 2 and 1 in events.shape:  # columns of MATLAB
@@ -179,6 +180,7 @@ class TonicSource(SourceSettings):
             "name": where,
             "outside": self.frames.outside,
             "time_unit": self.frames.time_unit,
+            "sort": False,
         }
         if size[1] == 1 and "y" not in fields and {"x", "t", "p"} <= set(fields):
             row = np.zeros(len(events), np.int16)
@@ -186,7 +188,10 @@ class TonicSource(SourceSettings):
         else:
             checked = check_events(events, size, **checks)
         note_skipped(len(events) - len(checked))
-        return checked
+        mended, notes = mend(checked)
+        for text, place in notes:
+            note(text, f"{name}: {place}")
+        return mended
 
     def _size(self, dataset: Any) -> SensorSize:
         size = self.frames.sensor_size or dataset.sensor_size
