@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.makers import make_es_imagenet, make_images, write_npz
-from tools.bench import convert, formats, framing, generate, growth, loader
+from tools.bench import convert, formats, framing, generate, growth, loader, long
 
 
 def run(bench, *options):
@@ -47,6 +47,16 @@ def test_the_bench_of_growth(tmp_path):
     assert list(result["us_per_sample"]) == ["plan", "convert"]
     for runs in result["us_per_sample"].values():
         assert [len(found) for found in runs] == [1, 1]
+
+
+def test_the_bench_of_long_recordings(tmp_path, monkeypatch):
+    monkeypatch.setattr(long, "MILLION", 20_000)
+    output = tmp_path / "result.json"
+    run(long, "--quick", "--output", output)
+    rows = json.loads(output.read_text())["rows"]
+    found = [(row["millions"], row["method"]) for row in rows]
+    assert found == [(1, "whole"), (1, "cut"), (2, "whole"), (2, "cut")]
+    assert all(row["seconds"] > 0 and row["peak_mib"] > 0 for row in rows)
 
 
 def test_the_bench_of_generation(tmp_path):

@@ -36,7 +36,7 @@ Index = NDArray[np.int64]
 
 
 class Excerpt(NamedTuple):
-    """Where the events of a piece of a recording are, for `Reader.excerpt`.
+    """The place of the events of a piece of a recording, for `Reader.excerpt`.
 
     place: the chunk to read from; ranges: numbers of events, from 0 at that chunk; span: first tick
     and end; lateness: see `Clock`.

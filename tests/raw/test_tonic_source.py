@@ -149,6 +149,29 @@ def test_transforms_are_those_of_tonic(nmnist, tmp_path):
     assert eventdata.verify(out, against=nmnist, samples=3).ok
 
 
+def test_a_clock_that_falls_is_mended_with_a_note(tmp_path):
+    """Left-over events before the clock starts anew are skipped."""
+    rng = np.random.default_rng(0)
+    t = np.sort(rng.integers(0, 1000, 5980))  # ms
+    x, y, p = (rng.integers(0, side, 5980) for side in (128, 128, 2))
+    events = np.stack([x, y, p, t], axis=1)
+    before = events[:20].copy()
+    before[:, 3] += 600_000
+    for name, rows in (("clean", events), ("stale", np.concatenate([before, events]))):
+        folder = tmp_path / name / "DVSGesture" / "ibmGestureTrain" / "user00_lab"
+        folder.mkdir(parents=True)
+        np.save(folder / "0.npy", rows)
+        convert("tonic:DVSGesture", tmp_path / name, tmp_path / f"{name}.zarr", frames=10)
+    clean, mended = (
+        eventdata.FrameDataset(tmp_path / f"{name}.zarr", "train") for name in ("clean", "stale")
+    )
+    np.testing.assert_array_equal(mended[0][0].numpy(), clean[0][0].numpy())
+    notes = convert(
+        "tonic:DVSGesture", tmp_path / "stale", tmp_path / "stale.zarr", frames=10, overwrite=True
+    ).notes
+    assert any("at event 20 time falls from" in note and "20 events" in note for note in notes)
+
+
 def test_order_and_labels_do_not_depend_on_the_file_system(tmp_path, monkeypatch):
     """Tonic lists DVS-Gesture in the file system's order, which workers may see differently."""
     raw = write_gestures(tmp_path / "raw", samples=11)
