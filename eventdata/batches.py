@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eventdata.errors import OptionError
 from eventdata.kernels.packing import planes_first_batch, unpack_batch
 from eventdata.store.layout import SampleFormat
 from eventdata.store.read import SampleReader, read_samples
@@ -116,6 +117,22 @@ def holds(dtype: torch.dtype, stored: str) -> bool:
     if stored == "float16":
         return dtype.is_floating_point
     return dtype in (torch.float32, torch.int32)
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """Return a device of torch for batches; raise OptionError if it is not one here."""
+    try:
+        checked = torch.device(device)
+        if checked.type not in ("cpu", "cuda"):
+            torch.empty(1, device=checked)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError):
+        raise OptionError(f"torch does not know the device {device!r} on this machine") from None
+    if checked.type == "meta":
+        raise OptionError("the device meta holds no data; choose another")
+    if checked.type == "cuda" and (checked.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() or "no"
+        raise OptionError(f"device is {checked}, but torch finds {found} GPUs here")
+    return checked
 
 
 class BufferPool:

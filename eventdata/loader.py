@@ -26,7 +26,16 @@ from typing import Any, ClassVar, get_args
 import numpy as np
 import torch
 
-from eventdata.batches import BITS, BufferPool, Decoding, Layout, holds, make_dense, unpack_frames
+from eventdata.batches import (
+    BITS,
+    BufferPool,
+    Decoding,
+    Layout,
+    checked_device,
+    holds,
+    make_dense,
+    unpack_frames,
+)
 from eventdata.dataset import FrameDataset, collate, frames_of
 from eventdata.errors import EventDataError, OptionError, check_whole
 from eventdata.order import Indices, Order, batch_count, epoch_order, rank_batches
@@ -60,8 +69,8 @@ class FrameLoader:
             slow disks and remote stores.
         drop_last: whether to drop the last batch, whose shares may be unequal; ranks that train in
             step need it.
-        dtype: uint8, float16, bfloat16 or float32. Counts stored as uint16 need float32, voxel
-            grids and time surfaces any of the floating types, or layout="packed".
+        dtype: uint8, int32, float16, bfloat16 or float32; by default the dataset's. Counts stored
+            as uint16 need int32 or float32, voxel grids and time surfaces a floating type.
         layout: "NTPHW": dense frames (N, T, P, H, W); "TNPHW": (T, N, P, H, W), SpikingJelly's
             order; images are (N, C, H, W) in both. "packed": samples as stored, (N, K, H, W, P), an
             eighth of the bytes, for `unpack_frames`.
@@ -85,7 +94,7 @@ class FrameLoader:
     order: Order = "samples"
     drop_last: bool = False
     device: str | torch.device = "cpu"
-    dtype: torch.dtype = torch.uint8
+    dtype: torch.dtype | None = None
     layout: Layout = "NTPHW"
     transform: Callable[[torch.Tensor], Any] | None = None
     target_transform: Callable[[torch.Tensor], Any] | None = None
@@ -106,7 +115,9 @@ class FrameLoader:
                 (value,) = check_whole(least, **{name: given})
                 setattr(self, name, value)
         self.shuffle, self.drop_last = bool(self.shuffle), bool(self.drop_last)
-        self.device = device = _checked_device(self.device)
+        self.device = device = checked_device(self.device)
+        usual = torch.uint8 if self.layout == "packed" else self.dataset.dtype
+        self.dtype = self._dtype = usual if self.dtype is None else self.dtype
         self._check_options()
         self._epoch = 0
         self._position = 0  # batches of this epoch that the user has received
@@ -121,7 +132,7 @@ class FrameLoader:
             self._seed = int(torch.randint(2**31, ()))
             self._share_seed()
         dense = device.type == "cpu" and self.layout != "packed"
-        self._decode = Decoding(self.dataset.sample_format, self.dtype, self.layout, dense=dense)
+        self._decode = Decoding(self.dataset.sample_format, self._dtype, self.layout, dense=dense)
         largest = prod(self._decode.shape(min(self.batch_size or 1, len(self.dataset))))
         self._buffers = BufferPool(
             largest * self._decode.dtype.itemsize,
@@ -156,10 +167,15 @@ class FrameLoader:
                 "the dataset's transform and target_transform are for single samples; pass "
                 "FrameLoader's own, which get whole batches, and a dataset without them"
             )
+        if self.dataset.layout != "TPHW":
+            raise OptionError(
+                f"the dataset's layout {self.dataset.layout} is for single samples; omit it, and "
+                "pass FrameLoader's own"
+            )
         if self.layout == "packed" and self.dtype != torch.uint8:
             raise OptionError(f"packed batches can't be {self.dtype}; omit dtype or layout")
         stored = self.dataset.sample_format.dtype
-        if self.layout != "packed" and not holds(self.dtype, stored):
+        if self.layout != "packed" and not holds(self._dtype, stored):
             raise OptionError(
                 f"the store's values are {stored}, which {self.dtype} does not hold; pass "
                 "dtype=torch.float32"
@@ -350,11 +366,11 @@ class FrameLoader:
             part.result()
         device = torch.device(self.device)
         if self._decode.dense:
-            frames = frames.view(self.dtype)
+            frames = frames.view(self._dtype)
         else:
             frames = self._buffers.copy_to(frames, device)
             if self.layout != "packed":
-                frames = make_dense(frames, self.dataset.sample_format, self.dtype, self.layout)
+                frames = make_dense(frames, self.dataset.sample_format, self._dtype, self.layout)
         return self._transformed(frames, labels.to(device, non_blocking=True))
 
     def _transformed(self, frames: torch.Tensor, labels: Any) -> tuple[Any, Any]:
@@ -375,25 +391,10 @@ class FrameLoader:
         if self.layout == "packed":
             raise OptionError("samples of the dataset are not packed; choose another layout")
         frames, labels = collate(samples)
-        frames = frames.to(torch.device(self.device), self.dtype)
+        frames = frames.to(torch.device(self.device), self._dtype)
         if self.layout == "TNPHW" and frames.ndim == 5:
             frames = frames.transpose(0, 1).contiguous()
         return self._transformed(frames, labels.to(torch.device(self.device)))
-
-
-def _checked_device(device: str | torch.device) -> torch.device:
-    try:
-        checked = torch.device(device)
-        if checked.type not in ("cpu", "cuda"):
-            torch.empty(1, device=checked)
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError):
-        raise OptionError(f"torch does not know the device {device!r} on this machine") from None
-    if checked.type == "meta":
-        raise OptionError("the device meta holds no data; choose another")
-    if checked.type == "cuda" and (checked.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count() or "no"
-        raise OptionError(f"device is {checked}, but torch finds {found} GPUs here")
-    return checked
 
 
 class _Threads(ThreadPoolExecutor):

@@ -210,6 +210,17 @@ def test_subsets_and_concatenations_of_torch(dataset, tmp_path):
     ]
 
 
+def test_the_type_of_the_dataset_is_the_default(store):
+    for dtype in (torch.float32, torch.float16, np.int32):
+        dataset = eventdata.FrameDataset(store, dtype=dtype)
+        frames, _ = next(iter(FrameLoader(dataset, 8)))
+        assert frames.dtype == dataset.dtype
+        assert torch.equal(frames[3], torch.as_tensor(dataset[3][0]))
+        assert next(iter(FrameLoader(dataset, 8, layout="packed")))[0].dtype == torch.uint8
+    with pytest.raises(OptionError, match="layout PTHW is for single samples"):
+        FrameLoader(eventdata.FrameDataset(store, layout="PTHW"), 8)
+
+
 def test_transforms_of_labels(dataset):
     loader = FrameLoader(
         dataset, 8, target_transform=lambda labels: torch.nn.functional.one_hot(labels, 3)
