@@ -72,6 +72,9 @@ def study(find: Callable[[int, int], Runs], *, cut: bool = False) -> Clock:
         cut: whether each segment has samples of its own.
     """
     runs = find(DISORDER, GAP)
+    if len(runs.start) == 1 and not runs.late:  # as of most recordings, which may be many and small
+        whole = Segment(((0, int(runs.stop[0])),), int(runs.low[0]), int(runs.top[0]))
+        return Clock([whole], [], 0, runs.widest)
     disorder = min(DISORDER, int(runs.top.max() - runs.low.min()) // SHORT)
     if runs.lateness > disorder:
         runs = find(disorder, GAP)

@@ -144,7 +144,9 @@ class Reader:
 
     def chunks(self, place: Place | None = None) -> Iterator[_Held]:
         """Yield checked chunks, from the place of one of them or all."""
-        options = replace(self.options, time_unit=self.unit or self.options.time_unit)
+        options = self.options
+        if self.unit is not None:
+            options = replace(options, time_unit=self.unit)
         checker = self._recording.checker(self.size, options, str(self.path))
         for at, *columns in self._recording.chunks(place):
             yield _Held(at, checker.check(*columns))

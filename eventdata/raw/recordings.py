@@ -149,7 +149,7 @@ class Recordings(SourceSettings):
             return size
         raise failed[0]
 
-    @property
+    @cached_property
     def _decoding(self) -> DecodeOptions:
         return replace(
             self.reading,
@@ -165,7 +165,9 @@ class Recordings(SourceSettings):
 
     def _expecting(self, unit: int) -> DecodeOptions:
         """Return the options for a unit by its number in ``UNITS``, -1 for none."""
-        return replace(self._decoding, expected_unit=list(UNITS)[unit] if unit >= 0 else None)
+        if unit < 0:
+            return self._decoding
+        return replace(self._decoding, expected_unit=list(UNITS)[unit])
 
     @cached_property
     def _settings(self) -> FrameSettings:
