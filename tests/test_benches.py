@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.makers import make_es_imagenet, make_images, write_npz
-from tools.bench import convert, formats, framing, generate, growth, loader, long
+from tools.bench import convert, formats, framing, generate, gpu, growth, loader, long
 
 
 def run(bench, *options):
@@ -115,3 +115,47 @@ def test_the_bench_of_conversion(tmp_path):
     assert list(result["ms_per_1000 events"]) == [f"events x {f}" for f in (0.25, 0.5, 1, 2, 4)]
     run(convert, raw, *few, "--growth", "workers")
     assert {"1 workers", "2 workers"} <= set(json.loads(output.read_text())["ms_per_sample"])
+
+
+def test_the_parts_of_the_gpu_bench_fail_one_by_one(tmp_path):
+    plan = gpu.Plan("cpu", True, tmp_path)
+    commands = gpu.commands(plan)
+    assert list(commands) == ["contract", "copy", "neurons", "step", "loader", "training"]
+    results = {
+        "contract": gpu.run_part("contract", ["-c", "print('9 passed in 1 s')"], plan, 60),
+        "copy": gpu.run_part("copy", ["-c", "print('{\"GB/s\": 5.5}')"], plan, 60),
+        "step": gpu.run_part("step", ["-c", "raise SystemExit('no memory')"], plan, 60),
+        "loader": gpu.run_part("loader", ["-c", "while True: pass"], plan, 1),
+    }
+    (tmp_path / "neuron.json").write_text(
+        json.dumps(
+            {
+                "title": "Neurons",
+                "facts": {"threads": 2},
+                "ms_per_pass": {
+                    "lif": {
+                        "median": 2.0,
+                        "spread": 0.1,
+                        "over_ours": 1.0,
+                        "floor": 1.0,
+                        "over_floor": 2.0,
+                    }
+                },
+            }
+        )
+    )
+    results["neurons"] = gpu.run_part("neurons", ["-c", ""], plan, 60)
+    states = {name: part["state"] for name, part in results.items()}
+    assert states == {
+        "contract": "done",
+        "copy": "done",
+        "step": "failed with exit code 1",
+        "loader": "stopped after 1 s",
+        "neurons": "done",
+    }
+    text = gpu.page(results, {"cores": "2"})
+    for words in ("| lif | 2.000 | 10% | 1.00 | 1.000 | 2.00 |", "9 passed", "5.5", "no memory"):
+        assert words in text
+    gpu.make_raw(tmp_path / "raw", 2)
+    done = CliRunner().invoke(gpu.main, ["--device", "cuda"])
+    assert done.exit_code == 2 or gpu.torch.cuda.is_available()

@@ -45,7 +45,7 @@ def store(shared, tmp_path_factory):
 def example(request, monkeypatch):
     """Import an example, if its library is installed."""
     if request.param in LIBRARIES:
-        try:  # some of these libraries fail in other ways where a package is missing
+        try:  # some of these libraries fail otherwise where a package is missing
             importlib.import_module(LIBRARIES[request.param])
         except ImportError as error:
             pytest.skip(f"{request.param} needs a package: {error}")

@@ -13,7 +13,7 @@ MOST = 1e30  # keeps sums and ratios finite
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What training has cost. None is unknown, as for runs of older versions."""
+    """The time and the work of training. None is unknown, as for runs of older versions."""
 
     seconds: float | None = None
     cpu_seconds: float | None = None
