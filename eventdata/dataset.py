@@ -4,6 +4,7 @@ Shapes: N samples, T steps, K planes as stored (binary frames: ceil(T/8) time by
 C colour channels, H rows, W columns.
 """
 
+import contextlib
 import copy
 import operator
 import os
@@ -300,8 +301,11 @@ def _checked_dtype(dtype: torch.dtype | DTypeLike | None, sample: SampleFormat) 
     """Return the type of a dataset's tensors."""
     if dtype is None:
         return _DEFAULT_TYPES[sample.dtype]
-    found = dtype if isinstance(dtype, torch.dtype) else _TORCH_TYPES.get(np.dtype(dtype).name)
-    if found not in BITS:
+    found: Any = dtype
+    if not isinstance(dtype, torch.dtype):
+        with contextlib.suppress(TypeError):
+            found = _TORCH_TYPES.get(np.dtype(dtype).name)
+    if not isinstance(found, torch.dtype) or found not in BITS:
         raise OptionError(f"dtype must be one of {', '.join(map(str, BITS))}, not {dtype!r}")
     if not holds(found, sample.dtype):
         raise OptionError(

@@ -286,7 +286,7 @@ def test_wide_counts_need_a_wide_type(tmp_path):
     assert frames.dtype == torch.int32
     assert frames.max() == 300
     assert torch.equal(eventdata.FrameDataset(path, dtype=torch.float32)[0][0], frames.float())
-    for dtype in (torch.uint8, np.float16, torch.int64, "complex64"):
+    for dtype in (torch.uint8, np.float16, torch.int64, "complex64", "bfloat16", "float"):
         with pytest.raises(OptionError, match="dtype"):
             eventdata.FrameDataset(path, dtype=dtype)
     with pytest.raises(OptionError, match="layout must be TPHW or PTHW"):

@@ -213,10 +213,10 @@ def predict(
     with progress_bar("predicting") as progress:
         rows = run(network, input, split=split, recipe=recipe, top=top, progress=progress)
     if out is None:
-        say(table(rows, top).rstrip("\n"))
+        say(table(rows).rstrip("\n"))
     else:
         with writing_run(out.parent):
-            write(out, table(rows, top))
+            write(out, table(rows))
         say(f"{out}: {len(rows):,} samples")
     if unread := sum(not row.best for row in rows):
         click.echo(f"{unread:,} of {len(rows):,} samples can't be read; see their rows", err=True)

@@ -4,8 +4,8 @@ The files of a run state it in their header (`train.runs.facts.model_facts`); fo
 programs a recipe states it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class ModelInfo:
     stage: str
     """Name of that stage, the only one in the recipe."""
     framing: Framing | None
-    """How the input was made; None for files of other programs, also after an export."""
+    """How the input was made; None if the file does not state it, like those of other programs."""
     file: Path
 
     @property
@@ -124,6 +124,23 @@ def _file_of(path: str | Path, stage: str | None) -> tuple[Path, str | None]:
     return file, stage
 
 
+@contextmanager
+def _reading_header(path: Path) -> Iterator[None]:
+    """Raise InputError for an error in what the header of a file states."""
+    try:
+        yield
+    except (EventDataError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: its header is damaged ({error}); pass another file of the run"
+        ) from None
+
+
+def _deciding(stage: Stage) -> dict[str, Any]:
+    """Return the settings of a stage that decide the outputs of a network with given weights."""
+    inputs = ("steps", "collapse", "downscale", "normalise")
+    return {key: getattr(stage, key) for key in inputs} | table_of(stage.neuron)
+
+
 def _info_of(facts: Mapping[str, Any], weights: Weights, path: str | Path) -> ModelInfo:
     """Return what the header of a file states.
 
@@ -140,8 +157,8 @@ def _info_of(facts: Mapping[str, Any], weights: Weights, path: str | Path) -> Mo
             "the settings of neurons and input, which decide the outputs."
             + (old or f" Pass recipe=..., for these weights {names}")
         )
-    try:
-        framing = _framing_of(facts["framing"]) if "framing" in facts else None
+    with _reading_header(weights.path):
+        framing = _framing_of(facts)
         stage = from_table(Stage, facts["settings"], "settings")
         texts = [facts[key] for key in ("recipe", "pipeline", "stage")]
         classes, network = facts["classes"], facts["network"]
@@ -161,21 +178,20 @@ def _info_of(facts: Mapping[str, Any], weights: Weights, path: str | Path) -> Mo
             framing=framing,
             file=weights.path,
         )
-    except (EventDataError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{weights.path}: its header is damaged ({error}); pass another file of the run"
-        ) from None
 
 
-def _framing_of(facts: Mapping[str, Any]) -> Framing:
-    sample = facts["sample"]
+def _framing_of(facts: Mapping[str, Any]) -> Framing | None:
+    if "framing" not in facts:
+        return None
+    framing = facts["framing"]
+    sample = framing["sample"]
     sides = [sample[key] for key in ("channels", "height", "width")]
     for number in [*sides, *([] if sample["steps"] is None else [sample["steps"]])]:
         whole_number(number, least=1)
     return Framing(
-        dataset=str(facts["dataset"]),
+        dataset=str(framing["dataset"]),
         sample=SampleFormat(**sample),
-        parameters=dict(facts["parameters"]),
+        parameters=dict(framing["parameters"]),
     )
 
 
@@ -195,11 +211,13 @@ def _with_recipe(
         )
     settings = recipe.stages[stage]
     weights.check(recipe.network, settings.neuron, exact=True)
-    mine = {"kind": settings.neuron.kind, **recipe.network, **table_of(settings.neuron)}
-    stated = dict(facts["network"]) if isinstance(facts.get("network"), Mapping) else {}
-    stated |= {"kind": facts["kind"]} if "kind" in facts else {}
-    inner = facts.get("settings")
-    stated |= inner.get("neuron", {}) if isinstance(inner, Mapping) else {}
+    mine = recipe.network | _deciding(settings)
+    with _reading_header(weights.path):
+        framing = _framing_of(facts)
+        stated = dict(facts.get("network", {}))
+        stated |= {"kind": facts["kind"]} if "kind" in facts else {}
+        if "settings" in facts:
+            stated |= _deciding(from_table(Stage, facts["settings"], "settings"))
     if different := [key for key in stated if key in mine and mine[key] != stated[key]]:
         raise OptionError(
             f"{weights.path} was trained with "
@@ -213,7 +231,13 @@ def _with_recipe(
     if len(names) != outputs:
         raise OptionError(f"{weights.path} has {outputs} classes, not the {len(names)} named")
     recipe = replace(recipe, stages={stage: settings.without_source()})
-    return ModelInfo(classes=names, recipe=recipe, stage=stage, framing=None, file=weights.path)
+    return ModelInfo(
+        classes=names,
+        recipe=recipe,
+        stage=stage,
+        framing=framing,
+        file=weights.path,
+    )
 
 
 def _entry(weights: Weights, name: str) -> Tensor:

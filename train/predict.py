@@ -17,7 +17,9 @@ from torch import Tensor
 from eventdata.conversion import read_sample
 from eventdata.dataset import FrameDataset
 from eventdata.errors import EventDataError, InputError, OptionError, StoreError, reading
+from eventdata.files import open_files
 from eventdata.files.inputs import files_below
+from eventdata.files.local import LocalFiles
 from eventdata.formats.recording import DECODERS
 from eventdata.formats.video import FRAME_SUFFIXES
 from eventdata.raw.es_imagenet import MANIFESTS, EsImageNet
@@ -77,7 +79,8 @@ def predict(
     """
     model, info = load_model(network, recipe)
     top = min(top, len(info.classes))
-    if (Path(data) / HEADER_KEY).is_file() or "://" in str(data):
+    files = open_files(data)  # those in a zip file or behind a URL are a store's
+    if not isinstance(files, LocalFiles) or files.size(HEADER_KEY) is not None:
         return list(_of_store(model, info, str(data), split, top, progress))
     if split is not None:
         raise OptionError(f"--split is only for a store, and {data} holds raw files. Omit it")
@@ -87,8 +90,9 @@ def predict(
     return found
 
 
-def table(predictions: Sequence[Prediction], top: int = 1) -> str:
+def table(predictions: Sequence[Prediction]) -> str:
     """Return predictions as CSV: file, sample, class, probability, class_2, ..., note."""
+    top = max((len(one.best) for one in predictions), default=1)
     numbers = ["", *(f"_{place}" for place in range(2, top + 1))]
     columns = [f"{key}{number}" for number in numbers for key in ("class", "probability")]
     out = io.StringIO()

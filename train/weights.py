@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from eventdata.errors import InputError, OptionError
+from eventdata.errors import InputError, OptionError, reading
 from eventdata.files.local import check_plain
 from train.checkpoint import check_torch_file
 from train.networks.published_names import DEPTHS, Form, depth_of, form_of, rename
@@ -163,8 +163,9 @@ def read_weights(path: str | Path) -> Weights:
     """
     path = Path(path)
     loaded: Any
-    try:
+    with reading(path):
         size = check_plain(path).st_size
+    try:
         if path.suffix == ".safetensors":
             loaded = load_file(path)
         else:

@@ -1,9 +1,8 @@
 """The files of a store in one zip archive, read where they lie, never unpacked or written.
 
-Zarr's ZipStore writes such archives, as do ``zip -0 -r`` and ``python -m zipfile``. Members must be
-stored without compression, so that any range of them can be read: the chunks of a store are
-compressed already. Nothing in an archive is trusted: names are only keys, and sizes are checked
-against the archive.
+Zarr's ZipStore writes such archives, as does ``zip -0 -r``. Members must be stored without
+compression, so that any range of them can be read: the chunks of a store are compressed already.
+Nothing in an archive is trusted: names are only keys, and sizes are checked against the archive.
 """
 
 import os

@@ -147,7 +147,7 @@ def test_a_split_has_to_be_named_if_it_is_not_clear(tmp_path, trained, events):
     with pytest.raises(OptionError, match="is not of a run with a store; pass the store"):
         evaluate(weights)
     assert evaluate(weights, events)["samples"] == 24
-    with pytest.raises(InputError, match="nothing"):
+    with pytest.raises(InputError, match=r"nothing: can't be read \(No such file.*check that it"):
         evaluate(tmp_path / "nothing", events)
 
 
@@ -165,6 +165,8 @@ def test_batches_of_another_shape_raise_errors(trained):
     for shape in ((4, 5, 2, 16, 16), (5, 2, 4, 16, 16), (5, 4, 2, 16, 17), (5, 3, 2, 16, 16)):
         with pytest.raises(OptionError, match=r"trained on samples of shape \(4, 2, 16, 16\)"):
             network(torch.zeros(shape))
+    with pytest.raises(OptionError, match="a batch is of torch.uint8; pass floats"):
+        network(torch.zeros(5, 4, 2, 16, 16, dtype=torch.uint8))
     sums, _ = load_model(trained[0] / "sum/best.safetensors")
     assert sums(torch.zeros(5, 2, 2, 16, 16)).shape == (5, 3)
     network.sample_shape = None

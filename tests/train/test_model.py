@@ -113,6 +113,7 @@ def test_old_files_need_their_recipe(whole, tmp_path):
     with pytest.raises(OptionError, match="which decide the outputs. Pass recipe="):
         load_model(best)
     again, same = load_model(folder, recipe=str(folder / "config.toml"))
+    assert same.framing is None
     assert (same.classes, same.settings.neuron) == (info.classes, info.settings.neuron)
     x = (torch.rand(2, 3, 2, 8, 8) < 0.3).float()
     with torch.no_grad():
@@ -125,12 +126,17 @@ def test_old_files_need_their_recipe(whole, tmp_path):
         (["lif.neuron.kind=liaf"], "kind=lif, but the recipe .* has kind=liaf"),
         (["lif.neuron.threshold=0.5"], "threshold=0.7, but the recipe .* has threshold=0.5"),
         (["network.width=8"], "width=4, but the recipe .* has width=8"),
+        (["lif.steps=2", "lif.collapse=2"], "steps=3, collapse=3, but .* has steps=2, collapse=2"),
+        (["lif.downscale=1"], "downscale=2, but the recipe .* has downscale=1"),
     ],
 )
 def test_a_recipe_that_contradicts_the_file_is_refused(whole, changes, says):
     folder, _ = whole
     with pytest.raises(OptionError, match=says):
         load_model(folder, recipe=str(folder / "config.toml"), changes=changes)
+    network, info = load_model(folder, recipe=str(folder / "config.toml"))
+    assert info.framing == load_model(folder)[1].framing
+    assert network.sample_shape == (3, 2, 8, 8)
     with pytest.raises(OptionError, match="changes need a recipe"):
         load_model(folder, changes=changes)
 

@@ -106,6 +106,10 @@ def test_new_recordings_are_predicted_as_a_plain_loop_does(tmp_path, hands):
         found, {name.partition("/")[2]: row for name, row in loop.items()}, ["left", "right"]
     )
     check_same(predict(hands, tmp_path / "s.zarr"), loop, ["left", "right"])
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        for path in sorted((tmp_path / "s.zarr").rglob("*")):
+            archive.write(path, path.relative_to(tmp_path))
+    check_same(predict(hands, tmp_path / "s.zip"), loop, ["left", "right"])
 
 
 def test_a_single_file_and_a_flat_folder_are_predicted(tmp_path, hands):
@@ -274,7 +278,7 @@ def test_the_command_writes_a_table(tmp_path, hands):
     new = tmp_path / "new"
     record(new / "a,b.npz", right=True, seed=60)
     (new / "c.npz").write_bytes(b"")
-    words = ["predict", str(hands), str(new), "--top", "2"]
+    words = ["predict", str(hands), str(new), "--top", "9"]  # there are two classes
     printed = CliRunner().invoke(main, words, catch_exceptions=False)
     assert printed.exit_code == 0
     assert "1 of 2 samples can't be read" in printed.stderr
@@ -284,6 +288,7 @@ def test_the_command_writes_a_table(tmp_path, hands):
     first, second = csv.DictReader(io.StringIO(out.read_text()))
     assert (first["file"], first["sample"], first["class"]) == ("a,b.npz", "0", "right")
     assert first["class_2"] == "left"
+    assert "class_3" not in first
     total = float(first["probability"]) + float(first["probability_2"])
     assert total == pytest.approx(1, abs=1e-4)
     assert second["class"] == ""

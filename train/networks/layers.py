@@ -161,6 +161,8 @@ class Network(nn.Module):
                 f"samples of shape {self.sample_shape}; pass these with the batch as first axis; "
                 "to try other shapes, set the network's sample_shape to None"
             )
+        if not x.is_floating_point():
+            raise OptionError(f"a batch is of {x.dtype}; pass floats, such as batch.float()")
         packs = x.is_cpu if self.pack_spikes == "auto" else self.pack_spikes == "always"
         with packed_spikes() if packs else nullcontext():
             return self.classify(x)
