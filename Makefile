@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-oldest repeat lint clean
+.PHONY: help demo docs test test-oldest repeat lint clean
 
 help:
 	@echo "make demo         raw events -> store -> verify -> pictures -> training -> plot, in ./demo"
+	@echo "make docs         the documentation site, in ./build/site"
 	@echo "make lint         style, types and import contracts"
 	@echo "make test         lint and all tests"
 	@echo "make test-oldest  the quick tests with the oldest supported dependencies"
@@ -22,6 +23,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	PATH="$(abspath $(BIN)):$$PATH" python tools/demo.py demo
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

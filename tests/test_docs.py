@@ -12,7 +12,7 @@ import pytest
 from eventdata.cli import main
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PLACES = re.compile(r"(?<![\w./-])(?:eventdata|train|tools|tests|docs)/[\w./-]*\w")
 PENDING: set[str] = set()

@@ -13,7 +13,7 @@ import pytest
 from eventdata.cli import main
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FOLDERS = ("eventdata", "train", "tools", "tests")
 CODE = [path for name in FOLDERS for path in (ROOT / name).rglob("*.py") if path != Path(__file__)]
 
