@@ -35,7 +35,7 @@ def digest(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> str:
 
 
 def loader(dataset: eventdata.FrameDataset) -> eventdata.FrameLoader:
-    return eventdata.FrameLoader(dataset, BATCH, shuffle=True, threads=2)
+    return eventdata.FrameLoader(dataset, BATCH, shuffle=True, seed=0, threads=2)
 
 
 def put_digests(dataset: eventdata.FrameDataset, used: eventdata.FrameLoader, queue) -> None:

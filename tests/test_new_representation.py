@@ -107,8 +107,9 @@ def test_batches_have_floating_types_on_every_path(store):
         tiles = stored[:, :3].float().unflatten(-1, (-1, factor)).unflatten(-3, (-1, factor))
         pooled = tiles.sum((-3, -1)) if kind_of(store) == "voxel" else tiles.amax((-3, -1))
         assert torch.allclose(dense, pooled, atol=1e-5)
+    assert next(iter(eventdata.FrameLoader(dataset, 24)))[0].dtype == torch.float16
     with pytest.raises(OptionError, match="values are float16, which torch.uint8 does not hold"):
-        eventdata.FrameLoader(dataset, 24)
+        eventdata.FrameLoader(dataset, 24, dtype=torch.uint8)
 
 
 def test_it_is_described_and_shown(store, tmp_path):

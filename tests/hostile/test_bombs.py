@@ -467,7 +467,7 @@ def test_memory_that_runs_out_in_listing_is_an_error(tmp_path, monkeypatch):
         ("eventdata.formats.columns.list_members", {"frames": 2}),
         ("eventdata.formats.columns.list_members", given),
         ("eventdata.formats.columns.list_members", {**given, "every": 4}),
-        ("eventdata.raw.recordings.cut", {**given, "every": 4}),
+        ("eventdata.raw.recordings.survey", {**given, "every": 4}),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, no_memory)

@@ -137,7 +137,7 @@ def test_other_texts_are_refused(text, message):
         ("Decimation(n=0)", "fails"),
         ("TimeSkew(coefficient=1e300)", "fails"),
         ("TimeSkew(coefficient=3e14)", "out of range"),
-        ("Downsample(sensor_size=(10, 10, 2), target_size=(5, 5))", "after Downsample.* 5 x 5"),
+        ("Downsample(sensor_size=(10, 10, 2), target_size=(5, 5))", "after Downsample.* 5x5"),
     ],
 )
 def test_a_transform_that_fails_is_an_error_of_the_sample(text, message):

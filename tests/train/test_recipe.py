@@ -177,8 +177,8 @@ def test_a_recipe_on_a_base(tmp_path):
 @pytest.mark.parametrize(
     ("base", "says"),
     [
-        ("'pipe-x'", "base is 'pipe-x': choose digits, pipe-d-check"),
-        ("'./b.toml'", "base is './b.toml': choose digits"),
+        ("'pipe-x'", "base is 'pipe-x': choose .*digits, .*pipe-d-check"),
+        ("'./b.toml'", "base is './b.toml': choose .*digits"),
         ("['digits']", r"base is \['digits'\]: choose"),
         ("'pipe-d-grey'", "base is 'pipe-d-grey', which has a base itself"),
     ],
@@ -203,7 +203,7 @@ def test_labels_name_the_method_and_the_recipe(tmp_path):
 
 
 def test_missing_recipes_raise_errors(tmp_path):
-    with pytest.raises(OptionError, match="no recipe is named 'pipe-x': choose digits"):
+    with pytest.raises(OptionError, match="no recipe is named 'pipe-x': choose .*digits"):
         load("pipe-x")
     with pytest.raises(InputError, match=r"missing.toml: can't be read \(No such file"):
         load(str(tmp_path / "missing.toml"))
