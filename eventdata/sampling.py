@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
@@ -153,6 +155,19 @@ class SamplerBatches:
         return "" if generator is None else bytes(generator.get_state().tolist()).hex()
 
 
+def _load_late(caller: FrameType) -> None:
+    """Have Lightning load a loader's state that it has read from a checkpoint and not loaded.
+
+    It loads states only while it sets up the loaders. If configure_optimizers asks for
+    estimated_stepping_batches, it does that before it reads the checkpoint, and the epoch would
+    silently begin anew. It hands nothing to the loader, so its loop is found on the stack.
+    """
+    loop = caller.f_back and caller.f_back.f_locals.get("self")
+    load = getattr(loop, "_load_combined_loader_states", None)
+    if load is not None:
+        load()
+
+
 class _Epochs(Protocol):
     """The methods of a loader that `BatchIndices` calls."""
 
@@ -175,7 +190,8 @@ class BatchIndices:
         return len(self._loader)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, as the loader's method does."""
+        """Choose the epoch, as the loader's method does; Lightning calls this before each."""
+        _load_late(sys._getframe(1))
         self._loader.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[int]]:

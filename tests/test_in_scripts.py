@@ -302,8 +302,22 @@ def test_accelerate_prepares_and_skips(dataset):
         next(iter(accelerate.skip_first_batches(packed, 1)))
 
 
-def _fit(loader, steps, folder: Path, *, resume=None, reload=0, at_epoch_end=None, module=None):
-    """Train for some epochs with Lightning; return the digest of each batch with its epoch."""
+def _fit(
+    loader,
+    steps,
+    folder: Path,
+    *,
+    resume=None,
+    reload=0,
+    at_epoch_end=None,
+    module=None,
+    estimate=False,
+):
+    """Train for some epochs with Lightning; return the digest of each batch with its epoch.
+
+    With `estimate`, configure_optimizers asks for the number of steps, so that Lightning sets up
+    the loaders before it reads the checkpoint to resume.
+    """
     import lightning
     from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -322,6 +336,8 @@ def _fit(loader, steps, folder: Path, *, resume=None, reload=0, at_epoch_end=Non
             pass
 
         def configure_optimizers(self):
+            if estimate:
+                assert self.trainer.estimated_stepping_batches == 3 * steps
             return torch.optim.SGD(self.parameters(), 0.01)
 
         if module is None:
@@ -361,8 +377,10 @@ def test_lightning_resumes_at_any_batch(dataset, tmp_path):
     assert [epoch for epoch, _ in whole] == [0] * 3 + [1] * 3 + [2] * 3
     assert len(set(whole)) == len({digest for _, digest in whole}) == 9
     for step in (1, 3, 4, 6, 8):
-        resumed, _ = _fit(loader, 3, tmp_path / "b", resume=tmp_path / f"a/step={step}.ckpt")
-        assert resumed == whole[step:]
+        for estimate in (False, True):
+            file = tmp_path / f"a/step={step}.ckpt"
+            resumed, _ = _fit(loader, 3, tmp_path / "b", resume=file, estimate=estimate)
+            assert resumed == whole[step:]
     for at_end in (True, False):
         folder = tmp_path / f"end-{at_end}"
         assert _fit(loader, 3, folder, at_epoch_end=at_end)[0] == whole
@@ -383,7 +401,8 @@ def test_the_data_module_trains_and_resumes(store, tmp_path):
     for step in (2, 3, 4):
         resume = tmp_path / f"a/step={step}.ckpt"
         module = EventDataModule(store, 20)
-        assert _fit(None, 2, tmp_path / "b", resume=resume, module=module)[0] == whole[step:]
+        resumed, _ = _fit(None, 2, tmp_path / "b", resume=resume, module=module, estimate=True)
+        assert resumed == whole[step:]
 
 
 def test_the_data_module_draws_missing_splits(store, tmp_path):
