@@ -24,6 +24,9 @@ from eventdata.store.layout import SampleFormat
 from eventdata.store.read import open_store
 from train.splits import draw, sample_keys
 
+PURPOSES = {"train": "train on", "select": "select models by", "test": "test on"}
+"""What each part of a store is for."""
+
 
 def keys_of(part: FrameDataset) -> list[str]:
     """Return a key for each sample (`train.splits.sample_keys`)."""
@@ -191,6 +194,14 @@ class Data:
         parts = {"train": self.train, "select": self.select, "test": self.test}
         return {name: len(part) for name, part in parts.items() if part is not None}
 
+    def summary(self) -> str:
+        """Return the number of samples for each purpose, and which of them were drawn."""
+        return ", ".join(
+            f"{count:,}{' samples' * (name == 'train')} to {PURPOSES[name]}"
+            f"{' (drawn)' * (name in self.drawn)}"
+            for name, count in self.counts.items()
+        )
+
     @property
     def classes(self) -> list[str]:
         """Class names by label."""
@@ -284,9 +295,11 @@ def open_data(
             f"{store} has too few samples to train on some and select by others; convert at least "
             f"{needed} of a class, better {10 * needed}"
         )
-    purposes = {"to train on ": train, "to select by ": select, "to test on ": test}
+    parts = {"train": train, "select": select, "test": test}
     labels_of = {
-        what: set(part.labels.tolist()) for what, part in purposes.items() if part is not None
+        f"to {PURPOSES[name]} ": set(part.labels.tolist())
+        for name, part in parts.items()
+        if part is not None
     }
     present = set().union(*labels_of.values())
     notes += _missing("", set(range(len(train.classes))) - present, train.classes)

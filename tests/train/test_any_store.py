@@ -142,6 +142,8 @@ def test_one_split_is_trained_on_and_tested(tmp_path, recipe, one_split):
     assert result["held_out"] == [0.2, 0, 0.2]
     assert said[0] == f"note: {one_split} {result['notes'][0]}"
     assert said[1] == "lif: augmentation: none"
+    parts = "39 samples to train on, 9 to select models by (drawn), 12 to test on (drawn)"
+    assert said[2] == f"lif: {parts}"
     config = load(str(tmp_path / "run/config.toml"))
     assert (config.run.test_share, config.run.split_seed) == (0.2, 0)
 

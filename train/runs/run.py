@@ -152,15 +152,16 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
                 uncounted.append(source.name)
                 say(f"note: {name} starts from {source.name}, whose training is not counted")
         say(f"{name}: augmentation: {stage.augment.summary()}")
+        say(f"{name}: {plan.parts[stage.data].summary()}")
         current = StageRun(plan=plan, name=name, folder=folder.stage(name), before=cost)
         result = current.train(source, say)
         results.append(result)
         cost += cost_of(result)
         waiting = result["waiting_seconds"] / max(result["train_seconds"], 1e-9)
         say(
-            "{name}: {kind}, {epochs} epochs, best held-out top-1 {best_top1:.1%} in epoch "
+            "{name}: {kind}, {epochs} epoch{plural}, best held-out top-1 {best_top1:.1%} in epoch "
             "{best_epoch}; {train_seconds:.0f} s of training, {waiting:.0%} of it waiting for "
-            "input".format(**result, waiting=waiting)
+            "input".format(**result, waiting=waiting, plural="s" * (result["epochs"] != 1))
         )
         if result.get("predicted_classes") == 1:
             say(f"note: {name} takes all held-out samples for the same class")
