@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo docs test test-oldest repeat lint clean
+.PHONY: help demo docs package test test-oldest repeat lint clean
 
 help:
 	@echo "make demo         raw events -> store -> verify -> pictures -> training -> plot, in ./demo"
 	@echo "make docs         the documentation site, in ./build/site"
+	@echo "make package      wheel and source archive in ./dist, each tried in a clean environment"
 	@echo "make lint         style, types and import contracts"
 	@echo "make test         lint and all tests"
 	@echo "make test-oldest  the quick tests with the oldest supported dependencies"
@@ -26,6 +27,9 @@ demo: $(INSTALLED)
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+package: $(INSTALLED)
+	$(BIN)/python tools/package.py dist
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
