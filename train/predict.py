@@ -22,6 +22,7 @@ from eventdata.files.inputs import files_below
 from eventdata.files.local import LocalFiles
 from eventdata.formats.recording import DECODERS
 from eventdata.formats.video import FRAME_SUFFIXES
+from eventdata.raw.dvs_gesture import LISTS, labels_of, list_gestures
 from eventdata.raw.es_imagenet import MANIFESTS, EsImageNet
 from eventdata.raw.hold_out import PIECE
 from eventdata.raw.image_lists import SUFFIXES
@@ -189,7 +190,7 @@ def list_unlabelled(info: ModelInfo, place: Path) -> tuple[Source, Samples]:
             "convert them, then pass the store"
         )
     name = str(framing.parameters.get("source"))
-    lister = _tonic if name.startswith("tonic:") else LISTERS.get(name)
+    lister = _as_source if name.startswith("tonic:") else LISTERS.get(name)
     if lister is None or framing.parameters.get("grey_from_events"):
         raise OptionError(
             f"the network learned from {framing.dataset}, which is not made from raw files; "
@@ -306,7 +307,20 @@ def _es_imagenet(name: str, framing: Framing, place: Path) -> tuple[Source, Samp
     return source, _listed(folder, names, details, problems)
 
 
-def _tonic(name: str, framing: Framing, place: Path) -> tuple[Source, Samples]:
+def _gestures(name: str, framing: Framing, place: Path) -> tuple[Source, Samples]:
+    """List gestures by the lists or label files of the data set, else whole recordings."""
+    folder, names = _files(place, (".aedat",))
+    if any(
+        (place / inner / one).is_file() for inner in ("", "DvsGesture") for one in LISTS.values()
+    ):
+        return _as_source(name, framing, place)
+    if not any(labels_of(folder / one).is_file() for one in names):
+        return _recordings("recordings", framing, place)
+    return build_source(name, folder, _options(name, framing)), list_gestures("", folder, names)
+
+
+def _as_source(name: str, framing: Framing, place: Path) -> tuple[Source, Samples]:
+    """List a data set as its source does for a conversion."""
     source = build_source(name, place, _options(name, framing))
     rows = [(part, index) for part in source.splits().values() for index in range(len(part))]
     return source, Samples.gather(rows)
@@ -320,5 +334,6 @@ LISTERS: dict[str, Lister] = {
     "es-imagenet": _es_imagenet,
     "ucf101": _clips,
     "es-ucf101": _clips,
+    "dvs-gesture": _gestures,
 }
-"""Functions that list raw files without labels, by the name of the source; Tonic has `_tonic`."""
+"""Functions that list raw files without labels, by source. Tonic lists its data sets itself."""

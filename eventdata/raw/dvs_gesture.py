@@ -96,7 +96,7 @@ class DvsGesture(SourceSettings):
                 f"{folder}: {min(both)} is in both {' and '.join(LISTS.values())}; keep it in one"
             )
         listing = {
-            split: _list(split, folder, part)
+            split: list_gestures(split, folder, part)
             for split, part in names.items()
             if self.only in (None, split)
         }
@@ -144,8 +144,14 @@ def _read_list(path: Path) -> list[str]:
     return names
 
 
-def _list(split: str, folder: Path, listed: Sequence[str]) -> Samples:
-    """Return the samples of a split, by the label files of its recordings."""
+def list_gestures(split: str, folder: Path, listed: Sequence[str]) -> Samples:
+    """Return the gestures in some recordings of a folder, by their label files.
+
+    Args:
+        split: name of the split, for notes.
+        folder: folder of the recordings.
+        listed: names of the recordings in it.
+    """
     names: list[str] = []
     paths: list[str] = []
     labels: list[int] = []
@@ -158,7 +164,7 @@ def _list(split: str, folder: Path, listed: Sequence[str]) -> Samples:
             missing.append(recording)
             continue
         called = recording.removesuffix(".aedat")
-        for name, label, times, problem in _read_labels(folder / f"{called}_labels.csv", called):
+        for name, label, times, problem in _read_labels(labels_of(path), called):
             if problem:
                 problems[len(names)] = problem
             names.append(name)
@@ -173,6 +179,11 @@ def _list(split: str, folder: Path, listed: Sequence[str]) -> Samples:
             f"{missing[0]}"
         )
     return samples
+
+
+def labels_of(recording: Path) -> Path:
+    """Return the path of a recording's label file."""
+    return recording.with_name(f"{recording.stem}_labels.csv")
 
 
 def _read_labels(path: Path, called: str) -> list[tuple[str, int, tuple[int, int], str]]:

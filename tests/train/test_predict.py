@@ -17,6 +17,7 @@ from eventdata.cli import main
 from eventdata.errors import InputError, MismatchError, OptionError
 from tests.drawn import TINY_RECIPE, make_store
 from tests.makers import make_clips, make_es_imagenet, make_es_ucf101, make_images, write_npz
+from tests.raw.test_dvs_gesture import write_gestures as write_published_gestures
 from tests.raw.test_tonic_source import write_gestures
 from train import load_model
 from train.predict import predict, table
@@ -253,6 +254,34 @@ def test_a_data_set_of_tonic_is_predicted(tmp_path, shared, name):
         ((label, share),) = found[one.file].best
         assert label == one.best[0][0]
         assert share == pytest.approx(one.best[0][1], abs=1e-5)
+
+
+def test_gestures_are_predicted_by_lists_by_label_files_or_whole(tmp_path):
+    raw = tmp_path / "raw"
+    users = [f"user{number:02d}_led" for number in range(3, 11)]
+    write_published_gestures(raw, {"train": users[:7], "test": users[7:]})
+    eventdata.convert("dvs-gesture", raw, tmp_path / "s.zarr", frames=4)
+    folder = train_on(tmp_path / "s.zarr", tmp_path / "run", more="downscale = 8\n")
+    in_store = [
+        one
+        for split in ("train", "test")
+        for one in predict(folder, tmp_path / "s.zarr", split=split)
+    ]
+    assert len(in_store) == 24
+    for by in ("lists", "label files"):
+        found = {(one.file, one.sample): one for one in predict(folder, raw)}
+        assert len(found) == 24, by
+        for one in in_store:
+            ((label, share),) = found[one.file, one.sample].best
+            assert label == one.best[0][0]
+            assert share == pytest.approx(one.best[0][1], abs=1e-5)
+        for path in raw.glob("trials_to_*.txt"):
+            path.unlink()
+    for path in raw.glob("*_labels.csv"):
+        path.unlink()
+    whole = predict(folder, raw)
+    assert [one.file for one in whole] == [f"{user}.aedat" for user in users]
+    assert all(one.best for one in whole)
 
 
 def test_what_cannot_be_framed_raises_an_error(tmp_path, hands, events):
