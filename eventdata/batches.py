@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from typing import Any, Literal
 
@@ -133,6 +134,13 @@ def checked_device(device: str | torch.device) -> torch.device:
         found = torch.cuda.device_count() or "no"
         raise OptionError(f"device is {checked}, but torch finds {found} GPUs here")
     return checked
+
+
+class Threads(ThreadPoolExecutor):
+    """Threads that start nothing more when their block ends, even by an error or Ctrl-C."""
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown(cancel_futures=True)
 
 
 class BufferPool:

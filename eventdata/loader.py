@@ -31,6 +31,7 @@ from eventdata.batches import (
     BufferPool,
     Decoding,
     Layout,
+    Threads,
     checked_device,
     holds,
     make_dense,
@@ -235,7 +236,7 @@ class FrameLoader:
         turn = self._turn
         batches = self._batches()[self._position :]
         process = os.getpid()
-        with self._open(batches) as reader, _Threads(self.threads, "eventdata-loader") as threads:
+        with self._open(batches) as reader, Threads(self.threads, "eventdata-loader") as threads:
             todo = (self._start(threads, reader, batch) for batch in batches)
             coming = deque(islice(todo, self.prefetch))
             while coming:
@@ -395,10 +396,3 @@ class FrameLoader:
         if self.layout == "TNPHW" and frames.ndim == 5:
             frames = frames.transpose(0, 1).contiguous()
         return self._transformed(frames, labels.to(torch.device(self.device)))
-
-
-class _Threads(ThreadPoolExecutor):
-    """Threads that start nothing more when their block ends, even by an error or Ctrl-C."""
-
-    def __exit__(self, *error: object) -> None:
-        self.shutdown(cancel_futures=True)

@@ -259,8 +259,7 @@ def _with_sources(stages: dict[str, Stage], names: list[str], where: str) -> dic
         source = stage.weights
         if source == CHECKPOINT:
             raise OptionError(
-                f"{where}: {name} starts from a checkpoint; pass --set "
-                f"{name}.weights=FILE.safetensors"
+                f"{where}: {name} starts from a checkpoint; pass --set {name}.weights=FILE"
             )
         if source != FRESH and source not in found and not source.startswith(TIMM):
             # os.path, because Path raises for a name that is too long.
