@@ -30,7 +30,9 @@ SensorSize = tuple[int, int]  # (W, H), columns first, as Tonic writes it
 Outside = Literal["fail", "drop"]  # events off the sensor: refuse the recording, or skip them
 
 EVENT_DTYPE = np.dtype([("x", np.int16), ("y", np.int16), ("t", np.int64), ("p", np.bool_)])
+_ROW = np.dtype((np.void, EVENT_DTYPE.itemsize))
 LARGEST_SIDE = np.iinfo(np.int16).max
+ROOM = 1 << 20  # events; memory in small parts is slow the first time it is written to
 MAX_PIECES = 1 << 20  # of one recording: more means a damaged time stamp or a wrong unit
 
 
@@ -56,6 +58,7 @@ class EventChecker:
     facts: TimeFacts | None = field(default=None, init=False)  # that suggested the unit
     _first: str = field(default="", init=False)  # of these
     _dark: set[int] = field(default_factory=set, init=False)  # values of p besides 1
+    _room: Events = field(default_factory=lambda: np.empty(0, EVENT_DTYPE), init=False)
 
     def check(self, x: ArrayLike, y: ArrayLike, t: ArrayLike, p: ArrayLike) -> Events:
         """Return columns (N,) of any numeric type as events in their order, times in microseconds.
@@ -63,7 +66,13 @@ class EventChecker:
         Raises:
             InputError: these are not events. Polarities are {0, 1} or {-1, 1} in all chunks.
         """
-        return _pack(self._columns([np.asarray(column) for column in (x, y, t, p)]))
+        columns = self._columns([np.asarray(column) for column in (x, y, t, p)])
+        count = len(columns[0])
+        if count > len(self._room):  # the first chunk may be the only one
+            most = 8 * count if self.events > count else count
+            self._room = np.empty(max(count, min(most, ROOM)), EVENT_DTYPE)
+        out, self._room = self._room[:count], self._room[count:]
+        return _pack(columns, out)
 
     def finish(self) -> None:
         """Raise InputError if there were events off the sensor, unless they are to be skipped."""
@@ -81,10 +90,10 @@ class EventChecker:
     def _columns(self, columns: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Return x, y, t, p as numbers that fit ``EVENT_DTYPE``, without events off the sensor."""
         name = self.name
-        shapes = sorted({column.shape for column in columns})
-        if len(shapes) > 1 or len(shapes[0]) != 1:
-            raise InputError(f"{name}: x, y, t and p must be columns of one length, not {shapes}")
         x, y, t, p = columns
+        if not (x.shape == y.shape == t.shape == p.shape and x.ndim == 1):
+            shapes = sorted({column.shape for column in columns})
+            raise InputError(f"{name}: x, y, t and p must be columns of one length, not {shapes}")
         width, height = (self.sensor_size or (LARGEST_SIDE, LARGEST_SIDE))[:2]
         if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
             raise InputError(
@@ -102,7 +111,7 @@ class EventChecker:
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         checked = [x, y, t, self._polarities(p)]
-        if len(x) and (min(x.min(), y.min()) < 0 or x.max() >= width or y.max() >= height):
+        if not (_all_within(x, width) and _all_within(y, height)):
             inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
             first = int(np.argmin(inside))
             self._first = (
@@ -116,6 +125,10 @@ class EventChecker:
     def _polarities(self, p: NDArray[Any]) -> NDArray[np.bool_]:
         if p.dtype.kind == "b":
             return p
+        if p.dtype == np.uint8 and self._dark <= {0} and p.max(initial=0) <= 1:
+            if not p.min(initial=1):
+                self._dark.add(0)
+            return p.view(np.bool_)
         p = _whole(p, "p", self.name)
         on: NDArray[np.bool_] = p == 1
         if not on.all():
@@ -232,6 +245,14 @@ def cut(events: Events, every: int) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(np.searchsorted(t, edges).tolist())]
 
 
+def join(parts: Sequence[Events]) -> Events:
+    """Return arrays of ``EVENT_DTYPE`` one after the other; NumPy would copy field by field."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = [np.ascontiguousarray(part).view(_ROW) for part in parts]
+    return np.concatenate([np.empty(0, _ROW), *rows]).view(EVENT_DTYPE)
+
+
 def _ordered(t: NDArray[Any]) -> bool:
     return not np.any(t[1:] < t[:-1])
 
@@ -242,8 +263,8 @@ def in_order(events: Events) -> Events:
     return events if _ordered(t) else events[np.argsort(t, kind="stable")]
 
 
-def _pack(columns: Sequence[NDArray[Any]]) -> Events:
-    events = np.empty(len(columns[2]), EVENT_DTYPE)
+def _pack(columns: Sequence[NDArray[Any]], out: Events | None = None) -> Events:
+    events = np.empty(len(columns[2]), EVENT_DTYPE) if out is None else out
     for name, column in zip("xytp", columns, strict=True):
         events[name] = column
     return events
@@ -260,6 +281,13 @@ def _unit(t: NDArray[Any], name: str) -> TimeUnit:
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     return "s"
+
+
+def _all_within(column: NDArray[Any], side: int) -> bool:
+    """Return whether all of some whole numbers (N,) are at least 0 and less than ``side``."""
+    if not len(column):
+        return True
+    return bool(column.max() < side and (column.dtype.kind == "u" or column.min() >= 0))
 
 
 def _whole(column: NDArray[Any], field: str, name: str) -> NDArray[Any]:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.events import EVENT_DTYPE, EventChecker, Events, Outside, SensorSize, in_order
+from eventdata.events import EventChecker, Events, Outside, SensorSize, in_order, join
 from eventdata.settings import Settings, setting
 from eventdata.units import TimeUnit
 
@@ -72,7 +71,7 @@ class Recording:
         """Return all events that pass a checker, sorted by time."""
         checked = [checker.check(*chunk[1:]) for chunk in self.chunks(None)]
         checker.finish()
-        return in_order(np.concatenate(checked) if checked else np.empty(0, EVENT_DTYPE))
+        return in_order(join(checked))
 
     def checker(self, size: SensorSize | None, options: "DecodeOptions", name: str) -> EventChecker:
         """Return the checks of its events for a sensor of that size (W, H)."""

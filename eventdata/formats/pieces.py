@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.formats.decoding import CHUNK_EVENTS, END_MISSING, Chunk, Place, add_note
+from eventdata.formats.decoding import END_MISSING, Chunk, Place, add_note
 
+CHUNK_EVENTS = 1 << 17  # fewer than in other formats: words and columns stay in the cache
 HEADER_BYTES = 1 << 16  # at the start of a file, more than any header has
 
 LONGEST = 8  # bytes of an event
@@ -52,25 +54,30 @@ class Pieces:
         """Return the state at a place."""
         return np.array([place.state, *self.state[1:]], np.int64)
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         return self.width * np.dtype(self.dtype).itemsize
 
+    @cached_property
+    def end(self) -> int:
+        """Return the size of the file."""
+        return self.path.stat().st_size
+
     def check(self) -> None:
         """Raise InputError if there is no whole row."""
-        if self.path.stat().st_size < self.start + self.row_bytes:
+        if self.end < self.start + self.row_bytes:
             raise InputError("truncated: the file has no events")
 
     def chunks(self, place: Place | None = None) -> Iterator[Chunk]:
         """Yield the events from a place on; see `decoding.Recording`."""
         state = np.array(self.state, np.int64) if place is None else self.enter(place)
         offset = self.start if place is None else place.offset
-        size = max(self.path.stat().st_size - offset, 0)
-        buffer = bytearray(min(max(CHUNK_EVENTS * self.row_bytes, LONGEST), size))
+        most = max(CHUNK_EVENTS * self.row_bytes, LONGEST)
+        buffer = np.empty(min(most, max(self.end - offset, 0)), np.uint8)
         with self.path.open("rb", buffering=0) as file:
-            while True:
+            while self.end - offset >= self.row_bytes:
                 file.seek(offset)
-                size = file.readinto(buffer) or 0
+                size = file.readinto(buffer.data) or 0
                 words = np.frombuffer(buffer, self.dtype, size // self.row_bytes * self.width)
                 here = Place(offset, self.leave(state))
                 used, columns = self._decode(words, state)
@@ -79,14 +86,15 @@ class Pieces:
                 offset += used * self.row_bytes
                 if len(columns[0]):
                     yield Chunk(here, *columns)
-        if size:
+        if offset < self.end:
             add_note(self.notes, END_MISSING)
 
     def _decode(
         self, words: NDArray[Any], state: NDArray[np.int64]
     ) -> tuple[int, tuple[NDArray[Any], ...]]:
         """Return how many rows were used, and the columns x, y, t, p of their events."""
-        words = words.astype(words.dtype.newbyteorder("="), copy=False)
+        if not words.dtype.isnative:
+            words = words.astype(words.dtype.newbyteorder("="))
         rows = words.reshape(-1, self.width) if self.width > 1 else words
         room = min(len(rows) * self.most, CHUNK_EVENTS) + self.most
         dtypes = (np.uint16, np.uint16, np.int64, np.uint8)

@@ -4,7 +4,6 @@ Formats of fixed-size words are decoded here, since the libraries that know them
 silently on a damaged file; tests compare each decoder with one of these.
 """
 
-import contextlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -98,24 +97,30 @@ def read_recording(path: Path, options: DecodeOptions) -> Recording:
     if module is None:
         raise InputError(f"{path}: not a recording; supported suffixes are {', '.join(DECODERS)}")
     decode: Decoder = import_module(f"eventdata.formats.{module}").read
-    with _faults_of(path):
+    with _FaultsOf(path):
         check_plain(path)
         recording = decode(path, options)
 
     def chunks(place: Place | None) -> Iterator[Chunk]:
-        with _faults_of(path):
+        with _FaultsOf(path):
             yield from recording.chunks(place)
 
     return replace(recording, chunks=chunks)
 
 
-@contextlib.contextmanager
-def _faults_of(path: Path) -> Iterator[None]:
-    """Add the path to the errors of a decoder."""
-    with reading(path):
-        try:
-            yield
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-        except MemoryError:
-            raise out_of_memory(str(path)) from None
+class _FaultsOf:
+    """A context that adds the path to the errors of a decoder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, InputError):
+            raise InputError(f"{self._path}: {error}") from None
+        if isinstance(error, MemoryError):
+            raise out_of_memory(str(self._path)) from None
+        if isinstance(error, OSError):
+            with reading(self._path):
+                raise error

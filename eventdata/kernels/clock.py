@@ -64,11 +64,13 @@ class RunFinder:
 
     def finish(self) -> Runs:
         """Return all runs, at least one if there were events."""
-        state, found = self._state, int(self._state[_RUNS])
-        self._runs[found] = state[[_START, _COUNT, _LOW, _TOP]]
-        columns = self._runs[: found + int(state[_COUNT] > 0)].T.copy()
-        facts = (int(state[i]) for i in (_FALLS, _LATE, _LATENESS, _LATEST, _WIDEST, _FULL))
-        return Runs(*columns, *facts)
+        state: list[int] = self._state.tolist()
+        found = state[_RUNS]
+        self._runs[found] = state[_START], state[_COUNT], state[_LOW], state[_TOP]
+        columns = self._runs[: found + (state[_COUNT] > 0)].T.copy()
+        return Runs(
+            *columns, *(state[i] for i in (_FALLS, _LATE, _LATENESS, _LATEST, _WIDEST, _FULL))
+        )
 
 
 @njit(cache=True, nogil=True)

@@ -14,9 +14,7 @@ Where the parts on both sides are large, both are kept, one after the other, exc
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from eventdata.events import Events, in_order
+from eventdata.events import Events, in_order, join
 from eventdata.kernels.clock import NEAR, RunFinder, Runs
 from eventdata.units import EPOCH, spell_seconds
 
@@ -108,11 +106,13 @@ def mend(events: Events) -> tuple[Events, list[Note]]:
     parts = []
     end = clock.segments[0].first
     for segment in clock.segments:
-        part = in_order(np.concatenate([events[start:stop] for start, stop in segment.ranges]))
-        part["t"] += end - segment.first
+        part = in_order(join([events[start:stop] for start, stop in segment.ranges]))
+        if end != segment.first:
+            part = part.copy()
+            part["t"] += end - segment.first
         parts.append(part)
         end += segment.span
-    return np.concatenate(parts), clock.notes
+    return join(parts), clock.notes
 
 
 def _is_fall(runs: Runs, before: int, after: int, disorder: int) -> bool:

@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import OptionError
-from eventdata.events import LARGEST_SIDE, Events, Outside, SensorSize
+from eventdata.events import LARGEST_SIDE, Events, Outside, SensorSize, join
 from eventdata.kernels.framing import (
     DEFAULT_TAU,
     Framing,
@@ -127,7 +126,7 @@ class FrameSettings(Settings):
         the name of the file.
         """
         if self.transforms:
-            events = np.concatenate([*sample.chunks()])
+            events = join([*sample.chunks()])
             for transform in self.transforms:
                 events = transform.apply(events, size)
                 size = transform.sensor_after(size)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.events import MAX_PIECES, Events, SensorSize, in_order
+from eventdata.events import MAX_PIECES, Events, SensorSize, in_order, join
 from eventdata.files.inputs import Numbers
 from eventdata.formats.decoding import DecodeOptions, Place
 from eventdata.formats.recording import read_recording
@@ -76,7 +76,7 @@ class Excerpt(NamedTuple):
                     f"{CARRIED_EVENTS:,} events have to be sorted at once; sort the events by time"
                 )
             else:
-                pool = in_order(np.concatenate([pool, part]))
+                pool = in_order(join([pool, part]))
             if len(pool):
                 final = first_at(pool["t"], int(pool["t"][-1]) - self.lateness + 1)
                 yield pool[:final]
@@ -112,7 +112,7 @@ class _Held:
         """Return the events in ranges of their numbers, sorted by time."""
         if self._part is None or self._part[0] != (ranges, sort):
             parts = [self.events[low:high] for low, high in ranges] or [self.events[:0]]
-            part = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            part = join(parts)
             self._part = (ranges, sort), in_order(part) if sort else part
         return self._part[1]
 
@@ -202,6 +202,10 @@ class Survey:
         segments = self.clock.segments
         count = sum(segment.events for segment in segments)
         first = segments[0].first
+        ordered = not self.clock.lateness and len(segments) == 1 and count == self.numbers[-1]
+        if ordered and self.kept is not None:  # as in most recordings
+            kept = [chunk.events for chunk in self.kept]
+            return Stream(lambda: kept, (first, first + segments[0].span), count)
         return Stream(self._whole, (first, first + sum(one.span for one in segments)), count)
 
     def _whole(self) -> Iterator[Events]:
@@ -328,17 +332,12 @@ def survey(path: Path, size: SensorSize, options: DecodeOptions, *, cut: bool = 
 
     def chunks() -> Iterator[_Held]:
         nonlocal kept
-        if places and kept is not None:
-            yield from kept
-            return
-        first = not places
         for chunk in reader.chunks():
-            if first:
-                places.append(chunk.place)
-                if kept is not None:
-                    kept.append(chunk)
-                    if len(kept) > 1 and sum(len(one.events) for one in kept) > KEPT_EVENTS:
-                        kept = None
+            places.append(chunk.place)
+            if kept is not None:
+                kept.append(chunk)
+                if len(kept) > 1 and numbers[-1] + len(chunk.events) > KEPT_EVENTS:
+                    kept = None
             yield chunk
 
     runs: list[Runs] = []
@@ -346,7 +345,8 @@ def survey(path: Path, size: SensorSize, options: DecodeOptions, *, cut: bool = 
     def find(disorder: int, gap: int) -> Runs:
         finder = RunFinder(disorder, gap)
         numbers[1:], tops[1:] = [], []
-        for chunk in chunks():
+        again = kept if kept is not None else reader.chunks()
+        for chunk in again if places else chunks():
             finder.add(chunk.events["t"])
             numbers.append(numbers[-1] + len(chunk.events))
             tops.append(finder.top)
