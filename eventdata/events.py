@@ -135,9 +135,9 @@ class EventChecker:
             off = next((value for value in (0, -1) if np.all(on | (p == value))), None)
             self._dark |= {off} if off is not None else set(np.unique(p)[:5].tolist())
             if off is None or len(self._dark) > 1:
+                values = sorted({*self._dark, *([1] if on.any() else [])})[:5]
                 raise InputError(
-                    f"{self.name}: p has the values {sorted({*self._dark, 1})[:5]}; polarities are "
-                    "0 and 1, or -1 and 1"
+                    f"{self.name}: p has the values {values}; polarities are 0 and 1, or -1 and 1"
                 )
         return on
 

@@ -179,7 +179,7 @@ def _fit(facts: TimeFacts, unit: TimeUnit, usual: TimeUnit) -> int:
 
 
 def _is_possible(facts: TimeFacts, unit: TimeUnit) -> bool:
-    """Return whether a unit makes a recording of a possible rate; fewer events have none."""
+    """Return whether a unit makes a recording of a possible rate; few events have no rate."""
     seconds = facts.span * UNITS[unit]
     slow = facts.events >= FEW and facts.events < 200 * seconds and seconds > 20
     return _fits(facts, unit) and facts.events <= 1e9 * seconds and not slow
@@ -237,6 +237,11 @@ def check_precision(t: NDArray[Any], unit: TimeUnit) -> None:
             raise InputError(_lost(facts))
 
 
+def is_possible(facts: TimeFacts, unit: TimeUnit) -> bool:
+    """Return whether a unit gives times of an event camera: up to 2100, at a possible rate."""
+    return facts.least == facts.greatest or _is_possible(facts, unit)
+
+
 def is_documented(facts: TimeFacts, unit: TimeUnit) -> bool:
     """Return whether a unit is the one for such numbers: seconds for fractions, else microseconds.
 
@@ -256,6 +261,15 @@ def describe_unit(facts: TimeFacts, unit: TimeUnit) -> str:
     )
 
 
+def describe_doubt(facts: TimeFacts, unit: TimeUnit) -> str:
+    """Return a remark for users on a unit that is not `is_possible`."""
+    seconds = (facts.greatest - facts.least) * UNITS[unit]
+    return (
+        f"its first {facts.events:,} events last {spell_seconds(seconds)} in {NAMES[unit]}, as "
+        "--time-unit states, unlike those of any event camera; check the unit"
+    )
+
+
 def _is_long_ago(facts: TimeFacts) -> bool:
     return EPOCH[0] <= facts.least and facts.greatest <= EPOCH[1]
 
@@ -269,13 +283,13 @@ def _spans(facts: TimeFacts) -> str:
 def spell_seconds(seconds: float) -> str:
     """Return a duration in words, such as 49,983 s or 50.0 ms."""
     for unit, scale in UNITS.items():
-        if seconds >= scale or unit == "ns":
+        if seconds >= 0.9995 * scale or unit == "ns":  # which is 1 in three digits
             break
     return f"{_number(seconds / scale)} {unit}"
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 def to_microseconds(t: NDArray[Any], unit: TimeUnit) -> NDArray[np.int64]:

@@ -246,6 +246,9 @@ def test_facts_are_those_of_plain_arithmetic(values, dtype):
     [
         (49_983, "49,983 s"),
         (49.98, "50 s"),
+        (0.999999, "1 s"),
+        (0.9994, "999 ms"),
+        (999.7, "1,000 s"),
         (0.0512, "51.2 ms"),
         (3e-6, "3 us"),
         (4e-9, "4 ns"),

@@ -5,12 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from eventdata.errors import InputError
 from eventdata.events import SensorSize
 from eventdata.formats.decoding import DecodeOptions, Recording, add_note, comment_lines
 from eventdata.formats.pieces import Pieces
 
 PROBED_EVENTS = 4096
+DVS128_ADDRESSES = 0xFFFF
 
 
 class Layout(NamedTuple):
@@ -52,17 +56,23 @@ def read(path: Path, options: DecodeOptions) -> Recording:
     chip = next((line[9:].strip() for line in lines if line.startswith("# AEChip:")), None)
     if chip is not None:
         layout, size = _named(chip)
+        if layout is DVS128 and np.mean(_probe(path, start) > DVS128_ADDRESSES) > 0.5:
+            raise InputError(
+                "names the chip DVS128, whose addresses have 16 bits, but most of its addresses "
+                "have more; correct the line AEChip in its header, or get the file again"
+            )
     else:
         layout, size = _unnamed(path, start, options.sensor_size, any("v2e" in x for x in lines))
         if layout is DVS128:
             add_note(notes, "the file names no chip; read as of a DVS128, which its addresses fit")
-    highest = 0xFFFF if chip is None and layout is DVS128 else 0xFFFF_FFFF
+    highest = DVS128_ADDRESSES if chip is None and layout is DVS128 else 0xFFFF_FFFF
     pieces = Pieces(
         path=path,
         kernel=decode_aedat2,
         start=start,
         dtype=">u4",
         width=2,
+        coordinates="i2",
         state=(-1, highest, layout.other, *layout.x, *layout.y, *layout.polarity, *size),
         fault=_no_chip(_SIZES),
         notes=notes,
@@ -87,15 +97,18 @@ def _unnamed(
     path: Path, start: int, size: SensorSize | None, from_v2e: bool
 ) -> tuple[Layout, SensorSize]:
     """Return layout and sensor size of a file that names no chip, by its first addresses."""
-    with path.open("rb") as file:
-        file.seek(start)
-        probe = file.read(8 * PROBED_EVENTS)
-    if not any(probe[::8]) and not any(probe[1::8]):  # the higher two of four bytes
+    if np.all(_probe(path, start) <= DVS128_ADDRESSES):
         return DVS128, (128, 128)
     layouts = _V2E_SIZES if from_v2e else _SIZES
     if size not in layouts:
         raise InputError(_no_chip(layouts))
     return layouts[size], size
+
+
+def _probe(path: Path, start: int) -> NDArray[np.uint32]:
+    """Return the first addresses of a file."""
+    words: NDArray[np.uint32] = np.fromfile(path, ">u4", 2 * PROBED_EVENTS, offset=start)[::2]
+    return words
 
 
 def _no_chip(sizes: Mapping[SensorSize, Layout]) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -164,20 +164,28 @@ def comment_lines(path: Path, last: str) -> tuple[list[str], int]:
     """Return the text lines at the start of a file that begin with #, and their length in bytes.
 
     Binary data may begin with the byte of # too; they rarely look like a line of text. ``last`` is
-    the line at which a header ends that has one.
+    the line at which a header ends that has one; before it, a comment may hold any bytes.
     """
     lines: list[str] = []
     start = 0
     with path.open("rb") as file:
         while last not in lines[-1:]:
             match = _COMMENT.fullmatch(line := file.readline(MAX_HEADER_BYTES))
-            if match is None:
+            if match is None and not (line.startswith(b"#") and _is_ahead(file, last)):
                 break
-            if not match[1]:
+            if match is not None and not match[1]:
                 raise InputError("truncated: the file ends inside its header; get it again")
             lines.append(line.decode("latin-1").strip())
             start += len(line)
     return lines, start
+
+
+def _is_ahead(file: BinaryIO, line: str) -> bool:
+    """Return whether a line is in what follows in a file, no further than a header is long."""
+    place = file.tell()
+    data = file.read(MAX_HEADER_BYTES)
+    file.seek(place)
+    return f"\n{line}".encode() in b"\n" + data
 
 
 def choose_stream(streams: Mapping[str, str], wanted: str | None, notes: list[str]) -> str:

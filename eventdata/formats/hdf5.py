@@ -44,10 +44,11 @@ def read(path: Path, options: DecodeOptions) -> Recording:
     """Read one stream; the first by name unless ``options.stream`` names another."""
     notes: list[str] = []
     with _opened(path) as file:
-        datasets = dict(_walk(file))
+        links: list[str] = []
+        datasets = dict(_walk(file, links))
         streams = find_streams({one: Shape(d.shape, d.dtype) for one, d in datasets.items()})
         if not streams:
-            raise _no_streams(datasets)
+            raise _no_streams(datasets, links)
         name = choose_stream(streams, options.stream, notes)
         stream = streams[name]
         paths = {one for one, _ in stream.values()} or {name}
@@ -78,8 +79,11 @@ def _opened(path: Path) -> Iterator[Any]:
         raise InputError(f"{DAMAGED} ({error})") from None
 
 
-def _walk(file: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the data sets of a file by their paths; hard links may make groups a cycle."""
+def _walk(file: Any, links: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the data sets of a file by their paths; hard links may make groups a cycle.
+
+    Paths of other links, which are not followed, are added to ``links``.
+    """
     import h5py
 
     groups, count = [(file, 0)], 0
@@ -95,9 +99,11 @@ def _walk(file: Any) -> Iterator[tuple[str, Any]]:
                     groups.append((item, depth + 1))
                 elif isinstance(item, h5py.Dataset):
                     yield f"{group.name}/{name}".lstrip("/"), item
+            else:
+                links.append(f"{group.name}/{name}".lstrip("/"))
 
 
-def _no_streams(datasets: dict[str, Any]) -> InputError:
+def _no_streams(datasets: dict[str, Any], links: list[str]) -> InputError:
     if {"spikes/times", "spikes/units"} <= datasets.keys():
         return InputError(
             "holds spikes of audio, as SHD and SSC do, which have no pixels; convert them with "
@@ -107,9 +113,10 @@ def _no_streams(datasets: dict[str, Any]) -> InputError:
         f"{path} ({' x '.join(map(str, dataset.shape)) or 'a number'}, {dataset.dtype})"
         for path, dataset in list(datasets.items())[:6]
     ]
+    unread = f", and links that are not followed: {', '.join(sorted(links)[:6])}" if links else ""
     return InputError(
         "has no group with columns x, y, t and p, no data set with these fields and no table of "
-        f"four columns; it holds {', '.join(shown) or 'no data sets'}"
+        f"four columns; it holds {', '.join(shown) or 'no data sets'}{unread}"
     )
 
 

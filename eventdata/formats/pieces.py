@@ -30,7 +30,8 @@ class Pieces:
 
     kernel: a function of ``kernels.recordings``; state: the numbers that it begins with.
     start: the byte of the first row; dtype: the type of a word; width: words in a row.
-    most: events that a row may hold; fault: the error for words that the kernel does not know.
+    most: events that a row may hold; coordinates: the type of x and y.
+    fault: the error for words that the kernel does not know.
     notes: those of the recording.
 
     A kernel that carries more than one number needs a subclass with its own `leave` and `enter`.
@@ -42,6 +43,7 @@ class Pieces:
     dtype: str
     width: int = 1
     most: int = 1
+    coordinates: str = "u2"
     state: tuple[int, ...] = (0,)
     fault: str = "damaged: {count:,} words of unknown types ({types}); get it again"
     notes: list[str] = field(default_factory=list)
@@ -97,7 +99,7 @@ class Pieces:
             words = words.astype(words.dtype.newbyteorder("="))
         rows = words.reshape(-1, self.width) if self.width > 1 else words
         room = min(len(rows) * self.most, CHUNK_EVENTS) + self.most
-        dtypes = (np.uint16, np.uint16, np.int64, np.uint8)
+        dtypes = (self.coordinates, self.coordinates, np.int64, np.uint8)
         columns = tuple(np.empty(room, dtype) for dtype in dtypes)
         unknown = np.zeros(16, np.int64)
         used, found = self.kernel(rows, state, unknown, *columns)

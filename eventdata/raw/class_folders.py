@@ -154,16 +154,18 @@ def _class_notes(root: Path, layout: Layout) -> Iterator[str]:
 def _outer_folders(root: Path, layout: Layout, what: str) -> Iterator[str]:
     """Yield a note if the classes may be inside the folders that are taken for classes."""
     inner: dict[str, set[str]] = {}
-    for name, paths in layout.parts.get("", Part("", {})).classes.items():
-        if paths:
-            parts = [path.split("/", 2) for path in paths]
-            inner[name] = {part[1] for part in parts if len(part) > 2}
+    for part in layout.parts.values():
+        for name, paths in part.classes.items():
+            found = [path.split("/", 2) for path in paths]
+            if found:
+                inner.setdefault(name, set()).update(one[1] for one in found if len(one) > 2)
     shared = set.intersection(*inner.values()) if inner else set()
     if len(shared) > 1 and len(inner) == 1:
-        yield (
-            f"all {what} are of one class, {(*inner,)[0]}; if it holds class folders, pass "
-            f"{root / (*inner,)[0]}"
-        )
+        (name,) = inner
+        remedy = f"pass {root / name}" if "" in layout.parts else "move these up"
+        yield f"all {what} are of one class, {name}; if it holds class folders, {remedy}"
+    elif "" not in layout.parts:
+        return  # classes with folders of their own, such as those of subjects
     elif len(shared) > 1:
         yield (
             f"all classes hold the folders {few(sorted(shared))}; if these are the classes, name "

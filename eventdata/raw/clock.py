@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from eventdata.events import Events, in_order, join
 from eventdata.kernels.clock import NEAR, RunFinder, Runs
-from eventdata.units import EPOCH, spell_seconds
+from eventdata.units import EPOCH, FEW, spell_seconds
 
 # Sensors and drivers deliver events out of order by microseconds to some milliseconds; a reset
 # moves the clock by the length of a recording. A tenth of a short recording is a fall in it.
@@ -72,7 +72,9 @@ def study(find: Callable[[int, int], Runs], *, cut: bool = False) -> Clock:
     runs = find(DISORDER, GAP)
     if len(runs.start) == 1 and not runs.late:  # as of most recordings, which may be many and small
         whole = Segment(((0, int(runs.stop[0])),), int(runs.low[0]), int(runs.top[0]))
-        return Clock([whole], [], 0, runs.widest)
+        stands = whole.span == 1 and whole.events >= FEW
+        notes = [("all events have the same time", f"{whole.first:,} us")] * stands
+        return Clock([whole], notes, 0, runs.widest)
     disorder = min(DISORDER, int(runs.top.max() - runs.low.min()) // SHORT)
     if runs.lateness > disorder:
         runs = find(disorder, GAP)

@@ -11,8 +11,11 @@ from eventdata.units import (
     NAMES,
     TimeFacts,
     TimeUnit,
+    describe_doubt,
     describe_unit,
     infer_unit,
+    is_documented,
+    is_possible,
     settle_unit,
     time_facts,
 )
@@ -64,7 +67,13 @@ def choose_unit(
         return _of_formats(stated, given)
     if given is not None:
         suggested = {infer_unit(facts) for _, facts in unstated}
-        return UnitChoice(given, None if suggested == {given} == {"us"} else given, [])
+        stored = _stored(given, unstated) if suggested == {given} else given
+        doubts = [
+            f"{path}: {describe_doubt(facts, given)}"
+            for path, facts in unstated
+            if not is_possible(facts, given)
+        ]
+        return UnitChoice(given, stored, doubts)
     unit, notes = None, []
     for path, facts in unstated:
         try:
@@ -72,7 +81,17 @@ def choose_unit(
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         notes.append(f"{path}: {describe_unit(facts, unit)}")
-    return UnitChoice(unit, None if unit == "us" else unit, notes)
+    return UnitChoice(unit, _stored(unit, unstated), notes)
+
+
+def _stored(unit: TimeUnit | None, unstated: Iterable[tuple[Path, TimeFacts]]) -> TimeUnit | None:
+    """Return what the parameters keep of a unit that the times suggest.
+
+    None stands for whole numbers of microseconds, which versions without this parameter read so
+    too. They took floats for seconds, whatever their values were.
+    """
+    whole = all(is_documented(facts, "us") for _, facts in unstated)
+    return None if unit == "us" and whole else unit
 
 
 def _of_formats(stated: dict[TimeUnit, Path], given: TimeUnit | None) -> UnitChoice:

@@ -163,6 +163,8 @@ def check_same(files: Files, found: Header, plan: StorePlan) -> None:
         {**header.parameters, **{key: getattr(header, key) for key in own}}
         for header in (found, plan.header)
     )
+    if found.version == 1 and found.dataset == "recordings" and new.get("time_unit") == "s":
+        old.setdefault("time_unit", "s")  # version 1 took floats for seconds, and did not state it
     check_parameters(files, old, new, "in the store", _REMEDY)
     if list(found.classes) != list(plan.header.classes):
         raise MismatchError(f"{files.where}: made with other classes; {_REMEDY}")

@@ -71,7 +71,7 @@ def test_davis_words_follow_jaer(tmp_path_factory, words, chip, steps):
     path = write(tmp_path_factory.getbasetemp(), "a.aedat", aedat2_file(written, chip))
     recording = recorded(path)
     assert recording.sensor_size == (width, height)
-    rows = [row for row in gathered(recording)[0] if row[0] < width and row[1] < height]
+    rows = [row for row in gathered(recording)[0] if 0 <= row[0] < width and 0 <= row[1] < height]
     assert rows == expected
 
 
@@ -121,6 +121,37 @@ def test_a_first_event_that_looks_like_a_comment_is_an_event(tmp_path):
     path = write(tmp_path, "a.aedat", aedat2_file([(address, 10)] * 3, "DAVIS240C"))
     row = (239 - (address >> 12) % 1024, 179 - (address >> 22), 10, False)
     assert gathered(recorded(path))[0] == [row] * 3
+
+
+def test_comments_may_hold_any_bytes_before_the_end_of_the_header(tmp_path):
+    magic, binary, end = "#!AER-DAT2.0\r\n", "# \0\1\x1b\r\n", "#End Of ASCII Header\r\n"
+    events = struct.pack(">IIII", 0x0302, 10, 0x0504, 20)
+    chip = "# AEChip: eu.seebetter.DVS128\r\n"
+    whole = write(tmp_path, "a.aedat", f"{magic}{binary}{chip}{binary}{end}".encode() + events)
+    assert gathered(recorded(whole))[0] == [(126, 124, 10, True), (125, 122, 20, True)]
+    alike = struct.pack(">IIII", 0x2300_0000, 10, 0x2300_0000, 20)  # begin as a comment does
+    davis = write(
+        tmp_path, "b.aedat", f"{magic}{chip}{end}".replace("DVS128", "DAVIS240C").encode() + alike
+    )
+    assert len(gathered(recorded(davis))[0]) == 2
+
+
+def test_addresses_that_are_not_of_the_named_chip_are_refused(tmp_path):
+    """As where a header of a DVS128 was put before the events of a DAVIS."""
+    words = [(100 << 22 | 50 << 12, t) for t in range(1000)]
+    path = write(tmp_path, "a.aedat", aedat2_file(words, "DVS128"))
+    with pytest.raises(InputError, match="names the chip DVS128, .* most of its addresses"):
+        read_events(path)
+    few = [(0x0302, t) for t in range(1000, 2001)]  # the others are damaged, or of other inputs
+    path = write(tmp_path, "b.aedat", aedat2_file(words + few, "DVS128"))
+    assert len(read_events(path)[0]) == 1001
+
+
+def test_columns_left_of_the_sensor_are_negative_in_messages(tmp_path):
+    words = [(5 << 22 | 365 << 12, 10), (5 << 22 | 5 << 12, 20)]
+    path = write(tmp_path, "a.aedat", aedat2_file(words, "DAVIS346"))
+    with pytest.raises(InputError, match="event 0 at x=-20, y=254"):
+        read_events(path)
 
 
 polarity_events = st.lists(

@@ -277,7 +277,7 @@ def test_nothing_outside_the_file_is_read(tmp_path):
     with h5py.File(path, "w") as file:
         file["events"] = h5py.ExternalLink(str(other), "events")
         file["more"] = h5py.SoftLink("/events")
-    refused(path, "it holds no data sets")
+    refused(path, "it holds no data sets, and links that are not followed: events, more")
     with h5py.File(path, "w") as file:
         write_columns(file, columns)
         del file["t"]

@@ -218,6 +218,15 @@ def test_a_folder_around_class_folders_is_reported(tmp_path):
     ]
 
 
+def test_folders_between_split_and_class_folders_are_reported(tmp_path):
+    touch(tmp_path, "train/gen1/cat/1.bin", "train/gen1/dog/1.bin", "test/gen1/cat/1.bin")
+    assert notes_of(tmp_path) == [
+        "all recordings are of one class, gen1; if it holds class folders, move these up"
+    ]
+    touch(tmp_path, "train/gen2/cat/1.bin", "train/gen2/dog/1.bin", "test/gen2/cat/1.bin")
+    assert notes_of(tmp_path) == []
+
+
 def test_folders_that_all_hold_the_same_folders_are_reported(tmp_path):
     touch(tmp_path, "half1/cat/1.bin", "half1/dog/1.bin", "half2/cat/1.bin", "half2/dog/2.bin")
     assert notes_of(tmp_path) == [

@@ -187,6 +187,15 @@ def test_each_part_has_pieces_of_its_own(parts, cuts, every):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize(
+    ("times", "noted"), [([7] * 100, True), ([7] * 99, False), ([7] * 99 + [8], False)]
+)
+def test_a_clock_that_stands_still_is_noted(monkeypatch, times, noted):
+    """Frames of such a recording are no sequence; a few events may well have one time."""
+    notes = surveyed(events_at(times), (), monkeypatch).clock.notes
+    assert notes == [("all events have the same time", "7 us")] * noted
+
+
 def test_a_jump_makes_no_empty_samples_and_is_noted(monkeypatch):
     half = np.sort(np.random.default_rng(0).integers(0, 1_000_000, 3000))
     half[[0, -1]] = 0, 999_999

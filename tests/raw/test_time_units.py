@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ import eventdata
 from eventdata.cli import main
 from eventdata.conversion import convert
 from eventdata.errors import InputError, MismatchError, OptionError
+from eventdata.files import open_files
 from eventdata.formats.recording import read_events
 from eventdata.raw.source import collect_notes, count_notes, note_skipped
+from eventdata.store.layout import parameters_digest
+from eventdata.store.write import existing_header
 from tests.makers import write_npz
 
 W, H = 16, 12
@@ -269,3 +273,31 @@ def test_skipped_events_of_all_samples_are_added_up():
     assert not first
     counted = second + other
     assert count_notes(counted, "sample") == ["3 samples: skipped 1,003 events off the sensor"]
+
+
+@pytest.mark.parametrize(("unit", "wrong"), [("s", "us"), ("s", "ns"), ("us", "s")])
+def test_a_given_unit_that_no_camera_has_is_noted(tmp_path, unit, wrong):
+    events = columns()
+    t = in_unit(events["t"], unit, "f8" if unit == "s" else "i8")
+    write_npz(tmp_path / "raw/a/1.npz", **events | {"t": t})
+    _, result = store_of(tmp_path, time_unit=wrong)
+    assert "1.npz: its first 6,000 events last" in result.notes[0]
+    assert result.notes[0].endswith("unlike those of any event camera; check the unit")
+
+
+@pytest.mark.parametrize(("unit", "dtype"), [("s", "f8"), ("us", "i8"), ("us", "f8"), ("ns", "i8")])
+def test_a_store_of_version_1_goes_on_where_it_read_the_same_times(tmp_path, unit, dtype):
+    """Version 1 read floats as seconds and whole numbers as microseconds, and stated neither."""
+    events = columns()
+    write_npz(tmp_path / "raw/a/1.npz", **events | {"t": in_unit(events["t"], unit, dtype)})
+    store_of(tmp_path)
+    header = existing_header(open_files(tmp_path / "one.zarr"))
+    parameters = {key: value for key, value in header.parameters.items() if key != "time_unit"}
+    digest = parameters_digest(parameters)
+    older = replace(header, version=1, parameters=parameters, parameters_sha256=digest)
+    (tmp_path / "one.zarr/zarr.json").write_bytes(older.document())
+    if (unit, dtype) in (("s", "f8"), ("us", "i8")):
+        assert store_of(tmp_path)[1].state == "already complete"
+    else:
+        with pytest.raises(MismatchError, match=f"time_unit is None in the store, '{unit}' in"):
+            store_of(tmp_path)
