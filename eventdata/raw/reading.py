@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.events import MAX_PIECES, Events, SensorSize, in_order, join
+from eventdata.events import MAX_PIECES, Events, SensorSize, count_events, in_order, join
 from eventdata.files.inputs import Numbers
 from eventdata.formats.decoding import DecodeOptions, Place
 from eventdata.formats.recording import read_recording
@@ -350,6 +350,11 @@ def survey(path: Path, size: SensorSize, options: DecodeOptions, *, cut: bool = 
             finder.add(chunk.events["t"])
             numbers.append(numbers[-1] + len(chunk.events))
             tops.append(finder.top)
+        if not numbers[-1] and reader.skipped:
+            raise InputError(
+                f"{path}: all of its {count_events(reader.skipped)} are off the sensor of "
+                f"{size[0]}x{size[1]} pixels; pass the correct --sensor-size"
+            )
         if not numbers[-1]:
             raise InputError(f"{path}: no events in it; record it again, or remove it")
         runs[:] = [finder.finish()]

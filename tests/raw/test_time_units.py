@@ -301,3 +301,13 @@ def test_a_store_of_version_1_goes_on_where_it_read_the_same_times(tmp_path, uni
     else:
         with pytest.raises(MismatchError, match=f"time_unit is None in the store, '{unit}' in"):
             store_of(tmp_path)
+
+
+@pytest.mark.parametrize("every", [None, 10_000])
+def test_a_recording_of_another_sensor_is_refused_even_with_drop(tmp_path, every):
+    """As for a sensor size that is wrong, where no event is left."""
+    events = columns()
+    write_npz(tmp_path / "raw/a/1.npz", **events | {"x": events["x"] + W})
+    message = r"1\.npz: all of its 6,000 events are off the sensor of 16x12 pixels"
+    with pytest.raises(InputError, match=message):
+        store_of(tmp_path, outside="drop", every=every)
