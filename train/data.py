@@ -25,7 +25,7 @@ from eventdata.store.read import open_store
 from train.splits import draw, sample_keys
 
 PURPOSES = {"train": "train on", "select": "select models by", "test": "test on"}
-"""What each part of a store is for."""
+"""The purpose of each part of a store."""
 
 
 def keys_of(part: FrameDataset) -> list[str]:
