@@ -21,7 +21,7 @@ from eventdata.console import (
     workers_option,
 )
 from eventdata.errors import OptionError
-from eventdata.options import SourceCommand, SourceGroup, against_options
+from eventdata.options import RawInput, SourceCommand, SourceGroup, against_options
 from eventdata.raw.registry import GENERATED, SOURCES
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _counts(result: "Conversion | Generation") -> str:
 
 
 @main.command(cls=partial(SourceGroup, sources=SOURCES))
-@click.argument("input", type=click.Path(file_okay=False))
+@click.argument("input", type=RawInput())
 @click.argument("out", type=click.Path())
 @workers_option
 @scheduler_option
@@ -102,11 +102,11 @@ def _counts(result: "Conversion | Generation") -> str:
 @json_option
 @debug_option
 def convert(source: str, input: str, out: str, as_json: bool, **options: Any) -> None:  # noqa: A002
-    """Convert raw data in the folder INPUT into one verified store OUT.
+    """Convert raw data in the folder or archive INPUT into one verified store OUT.
 
-    INPUT and OUT may be folders or URLs that fsspec reaches (s3://...). To resume an
-    interrupted conversion, run the same command again. `eventdata convert SOURCE --help`
-    shows the options.
+    INPUT and OUT may also be URLs that fsspec reaches (s3://...). INPUT may be a .tar or .zip, or
+    a folder of them, for imagenet, images, es-imagenet and es-ucf101. To resume an interrupted
+    conversion, run the same command again. `eventdata convert SOURCE --help` shows the options.
 
     \b
     eventdata convert es-imagenet ES-imagenet-0.18/ es.zarr
@@ -139,7 +139,7 @@ def convert(source: str, input: str, out: str, as_json: bool, **options: Any) ->
 
 
 @main.command(cls=partial(SourceGroup, sources=GENERATED))
-@click.argument("input", type=click.Path(file_okay=False))
+@click.argument("input", type=RawInput())
 @click.argument("raw", type=click.Path(file_okay=False))
 @workers_option
 @scheduler_option
@@ -197,9 +197,7 @@ def info(store: str, as_json: bool) -> None:
 
 @main.command(cls=partial(SourceCommand, own=against_options))
 @click.argument("store", shell_complete=_complete_folder)
-@click.option(
-    "--against", type=click.Path(file_okay=False), help="Raw data to convert again and compare."
-)
+@click.option("--against", type=RawInput(), help="Raw data to convert again and compare.")
 @click.option(
     "--samples",
     help="With --against: samples to draw at random from each split, or 'all'.  [default: 256]",

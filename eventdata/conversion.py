@@ -22,6 +22,7 @@ from eventdata.errors import (
     reading,
 )
 from eventdata.files import WORK, open_files
+from eventdata.files.archives import keep_indexes, split_path
 from eventdata.files.fetch import fetch_ahead, local_copy
 from eventdata.files.inputs import check_apart, file_numbers, open_input
 from eventdata.jobs.job import Claim, Job, OnError, Progress, Task
@@ -140,18 +141,23 @@ def convert(
     files = open_files(out)
     if input is not None:
         check_apart(files, input, walked=walks)
-    with reading(input or source.dataset):
+    with reading(input or source.dataset), keep_indexes(files) as indexes:
         plan = plan_job(source, shard_size=shard_size, limit=limit, on_error=on_error, held=held)
     found = write.existing_header(files)  # StoreError before anything changes
     content = f"{plan.digest} {on_error}".encode()
     claim = Claim(files, PLAN_KEY, content, plan.digest, on_error, plan.first_files)
+
+    def begin() -> None:
+        write.begin(files, plan, overwrite=overwrite)
+        indexes.save()
+
     job: Job[write.ShardRecord, Counter[str]] = Job(
         claim=claim,
         tasks=[
             ShardTask(claim, *part, source, plan.sample, plan.shard_size) for part in plan.parts()
         ],
         is_complete=lambda: not overwrite and write.already_complete(files, plan),
-        begin=lambda: write.begin(files, plan, overwrite=overwrite),
+        begin=begin,
         finish=lambda records: write.finish(files, plan, records),
     )
     notes = plan.notes
@@ -194,8 +200,11 @@ class SourcePlan(write.StorePlan):
         first = {}
         for samples in self.listing.values():
             index = next((i for i in range(len(samples)) if i not in samples.problems), None)
-            if index is not None and samples.paths[index]:
-                first[samples.paths[index]] = samples.file_numbers(index)
+            if index is not None and (path := samples.paths[index]):
+                member = samples.place(index) and split_path(path)
+                first[member[0] if member else path] = (
+                    file_numbers([member[0]])[0] if member else samples.file_numbers(index)
+                )
         return first
 
     @property
@@ -299,7 +308,8 @@ class ShardTask(Task[write.ShardRecord]):
         buffers = np.zeros((2, at_once, *self.sample.packed_shape), self.sample.dtype)
         events = [0] * len(self.samples)
         skipped: dict[int, str] = {}
-        ahead = fetch_ahead(self.samples.paths, self.samples.input_size)
+        listed = self.samples
+        ahead = fetch_ahead(listed.paths, listed.input_size, listed.all_places())
         with ahead, collect_notes() as notes, background() as submit:
             for start in range(0, len(events), at_once):
                 buffer = buffers[start // at_once % 2]  # the other one is being compressed
@@ -358,7 +368,7 @@ def local_sample(samples: Samples, index: int) -> Iterator[Sample]:
     row = samples.row(index)
     what = row.path or row.name
     working_on(what)
-    with reading(what), local_copy(row.path) as path:
+    with reading(what), local_copy(row.path, samples.place(index)) as path:
         try:
             yield row._replace(path=path)
         except MemoryError:
@@ -367,7 +377,7 @@ def local_sample(samples: Samples, index: int) -> Iterator[Sample]:
             # After reading, so that the store records the size and time of what was read.
             if file_numbers([path]) != [samples.file_numbers(index)]:
                 raise MismatchError(
-                    f"{path}: changed while it was read; wait until nothing writes to the input, "
+                    f"{what}: changed while it was read; wait until nothing writes to the input, "
                     "then run the same command again"
                 )
 
@@ -385,7 +395,8 @@ def _estimate(source: Source, plan: SourcePlan, on_error: OnError) -> tuple[int,
         sizes = []
         some = min(ESTIMATE_SAMPLES, len(samples))
         chosen = np.unique(np.linspace(0, len(samples) - 1, some).astype(int))
-        with fetch_ahead([samples.paths[i] for i in chosen], samples.input_size[chosen]):
+        paths, places = zip(*((samples.paths[i], samples.place(i)) for i in chosen), strict=True)
+        with fetch_ahead(paths, samples.input_size[chosen], places):
             for index in chosen:
                 try:
                     read_sample(source, samples, int(index), packed)

@@ -90,7 +90,8 @@ class Batch(Task[BatchRecord]):
     def make(self) -> tuple[Mapping[str, bytes], BatchRecord]:
         record = BatchRecord(plan=self.claim.plan)
         made: dict[str, bytes] = {}
-        with fetch_ahead(self.samples.paths, self.samples.input_size):
+        listed = self.samples
+        with fetch_ahead(listed.paths, listed.input_size, listed.all_places()):
             for index, key in enumerate(self.keys):
                 try:
                     with local_sample(self.samples, index) as sample:

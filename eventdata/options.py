@@ -47,6 +47,16 @@ class SectionOption(click.Option):
         self.section = section
 
 
+class RawInput(click.Path):
+    """A folder of raw data, or an archive."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        from eventdata.files.archives import has_suffix  # not for the help page
+
+        self.file_okay = has_suffix(str(value))
+        return super().convert(value, param, ctx)
+
+
 class SourceCommand(click.Command):
     """A command with options of sources, made when first needed and shown in sections."""
 

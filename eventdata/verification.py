@@ -239,7 +239,8 @@ def compare(task: Comparison) -> list[Problem]:
     reader: SampleReader = task.reader
     with contextlib.suppress(StoreError):  # reported sample by sample
         reader = task.reader.fetch([index for index, _, _ in task.stored])
-    with fetch_ahead(task.samples.paths, task.samples.input_size):
+    listed = task.samples
+    with fetch_ahead(listed.paths, listed.input_size, listed.all_places()):
         for index, name, label in task.stored:
             try:
                 problem = _difference(task, reader, index, name, label)

@@ -13,8 +13,10 @@ from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 
 from eventdata.errors import RESUME, EventDataError, InputError, MismatchError
+from eventdata.files.archives import Place, place_of, read_member, split_path
 from eventdata.files.base import is_url
-from eventdata.files.inputs import MISSING, REQUESTS, content_of, entries, numbers_of, time_of
+from eventdata.files.inputs import MISSING, REQUESTS, content_of, entries, numbers_of
+from eventdata.files.remote import time_of
 
 AHEAD = 48  # files fetched before they are needed
 MAX_FETCHED = 1 << 28  # bytes of one; each thread holds one in memory
@@ -23,9 +25,14 @@ MAX_FETCHED = 1 << 28  # bytes of one; each thread holds one in memory
 class _Fetcher:
     """Fetches files in their order, some of them ahead."""
 
-    def __init__(self, sizes: Mapping[str, int], folder: Path, threads: ThreadPoolExecutor) -> None:
-        self._sizes, self._folder, self._threads = sizes, folder, threads
-        self._todo = iter(sizes)
+    def __init__(
+        self,
+        wanted: Mapping[str, tuple[int, Place | None]],
+        folder: Path,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self._wanted, self._folder, self._threads = wanted, folder, threads
+        self._todo = iter(wanted)
         self._coming: dict[str, Future[Path]] = {}
 
     def take(self, url: str) -> Path:
@@ -34,7 +41,8 @@ class _Fetcher:
             one = next(self._todo, None)
             if one is None:
                 break
-            self._coming[one] = self._threads.submit(_download, one, self._sizes[one], self._folder)
+            what = *self._wanted[one], self._folder
+            self._coming[one] = self._threads.submit(_download, one, *what)
         return self._coming.pop(url).result()
 
 
@@ -42,9 +50,18 @@ _fetcher: ContextVar[_Fetcher | None] = ContextVar("fetcher", default=None)
 
 
 @contextlib.contextmanager
-def fetch_ahead(paths: Sequence[str], sizes: Iterable[int]) -> Iterator[None]:
-    """Fetch files ahead for `local_copy`, in this order, while this is open; not local ones."""
-    wanted = {path: int(size) for path, size in zip(paths, sizes, strict=True) if is_url(path)}
+def fetch_ahead(
+    paths: Sequence[str], sizes: Iterable[int], places: Sequence[Place | None] | None = None
+) -> Iterator[None]:
+    """Fetch files ahead for `local_copy`, in this order, while this is open; not local ones.
+
+    ``places`` are those of members of archives.
+    """
+    wanted = {
+        path: (int(size), place)
+        for path, size, place in zip(paths, sizes, places or [None] * len(paths), strict=True)
+        if is_url(path)
+    }
     if not wanted:
         yield
         return
@@ -58,29 +75,60 @@ def fetch_ahead(paths: Sequence[str], sizes: Iterable[int]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def local_copy(path: str) -> Iterator[str]:
-    """Yield the path of a local file with the same name, size and time, deleted at the exit.
+def local_copy(path: str, place: Place | None = None) -> Iterator[str]:
+    """Yield the path of a local file with the same size and time, deleted at the exit.
 
-    Errors raised within name the URL. Raise MismatchError where the file is gone.
+    Errors raised within name the URL, or the member of an archive. Its ``place`` is given, or
+    looked up in an index. Raise MismatchError where the file is gone.
     """
+    if place is None:
+        place = place_of(path)
     if not is_url(path):
-        yield path
+        if place is None:
+            yield path
+            return
+        with _in_memory(path, place) as copy, _named(path, copy):
+            yield copy
         return
     fetcher = _fetcher.get()
     if fetcher is None:
-        with fetch_ahead([path], [numbers_of(path)[0]]), local_copy(path) as copy:
+        size = place.size if place else numbers_of(path)[0]
+        with fetch_ahead([path], [size], [place]), local_copy(path, place) as copy:
             yield copy
         return
     copied = fetcher.take(path)
     try:
-        yield str(copied)
-    except EventDataError as error:
-        raise type(error)(str(error).replace(str(copied), path)) from error.__cause__
+        with _named(path, str(copied)):
+            yield str(copied)
     finally:
         shutil.rmtree(copied.parent)
 
 
-def _download(url: str, size: int, folder: Path) -> Path:
+@contextlib.contextmanager
+def _named(path: str, copy: str) -> Iterator[None]:
+    """Name the file in errors that name its copy."""
+    try:
+        yield
+    except EventDataError as error:
+        raise type(error)(str(error).replace(copy, path)) from error.__cause__
+
+
+@contextlib.contextmanager
+def _in_memory(path: str, place: Place) -> Iterator[str]:
+    """Yield the path of a file in memory with the bytes of a member of a local archive."""
+    archive, _ = split_path(path) or ("", "")
+    content, time = read_member(path, archive, place)
+    file = os.memfd_create("eventdata-member")
+    try:
+        with open(file, "wb", closefd=False) as target:
+            target.write(content)
+        os.utime(file, ns=(time, time))
+        yield f"/proc/self/fd/{file}"
+    finally:
+        os.close(file)
+
+
+def _download(url: str, size: int, place: Place | None, folder: Path) -> Path:
     """Copy a file, or a folder of files, to a new folder in ``folder``; return the copy.
 
     The time is requested after the content, so that a change in between is noticed.
@@ -89,6 +137,11 @@ def _download(url: str, size: int, folder: Path) -> Path:
         raise InputError(f"{url}: {size:,} bytes; a raw file has at most {MAX_FETCHED:,}")
     with _writing_scratch(url):
         target = Path(tempfile.mkdtemp(dir=folder), PurePosixPath(url).name)
+        if place is not None:
+            content, time = read_member(url, (split_path(url) or ("",))[0], place)
+            target.write_bytes(content)
+            os.utime(target, ns=(time, time))
+            return target
         try:
             target.write_bytes(content_of(url))
         except FileNotFoundError:

@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from eventdata.errors import EventDataError, InputError, OptionError
+from eventdata.files.archives import Archived, archive_at, is_archive
 from eventdata.files.base import Files, is_url, path_or_url
 from eventdata.files.local import LocalFiles
-from eventdata.files.remote import Remote, Result
+from eventdata.files.remote import Remote, Result, time_of
 
 REQUESTS = 16  # at once; each waits for the network
 LISTED = 8  # from this many files of a folder on, one listing is cheaper than their requests
@@ -22,10 +23,16 @@ MISSING: Numbers = (-1, 0)
 
 
 def open_input(place: str | os.PathLike[str]) -> Path:
-    """Return the folder of raw data at a path or URL, as sources list it."""
-    text = path_or_url(place)
+    """Return the folder or archive of raw data at a path or URL, as sources list it.
+
+    Raises InputError for a compressed tar.
+    """
+    text = path_or_url(place).rstrip("/") or "/"
+    archive = archive_at(text if is_url(text) else str(Path(text).absolute()))
+    if archive is not None:
+        return cast(Path, archive)
     # Absolute, because workers on other machines have another current folder.
-    return cast(Path, RemotePath(text.rstrip("/"))) if is_url(text) else Path(text).absolute()
+    return cast(Path, RemotePath(text)) if is_url(text) else Path(text).absolute()
 
 
 def check_apart(files: Files, source: str | os.PathLike[str], *, walked: bool) -> None:
@@ -93,16 +100,39 @@ def _info(url: str) -> dict[str, Any] | None:
     return Remote(url, EventDataError).find("", lambda system, path: dict(system.info(path)))
 
 
-def inside(folder: Path) -> list[tuple[Path, bool]]:
-    """Return the paths in a folder, and whether each is a folder."""
+def inside(folder: Path, *, archives: bool = False) -> list[tuple[Path, bool]]:
+    """Return the paths in a folder, and whether each is a folder.
+
+    With ``archives``, those in a folder that holds no other folders are folders too.
+    """
+    if isinstance(folder, Archived):
+        return cast(list[tuple[Path, bool]], folder.inside())
+    found: list[tuple[Path, bool]]
     if isinstance(folder, RemotePath):
+        listed = entries(folder.url).items()
         found = [
-            (folder / name, entry["type"] == "directory")
-            for name, entry in entries(folder.url).items()
+            (cast(Path, folder / name), entry["type"] == "directory") for name, entry in listed
         ]
-        return cast(list[tuple[Path, bool]], found)
-    with os.scandir(folder) as local:
-        return [(Path(entry.path), _is_folder(entry)) for entry in local]
+    else:
+        with os.scandir(folder) as local:
+            found = [(Path(entry.path), _is_folder(entry)) for entry in local]
+    if archives and not any(kind and not is_hidden(path.name) for path, kind in found):
+        found = [
+            (cast(Path, Archived(str(path))), True)
+            if is_archive(path.name) and not is_hidden(path.name)
+            else (path, kind)
+            for path, kind in found
+        ]
+    return found
+
+
+def folder_in(folder: Path, name: str) -> Path:
+    """Return the path of a folder, or of the archive of its name where there is no folder."""
+    plain = folder / name
+    if isinstance(folder, Archived) or plain.is_dir():
+        return plain
+    found = filter(None, (archive_at(f"{plain}{suffix}") for suffix in (".tar", ".zip")))
+    return cast(Path, next(found, plain))
 
 
 def is_hidden(name: str) -> bool:
@@ -121,6 +151,9 @@ def files_below(folder: Path, unfollowed: list[str] | None = None) -> list[str]:
         unfollowed: a list to which the relative paths of other links are added. They lead to
             nothing, to a folder that was read already, or to one that holds ``folder``.
     """
+    if isinstance(folder, Archived):
+        paths = folder.files_below()
+        return [path for path in paths if not any(map(is_hidden, path.split("/")))]
     if isinstance(folder, RemotePath):
         paths = _ask(
             folder.url, lambda system, path: [p[len(path) + 1 :] for p in system.find(path)]
@@ -239,17 +272,16 @@ def entries(url: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def time_of(entry: dict[str, Any]) -> int:
-    """Return an entry's time of change (ns), 0 if unknown; some services have whole seconds."""
-    for key in ("LastModified", "mtime", "last_modified", "updated", "created"):
-        value = entry.get(key)
-        if value is not None:
-            seconds = value.timestamp() if hasattr(value, "timestamp") else float(value)
-            return int(seconds) * 10**9
-    return 0
-
-
 def only_local(root: Path, what: str) -> None:
-    """Raise InputError for a URL, where a source needs its files on this machine."""
+    """Raise InputError for a URL or archive, where a source needs its files on this machine."""
+    only_unpacked(root, what)
     if isinstance(root, RemotePath):
         raise InputError(f"{root}: {what} must be on this machine; copy the folder here")
+
+
+def only_unpacked(root: Path, what: str) -> None:
+    """Raise InputError for an archive, where a source needs a folder."""
+    if isinstance(root, Archived):
+        raise InputError(
+            f"{root}: {what} can't be read in an archive; unpack it and pass the folder"
+        )

@@ -139,6 +139,16 @@ def _code(error: Exception) -> str:
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
+def time_of(entry: dict[str, Any]) -> int:
+    """Return an entry's time of change (ns), 0 if unknown; some services have whole seconds."""
+    for key in ("LastModified", "mtime", "last_modified", "updated", "created"):
+        value = entry.get(key)
+        if value is not None:
+            seconds = value.timestamp() if hasattr(value, "timestamp") else float(value)
+            return int(seconds) * 10**9
+    return 0
+
+
 class RemoteFiles(Remote):
     """The files behind a URL."""
 

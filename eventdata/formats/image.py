@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from eventdata.errors import InputError
+from eventdata.files.fetch import local_copy
 from eventdata.files.local import check_plain
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # decoded by Pillow itself
@@ -33,9 +34,14 @@ def read_picture(path: Path | str, *, grey: bool = False) -> NDArray[np.uint8]:
     Raises:
         InputError: the file is missing, not such an image, damaged, truncated or too large.
     """
+    with local_copy(str(path)) as copy:
+        return _read(copy, grey)
+
+
+def _read(path: str, grey: bool) -> NDArray[np.uint8]:
     try:
         check_plain(path)
-        with open(path, "rb") as file, warnings.catch_warnings():  # noqa: PTH123 str or Path
+        with open(path, "rb") as file, warnings.catch_warnings():  # noqa: PTH123 a str
             # Odd metadata does no harm, and large sizes raise below.
             warnings.simplefilter("ignore")
             with Image.open(file, formats=FORMATS) as image:

@@ -22,6 +22,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, reading
+from eventdata.files.fetch import local_copy
 from eventdata.files.local import check_plain
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -63,12 +64,12 @@ def read_npz(path: Path | str, keys: Sequence[str], max_bytes: int) -> list[NDAr
     Raises:
         InputError: the file is missing, damaged or has no such arrays.
     """
-    with reading(path, remedy=_REMEDY):
+    with local_copy(str(path)) as copy, reading(copy, remedy=_REMEDY):
         try:
-            size, most = check_plain(path).st_size, 2 * max_bytes
+            size, most = check_plain(copy).st_size, 2 * max_bytes
             if size > most:
                 raise InputError(f"the file is larger than the {most:,} bytes a sample can have")
-            with open(path, "rb") as file:  # noqa: PTH123 str or Path
+            with open(copy, "rb") as file:  # noqa: PTH123 a str
                 data = file.read(size + 1)  # a file that has grown is then not a whole zip
             return parse_npz(data, keys, max_bytes)
         except InputError as error:

@@ -8,16 +8,19 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os.path import realpath
 from pathlib import Path
+from typing import cast
 
 from eventdata.errors import InputError
+from eventdata.files.archives import Archived, unwrapped
 from eventdata.files.inputs import RemotePath, files_below, inside, is_hidden
 from eventdata.raw.listing import SHOWN, few, stored_name
-from eventdata.raw.split_folders import Layout, Part, arrange, arrange_listed
+from eventdata.raw.split_folders import Layout, Part, arrange, arrange_listed, split_mark
 
 _DOCUMENT = re.compile(r"(readme|licen[cs]e|copying|changelog|citation)", re.IGNORECASE)
+_SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|test)(?![a-z])")
 _FOREIGN = re.compile(r"docs?|documentation", re.IGNORECASE)
 
 
@@ -32,10 +35,20 @@ class ClassFolders:
     layout: Layout
     loose: list[str]
     notes: list[str]
+    archives: dict[str, Path] = field(default_factory=dict)
+    """The folders that are archives in the input."""
 
     def folder(self, part: Part) -> Path:
         """Return the folder to which the paths of a part are relative."""
+        if part.folder in self.archives:
+            return self.archives[part.folder]
         return self.root / part.folder if part.folder else self.root
+
+    def place(self, path: str) -> str:
+        """Return where a sample is whose path is relative to the input."""
+        folder, slash, rest = path.partition("/")
+        archive = self.archives.get(folder)
+        return f"{self.root}/{path}" if archive is None else f"{archive}{slash}{rest}"
 
 
 def is_document(name: str) -> bool:
@@ -50,6 +63,7 @@ def find_class_folders(
     *,
     listed: bool = False,
     known: Collection[Path] = (),
+    archives: bool = False,
 ) -> ClassFolders:
     """Find the class folders of an input.
 
@@ -59,20 +73,27 @@ def find_class_folders(
         is_sample: whether a file is a sample, by its name.
         listed: whether a list names samples, so that they need not lie in class folders.
         known: files that are read for other purposes, so that no note counts them.
+        archives: whether archives in the input are read as folders.
 
     Raises:
         InputError: there is no such folder, or its layout is not clear.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; pass the one that holds the {what}")
-    visible = [(path, folder) for path, folder in sorted(inside(root)) if not is_hidden(path.name)]
+    if archives and not split_mark((inner := unwrapped(root)).name):
+        root = inner
+    listed_paths = sorted(inside(root, archives=archives), key=lambda entry: str(entry[0]))
+    visible = [(path, folder) for path, folder in listed_paths if not is_hidden(path.name)]
+    opened, notes = _archives([path for path, _ in visible], str(root))
+    visible = [(path, folder) for path, folder in visible if path not in opened.values()]
     beside = [path.name for path, folder in visible if not folder]
     folders = [path.name for path, folder in visible if folder]
     circular = [name for name in folders if _holds(root / name, root)]
-    folders = [name for name in folders if name not in circular]
+    folders = [*(name for name in folders if name not in circular), *opened]
+    opened = {name: unwrapped(path) for name, path in opened.items()}
     unfollowed: dict[str, list[str]] = {name: [] for name in folders}
     with ThreadPoolExecutor(16) as threads:  # to list over a network is slow, not busy
-        places = [root / name for name in folders]
+        places = [opened.get(name, root / name) for name in folders]
         found = dict(
             zip(folders, threads.map(files_below, places, unfollowed.values()), strict=True)
         )
@@ -81,7 +102,6 @@ def find_class_folders(
         f"{name}/{path}" for name, paths in found.items() for path in paths if not is_sample(path)
     ]
     unread += [name for name in beside if not is_sample(name) and root / name not in known]
-    notes = []
     foreign = [name for name in folders if _FOREIGN.fullmatch(name)]
     if any(tree[name] for name in tree if name not in foreign):
         notes += _skipped([(name, len(tree.pop(name))) for name in foreign], what)
@@ -95,7 +115,12 @@ def find_class_folders(
         notes.append(f"skipped {len(loose):,} {what} that lie in no class folder: {few(loose)}")
     notes += _class_notes(root, layout)
     empty = [name for name in tree if not tree[name]]
-    empty += [name for part in layout.parts.values() for name in _empty(root, part)]
+    empty += [
+        name
+        for part in layout.parts.values()
+        if part.folder not in opened
+        for name in _empty(root, part)
+    ]
     if empty:
         notes.append(f"skipped folders without {what}, which get no label: {few(empty)}")
     notes += _outer_folders(root, layout, what)
@@ -108,12 +133,31 @@ def find_class_folders(
     if unread:
         s = "s" * (len(unread) > 1)
         notes.append(f"skipped {len(unread):,} file{s}, not {what}: {_kinds(unread)}")
-    return ClassFolders(root, layout, loose, notes)
+    return ClassFolders(root, layout, loose, notes, opened)
+
+
+def _archives(paths: Iterable[Path], where: str) -> tuple[dict[str, Path], list[str]]:
+    """Return the archives among the paths by the names of their folders, and notes on the names.
+
+    Those such as ILSVRC2012_img_train.tar are splits if all are and no two are the same one.
+    """
+    found = [cast(Archived, path) for path in paths if isinstance(path, Archived)]
+    found = [path for path in found if not path.inner]
+    words = [_SPLIT_WORD.findall(path.name.lower()) for path in found]
+    if all(len(one) == 1 for one in words) and len({one[0] for one in words}) == len(words):
+        named = {one[0]: path for one, path in zip(words, found, strict=True)}
+        said = [f"{path.archive} is {name}" for name, path in named.items() if path.name != name]
+        return cast(dict[str, Path], named), [f"split archives: {', '.join(said)}"] * bool(said)
+    named = {}
+    for path in found:
+        if named.setdefault(path.name, path) != path:
+            raise InputError(f"{where}: two archives are called {path.name}; keep one")
+    return cast(dict[str, Path], named), []
 
 
 def _holds(folder: Path, root: Path) -> bool:
     """Return whether a folder is a link to the input or to a folder around it."""
-    if isinstance(root, RemotePath):
+    if isinstance(root, RemotePath | Archived):
         return False
     return Path(realpath(root)).is_relative_to(realpath(folder))
 

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
+from eventdata.files.archives import unwrapped
+from eventdata.files.inputs import folder_in
 from eventdata.formats.npz import read_npz
 from eventdata.kernels.packing import BAD_STEP, OK, count_ones, scatter_coordinates
 from eventdata.raw.listing import read_lines, safe_relative
@@ -48,20 +50,23 @@ class EsImageNet(SourceSettings):
     def splits(self) -> dict[str, Samples]:
         self.check_split(MANIFESTS)
         wanted = [self.only] if self.only else list(MANIFESTS)
-        present = [split for split in wanted if (self.root / MANIFESTS[split]).is_file()]
+        root = unwrapped(self.root)
+        present = [split for split in wanted if (root / MANIFESTS[split]).is_file()]
         if not present:
             names = " or ".join(MANIFESTS[split] for split in wanted)
             raise InputError(
                 f"{self.root}: no {names} in it; pass the folder that holds the manifests and the "
                 "folders train and val (see datasets.md)"
             )
-        return {split: self._list(self.root / MANIFESTS[split], split) for split in present}
+        return {
+            split: self._list(root / MANIFESTS[split], unwrapped(folder_in(root, split)))
+            for split in present
+        }
 
-    def _list(self, manifest: Path, split: str) -> Samples:
+    def _list(self, manifest: Path, folder: Path) -> Samples:
         lines = read_lines(manifest)
         if not lines:
             raise InputError(f"{manifest}: the manifest is empty; get it again")
-        folder = f"{self.root}/{split}"
         names: list[str] = []
         paths: list[str] = []
         labels = np.zeros(len(lines), np.int32)

@@ -30,6 +30,7 @@ class EsUcf101(ClipFolders):
     dataset = "es-ucf101"
     example = "event_dvs/ ucf.zarr --splits ucfTrainTestlist/ --fold 1"
     suffixes = (".npz",)
+    archives = True
 
     @property
     def sample_format(self) -> SampleFormat:

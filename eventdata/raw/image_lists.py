@@ -11,7 +11,7 @@ the order of the list if it has them.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from eventdata.errors import InputError
+from eventdata.files.archives import Archived
 from eventdata.raw.class_folders import find_class_folders
 from eventdata.raw.listing import read_lines, safe_relative, stored_name
 from eventdata.raw.source import Samples, SourceSettings
@@ -38,6 +39,8 @@ class _Rows:
     names: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     problems: dict[int, str] = field(default_factory=dict)
+    place: Callable[[str], str] | None = None
+    """The path of an image of a name, if not in the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +71,27 @@ class ImageFolders(SourceSettings):
             is_image,
             listed=self.list_file is not None,
             known=[path.absolute() for path in (self.list_file, self.classes_file) if path],
+            archives=True,
         )
         parts = {split or "train": part for split, part in found.layout.parts.items()}
+        root = found.root
         folders = {split: found.folder(part) for split, part in parts.items()}
+        places = {
+            split: found.place
+            for split, part in parts.items()
+            if found.archives and not part.folder
+        }
         notes = []
         if "" in found.layout.parts and only is None:
             notes.append("the input has no folder train, val or test: it is one split, train")
         notes += found.notes
         self.check_split(folders)
         without = [split for split, part in parts.items() if not part.classes]
-        listed = _read_list(self.list_file, root, folders, without) if self.list_file else {}
+        listed = (
+            _read_list(self.list_file, root, folders, places, without) if self.list_file else {}
+        )
         walked = {
-            split: _walked(folders[split], part)
+            split: _walked(folders[split], part, places.get(split))
             for split, part in parts.items()
             if split not in listed
         }
@@ -109,9 +121,9 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def _walked(folder: Path, part: Part) -> _Rows:
+def _walked(folder: Path, part: Part, place: Callable[[str], str] | None) -> _Rows:
     """Return all images of the class folders, at any depth, by class and then by path."""
-    rows = _Rows(folder)
+    rows = _Rows(folder, place=place)
     for name, images in part.classes.items():
         rows.names += sorted(images)
         rows.labels += [name] * len(images)
@@ -119,7 +131,11 @@ def _walked(folder: Path, part: Part) -> _Rows:
 
 
 def _read_list(
-    path: Path, root: Path, folders: Mapping[str, Path], without: Sequence[str]
+    path: Path,
+    root: Path,
+    folders: Mapping[str, Path],
+    places: Mapping[str, Callable[[str], str]],
+    without: Sequence[str],
 ) -> dict[str, _Rows]:
     """Return the rows of each split that the list has.
 
@@ -129,6 +145,7 @@ def _read_list(
     listed: dict[str, _Rows] = {}
     home = next(iter(folders)) if len(folders) == 1 else without[0] if len(without) == 1 else None
     named = {folder.name: split for split, folder in folders.items() if folder != root}
+    named |= {split: split for split, folder in folders.items() if isinstance(folder, Archived)}
     seen: set[tuple[str, str]] = set()
     lines = read_lines(path)
     if not lines:
@@ -152,7 +169,7 @@ def _read_list(
         elif (split, name) in seen:
             problem = f"{name!r} is listed twice"
         seen.add((split, name))
-        rows = listed.setdefault(split, _Rows(folders[split]))
+        rows = listed.setdefault(split, _Rows(folders[split], place=places.get(split)))
         if problem:
             rows.problems[len(rows.names)] = f"{path}:{number}: {problem}"
         rows.names.append(name or line)
@@ -199,7 +216,7 @@ def _samples(rows: _Rows, classes: Sequence[str]) -> Samples:
         problem = f"{where}: its class {label!r} is not one of the {len(classes):,} classes"
         rows.problems.setdefault(index, problem)
     folder = str(rows.folder)
-    paths = [f"{folder}/{name}" for name in rows.names]
+    paths = [rows.place(name) if rows.place else f"{folder}/{name}" for name in rows.names]
     for index in rows.problems:
         paths[index] = ""
     names = [stored_name(name) for name in rows.names]

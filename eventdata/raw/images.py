@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eventdata.errors import InputError, OptionError, StoreError
+from eventdata.files.archives import Archived
 from eventdata.files.inputs import only_local
 from eventdata.formats.image import read_picture
 from eventdata.kernels.odg import OdgSettings, edge_integral
@@ -48,6 +49,8 @@ class Images(ImageFolders):
     @classmethod
     def build(cls, name: str, root: Path, options: Mapping[str, Any]) -> Source:
         """Return this source, or `GreyFromEvents` if the options ask for it."""
+        if options.get("grey_from_events") and isinstance(root, Archived):
+            root = Path(str(root))  # a zipped store
         source = super().build(name, root, options)
         if not (isinstance(source, cls) and source.grey_from_events):
             return source

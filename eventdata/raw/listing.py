@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eventdata.errors import InputError, reading
+from eventdata.files.archives import Archived
 from eventdata.files.inputs import RemotePath, numbers_of
 from eventdata.files.local import check_plain
 from eventdata.jobs.worker import out_of_memory
@@ -40,8 +41,12 @@ def read_lines(path: Path) -> list[str]:
     """Return the lines of a manifest or list, without line ends and blank lines at its end."""
     try:
         with reading(path, remedy="pass the folder with it"):
-            remote = isinstance(path, RemotePath)
-            size = numbers_of(str(path))[0] if remote else check_plain(path).st_size
+            if isinstance(path, Archived):
+                size = path.size()
+            elif isinstance(path, RemotePath):
+                size = numbers_of(str(path))[0]
+            else:
+                size = check_plain(path).st_size
             if size > MAX_LIST_BYTES:
                 raise InputError(
                     f"{path}: {size:,} bytes are more than the {MAX_LIST_BYTES:,} of a list; get "

@@ -126,11 +126,14 @@ def given_options(
 def build_source(
     name: str, root: Path, options: Mapping[str, Any], sources: Sources = SOURCES
 ) -> "Source":
-    """Return the source of a name on an input folder (`files.inputs.open_input`).
+    """Return the source of a name on an input folder or archive (`files.inputs.open_input`).
 
     Raises:
         OptionError: as `given_options`, or options that do not go together.
         InputError: a URL, where the source can't take one.
     """
+    from eventdata.files.inputs import open_input  # not for the help page
+
     given = given_options(name, options, sources)
-    return source_entry(name, sources).kind.build(name, root, given)
+    place = open_input(root) if isinstance(root, Path) else root
+    return source_entry(name, sources).kind.build(name, place, given)

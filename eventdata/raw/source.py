@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from eventdata.errors import OptionError
 from eventdata.events import count_events
 from eventdata.files import is_url
+from eventdata.files.archives import Place, locate
 from eventdata.files.inputs import file_numbers
 from eventdata.settings import Settings, from_options, parameters_of, setting
 from eventdata.store.layout import Parameters, SampleFormat
@@ -37,7 +38,8 @@ class Samples:
     names: unique; paths: files they are read from ("" where there is none); labels: int32, -1
     where unknown; details: int64 (N, D), values that the source needs in `Source.read`;
     problems: index -> why a listed sample can't be read (a bad line, a missing file);
-    notes: remarks on the listing for the user.
+    notes: remarks on the listing for the user; places: int64 (N, 4), those of members of archives,
+    -1 for other files, or (0, 4) where there are no members.
     """
 
     names: list[str]
@@ -48,6 +50,7 @@ class Samples:
     notes: list[str] = field(default_factory=list)
     input_size: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     input_time: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 4), np.int64))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -72,6 +75,7 @@ class Samples:
             problems={i - indices.start: self.problems[i] for i in indices if i in self.problems},
             input_size=self.input_size[part],
             input_time=self.input_time[part],
+            places=self.places[part],
         )
 
     def take(self, indices: NDArray[np.intp]) -> "Samples":
@@ -92,6 +96,16 @@ class Samples:
         details = tuple(self.details[index].tolist())
         return Sample(self.names[index], int(self.labels[index]), self.paths[index], details)
 
+    def place(self, index: int) -> Place | None:
+        """Return the place of a sample in an archive, None for a file."""
+        if not len(self.places) or self.places[index, 0] < 0:
+            return None
+        return Place(*self.places[index].tolist())
+
+    def all_places(self) -> list[Place | None]:
+        """Return the places of all samples."""
+        return [self.place(index) for index in range(len(self))]
+
     def file_numbers(self, index: int) -> tuple[int, int]:
         """Return the size and time of change that `inspect_files` found for a sample."""
         return int(self.input_size[index]), int(self.input_time[index])
@@ -106,14 +120,28 @@ class Samples:
         }
 
     def inspect_files(self) -> None:
-        """Fill input_size (bytes) and input_time (ns); note each missing file."""
+        """Fill input_size (bytes), input_time (ns) and places; note each missing file.
+
+        A member of an archive has the time of the archive, by which a changed one is noticed.
+        """
         # Files behind a URL are looked up together, by listing their folders.
         step = max(len(self), 1) if any(map(is_url, self.paths)) else 1024
         pair: Any = np.dtype((np.int64, 2))
-        batches = (self.paths[i : i + step] for i in range(0, len(self), step))
+        plain = self.paths
+        times: dict[int, int] = {}  # of the archive of each member
+        for index, found_at in enumerate(locate(self.paths)):
+            if found_at is not None:
+                if not times:
+                    plain = list(self.paths)
+                    self.places = np.full((len(self), 4), -1, np.int64)
+                plain[index] = ""
+                times[index], self.places[index] = found_at
+        batches = (plain[i : i + step] for i in range(0, len(self), step))
         with ThreadPoolExecutor(16) as threads:  # a stat over a network is slow, not busy
             found = chain.from_iterable(threads.map(file_numbers, batches))
             numbers = np.fromiter(found, pair, len(self))
+        for index, time in times.items():
+            numbers[index] = self.places[index, 2], time
         for index in np.flatnonzero(numbers[:, 0] < 0).tolist():
             self.problems.setdefault(index, f"{self.paths[index]}: the file is missing")
         self.input_size = numbers[:, 0].clip(0).astype(np.uint64)

@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, OptionError
+from eventdata.files.inputs import only_unpacked
 from eventdata.formats.video import read_clip
 from eventdata.kernels.packing import U8
 from eventdata.kernels.video import VideoSettings, clip_events, clip_frames
@@ -29,6 +30,7 @@ class Ucf101(ClipFolders):
     @classmethod
     def build(cls, name: str, root: Path, options: Mapping[str, Any]) -> Source:
         """Return the source; raise OptionError for a seed that nothing would use."""
+        only_unpacked(root, "clips")
         source = super().build(name, root, options)
         if options.get("seed") is not None and source.parameters["mode"] == 1:
             raise OptionError("--seed is for --mode 2; remove it, or pass --mode 2")

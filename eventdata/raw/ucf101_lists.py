@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from eventdata.errors import InputError, OptionError
+from eventdata.files.archives import unwrapped
 from eventdata.files.inputs import inside
 from eventdata.raw.listing import few, read_lines, safe_relative, stored_name
 from eventdata.raw.source import Samples, SourceSettings
@@ -45,10 +46,11 @@ class ClipFolders(SourceSettings):
         None, "Official split, 1 to 3; needs --splits.", least=1, most=3, needs="splits"
     )
     suffixes: ClassVar[Sequence[str]]
+    archives: ClassVar[bool] = False  # whether clips are read in archives
 
     @cached_property
     def _clips(self) -> dict[str, list[Path]]:
-        return find_clips(self.root, self.suffixes)
+        return find_clips(self.root, self.suffixes, archives=self.archives)
 
     @cached_property
     def classes(self) -> Sequence[str]:
@@ -144,12 +146,20 @@ class ClipFolders(SourceSettings):
         return Samples(names, labels, paths, np.empty((len(lines), 0), np.int64), problems)
 
 
-def find_clips(root: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
-    """Return the paths of each clip, by its stem, in ``root`` or in class folders, sorted."""
+def find_clips(
+    root: Path, suffixes: Collection[str], *, archives: bool = False
+) -> dict[str, list[Path]]:
+    """Return the paths of each clip, by its stem, in ``root`` or in class folders, sorted.
+
+    With ``archives``, those in the input are folders, and a folder around all class folders in one
+    does not count.
+    """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; pass the one that holds the clips")
     found: dict[str, list[Path]] = {}
-    entries = inside(root)
+    entries = inside(unwrapped(root), archives=archives)
+    for index, (path, _) in enumerate(entries):
+        entries[index] = unwrapped(path), entries[index][1]
     for path, is_folder in list(entries):
         # A folder of frames is a clip or nothing: UCF101 as frames is two million files.
         if is_folder and not _CLIP.fullmatch(path.name):
