@@ -53,7 +53,7 @@ class RawInput(click.Path):
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         from eventdata.files.archives import has_suffix  # not for the help page
 
-        self.file_okay = has_suffix(str(value))
+        self.file_okay = has_suffix(str(value))  # a pattern of shards need not exist
         return super().convert(value, param, ctx)
 
 

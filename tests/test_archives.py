@@ -443,3 +443,82 @@ def test_imagenet_tars_behind_a_url(s3, tmp_path):
     convert("images", tars, tmp_path / "a.zarr", list=listed, crop=20, shard_size=2)
     convert("images", "s3://tars/in", tmp_path / "b.zarr", list=listed, crop=20, shard_size=2)
     assert tree_digest(tmp_path / "a.zarr") == tree_digest(tmp_path / "b.zarr")
+
+
+def shards(raw: Path, out: Path, *, kind: str, per_shard: int = 2) -> dict[str, dict[str, int]]:
+    """Write WebDataset shards of a folder of images; return the label of each name by split."""
+    labels: dict[str, dict[str, int]] = {}
+    out.mkdir()
+    for split in ("train", "val"):
+        paths = sorted((raw / split).rglob("*.JPEG"), reverse=True)
+        labels[split] = {}
+        for start in range(0, len(paths), per_shard):
+            files = {}
+            for path in paths[start : start + per_shard]:
+                label = 11 if path.parent.name == "n01440764" else 2
+                files[f"{path.stem}.jpg"] = path.read_bytes()
+                if kind == "cls":
+                    files[f"{path.stem}.cls"] = str(label).encode()
+                else:
+                    files[f"{path.stem}.json"] = b'{"label": %d, "width": 3}' % label
+                labels[split][f"{path.stem}.jpg"] = label
+            tar(out / f"imagenet-{split}-{start // per_shard:06}.tar", files)
+    return labels
+
+
+@pytest.mark.parametrize("kind", ["cls", "json"])
+@pytest.mark.parametrize("place", ["folder", "pattern", "range"])
+def test_webdataset_shards_give_the_images_of_the_folder(tmp_path, kind, place):
+    raw = make_images(tmp_path / "raw", train=5)
+    labels = shards(raw, tmp_path / "in", kind=kind)
+    given = {
+        "folder": tmp_path / "in",
+        "pattern": tmp_path / "in" / "imagenet-train-*.tar",
+        "range": tmp_path / "in" / "imagenet-train-{000000..000002}.tar",
+    }[place]
+    convert("images", raw, tmp_path / "a", crop=20, short_side=30)
+    convert("images", given, tmp_path / "b", crop=20, short_side=30, shard_size=2)
+    store = eventdata.open_store(tmp_path / "b")
+    assert list(store.splits) == (["train", "val"] if place == "folder" else ["train"])
+    for split in store.splits:
+        ds, folder = (eventdata.FrameDataset(tmp_path / name, split) for name in "ba")
+        assert dict(zip(ds.names, ds.labels, strict=True)) == labels[split]
+        assert list(ds.names) == list(labels[split])  # in the order of the shards
+        images = {Path(name).stem: folder[i][0] for i, name in enumerate(folder.names)}
+        for index, name in enumerate(ds.names):
+            np.testing.assert_array_equal(ds[index][0], images[Path(name).stem])
+    assert eventdata.verify(tmp_path / "b", against=given, samples=None).ok
+
+
+def test_samples_of_shards_without_a_label_or_with_two_images_are_refused(tmp_path):
+    image = next(iter(contents(make_images(tmp_path / "raw")).values()))
+    good = {"a.jpg": image, "a.cls": b"0"}
+    tar(tmp_path / "one.tar", {**good, "b.jpg": image})
+    with pytest.raises(InputError, match=r"one\.tar/b\.jpg: has no label"):
+        convert("images", tmp_path / "one.tar", tmp_path / "out", crop=20)
+    tar(tmp_path / "two.tar", {**good, "a.png": image})
+    with pytest.raises(InputError, match=r"two\.tar/a\.png: a second image of the sample a"):
+        convert("images", tmp_path / "two.tar", tmp_path / "out", crop=20)
+    with pytest.raises(InputError, match=r"no \.tar of such a name"):
+        convert("images", tmp_path / "x-*.tar", tmp_path / "out", crop=20)
+
+
+def test_equal_names_in_several_shards_begin_with_the_shard(tmp_path):
+    image = next(iter(contents(make_images(tmp_path / "raw")).values()))
+    (tmp_path / "in").mkdir()
+    for name in ("s-0", "s-1"):
+        tar(tmp_path / "in" / f"{name}.tar", {"a.jpg": image, "a.cls": b"cat"})
+    convert("images", tmp_path / "in", tmp_path / "out", crop=20)
+    ds = eventdata.FrameDataset(tmp_path / "out", "train")
+    assert list(ds.names) == ["s-0/a.jpg", "s-1/a.jpg"]
+    assert list(ds.classes) == ["cat"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 60000, b'{"label": true}', b'{"label": 1e400}', b"\xff"]
+)
+def test_hostile_labels_are_no_labels(tmp_path, content):
+    image = next(iter(contents(make_images(tmp_path / "raw")).values()))
+    tar(tmp_path / "a.tar", {"a.jpg": image, "a.cls": b"0", "b.jpg": image, "b.json": content})
+    with pytest.raises(InputError, match=r"a\.tar/b\.jpg: has no label"):
+        convert("images", tmp_path / "a.tar", tmp_path / "out", crop=20)

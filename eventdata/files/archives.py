@@ -16,11 +16,12 @@ import os
 import re
 import stat
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -42,6 +43,7 @@ MAX_MEMBER = 1 << 28  # bytes of one that is read; each process holds one in mem
 MAX_NAME = 4096  # bytes, as of a path on Linux
 MAX_DIRECTORY = 1 << 31  # bytes of a zip's directory
 BLOCK = 1 << 20  # bytes of a range that a walk over the headers requests
+MAX_LABEL_FILE, MAX_LABEL = 1 << 16, 256  # bytes of a .cls or .json; characters of a label
 TAR, STORED, DEFLATED = -1, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
 _SUFFIX = re.compile(r"\.(?:tar|zip)", re.IGNORECASE)
@@ -66,21 +68,29 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Index:
-    """The members of an archive: sorted names (M,), and a row of `Place` for each (M, 4)."""
+    """The members of an archive: sorted names (M,), and a row of `Place` for each (M, 4).
+
+    labels: of a WebDataset shard, that of each member's key or ""; empty for other archives.
+    """
 
     names: list[str]
     places: NDArray[np.int64]
+    labels: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, archive: str, members: Sequence[tuple[str, Place]]) -> "Index":
-        """Return the index; raise InputError if two members have one name."""
+    def of(
+        cls, archive: str, members: Sequence[tuple[str, Place]], labels: Mapping[str, str]
+    ) -> "Index":
+        """Return the index, given labels by key; raise InputError if two members have one name."""
         order = sorted(range(len(members)), key=lambda i: members[i][0])
         names = [members[i][0] for i in order]
         for name, after in pairwise(names):
             if name == after:
                 raise InputError(f"{archive}: holds {name!r} twice; make the archive again")
         places = np.array([members[i][1] for i in order], np.int64).reshape(-1, 4)
-        return cls(names, places)
+        return cls(
+            names, places, [labels.get(key_of(name), "") for name in names] if labels else []
+        )
 
     def find(self, name: str) -> Place | None:
         """Return the place of a member, None where there is none."""
@@ -99,7 +109,7 @@ class Index:
     def to_bytes(self, about: list[Any]) -> bytes:
         """Return the index for `from_bytes`; ``about`` says which archive it is of."""
         names = "\0".join(self.names).encode("utf-8", "surrogateescape")
-        head = json.dumps([*about, len(names)]).encode()
+        head = json.dumps([*about, self.labels, len(names)]).encode()
         places = np.ascontiguousarray(self.places, "<i8").tobytes()
         return zlib.compress(head + b"\n" + names + places, 1)
 
@@ -108,12 +118,14 @@ class Index:
         """Return the index, None where it is damaged or of another archive."""
         try:
             head, _, rest = zlib.decompress(data).partition(b"\n")
-            *found, length = json.loads(head)
+            *found, labels, length = json.loads(head)
+            labels = [sys.intern(str(label)) for label in labels]
             names = rest[:length].decode("utf-8", "surrogateescape").split("\0") * bool(length)
             places = np.frombuffer(rest[length:], "<i8").reshape(-1, 4).astype(np.int64)
         except (zlib.error, ValueError, TypeError):
             return None
-        return cls(names, places) if found == about and len(names) == len(places) else None
+        fits = found == about and len(names) == len(places) and len(labels) in (0, len(names))
+        return cls(names, places, labels) if fits else None
 
 
 @dataclass(frozen=True, order=True)
@@ -428,8 +440,12 @@ def _read_index(archive: str, numbers: tuple[int, int]) -> Index:
             magic = file.read(4)
             file.seek(0)
             zipped = magic in (b"PK\3\4", b"PK\5\6")
-            walk = _zip_members(file, numbers[0]) if zipped else _tar_members(file, numbers[0])
-            index = Index.of(archive, _checked(walk))
+            found_labels = _Labels()
+            if zipped:
+                members = _checked(_zip_members(file, numbers[0]))
+            else:
+                members = _checked(_tar_members(file, numbers[0], found_labels))
+            index = Index.of(archive, members, found_labels.of_keys())
     except InputError as error:
         text = str(error)
         raise InputError(text if text.startswith(archive) else f"{archive}: {text}") from None
@@ -532,19 +548,54 @@ def _zip_members(file: IO[bytes], size: int) -> Iterator[tuple[str, Place]]:
             yield name, Place(info.header_offset, info.compress_size, info.file_size, kind)
 
 
-def _tar_members(file: IO[bytes], size: int) -> Iterator[tuple[str, Place]]:
-    """Yield the members of a plain tar, and those of the tars in it."""
+def _tar_members(file: IO[bytes], size: int, labels: "_Labels") -> Iterator[tuple[str, Place]]:
+    """Yield the members of a plain tar, and those of the tars in it; add its labels."""
     for name, start, length in _walk(file, 0, size):
         if "." in name and _is_packed(name):
             raise InputError(
                 f"member {name!r} is a compressed tar, whose files can't be read by their places; "
                 "decompress it"
             )
+        if name.endswith((".cls", ".json")) and length <= MAX_LABEL_FILE:
+            file.seek(start)
+            labels.add(name.removeprefix("./"), file.read(length))
         if not name.lower().endswith(".tar"):
             yield name, Place(start, length, length, TAR)
             continue
         for inside, first, count in _walk(file, start, start + length):
             yield f"{name[:-4]}/{inside}", Place(first, count, count, TAR)
+
+
+def key_of(name: str) -> str:
+    """Return the key of a member of a WebDataset shard."""
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{last.partition('.')[0]}"
+
+
+class _Labels:
+    """The labels in the members KEY.cls and KEY.json of a WebDataset shard."""
+
+    def __init__(self) -> None:
+        self._by_suffix: dict[str, dict[str, str]] = {".json": {}, ".cls": {}}
+
+    def add(self, name: str, content: bytes) -> None:
+        suffix = PurePosixPath(name).suffix
+        try:
+            value: Any = content.decode().strip()
+            if suffix == ".json":
+                facts = json.loads(value)
+                keys = ("label", "cls", "class", "target")
+                value = next((facts[key] for key in keys if key in facts), "")
+        except (ValueError, TypeError, RecursionError):
+            return
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            label = str(value) if isinstance(value, str) or abs(value) < 10**9 else ""
+            if label and len(label) <= MAX_LABEL and "\0" not in label:
+                self._by_suffix[suffix][key_of(name)] = sys.intern(label)
+
+    def of_keys(self) -> dict[str, str]:
+        """Return the label of each key; that of KEY.cls if both have one."""
+        return self._by_suffix[".json"] | self._by_suffix[".cls"]
 
 
 def _walk(file: IO[bytes], start: int, end: int) -> Iterator[tuple[str, int, int]]:

@@ -22,6 +22,7 @@ from eventdata.errors import InputError
 from eventdata.files.archives import Archived
 from eventdata.raw.class_folders import find_class_folders
 from eventdata.raw.listing import read_lines, safe_relative, stored_name
+from eventdata.raw.shards import Shards, find_shards
 from eventdata.raw.source import Samples, SourceSettings
 from eventdata.raw.split_folders import Part
 from eventdata.settings import setting
@@ -41,6 +42,7 @@ class _Rows:
     problems: dict[int, str] = field(default_factory=dict)
     place: Callable[[str], str] | None = None
     """The path of an image of a name, if not in the folder."""
+    paths: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,9 @@ class ImageFolders(SourceSettings):
     def _listing(self) -> tuple[list[str], dict[str, Samples]]:
         """The class names by label, and the samples of each split."""
         root, only = self.root, self.only
+        shards = None if self.list_file else find_shards(root, is_image)
+        if shards is not None:
+            return self._of_shards(shards)
         found = find_class_folders(
             root,
             "images",
@@ -113,6 +118,28 @@ class ImageFolders(SourceSettings):
                 "class folders, or the images' labels with --list FILE (lines 'path label')"
             )
         next(iter(splits.values())).notes.extend(notes)
+        return [stored_name(name) for name in classes], splits
+
+    def _of_shards(self, shards: Mapping[str, Shards]) -> tuple[list[str], dict[str, Samples]]:
+        """Return the class names by label, and the samples of each split of some shards."""
+        self.check_split(shards)
+        listed = {
+            split: _Rows(self.root, one.names, one.labels, one.problems, paths=one.paths)
+            for split, one in shards.items()
+        }
+        file = self.classes_file
+        classes = _read_classes(file) if file else _classes(listed.values(), ())
+        splits = {
+            split: _samples(rows, classes)
+            for split, rows in listed.items()
+            if rows.names and self.only in (None, split)
+        }
+        if not splits:
+            raise InputError(f"{self.root}: no images with labels in its shards; check it")
+        shown = ", ".join(f"{split} {len(samples):,}" for split, samples in splits.items())
+        next(iter(splits.values())).notes.append(
+            f"read as WebDataset shards, with the labels of .cls or .json members: {shown}"
+        )
         return [stored_name(name) for name in classes], splits
 
 
@@ -217,6 +244,7 @@ def _samples(rows: _Rows, classes: Sequence[str]) -> Samples:
         rows.problems.setdefault(index, problem)
     folder = str(rows.folder)
     paths = [rows.place(name) if rows.place else f"{folder}/{name}" for name in rows.names]
+    paths = paths if rows.paths is None else list(rows.paths)
     for index in rows.problems:
         paths[index] = ""
     names = [stored_name(name) for name in rows.names]
