@@ -1,6 +1,7 @@
 """Archives as input keep the promises of a folder and give the same stores."""
 
 import io
+import json
 import os
 import shutil
 import tarfile
@@ -522,3 +523,72 @@ def test_hostile_labels_are_no_labels(tmp_path, content):
     tar(tmp_path / "a.tar", {"a.jpg": image, "a.cls": b"0", "b.jpg": image, "b.json": content})
     with pytest.raises(InputError, match=r"a\.tar/b\.jpg: has no label"):
         convert("images", tmp_path / "a.tar", tmp_path / "out", crop=20)
+
+
+def parquet_shards(raw: Path, out: Path, names: list[str]) -> Path:
+    """Write a folder of images as Parquet shards of the hub, two rows in a group."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (out / "data").mkdir(parents=True)
+    for split, stem in (("train", "train-00000-of-00002"), ("val", "validation-00000-of-00001")):
+        paths = sorted((raw / split).rglob("*.JPEG"))
+        for number, part in enumerate((paths[:3], paths[3:])):
+            if not part:
+                continue
+            images = [{"bytes": path.read_bytes(), "path": path.name} for path in part]
+            labels = [int(path.parent.name == "n01440764") for path in part]
+            facts = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+            table = pyarrow.table({"image": images, "label": labels})
+            table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
+            name = stem.replace("00000", f"{number:05}", 1)
+            parquet.write_table(table, out / "data" / f"{name}.parquet", row_group_size=2)
+    return out
+
+
+@pytest.mark.parametrize("place", ["", "data", "data/train-*.parquet"])
+def test_parquet_shards_give_the_images_of_the_folder(tmp_path, place):
+    raw = make_images(tmp_path / "raw", train=5)
+    given = parquet_shards(raw, tmp_path / "hub", ["tench, Tinca", "crane"]) / place
+    convert("images", raw, tmp_path / "a", crop=20, short_side=30)
+    for workers in (1, 2):
+        out = tmp_path / f"b{workers}"
+        convert("images", given, out, crop=20, short_side=30, shard_size=2, workers=workers)
+    assert tree_digest(tmp_path / "b1") == tree_digest(tmp_path / "b2")
+    store = eventdata.open_store(tmp_path / "b1")
+    assert store.header.classes == ["tench, Tinca", "crane"]
+    assert list(store.splits) == (["train"] if "*" in place else ["train", "val"])
+    for split in store.splits:
+        ds, folder = (eventdata.FrameDataset(tmp_path / name, split) for name in ("b1", "a"))
+        assert list(ds.names) == [Path(name).name for name in folder.names]
+        assert list(ds.labels) == [1 - label for label in folder.labels]
+        for index in range(len(ds)):
+            np.testing.assert_array_equal(ds[index][0], folder[index][0])
+    assert eventdata.verify(tmp_path / "b1", against=given, samples=None).ok
+    path = sorted((tmp_path / "hub/data").iterdir())[0]
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(MismatchError, match="changed since"):
+        convert("images", given, tmp_path / "b1", crop=20, short_side=30, shard_size=2)
+
+
+def test_damaged_parquet_and_doubled_class_names(tmp_path):
+    raw = make_images(tmp_path / "raw")
+    hub = parquet_shards(raw, tmp_path / "hub", ["crane", "crane"])
+    convert("images", hub, tmp_path / "out", crop=20)
+    assert eventdata.open_store(tmp_path / "out").header.classes == ["crane (0)", "crane (1)"]
+    for cut in (0, 4, 100, 2000):
+        path = sorted((hub / "data").iterdir())[0]
+        path.write_bytes(path.read_bytes()[:cut])
+        with pytest.raises(InputError, match=rf"{path.name}: can't be read as Parquet"):
+            convert("images", hub, tmp_path / f"out{cut}", crop=20)
+
+
+def test_parquet_behind_a_url(s3, tmp_path):
+    from fsspec.core import url_to_fs
+
+    hub = parquet_shards(make_images(tmp_path / "raw"), tmp_path / "hub", ["a", "b"])
+    url_to_fs("s3://hub")[0].mkdir("hub")
+    upload(hub, "s3://hub/in")
+    convert("images", hub, tmp_path / "a.zarr", crop=20, shard_size=2)
+    convert("images", "s3://hub/in", tmp_path / "b.zarr", crop=20, shard_size=2)
+    assert tree_digest(tmp_path / "a.zarr") == tree_digest(tmp_path / "b.zarr")

@@ -44,10 +44,11 @@ MAX_NAME = 4096  # bytes, as of a path on Linux
 MAX_DIRECTORY = 1 << 31  # bytes of a zip's directory
 BLOCK = 1 << 20  # bytes of a range that a walk over the headers requests
 MAX_LABEL_FILE, MAX_LABEL = 1 << 16, 256  # bytes of a .cls or .json; characters of a label
-TAR, STORED, DEFLATED = -1, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+PARQUET, TAR, STORED, DEFLATED = -2, -1, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
 _SUFFIX = re.compile(r"\.(?:tar|zip)", re.IGNORECASE)
-_INSIDE = re.compile(r"\.(?:tar|zip)(?=/)", re.IGNORECASE)
+_INSIDE = re.compile(r"\.(?:tar|zip|parquet)(?=/)", re.IGNORECASE)
+_ROW = re.compile(r"([0-9]{1,9})-([0-9]{1,9})/[^/]+")
 _PACKED = re.compile(r"\.(?:tar\.(?:gz|bz2|xz|zst|lzma|Z)|t[gbx]z2?)", re.IGNORECASE)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of extra fields
 _FAULTS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError)
@@ -57,7 +58,8 @@ _REMEDY = "get the archive again"
 class Place(NamedTuple):
     """The place of a member: its first byte (of a zip, that of its header), bytes there, bytes.
 
-    kind: `TAR`, or the method of a zip's member with its checksum in the lower 32 bits.
+    kind: `TAR`; the method of a zip's member, with its checksum in the lower 32 bits; or `PARQUET`,
+    where ``start`` is the row group and ``packed`` the row.
     """
 
     start: int
@@ -128,6 +130,9 @@ class Index:
         return cls(names, places, labels) if fits else None
 
 
+_NO_INDEX = Index([], np.empty((0, 4), np.int64))
+
+
 @dataclass(frozen=True, order=True)
 class Archived:
     """A folder or file in an archive, in place of a `Path` where sources list."""
@@ -190,9 +195,14 @@ def is_archive(name: str) -> bool:
     return _SUFFIX.fullmatch(PurePosixPath(name).suffix) is not None
 
 
+def is_parquet(name: str) -> bool:
+    """Return whether a file has the suffix of a Parquet shard."""
+    return name.lower().endswith(".parquet")
+
+
 def has_suffix(name: str) -> bool:
     """Return whether a file has the suffix of an archive, also of one that is not read."""
-    return is_archive(name) or _is_packed(name)
+    return is_archive(name) or is_parquet(name) or _is_packed(name)
 
 
 def _is_packed(name: str) -> bool:
@@ -255,7 +265,7 @@ def locate(paths: Sequence[str]) -> Iterator[tuple[int, Place] | None]:
 
     A missing member has the place (-1, 0, -1, 0).
     """
-    prefix, index, time = "\0", Index([], np.empty((0, 4), np.int64)), 0
+    prefix, index, time, shard = "\0", _NO_INDEX, 0, False
     for path in paths:
         if not path.startswith(prefix):
             parts = split_path(path)
@@ -263,8 +273,14 @@ def locate(paths: Sequence[str]) -> Iterator[tuple[int, Place] | None]:
                 yield None
                 continue
             prefix = f"{parts[0]}/"
-            index, time = index_of(parts[0]), archive_numbers(parts[0])[1]
+            shard = is_parquet(parts[0])
+            index = _NO_INDEX if shard else index_of(parts[0])
+            time = archive_numbers(parts[0])[1]
         name = path[len(prefix) :]
+        if shard:
+            row = _ROW.fullmatch(name)
+            yield time, Place(int(row[1]), int(row[2]), 0, PARQUET) if row else Place(-1, 0, -1, 0)
+            continue
         place = index.find(name)
         if place is None and index.below(name):
             raise InputError(
@@ -284,11 +300,14 @@ def place_of(path: str) -> Place | None:
 
 
 def read_member(
-    path: str, archive: str, place: Place, listed: int | None = None
+    path: str,
+    archive: str,
+    place: Place,
+    read: Callable[[str, Place], bytes | None] | None = None,
 ) -> tuple[bytes, int]:
     """Return the bytes of a member and the archive's time of change (ns), looked up after reading.
 
-    ``listed`` is the time that it had when it was indexed.
+    ``read`` returns the bytes of a member, None for a damaged one; by default of a tar or zip.
 
     Raises:
         InputError: the member is damaged or too large.
@@ -302,7 +321,7 @@ def read_member(
     )
     try:
         with reading(path):
-            content = _content(archive, place)
+            content = (read or _content)(archive, place)
             time = archive_numbers(archive)[1]
     except FileNotFoundError:
         raise changed from None
@@ -310,8 +329,6 @@ def read_member(
         if isinstance(error.__cause__, FileNotFoundError):
             raise changed from None
         raise
-    if listed is not None and time != listed:
-        raise changed
     if content is None:
         raise InputError(f"{path}: damaged, or not where the archive says; {_REMEDY}")
     return content, time
@@ -436,7 +453,7 @@ def _read_index(archive: str, numbers: tuple[int, int]) -> Index:
     if found is not None:
         return found
     try:
-        with _open(archive) as file:
+        with open_archive(archive) as file:
             magic = file.read(4)
             file.seek(0)
             zipped = magic in (b"PK\3\4", b"PK\5\6")
@@ -464,7 +481,8 @@ def _read_index(archive: str, numbers: tuple[int, int]) -> Index:
 
 
 @contextlib.contextmanager
-def _open(archive: str) -> Iterator[IO[bytes]]:
+def open_archive(archive: str) -> Iterator[IO[bytes]]:
+    """Yield an archive as an open file, read by ranges behind a URL."""
     if is_url(archive):
         with _RemoteFile(archive, archive_numbers(archive)[0]) as remote:
             yield cast(IO[bytes], remote)
@@ -485,6 +503,14 @@ class _RemoteFile:
 
     def __exit__(self, *_: object) -> None:
         self._held = b""
+
+    closed = False
+
+    def close(self) -> None:
+        self._held = b""
+
+    def readable(self) -> bool:
+        return True
 
     def seekable(self) -> bool:
         return True

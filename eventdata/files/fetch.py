@@ -13,9 +13,10 @@ from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 
 from eventdata.errors import RESUME, EventDataError, InputError, MismatchError
-from eventdata.files.archives import Place, place_of, read_member, split_path
+from eventdata.files.archives import PARQUET, Place, place_of, read_member, split_path
 from eventdata.files.base import is_url
 from eventdata.files.inputs import MISSING, REQUESTS, content_of, entries, numbers_of
+from eventdata.files.parquet import read_row
 from eventdata.files.remote import time_of
 
 AHEAD = 48  # files fetched before they are needed
@@ -113,11 +114,15 @@ def _named(path: str, copy: str) -> Iterator[None]:
         raise type(error)(str(error).replace(copy, path)) from error.__cause__
 
 
+def _content_at(path: str, place: Place) -> tuple[bytes, int]:
+    archive, _ = split_path(path) or ("", "")
+    return read_member(path, archive, place, read_row if place.kind == PARQUET else None)
+
+
 @contextlib.contextmanager
 def _in_memory(path: str, place: Place) -> Iterator[str]:
     """Yield the path of a file in memory with the bytes of a member of a local archive."""
-    archive, _ = split_path(path) or ("", "")
-    content, time = read_member(path, archive, place)
+    content, time = _content_at(path, place)
     file = os.memfd_create("eventdata-member")
     try:
         with open(file, "wb", closefd=False) as target:
@@ -138,7 +143,7 @@ def _download(url: str, size: int, place: Place | None, folder: Path) -> Path:
     with _writing_scratch(url):
         target = Path(tempfile.mkdtemp(dir=folder), PurePosixPath(url).name)
         if place is not None:
-            content, time = read_member(url, (split_path(url) or ("",))[0], place)
+            content, time = _content_at(url, place)
             target.write_bytes(content)
             os.utime(target, ns=(time, time))
             return target

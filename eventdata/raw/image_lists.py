@@ -128,7 +128,12 @@ class ImageFolders(SourceSettings):
             for split, one in shards.items()
         }
         file = self.classes_file
-        classes = _read_classes(file) if file else _classes(listed.values(), ())
+        own = next(iter(shards.values())).classes
+        if any(one.classes != own for one in shards.values()):
+            raise InputError(f"{self.root}: its splits have other classes; convert each split")
+        classes = own or _classes(listed.values(), ())
+        if file:
+            classes = _read_classes(file)
         splits = {
             split: _samples(rows, classes)
             for split, rows in listed.items()
@@ -138,7 +143,7 @@ class ImageFolders(SourceSettings):
             raise InputError(f"{self.root}: no images with labels in its shards; check it")
         shown = ", ".join(f"{split} {len(samples):,}" for split, samples in splits.items())
         next(iter(splits.values())).notes.append(
-            f"read as WebDataset shards, with the labels of .cls or .json members: {shown}"
+            f"read as shards, with the labels in them: {shown}"
         )
         return [stored_name(name) for name in classes], splits
 

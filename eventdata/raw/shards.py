@@ -20,8 +20,9 @@ from typing import cast
 import numpy as np
 
 from eventdata.errors import InputError
-from eventdata.files.archives import Archived, index_of, key_of
+from eventdata.files.archives import Archived, index_of, is_parquet, key_of
 from eventdata.files.inputs import RemotePath, inside, is_hidden
+from eventdata.files.parquet import list_rows
 from eventdata.raw.split_folders import split_mark
 
 _SPLIT = re.compile(r"(?<![a-z])(train|training|val|validation|test)(?![a-z])")
@@ -38,6 +39,8 @@ class Shards:
     labels: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     problems: dict[int, str] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    """The names of the classes, if the shards have them."""
 
 
 def is_pattern(root: Path) -> bool:
@@ -55,7 +58,7 @@ def find_shards(root: Path, is_image: Callable[[str], bool]) -> dict[str, Shards
     if is_pattern(root) and not found:
         raise InputError(f"{root}: no .tar of such a name; check the pattern")
     first = next((archive for _, archive in found), None)
-    if first is None or not index_of(first.archive).labels:
+    if first is None or not (is_parquet(first.archive) or index_of(first.archive).labels):
         return None
     splits: dict[str, list[Archived]] = {}
     for folder, archive in found:
@@ -81,21 +84,31 @@ def _archives(root: Path) -> list[tuple[str, Archived]]:
             for path, folder in inside(parent)
             if not folder and any(fnmatchcase(path.name, name) for name in names)
         ]
-        return [(parent.name, one) for one in sorted(found) if one.archive.endswith(".tar")]
+        return [
+            (parent.name, one)
+            for one in sorted(found)
+            if one.archive.endswith(".tar") or is_parquet(one.archive)
+        ]
     if not root.is_dir():
         return []
-    entries = sorted(inside(root, archives=True), key=lambda entry: str(entry[0]))
-    found = [cast(Archived, path) for path, _ in entries if isinstance(path, Archived)]
+    found = _in_folder(root)
     if found:
         return [("", one) for one in found]
-    folders = [path for path, folder in entries if folder and not is_hidden(path.name)]
+    folders = sorted(path for path, folder in inside(root) if folder and not is_hidden(path.name))
     return [
-        (folder.name, cast(Archived, path))
+        (folder.name, one)
         for folder in folders
-        if split_mark(folder.name)
-        for path, _ in sorted(inside(folder, archives=True), key=lambda entry: str(entry[0]))
-        if isinstance(path, Archived)
+        if split_mark(folder.name) or folder.name == "data"
+        for one in _in_folder(folder)
     ]
+
+
+def _in_folder(folder: Path) -> list[Archived]:
+    """Return the archives in a folder; of Parquet shards only these."""
+    entries = sorted(inside(folder, archives=True), key=lambda entry: str(entry[0]))
+    visible = [(path, kind) for path, kind in entries if not is_hidden(path.name)]
+    shards = [Archived(str(path)) for path, kind in visible if not kind and is_parquet(path.name)]
+    return shards or [cast(Archived, path) for path, _ in visible if isinstance(path, Archived)]
 
 
 def _alternatives(name: str) -> Iterator[str]:
@@ -116,6 +129,10 @@ def _read(archives: list[Archived], is_image: Callable[[str], bool]) -> Shards:
     rows = Shards()
     homes: list[str] = []
     for archive in archives:
+        if is_parquet(archive.archive):
+            _add_rows(rows, archive.archive)
+            homes += [archive.name] * (len(rows.names) - len(homes))
+            continue
         index = index_of(archive.archive)
         labels = index.labels or [""] * len(index.names)
         keys: set[str] = set()
@@ -140,3 +157,23 @@ def _read(archives: list[Archived], is_image: Callable[[str], bool]) -> Shards:
             for home, name in zip(homes, rows.names, strict=True)
         ]
     return rows
+
+
+def _add_rows(rows: Shards, shard: str) -> None:
+    """Add the rows of a Parquet shard; raise InputError if its classes are not the others'."""
+    found = list_rows(shard)
+    counted = Counter(found.classes)
+    classes = [
+        f"{name} ({number})" if counted[name] > 1 else name
+        for number, name in enumerate(found.classes)
+    ]
+    if rows.names and classes != rows.classes:
+        raise InputError(f"{shard}: has other classes than the shards before it; convert it apart")
+    rows.classes = classes
+    for path, label in zip(found.paths, found.labels, strict=True):
+        known = not classes or (label.isdecimal() and int(label) < len(classes))
+        if not (label and known):
+            rows.problems[len(rows.names)] = f"{shard}/{path}: has no label, or an unknown one"
+        rows.names.append(path.rpartition("/")[2])
+        rows.labels.append(classes[int(label)] if classes and label and known else label)
+        rows.paths.append(f"{shard}/{path}")
