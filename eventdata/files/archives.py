@@ -20,6 +20,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -81,17 +82,26 @@ class Index:
 
     @classmethod
     def of(
-        cls, archive: str, members: Sequence[tuple[str, Place]], labels: Mapping[str, str]
+        cls,
+        archive: str,
+        members: Iterator[tuple[str, Place]],
+        labels: Callable[[], Mapping[str, str]],
     ) -> "Index":
         """Return the index, given labels by key; raise InputError if two members have one name."""
-        order = sorted(range(len(members)), key=lambda i: members[i][0])
-        names = [members[i][0] for i in order]
+        listed: list[str] = []
+        numbers = array("q")  # a million tuples would take half a gigabyte
+        for name, place in members:
+            listed.append(name)
+            numbers.extend(place)
+        order = sorted(range(len(listed)), key=listed.__getitem__)
+        names = [listed[i] for i in order]
         for name, after in pairwise(names):
             if name == after:
                 raise InputError(f"{archive}: holds {name!r} twice; make the archive again")
-        places = np.array([members[i][1] for i in order], np.int64).reshape(-1, 4)
+        places = np.array(numbers, np.int64).reshape(-1, 4)[order]
+        by_key = labels()
         return cls(
-            names, places, [labels.get(key_of(name), "") for name in names] if labels else []
+            names, places, [by_key.get(key_of(name), "") for name in names] if by_key else []
         )
 
     def find(self, name: str) -> Place | None:
@@ -459,10 +469,10 @@ def _read_index(archive: str, numbers: tuple[int, int]) -> Index:
             zipped = magic in (b"PK\3\4", b"PK\5\6")
             found_labels = _Labels()
             if zipped:
-                members = _checked(_zip_members(file, numbers[0]))
+                members = _zip_members(file, numbers[0])
             else:
-                members = _checked(_tar_members(file, numbers[0], found_labels))
-            index = Index.of(archive, members, found_labels.of_keys())
+                members = _tar_members(file, numbers[0], found_labels)
+            index = Index.of(archive, _checked(members), found_labels.of_keys)
     except InputError as error:
         text = str(error)
         raise InputError(text if text.startswith(archive) else f"{archive}: {text}") from None
@@ -536,19 +546,17 @@ class _RemoteFile:
         return self._held[inside : inside + count]
 
 
-def _checked(members: Iterator[tuple[str, Place]]) -> list[tuple[str, Place]]:
-    """Return all members; raise InputError for a name that leaves the folder, or too many."""
-    found = []
-    for name, place in members:
+def _checked(members: Iterator[tuple[str, Place]]) -> Iterator[tuple[str, Place]]:
+    """Yield all members; raise InputError for a name that leaves the folder, or too many."""
+    for count, (name, place) in enumerate(members, 1):
         parts = name.split("/")
         unsafe = not name or name[0] == "/" or ".." in parts or re.search(r"\\|\0|://|::", name)
         if unsafe or len(os.fsencode(name)) > MAX_NAME:
             raise InputError(f"member {name!r} leaves the folder; make the archive again")
         plain = "/".join(part for part in parts if part not in ("", "."))
-        found.append((plain, place))
-        if len(found) > MAX_MEMBERS:
+        if count > MAX_MEMBERS:
             raise InputError(f"more than {MAX_MEMBERS:,} members; divide the archive")
-    return found
+        yield plain, place
 
 
 def _zip_members(file: IO[bytes], size: int) -> Iterator[tuple[str, Place]]:
