@@ -49,7 +49,7 @@ test: lint
 # exception: its old releases for the CPU are not on PyPI, so this run has the version of
 # constraints.txt, and the lower bound of torch is untested. Warnings of old libraries are no errors.
 OLDEST := .venv-oldest
-RUNTIME_EXTRAS := --extra train --extra video --extra recordings --extra s3 --extra dask --extra demo
+RUNTIME_EXTRAS := --extra train --extra video --extra recordings --extra rosbag --extra s3 --extra dask --extra demo
 SLOW := tests/faults tests/hostile/test_damage.py tests/test_benches.py tests/test_load.py \
 	tests/train/test_bench_neuron.py
 

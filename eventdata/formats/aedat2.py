@@ -56,7 +56,8 @@ def read(path: Path, options: DecodeOptions) -> Recording:
     chip = next((line[9:].strip() for line in lines if line.startswith("# AEChip:")), None)
     if chip is not None:
         layout, size = _named(chip)
-        if layout is DVS128 and np.mean(_probe(path, start) > DVS128_ADDRESSES) > 0.5:
+        wide = _probe(path, start) > DVS128_ADDRESSES
+        if layout is DVS128 and 2 * np.count_nonzero(wide) > len(wide):
             raise InputError(
                 "names the chip DVS128, whose addresses have 16 bits, but most of its addresses "
                 "have more; correct the line AEChip in its header, or get the file again"

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,7 +62,9 @@ def make_run(
     measured = {"synaptic": synaptic, "rates": {"stem.neuron": 0.25, "<b>": 0.5}}
     write_json(folder.stage(name).root / "operations.json", measured)
     if classes is not None:
-        write_weights(folder.stage(name).weights("last"), {}, {"classes": classes})
+        write_weights(
+            folder.stage(name).weights("last"), {"x": torch.zeros(1)}, {"classes": classes}
+        )
     seconds = rows[-1]["train_seconds"]
     keys = ("cpu_seconds", "multiply_adds", "additions")
     stages = [
