@@ -45,7 +45,7 @@ from eventdata.units import LATEST, UNITS
 _TEXT = (".txt", ".csv")  # in these formats there are also files that hold no events
 _SIDECAR = re.compile(
     r"(.*[^a-z])?(labels?|classes|notes?|annotations?|timestamps?|frame_times|args|imu|images|"
-    r"ground_?truth|calib(ration)?)",
+    r"ground_?truth|calib(ration)?|bbox|boxes)",
     re.IGNORECASE,
 )
 Folders = dict[Path, list[Path]]  # class folder -> recordings

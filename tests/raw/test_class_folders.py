@@ -316,7 +316,7 @@ def test_texts_next_to_recordings_are_not_recordings(tmp_path):
     for name in ("train/a", "test/a"):
         write_npz(tmp_path / "raw" / name / "1.npz", x=x, y=y, t=t, p=p)
     touch(tmp_path / "raw", "train/a/README.txt", "train/a/labels.csv", "train/list.txt", "x.csv")
-    touch(tmp_path / "raw", "train/a/1_timestamps.npy")
+    touch(tmp_path / "raw", "train/a/1_timestamps.npy", "test/a/1_bbox.npy", "test/a/boxes.npy")
     options = {"frames": 2, "sensor_size": "16x12", "time_unit": "us"}
     source = Recordings.build("recordings", tmp_path / "raw", options)
     assert {name: samples.names for name, samples in source.splits().items()} == {
