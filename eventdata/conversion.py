@@ -399,7 +399,8 @@ def _estimate(source: Source, plan: SourcePlan, on_error: OnError) -> tuple[int,
         sizes = []
         some = min(ESTIMATE_SAMPLES, len(samples))
         chosen = np.unique(np.linspace(0, len(samples) - 1, some).astype(int))
-        paths, places = zip(*((samples.paths[i], samples.place(i)) for i in chosen), strict=True)
+        paths = [samples.paths[i] for i in chosen]
+        places = [samples.place(i) for i in chosen]
         with fetch_ahead(paths, samples.input_size[chosen], places):
             for index in chosen:
                 try:

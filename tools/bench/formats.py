@@ -61,9 +61,8 @@ def _write_evt21(path: Path, events: Events) -> None:
 
 
 def _write_text(path: Path, events: Events) -> None:
-    frame = import_module("pandas").DataFrame({field: events[field] for field in "txyp"})
-    frame["t"], frame["p"] = frame["t"] / 1e6, frame["p"].astype(int)
-    frame.to_csv(path, sep=" ", header=False, index=False, float_format="%.9f")
+    columns = [events["t"] / 1e6, *(events[field].astype(int) for field in "xyp")]
+    np.savetxt(path, np.column_stack(columns), fmt=["%.9f", "%d", "%d", "%d"])
 
 
 def _write_bag(path: Path, events: Events) -> None:
