@@ -66,12 +66,12 @@ def main(
         chunks = [compress(dataset.packed(index)[0]) for index in order]
 
         others, missing = peers(folder / "store.zarr" / "train", files, folder)
-        methods = our_loaders(dataset.subset(order * repeats), batch_size, device)
+        many = dataset.subset(order * repeats)
+        methods = our_loaders(many, batch_size, device)
         methods["FrameDataset[i]"] = one_by_one(dataset.__getitem__, order)
-        few = dataset.subset(order)
         for name, collate in (("", None), (", eventdata.collate", eventdata.collate)):
             methods[f"FrameDataset in torch's DataLoader{name}"] = batches(
-                DataLoader(few, batch_size, pin_memory=device != "cpu", collate_fn=collate), device
+                DataLoader(many, batch_size, pin_memory=device != "cpu", collate_fn=collate), device
             )
         methods |= {name: one_by_one(read, order) for name, read in others.items()}
         methods |= {
