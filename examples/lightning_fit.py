@@ -39,7 +39,9 @@ def train(data: lightning.LightningDataModule | Any, classes: int, epochs: int =
     """Train for some epochs; return the accuracy on the split test."""
     network = Network(classes)
     network.layers(next(iter(data.train_dataloader()))[0][:1])  # sets the sizes of lazy layers
-    trainer = lightning.Trainer(max_epochs=epochs, accelerator="cpu", logger=False)
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False
+    )
     trainer.fit(network, datamodule=data)
     return float(trainer.test(network, datamodule=data)[0]["accuracy"])
 
