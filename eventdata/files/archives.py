@@ -20,6 +20,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -501,12 +502,38 @@ def open_archive(archive: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-class _RemoteFile:
-    """A file behind a URL for the parsers of tarfile and zipfile, read in ranges."""
+class _Ranges(ABC):
+    """A file for the parsers of tarfile and zipfile, whose ranges are read by `_range`."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._at = size, 0
+
+    @abstractmethod
+    def _range(self, start: int, count: int) -> bytes:
+        """Return bytes inside the file, fewer where it is cut short."""
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(base + offset, 0)
+        return self._at
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(self._size - self._at, 0)
+        count = left if count < 0 else min(count, left)
+        data = self._range(self._at, count) if count else b""
+        self._at += len(data)
+        return data
+
+
+class _RemoteFile(_Ranges):
+    """A file behind a URL, read in blocks."""
 
     def __init__(self, url: str, size: int) -> None:
-        self._url, self._size, self._at = url, size, 0
-        self._start, self._held = 0, b""
+        super().__init__(size)
+        self._url, self._start, self._held = url, 0, b""
 
     def __enter__(self) -> "_RemoteFile":
         return self
@@ -525,24 +552,11 @@ class _RemoteFile:
     def seekable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(base + offset, 0)
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        left = max(self._size - self._at, 0)
-        count = left if count < 0 else min(count, left)
-        if not count:
-            return b""
-        inside = self._at - self._start
+    def _range(self, start: int, count: int) -> bytes:
+        inside = start - self._start
         if not 0 <= inside <= len(self._held) - count:
-            self._start, inside = self._at, 0
-            self._held = _range(self._url, self._at, min(max(count, BLOCK), left))
-        self._at += count
+            self._start, inside = start, 0
+            self._held = _range(self._url, start, min(max(count, BLOCK), self._size - start))
         return self._held[inside : inside + count]
 
 
@@ -667,24 +681,13 @@ def _walk(file: IO[bytes], start: int, end: int) -> Iterator[tuple[str, int, int
         raise InputError(f"not a whole zip or tar ({error}); {_REMEDY}") from None
 
 
-class _Part:
+class _Part(_Ranges):
     """A range of a file as a file."""
 
     def __init__(self, file: IO[bytes], start: int, end: int) -> None:
-        self._file, self._start, self._size, self._at = file, start, end - start, 0
+        super().__init__(end - start)
+        self._file, self._start = file, start
 
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(base + offset, 0)
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        left = max(self._size - self._at, 0)
-        count = left if count < 0 else min(count, left)
-        self._file.seek(self._start + self._at)
-        data = self._file.read(count)
-        self._at += len(data)
-        return data
+    def _range(self, start: int, count: int) -> bytes:
+        self._file.seek(self._start + start)
+        return self._file.read(count)

@@ -9,6 +9,7 @@ import math
 import operator
 import os
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -115,15 +116,15 @@ def _places(dataset: Any) -> NDArray[np.int64]:
     return places
 
 
-class _Readable:
+class _Readable(ABC):
     """Rows that can be read from any row on."""
 
     length: int
     row_bytes: int
 
+    @abstractmethod
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return the rows from ``start`` to ``stop``; raise InputError if they are damaged."""
-        raise NotImplementedError
 
     def pieces(self, start: int, step: int) -> Iterator[NDArray[Any]]:
         for first in range(start, self.length, step):

@@ -12,6 +12,7 @@ import errno
 import os
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -28,19 +29,19 @@ from eventdata.files.zipped import ZipFiles
 from eventdata.store.shard import CRC_BYTES, ShardReader, checked_chunk, decompress, index_bytes
 
 
-class ManyReader:
+class ManyReader(ABC):
     """Base of readers that can read the compressed chunks of many samples first.
 
     They are then decompressed by one call.
     """
 
+    @abstractmethod
     def read(self, index: int, out: NDArray[Any]) -> None:
         """Fill out (K, H, W, P) with a sample; StoreError if it is damaged."""
-        raise NotImplementedError
 
+    @abstractmethod
     def chunks(self, index: int) -> list[bytes]:
         """Return the chunks of a sample, compressed; StoreError if they are damaged or remote."""
-        raise NotImplementedError
 
     def read_many(self, indices: Sequence[int], out: NDArray[Any]) -> None:
         """Fill out (N, K, H, W, P) with samples."""
