@@ -95,6 +95,11 @@ def balance(part: FrameDataset, seed: int, epoch: int) -> FrameDataset:
     return part.subset(np.concatenate(chosen))
 
 
+def epoch_steps(steps: int, share: float) -> int:
+    """Return the steps in a share of an epoch, at least one of them."""
+    return steps if share == 1 else max(1, min(steps, round(steps * share)))
+
+
 @dataclass(kw_only=True)
 class Epoch:
     """The batches of one epoch on one device: frames (N, T, P, H, W) or images (N, C, H, W), and
@@ -121,6 +126,8 @@ class Epoch:
     """Training: draw equally many samples of each class."""
     multiple: int = 1
     """Training: the number of batches per optimiser step; an epoch has whole steps."""
+    share: float = 1.0
+    """Training: the share of the steps to take, at least one."""
     rank: int = 0
     devices: int = 1
     threads: int = 1
@@ -157,7 +164,7 @@ class Epoch:
         return unpack_batch(packed, self.part.sample_format, self.steps, self.downscale)
 
     def __len__(self) -> int:
-        return len(self._loader()) // self.multiple * self.multiple
+        return epoch_steps(len(self._loader()) // self.multiple, self.share) * self.multiple
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         batches = islice(self._loader(), len(self))

@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 from eventdata.errors import InputError, OptionError, reading
 from eventdata.files.local import read_plain
 from eventdata.settings import Table, from_table, table_of, unknown_key
-from train.settings import CHECKPOINT, FRESH, TIMM, Machine, Run, Stage
+from train.settings import CHECKPOINT, FRESH, OF_SOURCES, TIMM, Machine, Run, Stage
 from train.toml import MAX_BYTES, MAX_DEPTH, merge, parse_toml, to_toml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -31,10 +31,7 @@ SECTIONS = (
     *("base", "name", "pipeline", "network", "run", "machine", "defaults", "stages", SCRATCH),
     "stores",  # in the config.toml of a run, which is also a recipe
 )
-INHERITED = (
-    *("weights", "take", "stem", "freeze", "freeze_epochs", "recalibrate"),
-    *("calibrate", "calibrate_samples"),
-)
+INHERITED = (*OF_SOURCES, "stem", "freeze", "freeze_epochs", "recalibrate")
 """Settings that mean nothing for a stage with fresh weights."""
 
 Pipeline = Literal["pipe-s", "pipe-d"]
@@ -132,6 +129,7 @@ def load(
     made = {key: from_table(Stage, one, f"{where}: {key}") for key, one in stages.items()}
     needed = _needed(stages)
     made = {key: stage for key, stage in made.items() if key in needed}
+    _check_teachers(made, where, on_frames=table["pipeline"] == "pipe-d")
     recipe = Recipe(
         name=str(table.get("name", Path(name).stem)),
         pipeline=table["pipeline"],
@@ -273,6 +271,26 @@ def _with_sources(stages: dict[str, Stage], names: list[str], where: str) -> dic
     return found
 
 
+def _check_teachers(stages: dict[str, Stage], where: str, *, on_frames: bool) -> None:
+    """Raise OptionError if the teacher of a stage is not an earlier one that sees its samples."""
+    names = list(stages)
+    for name, stage in stages.items():
+        earlier = names[: names.index(name)]
+        if stage.teacher and stage.teacher not in earlier:
+            raise OptionError(
+                f"{where}: {name}.teacher is {stage.teacher!r}, not an earlier stage "
+                f"({', '.join(earlier) or 'there is none'}); correct it"
+            )
+        frames = on_frames and stage.data == "data"
+        for key in ("data", "downscale", *(("steps",) if frames else ())):
+            mine, theirs = getattr(stage, key), getattr(stages[stage.teacher or name], key)
+            if mine != theirs:
+                raise OptionError(
+                    f"{where}: {name}.{key} is {mine}, but its teacher {stage.teacher} has "
+                    f"{theirs}; make them equal, or remove the teacher"
+                )
+
+
 def _check_of_images(stage: Stage, where: str) -> None:
     """Raise OptionError if a stage on still images has settings that act only on frames."""
     for key, value in (
@@ -292,5 +310,5 @@ def _needed(stages: dict[str, Table]) -> set[str]:
     needed = {next(reversed(stages))}
     for name in reversed(stages):
         if name in needed:
-            needed.add(str(stages[name].get("weights", FRESH)))
+            needed |= {str(stages[name].get(key, FRESH)) for key in ("weights", "teacher")}
     return needed

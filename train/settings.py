@@ -138,6 +138,13 @@ class Stage(Settings):
     )
 
     epochs: int = setting(1, "Duration of the stage.", unit="epochs", least=1, most=MAX_EPOCHS)
+    epoch_share: float = setting(
+        1.0,
+        "Share of the training samples in an epoch, others in each. It suits stages that are "
+        "shorter than one pass over a large data set.",
+        above=0,
+        most=1,
+    )
     batch_size: int = setting(64, "Samples per step, over all devices.", unit="samples", least=1)
     accumulate: int = setting(
         1, "Parts of a batch, computed one after the other to save memory.", least=1
@@ -170,6 +177,17 @@ class Stage(Settings):
         most=MAX_EPOCHS,
     )
     label_smoothing: float = setting(0.0, "Label smoothing of the loss.", least=0, most=0.9)
+    teacher: str = setting(
+        "",
+        "Earlier stage on the same store whose network teaches this one: its answers to the same "
+        "augmented batch are learned as well. Empty: none.",
+    )
+    teacher_weight: float = setting(
+        1.0, "Share of the teacher in the loss; the labels have the rest.", above=0, most=1
+    )
+    temperature: float = setting(
+        2.0, "Temperature at which the teacher's answers are learned.", above=0, most=100
+    )
     class_weights: Literal["none", "balanced"] = setting(
         "none",
         "Weights of the classes in the loss. `balanced`: in inverse proportion to their samples.",
@@ -234,6 +252,15 @@ class Stage(Settings):
                 "freeze and freeze_epochs need each other; set the parts and the number of epochs, "
                 "or remove both (freeze=[], freeze_epochs=0)"
             )
+        unused = (self.teacher_weight, self.temperature) != (
+            Stage.teacher_weight,
+            Stage.temperature,
+        )
+        if unused and not self.teacher:
+            raise OptionError(
+                "teacher_weight and temperature need teacher; name an earlier stage, or set "
+                f"teacher_weight={Stage.teacher_weight} and temperature={Stage.temperature}"
+            )
         if self.weights == FRESH and self.take != "both":
             raise OptionError(
                 f"take is {self.take}, but weights are fresh; set weights to an earlier stage or a "
@@ -253,11 +280,8 @@ class Stage(Settings):
             )
 
     def without_source(self) -> "Stage":
-        """Return these settings without those of the weights that the stage starts from."""
-        samples = Stage.calibrate_samples
-        return replace(
-            self, weights=FRESH, take="both", calibrate="none", calibrate_samples=samples
-        )
+        """Return these settings without those that need another network."""
+        return replace(self, **{key: getattr(Stage, key) for key in OF_SOURCES})
 
     def _check_calibration(self) -> None:
         """Raise OptionError if the stage has nothing to calibrate, or nothing to calibrate by."""
@@ -278,6 +302,13 @@ class Stage(Settings):
             )
         if problem:
             raise OptionError(f"calibrate is {self.calibrate}, but {problem}; set calibrate=none")
+
+
+OF_SOURCES = (
+    *("weights", "take", "calibrate", "calibrate_samples"),
+    *("teacher", "teacher_weight", "temperature"),
+)
+"""Settings that concern another network: the source of the weights, or the teacher."""
 
 
 def reference_page() -> str:

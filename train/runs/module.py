@@ -6,6 +6,7 @@ device), so that a resumed run computes the same as an uninterrupted one.
 Legend: N samples, T steps, P polarities, C channels, H rows, W columns.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,17 @@ def share_statistics(network: nn.Module) -> None:
                     statistic /= dist.get_world_size()
 
 
+def divergence(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Return the mean Kullback-Leibler divergence of logits (N, classes) from a teacher's.
+
+    Both are divided by the temperature, and the divergence is multiplied by its square, so that
+    the size of the gradient hardly depends on it.
+    """
+    own, theirs = (functional.log_softmax(x.float() / temperature, 1) for x in (logits, wanted))
+    mean = functional.kl_div(own, theirs, reduction="batchmean", log_target=True)
+    return mean * temperature**2
+
+
 class ClassCounts(Metric):
     """Counts of each class: its samples, the samples taken for it, and both at once.
 
@@ -127,6 +139,7 @@ class Classifier(LightningModule):
         log_every: int = 1,
         binary: bool = False,
         class_weights: Tensor | None = None,
+        teacher: Callable[[Tensor, int], Tensor] | None = None,
     ) -> None:
         """
         Args:
@@ -140,12 +153,14 @@ class Classifier(LightningModule):
             log_every: batches between readings of the loss, each of which waits for the device.
             binary: whether frames hold only 0 and 1, as those of binary stores do.
             class_weights: the weight of each class in the loss (classes,); None: equal weights.
+            teacher: function that returns a teacher's logits for the frames of a batch and the
+                seed of their augmentation.
         """
         super().__init__()
         self.network = network
         self.stage, self.name = stage, name
         self.classes, self.epoch_steps, self.seed = classes, epoch_steps, seed
-        self.log_every, self.binary = log_every, binary
+        self.log_every, self.binary, self.teacher = log_every, binary, teacher
         self.mixup = stage.augment.scaled().mixup
         self.frozen: list[str] = []
         self.step_loss = float("nan")
@@ -186,12 +201,16 @@ class Classifier(LightningModule):
         if self.mixup:
             one_hot = functional.one_hot(labels, self.classes).to(x.dtype)
             x, targets = mixup(x, one_hot, self.mixup, seed)
+        logits = self(x)
         loss = functional.cross_entropy(
-            self(x),
+            logits,
             targets,
             self.class_weights,
             label_smoothing=self.stage.label_smoothing,
         )
+        if self.teacher is not None:
+            apart = divergence(logits, self.teacher(frames, seed), self.stage.temperature)
+            loss = torch.lerp(loss, apart, self.stage.teacher_weight)
         self.train_loss.update(loss.detach())
         if (index + 1) % self.log_every == 0:
             self.step_loss = loss.item()

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from eventdata.errors import InputError
 from train.checkpoint import check_torch_file
 from train.data import Epoch
-from train.runs.cost import cpu_seconds
+from train.runs.cost import MOST, cpu_seconds
 from train.runs.ema import MovingAverage
 from train.runs.folder import (
     Row,
@@ -29,7 +29,9 @@ from train.runs.folder import (
 from train.runs.module import Classifier
 
 _SECONDS = ("train_seconds", "evaluation_seconds", "waiting_seconds")
-_STATE = ("rows", *_SECONDS, "cpu_seconds", "best", "best_epoch")
+_STATE = ("rows", *_SECONDS, "cpu_seconds", "multiply_adds", "best", "best_epoch")
+OLDER = {"waiting_seconds": 0, "multiply_adds": 0}
+"""Values for the states of older versions, which did not record them."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -95,6 +97,8 @@ class Record(Checkpoint):
         self.waiting_seconds = 0.0
         self.cpu_seconds: float | None = 0.0
         """None if an older version, which did not record it, has begun the stage."""
+        self.multiply_adds = 0.0
+        """Those of the calibration, before the first step."""
         self.best = -1.0
         self.best_epoch = 0
         self.mark: float | None = None
@@ -113,7 +117,8 @@ class Record(Checkpoint):
                     raise ValueError(f"a row has a column {key!r}")
         self.rows = list(state_dict["rows"])
         for name in _SECONDS:
-            setattr(self, name, number_in({"waiting_seconds": 0} | state_dict, name))
+            setattr(self, name, number_in(OLDER | state_dict, name))
+        self.multiply_adds = number_in(OLDER | state_dict, "multiply_adds", most=MOST)
         known = state_dict.get("cpu_seconds") is not None
         self.cpu_seconds = number_in(state_dict, "cpu_seconds") if known else None
         self.best = number_in(state_dict, "best", most=1)

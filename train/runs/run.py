@@ -138,6 +138,7 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
     recipe = plan.recipe
     results: list[dict[str, Any]] = []
     cost = before = FREE
+    runs: dict[str, StageRun] = {}
     uncounted: list[str] = []  # files with weights whose cost is not known
     for name, stage in recipe.stages.items():
         source = None
@@ -153,7 +154,14 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
                 say(f"note: {name} starts from {source.name}, whose training is not counted")
         say(f"{name}: augmentation: {stage.augment.summary()}")
         say(f"{name}: {plan.parts[stage.data].summary()}")
-        current = StageRun(plan=plan, name=name, folder=folder.stage(name), before=cost)
+        current = StageRun(
+            plan=plan,
+            name=name,
+            folder=folder.stage(name),
+            before=cost,
+            teacher=runs.get(stage.teacher),
+        )
+        runs[name] = current
         result = current.train(source, say)
         results.append(result)
         cost += cost_of(result)

@@ -1,30 +1,24 @@
 """Train one stage with Lightning's Trainer, or resume it."""
 
-import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
 
 from eventdata.dataset import FrameDataset
 from eventdata.errors import EventDataError, InputError
 from train.calibrate import recalibrate, table
-from train.data import Data, Epoch
+from train.data import Data, Epoch, epoch_steps
 from train.networks.layers import channels_last, recompute
 from train.networks.sync_norm import synchronise_norms
 from train.neurons.surrogate import sharpen
@@ -34,7 +28,6 @@ from train.runs.cost import Cost, cost_of, cpu_seconds
 from train.runs.ema import MovingAverage
 from train.runs.facts import model_facts
 from train.runs.folder import (
-    CHARTS,
     StageFolder,
     number_in,
     read_json,
@@ -44,7 +37,9 @@ from train.runs.folder import (
 )
 from train.runs.module import Classifier, prepare
 from train.runs.plan import RunPlan
-from train.runs.record import Record, WholeCheckpoints
+from train.runs.record import Record
+from train.runs.teacher import Teacher
+from train.runs.trainer import Feed, interruptible, make_trainer
 from train.settings import Stage
 from train.transfer import transfer
 from train.weights import load_state, read_weights
@@ -58,64 +53,6 @@ def is_first() -> bool:
     return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
-class Feed(LightningDataModule):
-    """The data of a stage as batches for the device that asks."""
-
-    def __init__(self, plan: RunPlan, stage: Stage) -> None:
-        super().__init__()
-        self.plan, self.stage = plan, stage
-
-    def _batches(self, part: FrameDataset | None, seed: int | None = None) -> Epoch:
-        """Return the batches of a part: shuffled for training with a seed, else in order."""
-        trainer = self.trainer
-        assert trainer is not None
-        assert part is not None
-        return Epoch(
-            part=part,
-            batch_size=self.plan.device_batch(self.stage),
-            steps=self.stage.steps,
-            downscale=self.stage.downscale,
-            shuffle_by=None if seed is None else (seed, trainer.current_epoch),
-            balanced=self.stage.sampling == "balanced",
-            multiple=1 if seed is None else self.stage.accumulate,
-            rank=trainer.global_rank,
-            devices=self.plan.world,
-            threads=self.plan.recipe.machine.threads,
-            device=trainer.strategy.root_device,
-        )
-
-    def train_dataloader(self) -> Epoch:
-        return self._batches(self.plan.parts[self.stage.data].train, self.plan.recipe.run.seed)
-
-    def val_dataloader(self) -> Epoch:
-        return self._batches(self.plan.parts[self.stage.data].select)
-
-    def test_dataloader(self) -> Epoch:
-        return self._batches(self.plan.parts[self.stage.data].test)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt where Lightning exits by itself, after Ctrl-C or SIGTERM."""
-    try:
-        yield
-    except SystemExit as stop:
-        raise KeyboardInterrupt from stop
-
-
-def _several_devices(*, freezes: bool) -> DDPStrategy:
-    """Return the strategy of data-parallel training.
-
-    Frozen parameters have no gradient until they thaw, and DDP must know. Buffers are not
-    broadcast: the devices' last batches of an evaluation may differ in number, and
-    `share_statistics` averages them instead.
-    """
-    known = signature(DistributedDataParallel).parameters
-    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    settings: dict[str, Any] = {"find_unused_parameters": freezes, sync: False}
-    return DDPStrategy(**settings)
-
-
 @dataclass(frozen=True, kw_only=True)
 class StageRun:
     """One stage of a plan, to be trained or tested."""
@@ -126,6 +63,8 @@ class StageRun:
     """Folder that the stage writes."""
     before: Cost
     """Cost of the training behind the weights that this stage starts from."""
+    teacher: "StageRun | None" = None
+    """The finished stage that teaches this one."""
 
     @property
     def stage(self) -> Stage:
@@ -151,11 +90,22 @@ class StageRun:
             name=self.name,
             classes=len(self.data.classes),
             class_weights=self._class_weights(),
-            epoch_steps=len(self.data.train) // self.stage.batch_size,
+            epoch_steps=epoch_steps(
+                len(self.data.train) // self.stage.batch_size, self.stage.epoch_share
+            ),
             seed=recipe.run.seed,
             log_every=recipe.machine.log_every,
             binary=self.data.train.sample_format.is_packed,
+            teacher=self._teacher(),
         )
+
+    def _teacher(self) -> Teacher | None:
+        if self.teacher is None:
+            return None
+        self.teacher._load_kept()
+        network, own = self.plan.networks[self.teacher.name], self.teacher.stage
+        binary = self.data.train.sample_format.is_packed
+        return Teacher.of(network, own, self.stage, binary=binary)
 
     def _class_weights(self) -> Tensor | None:
         """Return the weight of each class in the loss, 0 for those without samples."""
@@ -193,14 +143,14 @@ class StageRun:
         resumed = self.folder.state.exists()
         if not resumed:
             started, cpu = time.monotonic(), cpu_seconds()
-            self._start(trainer, source, say)
+            record.multiply_adds = self._start(trainer, source, say) * self.plan.world
             record.train_seconds = time.monotonic() - started
             record.cpu_seconds = (cpu_seconds() - cpu) * self.plan.world
-            with _interruptible():
+            with interruptible():
                 trainer.validate(self.module, feed, verbose=False)
         state = self.folder.state if resumed else None
         try:
-            with _interruptible():
+            with interruptible():
                 trainer.fit(self.module, feed, ckpt_path=state, weights_only=True)
         except EventDataError:
             raise
@@ -230,8 +180,14 @@ class StageRun:
             samples = trainer.global_step * self.stage.batch_size
             operations = self._measure(trainer.strategy.root_device)
             result["trained_samples"] = samples
-            result["multiply_adds"] = samples * operations.training_multiply_adds
-            result["additions"] = samples * operations.training_additions
+            multiply_adds = operations.training_multiply_adds
+            additions = operations.training_additions
+            if self.teacher is not None:
+                answers = self.teacher._measure(trainer.strategy.root_device)
+                multiply_adds += answers.multiplications
+                additions += answers.additions - answers.multiplications
+            result["multiply_adds"] = record.multiply_adds + samples * multiply_adds
+            result["additions"] = samples * additions
             write_json(self.folder.result, result)
         trainer.strategy.barrier()
         return result
@@ -261,7 +217,7 @@ class StageRun:
         if self.data.test is None:
             return None
         self._load_kept()
-        with _interruptible():
+        with interruptible():
             self._trainer([]).test(self.module, Feed(self.plan, self.stage), verbose=False)
         scores = self.module.scores
         kept: dict[str, Any] = {
@@ -270,36 +226,15 @@ class StageRun:
         return {"samples": len(self.data.test), **kept, "confusion": self.module.confusion}
 
     def _trainer(self, callbacks: list[Callback]) -> Trainer:
-        machine, run = self.plan.recipe.machine, self.plan.recipe.run
-        strategy = _several_devices(freezes=bool(self.stage.freeze_epochs))
-        charts = TensorBoardLogger(self.folder.root.parent, CHARTS, self.name)
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        return Trainer(
-            accelerator=machine.accelerator if torch.cuda.is_available() else "cpu",
-            devices=self.plan.devices,
-            num_nodes=machine.nodes,
-            strategy=strategy if self.plan.world > 1 else "auto",
-            precision=run.precision,
-            deterministic=run.deterministic,
-            benchmark=not run.deterministic,  # has cuDNN try its kernels; no effect on a CPU
-            max_epochs=self.stage.epochs,
-            accumulate_grad_batches=self.stage.accumulate,
-            reload_dataloaders_every_n_epochs=1,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            inference_mode=False,  # inference tensors could not be trained on later
-            log_every_n_steps=1,
-            callbacks=callbacks,
-            logger=charts if callbacks else False,
-            enable_checkpointing=bool(callbacks),
-            plugins=WholeCheckpoints(),
-            enable_model_summary=False,
-            enable_progress_bar=sys.stderr is not None and sys.stderr.isatty(),
-        )
+        return make_trainer(self.plan, self.stage, self.name, self.folder, callbacks)
 
-    def _start(self, trainer: Trainer, source: Path | None, say: Callable[[str], Any]) -> None:
-        """Load the source's weights and fit the norms to the data."""
-        network = self.module.network
+    def _start(self, trainer: Trainer, source: Path | None, say: Callable[[str], Any]) -> float:
+        """Load the source's weights, fit them to the neurons and the norms to the data.
+
+        Returns:
+            The multiply-adds of the calibration on one device, in convolutions and matrix products.
+        """
+        network, multiply_adds = self.module.network, 0.0
         if source is not None:
             weights = read_weights(source)
             weights.check(self.plan.recipe.network, self.stage.neuron)
@@ -323,9 +258,11 @@ class StageRun:
         if source is not None and self.stage.calibrate != "none":
             count = -(-self.stage.calibrate_samples // size)
             frames = self._frames(self.data.train, size, count, device)
-            outcomes = calibrate_stage(
-                self.plan, self.stage, self.plan.networks[self.name].to(device), source, frames
-            )
+            with FlopCounterMode(display=False) as counter:  # its flops are two a multiply-add
+                outcomes = calibrate_stage(
+                    self.plan, self.stage, self.plan.networks[self.name].to(device), source, frames
+                )
+            multiply_adds = counter.get_total_flops() / 2
             say(f"{self.name}: share of the outputs' energy that calibrated neurons keep")
             say(table(outcomes))
             if is_first():
@@ -338,6 +275,7 @@ class StageRun:
                 recalibrate(network.to(device), batches)
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # the caller reads the clock next
+        return multiply_adds
 
     def _frames(
         self, part: FrameDataset, size: int, count: int, device: torch.device

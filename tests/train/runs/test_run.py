@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -27,7 +28,7 @@ from train.networks import build
 from train.recipe import load, recipe_names
 from train.runs.cost import FREE
 from train.runs.folder import RunFolder, read_rows, weight_facts
-from train.runs.module import Classifier, DivergedError, prepare
+from train.runs.module import Classifier, DivergedError, divergence, prepare
 from train.runs.plan import make_plan
 from train.runs.record import Record
 from train.runs.run import run
@@ -914,6 +915,42 @@ def test_a_stage_calibrates_to_the_source_of_its_weights(
     assert all(row["residual"][1] <= row["residual"][0] for row in rows[1:])
     assert any(rows[0]["name"] in text and "calibrated" in text for text in said)
     assert not (tmp_path / "pretrain/calibrate.json").exists()
+
+
+def test_a_stage_learns_from_a_teacher(tmp_path, recipe, events, images):
+    """With the teacher's answers as the whole loss, labels decide nothing."""
+    changes = ["pretrain.data=data", "pretrain.collapse=1", "pretrain.epochs=1", "lif.epochs=2"]
+    taught = [*changes, "lif.teacher=pretrain", "lif.calibrate=refit", "lif.recalibrate=0"]
+    taught += ["lif.calibrate_samples=20"]
+    whole = run(load(recipe, changes=taught), tmp_path / "taught", data=events)
+    alone = run(load(recipe, changes=changes), tmp_path / "alone", data=events)
+    losses = [read_rows(tmp_path / name / "lif/epochs.csv")[-1] for name in ("taught", "alone")]
+    assert losses[0]["train_loss"] < losses[1]["train_loss"]
+    work = [result["stages"][1]["multiply_adds"] for result in (whole, alone)]
+    assert work[0] > 1.05 * work[1]
+    header = weight_facts(tmp_path / "taught/lif/last.safetensors")
+    assert header["settings"]["teacher"] == ""
+
+
+def test_a_stage_with_a_teacher_resumes(tmp_path, recipe, events):
+    """A resumed stage loads its teacher again and ends with the same weights."""
+    changes = ["pretrain.data=data", "pretrain.collapse=1", "pretrain.epochs=1", "lif.epochs=2"]
+    changes += ["lif.teacher=pretrain", "lif.teacher_weight=0.5", "all.epoch_share=0.5"]
+    chosen = load(recipe, changes=changes)
+    run(chosen, tmp_path / "whole", data=events)
+    assert [row["step"] for row in read_rows(tmp_path / "whole/lif/epochs.csv")] == [0, 2, 4]
+    stop_in_the_second_epoch(chosen, tmp_path / "stopped", events)
+    run(chosen, tmp_path / "stopped", data=events)
+    assert_same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_divergence_is_that_of_the_definition():
+    rng = np.random.default_rng(0)
+    own, theirs = rng.normal(size=(2, 5, 4)) * 3
+    p, q = (np.exp(x / 4) / np.exp(x / 4).sum(axis=1, keepdims=True) for x in (own, theirs))
+    wanted = 16 * (q * np.log(q / p)).sum() / 5
+    found = divergence(torch.from_numpy(own), torch.from_numpy(theirs), 4.0)
+    assert float(found) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_several_devices_recalibrate_with_one_devices_share_of_a_batch(
