@@ -51,7 +51,7 @@ class RawInput(click.Path):
     """A folder of raw data, or an archive."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        from eventdata.files.archives import has_suffix  # not for the help page
+        from eventdata.files.archives.paths import has_suffix  # not for the help page
 
         self.file_okay = has_suffix(str(value))  # a pattern of shards need not exist
         return super().convert(value, param, ctx)

@@ -15,7 +15,7 @@ import pytest
 import eventdata
 from eventdata.conversion import convert
 from eventdata.errors import InputError, MismatchError
-from eventdata.files import archives
+from eventdata.files.archives import paths as archives
 from eventdata.generation import generate
 from tests.makers import make_es_imagenet, make_es_ucf101, make_images, tree_digest
 from tests.s3 import serve, upload

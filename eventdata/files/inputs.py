@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from eventdata.errors import EventDataError, InputError, OptionError
-from eventdata.files.archives import Archived, archive_at, is_archive
+from eventdata.files.archives.paths import Archived, archive_at, is_archive
 from eventdata.files.base import Files, is_url, path_or_url
 from eventdata.files.local import LocalFiles
 from eventdata.files.remote import Remote, Result, time_of

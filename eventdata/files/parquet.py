@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from eventdata.errors import EventDataError, InputError
-from eventdata.files.archives import MAX_MEMBER, Place, archive_numbers, open_archive
+from eventdata.files.archives.paths import MAX_MEMBER, Place, archive_numbers, open_archive
 
 MAX_GROUP = 1 << 30  # bytes of the images of a row group; each process holds one in memory
 LABELS = ("label", "labels", "fine_label")  # names of the column

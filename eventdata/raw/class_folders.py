@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from eventdata.errors import InputError
-from eventdata.files.archives import Archived, unwrapped
+from eventdata.files.archives.paths import Archived, unwrapped
 from eventdata.files.inputs import RemotePath, files_below, inside, is_hidden
 from eventdata.raw.listing import SHOWN, few, stored_name
 from eventdata.raw.split_folders import Layout, Part, arrange, arrange_listed, split_mark

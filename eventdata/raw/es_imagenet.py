@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.files.archives import unwrapped
+from eventdata.files.archives.paths import unwrapped
 from eventdata.files.inputs import folder_in
 from eventdata.formats.npz import read_npz
 from eventdata.kernels.packing import BAD_STEP, OK, count_ones, scatter_coordinates

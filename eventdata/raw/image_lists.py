@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from eventdata.errors import InputError
-from eventdata.files.archives import Archived
+from eventdata.files.archives.paths import Archived
 from eventdata.raw.class_folders import find_class_folders
 from eventdata.raw.listing import read_lines, safe_relative, stored_name
 from eventdata.raw.shards import Shards, find_shards

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eventdata.errors import InputError, OptionError, StoreError
-from eventdata.files.archives import Archived
+from eventdata.files.archives.paths import Archived
 from eventdata.files.inputs import only_local
 from eventdata.formats.image import read_picture
 from eventdata.kernels.odg import OdgSettings, edge_integral

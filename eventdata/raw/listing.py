@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eventdata.errors import InputError, reading
-from eventdata.files.archives import Archived
+from eventdata.files.archives.paths import Archived
 from eventdata.files.inputs import RemotePath, numbers_of
 from eventdata.files.local import check_plain
 from eventdata.jobs.worker import out_of_memory

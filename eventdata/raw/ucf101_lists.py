@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from eventdata.errors import InputError, OptionError
-from eventdata.files.archives import unwrapped
+from eventdata.files.archives.paths import unwrapped
 from eventdata.files.inputs import inside
 from eventdata.raw.listing import few, read_lines, safe_relative, stored_name
 from eventdata.raw.source import Samples, SourceSettings
