@@ -22,7 +22,9 @@ from eventdata.errors import (
     reading,
 )
 from eventdata.files import WORK, open_files
-from eventdata.files.archives.paths import PARQUET, keep_indexes, split_path
+from eventdata.files.archives.index import PARQUET
+from eventdata.files.archives.indexes import keep_indexes
+from eventdata.files.archives.members import split_path
 from eventdata.files.fetch import fetch_ahead, local_copy
 from eventdata.files.inputs import check_apart, file_numbers, open_input
 from eventdata.jobs.job import Claim, Job, OnError, Progress, Task

@@ -15,7 +15,9 @@ import pytest
 import eventdata
 from eventdata.conversion import convert
 from eventdata.errors import InputError, MismatchError
-from eventdata.files.archives import paths as archives
+from eventdata.files.archives import indexes, members
+from eventdata.files.archives.index import Index
+from eventdata.files.archives.paths import Archived
 from eventdata.generation import generate
 from tests.makers import make_es_imagenet, make_es_ucf101, make_images, tree_digest
 from tests.s3 import serve, upload
@@ -154,7 +156,7 @@ class TestImageNetInTars(SourceContract):
 
     def damage(self, raw):
         path = self.file_of_a_sample(raw)
-        place = archives.index_of(str(path)).find("n01440764/n01440764_2.JPEG")
+        place = indexes.index_of(str(path)).find("n01440764/n01440764_2.JPEG")
         with path.open("r+b") as file:
             file.seek(place.start + 100)
             file.write(bytes(place.size - 100))
@@ -213,23 +215,21 @@ def test_an_archive_is_indexed_once(tmp_path, monkeypatch):
     """A stopped conversion reads the index that it kept, and an archive that changed anew."""
     path = zipped(tmp_path / "raw.zip", contents(make_images(tmp_path / "raw")))
     walks = []
-    real = archives._zip_members
-    monkeypatch.setattr(
-        archives, "_zip_members", lambda *given: walks.append(given) or real(*given)
-    )
+    real = indexes.zip_members
+    monkeypatch.setattr(indexes, "zip_members", lambda *given: walks.append(given) or real(*given))
 
     def stop(done, total):
         if done:
             raise KeyboardInterrupt
 
     for _ in range(2):
-        archives._read_index.cache_clear()
+        indexes._read_index.cache_clear()
         with pytest.raises(KeyboardInterrupt):
             convert("images", path, tmp_path / "out", shard_size=2, crop=20, progress=stop)
     assert len(walks) == 1
     (kept,) = (tmp_path / "out/.work").glob("index-*")
     kept.write_bytes(kept.read_bytes()[:-9])
-    archives._read_index.cache_clear()
+    indexes._read_index.cache_clear()
     with pytest.raises(KeyboardInterrupt):
         convert("images", path, tmp_path / "out", shard_size=2, crop=20, progress=stop)
     assert len(walks) == 2
@@ -242,13 +242,13 @@ def test_an_archive_is_indexed_once(tmp_path, monkeypatch):
 
 def test_an_archive_that_changes_during_a_conversion_is_noticed(tmp_path, monkeypatch):
     path = zipped(tmp_path / "raw.zip", contents(make_images(tmp_path / "raw")))
-    real = archives._content
+    real = members.content_at
 
     def change(archive, place):
         os.utime(path, ns=(2, 2))
         return real(archive, place)
 
-    monkeypatch.setattr(archives, "_content", change)
+    monkeypatch.setattr(members, "content_at", change)
     with pytest.raises(MismatchError, match="changed while it was read"):
         convert("images", path, tmp_path / "out", crop=20, on_error="skip")
 
@@ -270,17 +270,69 @@ def test_members_of_drawn_archives_are_read_back(tmp_path, kind, seed):
         path = zipped(tmp_path / "a.zip", files, (0, 8)[seed % 2])
     else:
         path = tar(tmp_path / "a.tar", files, format=formats[seed % 2])
-    index = archives.index_of(str(path))
+    index = indexes.index_of(str(path))
     assert index.names == sorted(files)
     for name, content in files.items():
-        found = archives.read_member(name, str(path), index.find(name))[0]
+        found = members.read_member(name, str(path), index.find(name))[0]
         assert found == content
-    top = archives.Archived(str(path))
+    top = Archived(str(path))
     assert {entry.name for entry, _ in top.inside()} == {name.split("/")[0] for name in files}
-    again = archives.Index.from_bytes(index.to_bytes(["a"]), ["a"])
+    again = Index.from_bytes(index.to_bytes(["a"]), ["a"])
     assert again.names == index.names
     np.testing.assert_array_equal(again.places, index.places)
-    assert archives.Index.from_bytes(index.to_bytes(["a"]), ["b"]) is None
+    assert Index.from_bytes(index.to_bytes(["a"]), ["b"]) is None
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_headers_of_tars_are_read_as_tarfile_reads_them(tmp_path, kind):
+    """Folders, prefixes of names, long names, times before 1970, owners outside ASCII."""
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=kind, encoding="utf-8") as archive:
+        for number, name in enumerate(("a", "b/" + 20 * "long/" + "c", f"{80 * 'd'}/{80 * 'e'}.x")):
+            for mark in (tarfile.REGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE, tarfile.AREGTYPE):
+                info = tarfile.TarInfo(f"{ord(mark)}/{name}")
+                info.type, info.size = mark, 600 * number * (mark != tarfile.DIRTYPE)
+                info.uid, info.uname = 7 * number, "né"
+                info.mtime = 0 if kind == tarfile.USTAR_FORMAT else -(10**9)
+                archive.addfile(info, io.BytesIO(bytes(info.size)))
+        if kind != tarfile.USTAR_FORMAT:
+            big = tarfile.TarInfo("big")
+            big.size = 9 << 33  # as bits or as text, and a hole in the file
+            archive.fileobj.write(big.tobuf(kind))
+            archive.fileobj.seek(big.size, os.SEEK_CUR)
+            archive.offset = archive.fileobj.tell()
+    with tarfile.open(path) as archive:
+        files = {info.name: info for info in archive if info.isfile()}
+    index = indexes.index_of(str(path))
+    assert index.names == sorted(files)
+    for name, info in files.items():
+        assert index.find(name)[:3] == (info.offset_data, info.size, info.size)
+
+
+def test_directories_of_zips_are_read_as_zipfile_reads_them(tmp_path, monkeypatch):
+    """zip64, sizes after the content as streams have them, bytes before the archive, comments."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 3)
+    path = tmp_path / "a.zip"
+
+    class Stream(io.BytesIO):
+        def seek(self, *_: Any) -> int:
+            raise OSError
+
+    stream = Stream()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, name in enumerate(("a", "日/é", "b/", "c/d.x", "e" * 300)):
+            archive.writestr(name, b"" if name[-1] == "/" else bytes([number]) * 500 * number)
+        archive.comment = b"PK but no signature"
+    path.write_bytes(b"before" + stream.getvalue())
+    index = indexes.index_of(str(path))
+    with zipfile.ZipFile(path) as archive:
+        files = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+        assert index.names == sorted(files)
+        for name, info in files.items():
+            place = index.find(name)
+            assert place[:3] == (info.header_offset, info.compress_size, info.file_size)
+            assert members.read_member(name, str(path), place)[0] == archive.read(name)
 
 
 def link(path: Path, **fields: Any) -> Path:
@@ -352,6 +404,14 @@ HOSTILE = {
         lambda path: [path, zipped(path, ONE), os.truncate(path, 60)][0],
         "not a whole zip",
     ),
+    "joined tars": (
+        lambda path: [path, path.write_bytes(2 * tar(path, ONE).read_bytes())][0],
+        "another tar follows its end",
+    ),
+    "extended headers without end": (
+        lambda path: edited(link(path, pax_headers={"comment": "x" * 99}), b"109 com", b"999 com"),
+        "an extended header is damaged",
+    ),
     "nothing": (lambda path: [path, path.touch()][0], "not a whole zip or tar"),
 }
 
@@ -375,16 +435,16 @@ def test_a_compressed_tar_is_refused_by_its_name(tmp_path):
 def test_a_member_that_inflates_to_more_is_damaged(tmp_path):
     raw = make_images(tmp_path / "raw")
     path = zipped(tmp_path / "raw.zip", contents(raw))
-    index = archives.index_of(str(path))
+    index = indexes.index_of(str(path))
     place = index.find(index.names[0])
     with pytest.raises(InputError, match="damaged"):
-        archives.read_member("x", str(path), place._replace(size=place.size - 1))
+        members.read_member("x", str(path), place._replace(size=place.size - 1))
     with pytest.raises(InputError, match="at most 268,435,456"):
-        archives.read_member("x", str(path), place._replace(size=1 << 40))
+        members.read_member("x", str(path), place._replace(size=1 << 40))
 
 
 def test_members_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(indexes, "MAX_MEMBERS", 3)
     path = tar(tmp_path / "raw.tar", contents(make_images(tmp_path / "raw")))
     with pytest.raises(InputError, match="more than 3 members"):
         convert("images", path, tmp_path / "out")

@@ -13,7 +13,8 @@ from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 
 from eventdata.errors import RESUME, EventDataError, InputError, MismatchError
-from eventdata.files.archives.paths import PARQUET, Place, place_of, read_member, split_path
+from eventdata.files.archives.index import PARQUET, Place
+from eventdata.files.archives.members import place_of, read_member, split_path
 from eventdata.files.base import is_url
 from eventdata.files.inputs import MISSING, REQUESTS, content_of, entries, numbers_of
 from eventdata.files.parquet import read_row

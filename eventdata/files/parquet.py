@@ -14,7 +14,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from eventdata.errors import EventDataError, InputError
-from eventdata.files.archives.paths import MAX_MEMBER, Place, archive_numbers, open_archive
+from eventdata.files.archives.index import Place
+from eventdata.files.archives.members import MAX_MEMBER
+from eventdata.files.archives.ranges import file_state, open_file
 
 MAX_GROUP = 1 << 30  # bytes of the images of a row group; each process holds one in memory
 LABELS = ("label", "labels", "fine_label")  # names of the column
@@ -59,7 +61,7 @@ def list_rows(shard: str) -> Rows:
 def read_row(shard: str, place: Place) -> bytes | None:
     """Return the bytes of an image, None where its row has none."""
     with _LOCK:  # one group in memory, whatever the threads
-        images = _group(shard, archive_numbers(shard), place.start)
+        images = _group(shard, file_state(shard), place.start)
         value = images[place.packed].as_py() if place.packed < len(images) else None
     return value if isinstance(value, bytes) and len(value) <= MAX_MEMBER else None
 
@@ -111,7 +113,7 @@ class _Opened:
             raise InputError(
                 f"{self._shard}: pyarrow is missing; run: pip install 'eventdata[parquet]'"
             ) from None
-        self._open = open_archive(self._shard)
+        self._open = open_file(self._shard)
         file = self._open.__enter__()
         try:
             return parquet.ParquetFile(file)

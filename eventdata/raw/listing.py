@@ -42,7 +42,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         with reading(path, remedy="pass the folder with it"):
             if isinstance(path, Archived):
-                size = path.size()
+                size = path.place().size
             elif isinstance(path, RemotePath):
                 size = numbers_of(str(path))[0]
             else:

@@ -20,7 +20,9 @@ from typing import cast
 import numpy as np
 
 from eventdata.errors import InputError
-from eventdata.files.archives.paths import Archived, index_of, is_parquet, key_of
+from eventdata.files.archives.index import key_of
+from eventdata.files.archives.indexes import index_of
+from eventdata.files.archives.paths import Archived, is_parquet
 from eventdata.files.inputs import RemotePath, inside, is_hidden
 from eventdata.files.parquet import list_rows
 from eventdata.raw.split_folders import split_mark

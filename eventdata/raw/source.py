@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from eventdata.errors import OptionError
 from eventdata.events import count_events
 from eventdata.files import is_url
-from eventdata.files.archives.paths import Place, locate
+from eventdata.files.archives.index import Place
+from eventdata.files.archives.members import locate
 from eventdata.files.inputs import file_numbers
 from eventdata.settings import Settings, from_options, parameters_of, setting
 from eventdata.store.layout import Parameters, SampleFormat
