@@ -1,6 +1,9 @@
 """Make small raw data in the published layouts from random numbers."""
 
 import hashlib
+import io
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +116,30 @@ def make_clips(root: Path, *, clips: int = 5, frames: int = 6, seed: int = 0) ->
             moved = scene[:, 3 * frame : 3 * frame + 64]
             Image.fromarray(moved).save(folder / f"frame{frame:06d}.jpg", quality=90)
     return root
+
+
+def tar(path: Path, files: dict[str, bytes], **fields: Any) -> Path:
+    """Write a tar of files by names."""
+    with tarfile.open(path, "w", format=fields.get("format", tarfile.PAX_FORMAT)) as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def zipped(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    """Write a zip of files by names."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the files below a folder by their paths."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

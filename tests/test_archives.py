@@ -1,7 +1,6 @@
 """Archives as input keep the promises of a folder and give the same stores."""
 
 import io
-import json
 import os
 import shutil
 import tarfile
@@ -19,7 +18,15 @@ from eventdata.files.archives import indexes, members
 from eventdata.files.archives.index import Index
 from eventdata.files.archives.paths import Archived
 from eventdata.generation import generate
-from tests.makers import make_es_imagenet, make_es_ucf101, make_images, tree_digest
+from tests.makers import (
+    contents,
+    make_es_imagenet,
+    make_es_ucf101,
+    make_images,
+    tar,
+    tree_digest,
+    zipped,
+)
 from tests.s3 import serve, upload
 from tests.source_contract import SourceContract
 
@@ -28,33 +35,6 @@ FOLDERS: dict[str, Any] = {
     "es-imagenet": ({}, make_es_imagenet),
     "es-ucf101": ({}, make_es_ucf101),
 }
-
-
-def tar(path: Path, files: dict[str, bytes], **fields: Any) -> Path:
-    """Write a tar of files by names."""
-    with tarfile.open(path, "w", format=fields.get("format", tarfile.PAX_FORMAT)) as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def zipped(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    """Write a zip of files by names."""
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return the files below a folder by their paths."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def imagenet_tars(raw: Path, out: Path) -> Path:
@@ -102,13 +82,12 @@ class ArchiveContract(SourceContract):
         return raw
 
     def damage(self, raw):
-        files = {}
-        with zipfile.ZipFile(raw) as archive:
-            for info in archive.infolist():
-                files[info.filename] = archive.read(info)
-        name = next(name for name in files if name.endswith(self.damaged))
-        files[name] = files[name][:100]
-        zipped(raw, files)
+        index = indexes.index_of(str(raw))
+        name = next(name for name in index.names if name.endswith(self.damaged))
+        place = index.find(name)
+        with raw.open("r+b") as file:
+            file.seek(place.start + place.packed // 2)
+            file.write(bytes(place.packed // 2))
         return self.damaged
 
     damaged: ClassVar[str]
@@ -133,13 +112,13 @@ class TestEsImageNetInAZip(ArchiveContract):
         return zipped(folder / "raw.zip", contents(folder))
 
 
-class TestEsUcf101InAZip(ArchiveContract):
+class TestEsUcf101InATar(ArchiveContract):
     source = "es-ucf101"
     damaged = "v_Archery_g01_c01.npz"
 
     def make(self, folder):
         raw = make_es_ucf101(folder / "raw", clips=5, folders=True)
-        return zipped(folder / "raw.zip", contents(raw), zipfile.ZIP_STORED)
+        return tar(folder / "raw.tar", contents(raw))
 
 
 class TestImageNetInTars(SourceContract):
@@ -409,7 +388,7 @@ HOSTILE = {
         "another tar follows its end",
     ),
     "extended headers without end": (
-        lambda path: edited(link(path, pax_headers={"comment": "x" * 99}), b"109 com", b"999 com"),
+        lambda path: edited(link(path, pax_headers={"comment": "x" * 99}), b"112 com", b"999 com"),
         "an extended header is damaged",
     ),
     "nothing": (lambda path: [path, path.touch()][0], "not a whole zip or tar"),
@@ -503,152 +482,4 @@ def test_imagenet_tars_behind_a_url(s3, tmp_path):
     upload(tars, "s3://tars/in")
     convert("images", tars, tmp_path / "a.zarr", list=listed, crop=20, shard_size=2)
     convert("images", "s3://tars/in", tmp_path / "b.zarr", list=listed, crop=20, shard_size=2)
-    assert tree_digest(tmp_path / "a.zarr") == tree_digest(tmp_path / "b.zarr")
-
-
-def shards(raw: Path, out: Path, *, kind: str, per_shard: int = 2) -> dict[str, dict[str, int]]:
-    """Write WebDataset shards of a folder of images; return the label of each name by split."""
-    labels: dict[str, dict[str, int]] = {}
-    out.mkdir()
-    for split in ("train", "val"):
-        paths = sorted((raw / split).rglob("*.JPEG"), reverse=True)
-        labels[split] = {}
-        for start in range(0, len(paths), per_shard):
-            files = {}
-            for path in paths[start : start + per_shard]:
-                label = 11 if path.parent.name == "n01440764" else 2
-                files[f"{path.stem}.jpg"] = path.read_bytes()
-                if kind == "cls":
-                    files[f"{path.stem}.cls"] = str(label).encode()
-                else:
-                    files[f"{path.stem}.json"] = b'{"label": %d, "width": 3}' % label
-                labels[split][f"{path.stem}.jpg"] = label
-            tar(out / f"imagenet-{split}-{start // per_shard:06}.tar", files)
-    return labels
-
-
-@pytest.mark.parametrize("kind", ["cls", "json"])
-@pytest.mark.parametrize("place", ["folder", "pattern", "range"])
-def test_webdataset_shards_give_the_images_of_the_folder(tmp_path, kind, place):
-    raw = make_images(tmp_path / "raw", train=5)
-    labels = shards(raw, tmp_path / "in", kind=kind)
-    given = {
-        "folder": tmp_path / "in",
-        "pattern": tmp_path / "in" / "imagenet-train-*.tar",
-        "range": tmp_path / "in" / "imagenet-train-{000000..000002}.tar",
-    }[place]
-    convert("images", raw, tmp_path / "a", crop=20, short_side=30)
-    convert("images", given, tmp_path / "b", crop=20, short_side=30, shard_size=2)
-    store = eventdata.open_store(tmp_path / "b")
-    assert list(store.splits) == (["train", "val"] if place == "folder" else ["train"])
-    for split in store.splits:
-        ds, folder = (eventdata.FrameDataset(tmp_path / name, split) for name in "ba")
-        assert dict(zip(ds.names, ds.labels, strict=True)) == labels[split]
-        assert list(ds.names) == list(labels[split])  # in the order of the shards
-        images = {Path(name).stem: folder[i][0] for i, name in enumerate(folder.names)}
-        for index, name in enumerate(ds.names):
-            np.testing.assert_array_equal(ds[index][0], images[Path(name).stem])
-    assert eventdata.verify(tmp_path / "b", against=given, samples=None).ok
-
-
-def test_samples_of_shards_without_a_label_or_with_two_images_are_refused(tmp_path):
-    image = next(iter(contents(make_images(tmp_path / "raw")).values()))
-    good = {"a.jpg": image, "a.cls": b"0"}
-    tar(tmp_path / "one.tar", {**good, "b.jpg": image})
-    with pytest.raises(InputError, match=r"one\.tar/b\.jpg: has no label"):
-        convert("images", tmp_path / "one.tar", tmp_path / "out", crop=20)
-    tar(tmp_path / "two.tar", {**good, "a.png": image})
-    with pytest.raises(InputError, match=r"two\.tar/a\.png: a second image of the sample a"):
-        convert("images", tmp_path / "two.tar", tmp_path / "out", crop=20)
-    with pytest.raises(InputError, match=r"no \.tar of such a name"):
-        convert("images", tmp_path / "x-*.tar", tmp_path / "out", crop=20)
-
-
-def test_equal_names_in_several_shards_begin_with_the_shard(tmp_path):
-    image = next(iter(contents(make_images(tmp_path / "raw")).values()))
-    (tmp_path / "in").mkdir()
-    for name in ("s-0", "s-1"):
-        tar(tmp_path / "in" / f"{name}.tar", {"a.jpg": image, "a.cls": b"cat"})
-    convert("images", tmp_path / "in", tmp_path / "out", crop=20)
-    ds = eventdata.FrameDataset(tmp_path / "out", "train")
-    assert list(ds.names) == ["s-0/a.jpg", "s-1/a.jpg"]
-    assert list(ds.classes) == ["cat"]
-
-
-@pytest.mark.parametrize(
-    "content", [b"[" * 60000, b'{"label": true}', b'{"label": 1e400}', b"\xff"]
-)
-def test_hostile_labels_are_no_labels(tmp_path, content):
-    image = next(iter(contents(make_images(tmp_path / "raw")).values()))
-    tar(tmp_path / "a.tar", {"a.jpg": image, "a.cls": b"0", "b.jpg": image, "b.json": content})
-    with pytest.raises(InputError, match=r"a\.tar/b\.jpg: has no label"):
-        convert("images", tmp_path / "a.tar", tmp_path / "out", crop=20)
-
-
-def parquet_shards(raw: Path, out: Path, names: list[str]) -> Path:
-    """Write a folder of images as Parquet shards of the hub, two rows in a group."""
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    (out / "data").mkdir(parents=True)
-    for split, stem in (("train", "train-00000-of-00002"), ("val", "validation-00000-of-00001")):
-        paths = sorted((raw / split).rglob("*.JPEG"))
-        for number, part in enumerate((paths[:3], paths[3:])):
-            if not part:
-                continue
-            images = [{"bytes": path.read_bytes(), "path": path.name} for path in part]
-            labels = [int(path.parent.name == "n01440764") for path in part]
-            facts = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
-            table = pyarrow.table({"image": images, "label": labels})
-            table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
-            name = stem.replace("00000", f"{number:05}", 1)
-            parquet.write_table(table, out / "data" / f"{name}.parquet", row_group_size=2)
-    return out
-
-
-@pytest.mark.parametrize("place", ["", "data", "data/train-*.parquet"])
-def test_parquet_shards_give_the_images_of_the_folder(tmp_path, place):
-    raw = make_images(tmp_path / "raw", train=5)
-    given = parquet_shards(raw, tmp_path / "hub", ["tench, Tinca", "crane"]) / place
-    convert("images", raw, tmp_path / "a", crop=20, short_side=30)
-    for workers in (1, 2):
-        out = tmp_path / f"b{workers}"
-        convert("images", given, out, crop=20, short_side=30, shard_size=2, workers=workers)
-    assert tree_digest(tmp_path / "b1") == tree_digest(tmp_path / "b2")
-    store = eventdata.open_store(tmp_path / "b1")
-    assert store.header.classes == ["tench, Tinca", "crane"]
-    assert list(store.splits) == (["train"] if "*" in place else ["train", "val"])
-    for split in store.splits:
-        ds, folder = (eventdata.FrameDataset(tmp_path / name, split) for name in ("b1", "a"))
-        assert list(ds.names) == [Path(name).name for name in folder.names]
-        assert list(ds.labels) == [1 - label for label in folder.labels]
-        for index in range(len(ds)):
-            np.testing.assert_array_equal(ds[index][0], folder[index][0])
-    assert eventdata.verify(tmp_path / "b1", against=given, samples=None).ok
-    path = sorted((tmp_path / "hub/data").iterdir())[0]
-    os.utime(path, ns=(1, 1))
-    with pytest.raises(MismatchError, match="changed since"):
-        convert("images", given, tmp_path / "b1", crop=20, short_side=30, shard_size=2)
-
-
-def test_damaged_parquet_and_doubled_class_names(tmp_path):
-    raw = make_images(tmp_path / "raw")
-    hub = parquet_shards(raw, tmp_path / "hub", ["crane", "crane"])
-    convert("images", hub, tmp_path / "out", crop=20)
-    assert eventdata.open_store(tmp_path / "out").header.classes == ["crane (0)", "crane (1)"]
-    for cut in (0, 4, 100, 2000):
-        path = sorted((hub / "data").iterdir())[0]
-        path.write_bytes(path.read_bytes()[:cut])
-        with pytest.raises(InputError, match=rf"{path.name}: can't be read as Parquet"):
-            convert("images", hub, tmp_path / f"out{cut}", crop=20)
-
-
-def test_parquet_behind_a_url(s3, tmp_path):
-    from fsspec.core import url_to_fs
-
-    hub = parquet_shards(make_images(tmp_path / "raw"), tmp_path / "hub", ["a", "b"])
-    url_to_fs("s3://hub")[0].mkdir("hub")
-    upload(hub, "s3://hub/in")
-    convert("images", hub, tmp_path / "a.zarr", crop=20, shard_size=2)
-    convert("images", "s3://hub/in", tmp_path / "b.zarr", crop=20, shard_size=2)
     assert tree_digest(tmp_path / "a.zarr") == tree_digest(tmp_path / "b.zarr")

@@ -77,9 +77,8 @@ def _directory(window: Window) -> tuple[int, int, int, int]:
     _, here, entries, size, start, comment = _END.unpack_from(data, found)
     if len(data) - found < _END.size + comment:
         raise _damaged("its comment is cut short")
-    is_large = here == _WHOLE or entries == _WHOLE or _WHOLE_64 in (size, start)
     locator = window.read(end - _LOCATOR.size, _LOCATOR.size) if end >= _LOCATOR.size else b""
-    if is_large and locator.startswith(b"PK\6\7"):
+    if locator.startswith(b"PK\6\7"):
         # The end of zip64 is where the locator says, or before it if bytes precede the archive.
         for place in (_LOCATOR.unpack(locator)[1], end - _LOCATOR.size - _END_64.size):
             head = window.read(place, _END_64.size) if 0 <= place < window.size else b""
