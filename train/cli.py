@@ -118,7 +118,7 @@ def report(runs: tuple[str, ...], out: Path, as_json: bool) -> None:
         click.echo(json.dumps(rows))
         return
     click.echo(text(read_runs(runs), rows), nl=False)
-    files = "report.html, report.md, report.json, report.png, report.svg"
+    files = "report.html, .md, .json, .png and .svg, front.png and .svg"
     say(str(out) if is_page(out) else f"{out}: {files}")
 
 

@@ -18,6 +18,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from eventdata.errors import InputError, OptionError, printable
+from train import front
 from train.page import Chart, page
 from train.results import LEVEL, RunResult, read_run
 from train.runs.cost import KEYS, Cost
@@ -227,7 +228,7 @@ def plot(runs: Sequence[RunResult], out: Path) -> None:
 
 
 def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any]]:
-    """Compare finished runs in report.html, report.md, report.json, report.png and report.svg.
+    """Compare finished runs in report.html, .md, .json, .png, .svg and front.png, .svg.
 
     Args:
         folders: the runs' folders; a folder that is given twice, under any path, counts once.
@@ -252,8 +253,10 @@ def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any
         write(out / "report.html", html(runs, rows))
         write(out / "report.md", text(runs, rows))
         document = {"ways": rows, "runs": [_details(run) for run in runs], "notes": notes(runs)}
-        write_json(out / "report.json", document)
+        found = front.entries(runs)
+        write_json(out / "report.json", document | {"front": [entry.as_dict() for entry in found]})
         plot(runs, out)
+        front.plot(found, out)
     return rows
 
 
@@ -276,9 +279,9 @@ def is_page(out: Path) -> bool:
 
 def text(runs: Sequence[RunResult], rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the report as Markdown."""
-    spent = costs(rows)
     parts = [markdown(methods(rows)), *(f"{note}\n" for note in notes(runs))]
-    parts += [f"## {spent.title}\n", f"{spent.text}\n", markdown(spent)]
+    for more in (front.table(front.entries(runs)), costs(rows)):
+        parts += [f"## {more.title}\n", f"{more.text}\n", markdown(more)]
     return "\n".join(parts)
 
 
@@ -298,7 +301,7 @@ def html(runs: Sequence[RunResult], rows: Sequence[Mapping[str, Any]]) -> str:
         charts.append(Chart(title=title, places=places))
     return page(
         runs,
-        tables=[methods(rows), costs(rows)],
+        tables=[methods(rows), front.table(front.entries(runs)), costs(rows)],
         charts=charts,
         notes=notes(runs),
         target=mean(goals) if goals else None,

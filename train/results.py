@@ -104,6 +104,8 @@ class RunResult:
     classes: Sequence[str] = ()
     """Class names by number; empty if the run did not record them."""
     notes: Sequence[str] = ()
+    more_samples: bool = False
+    """Whether it learned from pictures of another origin than the samples of its store."""
     uncounted: Sequence[str] = ()
     """Files with initial weights whose training is not in the cost."""
 
@@ -192,6 +194,7 @@ def _read(path: str, folder: RunFolder, result: Mapping[str, Any]) -> RunResult:
         },
         classes=_classes(own),
         notes=[printable(str(note)) for note in result.get("notes") or ()],
+        more_samples=result.get("more_samples") is True,
         uncounted=[printable(str(name)) for name in result.get("uncounted") or ()],
     )
 

@@ -15,8 +15,8 @@ COSTS = (
 )
 COUNTED = (
     "Means over seeds. CPU time is that of all cores. Multiply-adds and additions are those of the "
-    "training steps, with the firing rates of the kept weights. The fit of norms and neurons "
-    "before a stage's first step is not counted."
+    "training steps, of calibration and of a teacher's answers, with the firing rates of the kept "
+    "weights. The statistics of norms before a stage's first step are not counted."
 )
 
 
@@ -55,11 +55,13 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _whole(value: float) -> str:
+def whole(value: float) -> str:
+    """Return a number with about three digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _times(value: float | None) -> str:
+def ratio(value: float | None) -> str:
+    """Return a ratio, "-" without one."""
     return "-" if value is None else f"{value:.2f}"
 
 
@@ -70,7 +72,7 @@ def methods(rows: Sequence[Mapping[str, Any]]) -> Table:
         many = row["seeds"] > 1
         time = "-"
         if row["reached"] is not None:
-            time = _cell(row["seconds_to_target"], _whole, many=row["reached"] > 1)
+            time = _cell(row["seconds_to_target"], whole, many=row["reached"] > 1)
             if row["reached"] < row["seeds"]:
                 time = f"{time} ({row['reached']} of {row['seeds']} reach it)"
         lines.append(
@@ -79,10 +81,10 @@ def methods(rows: Sequence[Mapping[str, Any]]) -> Table:
                 str(row["seeds"]),
                 _cell(row["test"], percent, many=many),
                 _cell(row["best"], percent, many=many),
-                _cell(row["seconds"], _whole, many=many),
-                _cell(row["seconds_before"], _whole),
+                _cell(row["seconds"], whole, many=many),
+                _cell(row["seconds_before"], whole),
                 time,
-                _times(row["speed_up"]),
+                ratio(row["speed_up"]),
                 _cell(row["synaptic"], lambda value: f"{value / 1e6:.3g}"),
             )
         )
@@ -96,8 +98,8 @@ def costs(rows: Sequence[Mapping[str, Any]]) -> Table:
         work = [cost["multiply_adds"], cost["additions"]]
         both = None if None in work else {"mean": sum(value["mean"] for value in work)}
         return [
-            _cell(cost["seconds"], _whole),
-            _cell(cost["cpu_seconds"], _whole),
+            _cell(cost["seconds"], whole),
+            _cell(cost["cpu_seconds"], whole),
             *(_cell(value, lambda count: f"{count / 1e9:.3g}") for value in [*work, both]),
         ]
 
@@ -108,7 +110,7 @@ def costs(rows: Sequence[Mapping[str, Any]]) -> Table:
             lines.append([row["way"], "all stages", *cells(row["cost"])])
         if row["reached"] and row["reached"] == row["seeds"]:
             lines.append([row["way"], "to the baseline's best", *cells(row["cost_to_target"])])
-            times = [row[key] for key in ("speed_up", "speed_up_cpu", "speed_up_operations")]
-            wall, cpu, work = map(_times, times)
+            ratios = [row[key] for key in ("speed_up", "speed_up_cpu", "speed_up_operations")]
+            wall, cpu, work = map(ratio, ratios)
             lines.append([row["way"], "speed-up", wall, cpu, "", "", work])
     return Table(title="Cost of training", head=COSTS, rows=lines, text=COUNTED, words=2)

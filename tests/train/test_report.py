@@ -210,7 +210,7 @@ def test_different_machines_are_noted(tmp_path, runs):
     assert "different machines" in (tmp_path / "out/report.md").read_text()
 
 
-def test_the_report_writes_five_files(tmp_path, runs):
+def test_the_report_writes_its_files(tmp_path, runs):
     report(runs, tmp_path / "report")
     lines = (tmp_path / "report/report.md").read_text().splitlines()
     assert lines[2].split("|")[1:5] == [" scratch ", " 2 ", " 50.0 ± 2.8 ", " 55.0 ± 7.1 "]
@@ -221,9 +221,12 @@ def test_the_report_writes_five_files(tmp_path, runs):
     with Image.open(tmp_path / "report/report.png") as picture:
         assert picture.size[0] > 500
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
-    first = (tmp_path / "report/report.svg").read_bytes()
+    pictures = [tmp_path / f"report/{name}.svg" for name in ("report", "front")]
+    first = [path.read_bytes() for path in pictures]
     report(runs, tmp_path / "report")
-    assert (tmp_path / "report/report.svg").read_bytes() == first
+    assert [path.read_bytes() for path in pictures] == first
+    assert "## Front of accuracy over cost" in (tmp_path / "report/report.md").read_text()
+    assert [entry["label"] for entry in details["front"]] == ["scratch", "fast"]
 
 
 def test_runs_that_cannot_be_compared(tmp_path, runs):
@@ -272,12 +275,13 @@ def test_nothing_is_written_through_links(tmp_path, runs):
     outside, out = tmp_path / "outside", tmp_path / "out"
     outside.write_text("precious")
     out.mkdir()
-    for suffix in ("html", "md", "json", "svg", "png"):
-        for name in (f"report.{suffix}", f"report.{suffix}.part"):
-            (out / name).symlink_to(outside)
+    names = [f"report.{suffix}" for suffix in ("html", "md", "json", "svg", "png")]
+    for name in (*names, "front.svg", "front.png"):
+        for link in (name, f"{name}.part"):
+            (out / link).symlink_to(outside)
     report(runs, out)
     assert outside.read_text() == "precious"
-    assert len(list(out.iterdir())) == 5
+    assert len(list(out.iterdir())) == 7
     assert not any(path.is_symlink() for path in out.iterdir())
 
 
@@ -285,7 +289,7 @@ def test_the_command_prints_the_table(tmp_path, monkeypatch, runs):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["report", *map(str, runs)])
     suffixes = sorted(path.suffix for path in Path("report").iterdir())
-    assert suffixes == [".html", ".json", ".md", ".png", ".svg"]
+    assert suffixes == [".html", ".json", ".md", ".png", ".png", ".svg", ".svg"]
     assert done.exit_code == 0, done.output
     assert "| fast | 2 |" in done.output
     done = CliRunner().invoke(main, ["report", str(tmp_path / "no"), "-o", str(tmp_path / "x")])

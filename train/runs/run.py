@@ -187,6 +187,7 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
         "parts": plan.parts["data"].counts,
         "drawn": list(plan.parts["data"].drawn),
         "notes": [text for one in plan.parts.values() for text in one.notes],
+        "more_samples": _more_samples(plan),
         "uncounted": uncounted,
         "stages": results,
         "seconds_before": before.seconds,
@@ -213,6 +214,12 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
             say("note: the network takes all test samples for the same class")
     say(f"{folder.root}: finished, {cost.seconds:.0f} s of training in total")
     return summary
+
+
+def _more_samples(plan: RunPlan) -> bool:
+    """Return whether the run learns from pictures that are not made of the events of `data`."""
+    images = plan.stores.get("images")
+    return images is not None and not images.header.parameters.get("grey_from_events")
 
 
 def _cost_into(weights: Path) -> Cost:

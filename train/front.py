@@ -1,0 +1,183 @@
+"""The front of accuracy over the cost of training, for reports with several methods.
+
+A method is on the front of its group if no other method of the group costs at most as much and has
+a higher accuracy on the held-out samples. The best baseline is chosen by the same accuracy; its
+mean test accuracy is the target of the other methods, which reach it or not with their whole
+training. So no method is chosen by the samples that its test accuracy is reported on.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal
+
+from train.results import RunResult
+from train.runs.cost import Cost
+from train.runs.folder import write
+from train.tables import Table, percent, ratio, whole
+
+Group = Literal["baseline", "same samples", "more samples"]
+"""Baselines; other methods on the samples of one store; those that learned from others, too."""
+
+MEASURES: Mapping[str, tuple[str, float, Callable[[Cost], float | None]]] = {
+    "seconds": ("wall time (s)", 1.0, lambda cost: cost.seconds),
+    "cpu_seconds": ("CPU time (s)", 1.0, lambda cost: cost.cpu_seconds),
+    "operations": ("operations (G)", 1e9, lambda cost: cost.operations),
+}
+"""For each measure of cost its title, its unit, and its figure in a cost."""
+
+STYLES: Mapping[Group, tuple[str, str]] = {
+    "baseline": ("#000000", "o"),
+    "same samples": ("#0072b2", "s"),
+    "more samples": ("#d55e00", "D"),
+}
+HEAD = (
+    *("method", "group", "seeds", "held-out accuracy (%)", "test accuracy (%)"),
+    *(title for title, _, _ in MEASURES.values()),
+    *("on the front of", "speed-up, wall", "speed-up, CPU", "speed-up, operations"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A method: the means over its seeds."""
+
+    label: str
+    group: Group
+    seeds: int
+    held_out: float
+    """Best accuracy on the held-out samples."""
+    test: float | None
+    spread: float
+    """Deviation of the test accuracy over seeds."""
+    costs: Mapping[str, float | None]
+    """The cost of the whole training by measure; None if a run lacks it."""
+
+    def speed_up(self, target: "Entry | None", measure: str) -> float | None:
+        """Return a baseline's cost over that of this method; None if it does not test as well."""
+        if target is None or None in (target.test, self.test) or self.group == "baseline":
+            return None
+        cost, slow = self.costs[measure], target.costs[measure]
+        reached = (self.test or 0.0) >= (target.test or 0.0)
+        return slow / cost if reached and cost and slow is not None else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures, for JSON."""
+        return vars(self)
+
+
+def entries(runs: Sequence[RunResult]) -> list[Entry]:
+    """Return an entry for each label, in the order of the runs."""
+    found = []
+    for label in dict.fromkeys(run.label for run in runs):
+        own = [run for run in runs if run.label == label]
+        tests = [run.test.top1 for run in own if run.test is not None]
+        group: Group = "more samples" if any(run.more_samples for run in own) else "same samples"
+        costs = {}
+        for key, (_, _, of) in MEASURES.items():
+            values = [value for run in own if (value := of(run.cost)) is not None]
+            costs[key] = mean(values) if len(values) == len(own) else None
+        found.append(
+            Entry(
+                label=label,
+                group="baseline" if any(run.scratch for run in own) else group,
+                seeds=len(own),
+                held_out=mean(run.best for run in own),
+                test=mean(tests) if len(tests) == len(own) else None,
+                spread=stdev(tests) if len(tests) == len(own) > 1 else 0.0,
+                costs=costs,
+            )
+        )
+    return found
+
+
+def front(methods: Sequence[Entry], measure: str) -> list[Entry]:
+    """Return the methods of the fronts of all groups, by rising cost."""
+    known = [entry for entry in methods if entry.costs[measure] is not None]
+    chosen: list[Entry] = []
+    for entry in sorted(known, key=lambda entry: (entry.costs[measure] or 0.0, -entry.held_out)):
+        cheaper = [other for other in chosen if other.group == entry.group]
+        if all(entry.held_out > other.held_out for other in cheaper):
+            chosen.append(entry)
+    return chosen
+
+
+def best_baseline(methods: Sequence[Entry]) -> Entry | None:
+    """Return the baseline with the highest accuracy on the held-out samples, if there is one."""
+    baselines = [entry for entry in methods if entry.group == "baseline"]
+    return max(baselines, key=lambda entry: entry.held_out, default=None)
+
+
+def table(methods: Sequence[Entry]) -> Table:
+    """Return the table of the front, with the speed-up of methods that reach the best baseline."""
+    target = best_baseline(methods)
+    fronts = {measure: front(methods, measure) for measure in MEASURES}
+    names = dict(zip(MEASURES, ("wall", "CPU", "operations"), strict=True))
+    rows = []
+    for entry in methods:
+        spread = f" ± {percent(entry.spread)}" if entry.seeds > 1 else ""
+        rows.append(
+            (
+                entry.label,
+                entry.group,
+                str(entry.seeds),
+                percent(entry.held_out),
+                "-" if entry.test is None else percent(entry.test) + spread,
+                *(
+                    "-" if (cost := entry.costs[key]) is None else whole(cost / unit)
+                    for key, (_, unit, _) in MEASURES.items()
+                ),
+                ", ".join(names[key] for key in MEASURES if entry in fronts[key]) or "-",
+                *(ratio(entry.speed_up(target, measure)) for measure in MEASURES),
+            )
+        )
+    text = (
+        "Means over seeds of the whole training. A method is on the front of its group if no "
+        "cheaper method of it has as high an accuracy on the held-out samples."
+    )
+    if target is not None and target.test is not None:
+        text += (
+            f" The best baseline on the held-out samples is {target.label}. Speed-ups are those of "
+            f"methods that reach its mean test accuracy of {percent(target.test)} %: its cost over "
+            "theirs."
+        )
+    return Table(title="Front of accuracy over cost", head=HEAD, rows=rows, text=text, words=2)
+
+
+def plot(methods: Sequence[Entry], out: Path) -> None:
+    """Write front.png and front.svg: test accuracy over each cost, the fronts as lines."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    target = best_baseline(methods)
+    for axes, (measure, (title, unit, _)) in zip(
+        figure.subplots(1, len(MEASURES), sharey=True), MEASURES.items(), strict=True
+    ):
+        on_front = front(methods, measure)
+        for group, (colour, marker) in STYLES.items():
+            own = [entry for entry in methods if entry.group == group]
+            for style, shown in ((marker, own), ("-", [e for e in on_front if e.group == group])):
+                points = [
+                    (cost / unit, 100 * entry.test, 100 * entry.spread)
+                    for entry in shown
+                    if (cost := entry.costs[measure]) is not None and entry.test is not None
+                ]
+                xs, ys, spreads = zip(*points, strict=True) if points else ((), (), ())
+                label = group if points and style == marker else None
+                axes.errorbar(xs, ys, spreads, fmt=style, ms=5, color=colour, label=label)
+        if target is not None and target.test is not None:
+            axes.axhline(100 * target.test, color="#777777", linestyle=":", label="best baseline")
+        axes.set_xlabel(title)
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.2)
+    axes.legend(frameon=False, loc="lower right")
+    figure.axes[0].set_ylabel("test accuracy (%)")
+    vectors, pixels = io.BytesIO(), io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "front"}):
+        figure.savefig(vectors, format="svg", metadata={"Date": None})
+    figure.savefig(pixels, format="png", dpi=120)
+    write(out / "front.svg", vectors.getvalue())
+    write(out / "front.png", pixels.getvalue())
