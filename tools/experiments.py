@@ -8,6 +8,12 @@ The program makes the stores, runs every method with every seed and writes a tab
 are kept, so the same command resumes an interrupted comparison or adds seeds. The methods of a seed
 take turns, so that a busy spell of the machine hits all of them. With --jobs, several runs share
 the cores, which suits small networks better than several threads for each.
+
+With --search, baselines are tuned as `tools.baselines` says, and those that are chosen are trained
+with --baseline-seeds seeds. Everything of one data set, with five seeds of each method:
+
+    python tools/experiments.py pictures tiny_imagenet_20.zip WORK --classes 20 \\
+        --search --seeds 5 --baseline-seeds 3
 """
 
 import json
@@ -16,18 +22,20 @@ import platform
 import shlex
 import subprocess
 import sys
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
-import eventdata
+from eventdata.settings import parse_sides
+from tools.baselines import Baseline, chosen, combined, one_by_one
+from tools.comparisons import DATA, Choice, Comparison, Method, only
 from train.report import report
-from train.results import read_run
+from train.results import RunResult, read_run
 from train.tables import markdown, methods
 
 HEADER = """# Results
@@ -38,111 +46,6 @@ evaluation.
 """
 
 
-@dataclass(frozen=True)
-class Method:
-    """A method of training: a command's words, and the store of its pictures."""
-
-    label: str
-    words: tuple[str, ...]
-    images: Path | None = None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Methods that are tested on the same store."""
-
-    name: str
-    store: Path
-    methods: tuple[Method, ...]
-    changes: tuple[str, ...] = ()
-    """Settings of the recipe in every run."""
-
-
-def pictures(archive: Path, work: Path) -> list[Comparison]:
-    """Prepare ten classes of Tiny ImageNet at 32 pixels for pipe-D and pipe-S."""
-    side, folder = 32, work / "pictures"
-    if not folder.exists():
-        unpack_pictures(archive, folder, 10)
-    events, rgb, grey = (work / f"{name}.zarr" for name in ("events", "rgb", "grey"))
-    eventdata.convert(
-        "imagenet",
-        folder,
-        events,
-        long_side=side,
-        crop=side,
-        min_events=0,
-        resampling="area",
-    )
-    eventdata.convert("images", folder, rgb, short_side=side, crop=side)
-    eventdata.convert("images", events, grey, grey_from_events=True)
-    recipe_d, recipe_s = ("--recipe", "pipe-d-small"), ("--recipe", "pipe-s-small")
-    return [
-        Comparison(
-            "pipe-D",
-            events,
-            (
-                Method("scratch", ("scratch", *recipe_d)),
-                Method("pipe-D, RGB", ("pipe-d", *recipe_d), rgb),
-                Method("pipe-D, grey", ("pipe-d", *recipe_d), grey),
-            ),
-        ),
-        Comparison(
-            "pipe-S",
-            rgb,
-            (Method("scratch", ("scratch", *recipe_s)), Method("pipe-S", ("pipe-s", *recipe_s))),
-        ),
-    ]
-
-
-def unpack_pictures(archive: Path, folder: Path, classes: int) -> None:
-    """Unpack the first classes of an archive ROOT/SPLIT/CLASS/*.JPEG."""
-    with zipfile.ZipFile(archive) as zipped:
-        files = [PurePosixPath(name) for name in zipped.namelist() if name.endswith(".JPEG")]
-        chosen = sorted({path.parts[-2] for path in files})[:classes]
-        for path in files:
-            if path.parts[-2] in chosen:
-                target = folder.joinpath(*path.parts[-3:])
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(zipped.read(str(path)))
-
-
-def nmnist(archive: Path, work: Path) -> list[Comparison]:
-    """Prepare N-MNIST, an archive of NMNIST/{Train,Test}/DIGIT/*.bin, in eight steps."""
-    if not (work / "NMNIST").exists():
-        with zipfile.ZipFile(archive) as zipped:
-            zipped.extractall(work)
-    store = work / "nmnist.zarr"
-    eventdata.convert("tonic:NMNIST", work, store, frames=8)
-    recipe = ("--recipe", "pipe-d-small-events")
-    changes = ("all.batch_size=16", "all.augment.flip=0")
-    few = ("--set", "lif.learning_rate=0.05")  # 26 steps per epoch
-    methods = (
-        Method("scratch", ("scratch", *recipe)),
-        Method("pipe-D, events", ("pipe-d", *recipe, *few)),
-    )
-    return [Comparison("pipe-D", store, methods, changes)]
-
-
-def ucf101(folder: Path, work: Path) -> list[Comparison]:
-    """Prepare the first fold of UCF101 from UCF-101/CLASS/*.avi and ucfTrainTestlist/."""
-    store = work / "ucf101.zarr"
-    lists = folder / "ucfTrainTestlist"
-    eventdata.convert("ucf101", folder / "UCF-101", store, splits=lists, fold=1)
-    recipe = ("--recipe", "ucf101-small")
-    takes = {"CNN": "encoder", "RNN": "decoder", "CRNN": "both"}
-    methods = [Method("scratch", ("scratch", *recipe))]
-    for name, part in takes.items():
-        methods.append(Method(f"pipe-D, {name}", ("pipe-d", *recipe, "--set", f"lif.take={part}")))
-    return [Comparison("pipe-D", store, tuple(methods))]
-
-
-DATA: dict[str, Callable[[Path, Path], list[Comparison]]] = {
-    "pictures": pictures,
-    "nmnist": nmnist,
-    "ucf101": ucf101,
-}
-
-
 def machine(jobs: int) -> str:
     """Describe the machine of the measurements."""
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
@@ -150,49 +53,68 @@ def machine(jobs: int) -> str:
     return f"{device}; {platform.system()}, torch {torch.__version__}"
 
 
-def run(
-    comparison: Comparison,
-    method: Method,
-    seed: int,
-    folder: Path,
-    changes: Sequence[str],
-    threads: int,
-) -> None:
-    """Train or resume one method with one seed."""
-    words = [*method.words, "--data", str(comparison.store), "--out", str(folder)]
-    if method.images is not None:
-        words += ["--images", str(method.images)]
-    labels = [f"run.seed={seed}", f"run.label={json.dumps(method.label)}"]
-    for change in (*labels, *comparison.changes, *changes):
-        words += ["--set", change]
-    click.secho(f"{comparison.name}: {method.label}, seed {seed}", bold=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    subprocess.run([sys.executable, "-m", "train", *words], check=True, env=environment)
+@dataclass(frozen=True)
+class Runner:
+    """Runs the methods of a comparison; finished runs are not repeated."""
 
+    comparison: Comparison
+    work: Path
+    jobs: int
+    """Runs at the same time."""
+    changes: tuple[str, ...]
+    """Settings of every run."""
 
-def run_all(
-    comparison: Comparison, work: Path, seeds: int, jobs: int, changes: Sequence[str]
-) -> list[Path]:
-    """Run every method with every seed, ``jobs`` at a time; return the runs' folders.
+    def run(self, methods: Sequence[Method], seeds: Sequence[int]) -> list[Path]:
+        """Run every method with every seed; return the runs' folders.
 
-    After the first failure no more runs are started.
-    """
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    folders = []
-    with ThreadPoolExecutor(jobs) as pool:
-        running = []
-        for seed in range(seeds):
-            for method in comparison.methods:
-                label = method.label.replace(", ", "-")
-                folder = work / "runs" / comparison.name / f"{label}-{seed}"
-                running.append(pool.submit(run, comparison, method, seed, folder, changes, threads))
-                folders.append(folder)
-        try:
-            for future in running:
-                future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return folders
+        After the first failure no more runs are started.
+        """
+        pairs = [(method, seed) for seed in seeds for method in methods]
+        with ThreadPoolExecutor(self.jobs) as pool:
+            running = [pool.submit(self._train, method, seed) for method, seed in pairs]
+            try:
+                return [future.result() for future in running]
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _train(self, method: Method, seed: int) -> Path:
+        """Train or resume one method with one seed; return its folder."""
+        label = method.label.replace(", ", "-")
+        folder = self.work / "runs" / self.comparison.name / f"{label}-{seed}"
+        words = [*method.words, "--data", str(self.comparison.store), "--out", str(folder)]
+        if method.images is not None:
+            words += ["--images", str(method.images)]
+        labels = (f"run.seed={seed}", f"run.label={json.dumps(method.label)}")
+        for change in (*labels, *self.changes):
+            words += ["--set", change]
+        click.secho(f"{self.comparison.name}: {method.label}, seed {seed}", bold=True)
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        subprocess.run([sys.executable, "-m", "train", *words], check=True, env=environment)
+        return folder
+
+    def search(self) -> list[Method]:
+        """Search the baselines with one seed; return those that are chosen."""
+        comparison = self.comparison
+        unchanged = Baseline(comparison.recipe, comparison.changes)
+        singles = one_by_one(unchanged, comparison.few)
+        accuracies = [run.best for run in self._baselines(singles)]
+        together = combined(list(zip(singles, accuracies, strict=True)))
+        tried = list(dict.fromkeys([*singles, *together]))
+        runs = list(self._baselines(tried))
+        report([run.folder for run in runs], self.work / "search" / comparison.name)
+        return [self._method(baseline) for baseline in chosen(tried, runs)]
+
+    def _baselines(self, baselines: Sequence[Baseline]) -> Iterator[RunResult]:
+        yield from map(read_run, self.run([self._method(one) for one in baselines], [0]))
+
+    def _method(self, baseline: Baseline) -> Method:
+        """Return a baseline as a method, after writing its recipe."""
+        recipe = baseline.recipe()
+        path = self.work / "recipes" / self.comparison.name / f"{baseline.label}.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(recipe.document())
+        return Method(baseline.label, (recipe.pipeline, "--recipe", str(path)))
 
 
 def append_results(
@@ -211,42 +133,64 @@ def append_results(
         file.write(text)
 
 
+def _sides(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
+    """Return the sides in a text like 64x86, or like 64 for a square."""
+    if text is None:
+        return None
+    try:
+        return parse_sides(text if "x" in text else f"{text}x{text}")
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not ROWSxCOLUMNS") from None
+
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
 @click.command()
 @click.argument("data", type=click.Choice(list(DATA)))
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("work", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--classes", type=click.IntRange(2), default=10, help="Classes of pictures; 10.")
+@click.option("--classes-from", "first_class", type=click.IntRange(0), default=0, help="First one.")
+@click.option("--size", metavar="ROWSxCOLUMNS", callback=_sides, help="Size of the samples.")
+@click.option("--splits", type=click.Path(exists=True, path_type=Path), help="ucfTrainTestlist.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--search", is_flag=True, help="Tune the baselines first.")
+@click.option(
+    "--baseline-seeds",
+    type=click.IntRange(1),
+    help="Seeds of the baselines that the search chooses; --seeds by default.",
+)
 @click.option(
     "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at the same time."
 )
-@click.option("--only", metavar="COMPARISON", help="Comparison to run; all by default.")
+@click.option("--only", "name", metavar="COMPARISON", help="Comparison to run; all by default.")
 @click.option("--method", "labels", multiple=True, help="Methods to run; all by default.")
 @click.option(
     "--set", "changes", multiple=True, metavar="STAGE.KEY=VALUE", help="Setting for every run."
 )
-@click.option(
-    "--results",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Markdown file to append the table to.",
-)
+@click.option("--results", type=FILE, help="Markdown file to append the table to.")
 def main(
     data: str,
     source: Path,
     work: Path,
     seeds: int,
+    search: bool,
+    baseline_seeds: int | None,
     jobs: int,
-    only: str | None,
+    name: str | None,
     labels: tuple[str, ...],
     changes: tuple[str, ...],
     results: Path | None,
+    **choice: Any,
 ) -> None:
     """Compare methods of training on the DATA in SOURCE; stores and runs go to WORK."""
     work.mkdir(parents=True, exist_ok=True)
-    comparisons = DATA[data](source, work)
+    comparisons = DATA[data](source, work, Choice(**choice))
     names = [comparison.name for comparison in comparisons]
-    if only not in (None, *names):
+    if name not in (None, *names):
         raise click.BadParameter(
-            f"unknown comparison {only!r}; choose from {', '.join(names)}", param_hint="--only"
+            f"unknown comparison {name!r}; choose from {', '.join(names)}", param_hint="--only"
         )
     known = [method.label for comparison in comparisons for method in comparison.methods]
     for label in set(labels) - set(known):
@@ -254,21 +198,41 @@ def main(
             f"unknown method {label!r}; choose from {'; '.join(known)}", param_hint="--method"
         )
     for comparison in comparisons:
-        if only not in (None, comparison.name):
+        if name not in (None, comparison.name):
             continue
-        if labels:
-            chosen = tuple(method for method in comparison.methods if method.label in labels)
-            comparison = replace(comparison, methods=chosen)
-        folders = run_all(comparison, work, seeds, jobs, changes)
+        chosen_ones = only(comparison, labels).methods
+        runner = Runner(comparison, work, jobs, (*comparison.changes, *changes))
+        folders = []
+        if search:
+            searcher = Runner(comparison, work, jobs, changes)
+            folders = searcher.run(searcher.search(), range(baseline_seeds or seeds))
+            chosen_ones = tuple(one for one in chosen_ones if one.label != "scratch")
+        folders += runner.run(chosen_ones, range(seeds))
         rows = markdown(methods(report(folders, work / "report" / comparison.name)))
         click.echo(rows)
         if results is not None:
-            words = ["python", "tools/experiments.py", data, source.name, "WORK"]
-            words += ["--seeds", str(seeds), "--jobs", str(jobs), "--only", comparison.name]
-            words += [word for label in labels for word in ("--method", label)]
-            words += [word for change in changes for word in ("--set", change)]
+            given = click.get_current_context().params
+            words = shlex.join(_words(data, source, comparison.name, given))
             title = f"{comparison.name}: {source.stem}"
-            append_results(results, title, folders, rows, shlex.join(words), jobs)
+            append_results(results, title, folders, rows, words, jobs)
+
+
+def _words(data: str, source: Path, name: str, given: dict[str, Any]) -> list[str]:
+    """Return the command that runs one comparison."""
+    words = ["python", "tools/experiments.py", data, source.name, "WORK"]
+    for option in click.get_current_context().command.params:
+        value = {**given, "name": name}[str(option.name)]
+        if not isinstance(option, click.Option) or option.name == "results":
+            continue
+        if value == option.default or value in (None, ()):
+            continue
+        if option.is_flag:
+            words.append(option.opts[0])
+            continue
+        for each in value if option.multiple else [value]:
+            text = "x".join(map(str, each)) if isinstance(each, tuple) else str(each)
+            words += [option.opts[0], text]
+    return words
 
 
 if __name__ == "__main__":

@@ -1,0 +1,133 @@
+"""Tuned baselines: the space of settings for training from scratch, and its search.
+
+A pipeline may only be compared with baselines that are tuned as well as it is. The search changes
+one setting of the recipe's own baseline at a time (FACTORS, VALUES and few steps first), combines
+those values that are best, and trains the combination for several lengths (LENGTHS). All choices
+are made by the accuracy on held-out samples, with one seed; what is chosen is then trained with
+more seeds.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from eventdata.settings import from_table, table_of
+from train.front import entries, front
+from train.recipe import SCRATCH, Recipe, load
+from train.results import RunResult
+from train.settings import Stage
+from train.toml import merge
+
+FACTORS: Mapping[str, tuple[float, ...]] = {"batch_size": (0.5, 2), "learning_rate": (0.5, 2)}
+"""Settings that are multiplied."""
+
+VALUES: Mapping[str, tuple[float, ...]] = {
+    "neuron.threshold": (0.5, 0.65, 0.8),
+    "neuron.decay": (0.25, 0.5, 0.9),
+    "label_smoothing": (0.0, 0.1),
+    "ema": (0.0, 0.998),
+}
+"""Values that settings are set to."""
+
+FEW = "few steps first"
+"""All but the last quarter of the epochs have few steps T."""
+
+LENGTHS = (0.5, 1.0, 2.0)
+"""Lengths of training, as multiples of the recipe's epochs."""
+
+Changes = tuple[tuple[str, Any], ...]
+"""Settings with their values. The value of FEW is the number of steps."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The baseline of a recipe with changes."""
+
+    base: str
+    """Name of the recipe."""
+    always: tuple[str, ...] = ()
+    """Settings of every run, such as ``all.batch_size=16``."""
+    changes: Changes = ()
+    length: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """Its name in the report."""
+        words = [f"{key.rpartition('.')[2]} {value:g}" for key, value in self.changes]
+        return ", ".join(["scratch", *words, *([f"{self.length:g}x"] * (self.length != 1))])
+
+    def recipe(self) -> Recipe:
+        """Return the recipe that trains it."""
+        own = load(self.base, scratch=True, changes=self.always)
+        settings = dict(self.changes)
+        steps = settings.pop(FEW, None)
+        table = table_of(own.stages[SCRATCH])
+        for key, value in settings.items():
+            outer, _, inner = key.rpartition(".")
+            table = merge(table, {outer: {inner: value}} if outer else {key: value})
+        stage = from_table(Stage, table, SCRATCH)
+        epochs = max(2, round(stage.epochs * self.length))
+        stages = {SCRATCH: replace(stage, epochs=epochs)}
+        if steps:
+            last = max(1, epochs // 4)
+            fewer = {"steps": steps} if own.pipeline == "pipe-s" else {"collapse": steps}
+            stages = {
+                "few": replace(stage, epochs=epochs - last, keep="last", **fewer),
+                SCRATCH: replace(
+                    stage,
+                    weights="few",
+                    recalibrate=10,
+                    epochs=last,
+                    schedule="cosine",
+                    warmup=0.0,
+                    learning_rate=stage.learning_rate * 0.3,
+                ),
+            }
+        return replace(own, stages=stages)
+
+
+def one_by_one(unchanged: Baseline, few: int) -> list[Baseline]:
+    """Return a baseline and those with one changed setting.
+
+    Args:
+        unchanged: the baseline of a recipe.
+        few: the number of few steps; for frames it divides the number of all steps.
+    """
+    stage = unchanged.recipe().stages[SCRATCH]
+    own = {"neuron.threshold": stage.neuron.threshold, "neuron.decay": stage.neuron.decay}
+    own |= {key: getattr(stage, key) for key in ("batch_size", *FACTORS, *VALUES) if "." not in key}
+    changes: list[tuple[str, Any]] = []
+    for key, factors in FACTORS.items():
+        changes += [(key, type(own[key])(own[key] * factor)) for factor in factors]
+    for key, values in VALUES.items():
+        changes += [(key, value) for value in values if value != own[key]]
+    every: list[Changes] = [(), *((change,) for change in [*changes, (FEW, few)])]
+    return [replace(unchanged, changes=each) for each in every]
+
+
+def combined(tried: Sequence[tuple[Baseline, float]]) -> list[Baseline]:
+    """Return the best changes together and the recipe's own baseline, each at all lengths.
+
+    Args:
+        tried: the baselines of `one_by_one`, the unchanged one first, and their accuracies.
+    """
+    unchanged, least = tried[0]
+    best: dict[str, tuple[float, Any]] = {}
+    for baseline, accuracy in tried[1:]:
+        ((key, value),) = baseline.changes
+        if accuracy > best.get(key, (least, None))[0]:
+            best[key] = (accuracy, value)
+    changes = tuple((key, value) for key, (_, value) in best.items())
+    kinds: Iterable[Changes] = dict.fromkeys(((), changes))
+    return [replace(unchanged, changes=kind, length=length) for kind in kinds for length in LENGTHS]
+
+
+def chosen(baselines: Iterable[Baseline], runs: Sequence[RunResult]) -> list[Baseline]:
+    """Return the baselines to train with more seeds: the recipe's own, and the front.
+
+    Args:
+        baselines: all baselines that were tried.
+        runs: their runs.
+    """
+    labels = {entry.label for entry in front(entries(runs), "cpu_seconds")} | {"scratch"}
+    return [one for one in dict.fromkeys(baselines) if one.label in labels]
