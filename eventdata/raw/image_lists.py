@@ -142,8 +142,9 @@ class ImageFolders(SourceSettings):
         if not splits:
             raise InputError(f"{self.root}: no images with labels in its shards; check it")
         shown = ", ".join(f"{split} {len(samples):,}" for split, samples in splits.items())
-        next(iter(splits.values())).notes.append(
-            f"read as shards, with the labels in them: {shown}"
+        notes = [note for split in splits for note in shards[split].notes]
+        next(iter(splits.values())).notes.extend(
+            [f"read as shards, with the labels in them: {shown}", *notes]
         )
         return [stored_name(name) for name in classes], splits
 

@@ -2,7 +2,7 @@
 
     INPUT/imagenet-train-000000.tar       n01440764_10026.jpg and n01440764_10026.cls, ...
     INPUT/train/000000.tar                the same in split folders
-    "INPUT/imagenet-val-*.tar"            shards by a pattern, also {000000..000146}
+    "INPUT/imagenet-val-*.tar"            shards by a pattern, also {000000..000146} and {a,b}
 
 The key of a member is its path up to the first dot of its name. The label is the content of
 KEY.cls, or the value of "label", "cls", "class" or "target" in KEY.json. Samples are in the order
@@ -11,9 +11,9 @@ of the shards and of the members in them.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from pathlib import Path
 from typing import cast
 
@@ -25,12 +25,15 @@ from eventdata.files.archives.indexes import index_of
 from eventdata.files.archives.paths import Archived, is_parquet
 from eventdata.files.inputs import RemotePath, inside, is_hidden
 from eventdata.files.parquet import list_rows
+from eventdata.raw.listing import few
 from eventdata.raw.split_folders import split_mark
 
 _SPLIT = re.compile(r"(?<![a-z])(train|training|val|validation|test)(?![a-z])")
 _NAMES = {"training": "train", "validation": "val"}
-_RANGE = re.compile(r"\{([0-9]{1,9})\.\.([0-9]{1,9})\}")
-_PATTERN = re.compile(r"[*?]|\[.+\]|\{[0-9]+\.\.[0-9]+\}")
+MAX_SHARDS = 100_000
+_BRACES = re.compile(r"\{(?:([0-9]{1,9})\.\.([0-9]{1,9})|([^{}]*,[^{}]*))\}")
+_OF = re.compile(r"-[0-9]+-of-([0-9]{1,9})")
+_WILDCARD = re.compile(r"[*?]|\[.+\]")
 
 
 @dataclass
@@ -43,11 +46,13 @@ class Shards:
     problems: dict[int, str] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     """The names of the classes, if the shards have them."""
+    notes: list[str] = field(default_factory=list)
 
 
 def is_pattern(root: Path) -> bool:
     """Return whether an input is a pattern of names rather than a folder."""
-    return _PATTERN.search(root.name) is not None and not (root.is_dir() or root.is_file())
+    named = _WILDCARD.search(root.name) or _BRACES.search(root.name)
+    return named is not None and not (root.is_dir() or root.is_file())
 
 
 def find_shards(root: Path, is_image: Callable[[str], bool]) -> dict[str, Shards] | None:
@@ -60,7 +65,7 @@ def find_shards(root: Path, is_image: Callable[[str], bool]) -> dict[str, Shards
     if is_pattern(root) and not found:
         raise InputError(f"{root}: no .tar of such a name; check the pattern")
     first = next((archive for _, archive in found), None)
-    if first is None or not (is_parquet(first.archive) or index_of(first.archive).labels):
+    if first is None or not (is_parquet(first.archive) or _is_shard(first.archive, is_image)):
         return None
     splits: dict[str, list[Archived]] = {}
     for folder, archive in found:
@@ -74,22 +79,41 @@ def find_shards(root: Path, is_image: Callable[[str], bool]) -> dict[str, Shards
     }
 
 
+def _is_shard(archive: str, is_image: Callable[[str], bool]) -> bool:
+    """Return whether a tar has labels, or images next to texts of the same key at its top."""
+    index = index_of(archive)
+    top = [] if index.labels else [name for name in index.names if "/" not in name]
+    texts = {key_of(name) for name in top if name.endswith((".cls", ".json", ".txt"))}
+    return bool(index.labels) or any(key_of(name) in texts for name in top if is_image(name))
+
+
+def _part_note(archives: list[Archived]) -> Iterator[str]:
+    """Yield a note if shards that count themselves, such as train-00000-of-00002, are not all."""
+    totals = {match[1] for one in archives if (match := _OF.search(one.name))}
+    if len(totals) == 1 and int(total := totals.pop()) != len(archives):
+        yield f"{archives[0].archive}: {len(archives):,} of {int(total):,} shards are in the input"
+
+
 def _archives(root: Path) -> list[tuple[str, Archived]]:
     """Return the tars of an input in the order of their names, and the folder of each."""
     if isinstance(root, Archived):
         return [("", root)]
     if is_pattern(root):
         parent = root.parent if isinstance(root, Path) else RemotePath(str(root).rpartition("/")[0])
-        names = list(_alternatives(root.name))
         found = [
             Archived(str(path))
             for path, folder in inside(parent)
-            if not folder and any(fnmatchcase(path.name, name) for name in names)
+            if not folder and (path.name.endswith(".tar") or is_parquet(path.name))
         ]
+        present = {one.archive.rpartition("/")[2] for one in found}
+        wanted = set(_alternatives(root.name))
+        missing = sorted(name for name in wanted - present if not _WILDCARD.search(name))
+        if missing:
+            raise InputError(f"{parent}: {few(missing)} missing; get them, or correct the pattern")
+        patterns = re.compile("|".join(map(translate, wanted - present)) or "(?!)")
+        named = {name for name in present if name in wanted or patterns.fullmatch(name)}
         return [
-            (parent.name, one)
-            for one in sorted(found)
-            if one.archive.endswith(".tar") or is_parquet(one.archive)
+            (parent.name, one) for one in sorted(found) if one.archive.rpartition("/")[2] in named
         ]
     if not root.is_dir():
         return []
@@ -114,21 +138,27 @@ def _in_folder(folder: Path) -> list[Archived]:
 
 
 def _alternatives(name: str) -> Iterator[str]:
-    """Yield the patterns that a pattern with a range such as {000..146} stands for."""
-    match = _RANGE.search(name)
+    """Yield what a pattern with braces such as {000..146} or {train,val} stands for."""
+    match = _BRACES.search(name)
     if match is None:
         yield name
         return
-    first, last = match.groups()
-    for number in range(int(first), int(last) + 1):
-        yield from _alternatives(
-            f"{name[: match.start()]}{number:0{len(first)}}{name[match.end() :]}"
-        )
+    before, after = name[: match.start()], name[match.end() :]
+    choices: Iterable[str] = match[3].split(",") if match[3] else ()
+    if not match[3]:
+        first, last = int(match[1]), int(match[2])
+        if last - first >= MAX_SHARDS:
+            raise InputError(f"{name}: more than {MAX_SHARDS:,} shards; correct the pattern")
+        choices = (f"{number:0{len(match[1])}}" for number in range(first, last + 1))
+    for choice in choices:
+        for rest in _alternatives(after):
+            yield f"{before}{choice}{rest}"
 
 
 def _read(archives: list[Archived], is_image: Callable[[str], bool]) -> Shards:
     """Return the images of some shards; names that several shards have begin with the shard's."""
-    rows = Shards()
+    rows = Shards(notes=[*_part_note(archives)])
+    imageless = 0
     homes: list[str] = []
     for archive in archives:
         if is_parquet(archive.archive):
@@ -152,6 +182,11 @@ def _read(archives: list[Archived], is_image: Callable[[str], bool]) -> Shards:
             rows.labels.append(labels[at])
             rows.paths.append(path)
             homes.append(archive.name)
+        imageless += len(
+            {key_of(index.names[at]) for at, label in enumerate(labels) if label} - keys
+        )
+    if imageless:
+        rows.notes.append(f"samples of shards that have a label but no image: {imageless:,}")
     counted = Counter(rows.names)
     if len(counted) < len(rows.names):
         rows.names = [

@@ -5,8 +5,12 @@ It returns or raises an EventDataError; anything else is a finding.
 """
 
 import io
+import struct
+import tarfile
 import warnings
-from collections.abc import Callable, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +23,10 @@ import eventdata
 from eventdata.conversion import plan_job, read_sample
 from eventdata.errors import EventDataError
 from eventdata.events import cut
+from eventdata.files.archives.indexes import _read_index, index_of
+from eventdata.files.archives.members import read_member
+from eventdata.files.inputs import open_input
+from eventdata.files.parquet import _group
 from eventdata.formats.image import read_picture
 from eventdata.formats.recording import read_events
 from eventdata.formats.video import read_clip
@@ -31,7 +39,7 @@ from eventdata.raw.framed import FrameSettings, Stream
 from eventdata.raw.registry import build_source
 from eventdata.raw.source import Samples
 from eventdata.show import show
-from tests.fuzz.seeds import pictures, raw, recordings, stores, training, trees
+from tests.fuzz.seeds import archives, pictures, raw, recordings, stores, training, trees
 from tests.fuzz.seeds.trees import Real, Tree
 from tools.archives import Limits, unpack
 
@@ -143,6 +151,60 @@ def _tonic(folder: Path, _: Path) -> None:
 def _archive(folder: Path, out: Path) -> None:
     limits = Limits(file_bytes=8 * MIB, total_bytes=16 * MIB)
     unpack([_the_file(folder)], out / "unpacked", limits)
+
+
+def _in_place(folder: Path, _: Path) -> None:
+    """Read the images of an archive; the error of a sample must name it and the archive."""
+    path = str(_the_file(folder))
+    _read_index.cache_clear()  # all cases have one path and time
+    _group.cache_clear()
+    source = build_source("images", open_input(path), {"short_side": 24, "crop": 24})
+    job = plan_job(source, shard_size=8, limit=8, on_error="skip")
+    packed = np.zeros(job.sample.packed_shape, job.sample.dtype)
+    for samples in job.listing.values():
+        for index, name in enumerate(samples.names):
+            try:
+                read_sample(source, samples, index, packed)
+            except EventDataError as error:
+                if path not in str(error):
+                    raise AssertionError(f"{name}: {error} does not name {path}") from None
+    if not path.endswith(".parquet"):
+        _compare(path)
+
+
+def _compare(path: str) -> None:
+    """Raise AssertionError where tarfile or zipfile reads another file in an archive than we do."""
+    index = index_of(path)
+    for name, content in _by_library(path):
+        place = index.find("/".join(part for part in name.split("/") if part not in ("", ".")))
+        if place is None:
+            raise AssertionError(f"{name!r} is not in the index")
+        with suppress(EventDataError):
+            if read_member(name, path, place)[0] != content:
+                raise AssertionError(f"{name!r} has other bytes")
+
+
+def _by_library(path: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the files that tarfile or zipfile reads in an archive, but not in tars in it."""
+    if path.endswith(".zip"):
+        with suppress(*LIBRARY_FAULTS), zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                with suppress(*LIBRARY_FAULTS):
+                    if not entry.is_dir():
+                        yield entry.filename, archive.read(entry)
+        return
+    with suppress(*LIBRARY_FAULTS), tarfile.open(path, "r:") as tar:
+        for info in tar:
+            if info.isfile() and not info.name.lower().endswith(".tar"):
+                with suppress(*LIBRARY_FAULTS):
+                    if content := tar.extractfile(info):
+                        yield info.name, content.read(MIB)
+
+
+LIBRARY_FAULTS = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError),
+    *(ValueError, NotImplementedError, RuntimeError, OverflowError, IndexError, MemoryError),
+)
 
 
 def _call(*words: str | Path) -> None:
@@ -288,6 +350,10 @@ READERS: Mapping[str, Reader] = {
     "recordings": Reader(recordings.class_folders, _recordings, mib=160),
     "tonic": Reader(recordings.tonic_sets, _tonic),
     "archives": Reader(raw.archives, _archive),
+    "tars": Reader(archives.tars, _in_place),
+    "zips": Reader(archives.zips, _in_place, mib=512),
+    "webdataset": Reader(archives.webdataset, _in_place),
+    "parquet": Reader(archives.parquet, _in_place, mib=1024),
     "stores": Reader(stores.stores, _store),
     "grey-stores": Reader(stores.odg_stores, _grey),
     "stores-against-raw": Reader(stores.stores_and_inputs, _against, damage="store/"),

@@ -134,6 +134,37 @@ def test_samples_of_shards_without_a_label_or_with_two_images_are_refused(tmp_pa
         convert("images", tmp_path / "x-*.tar", tmp_path / "out", crop=20)
 
 
+def test_shards_that_a_pattern_misses_are_an_error_or_noted(tmp_path):
+    shards(make_images(tmp_path / "raw", train=5), tmp_path / "in", kind="cls", per_shard=1)
+    given = tmp_path / "in" / "imagenet-{train,val}-{000000..000001}.tar"
+    assert convert("images", given, tmp_path / "a", crop=20).samples == {"train": 2, "val": 2}
+    with pytest.raises(InputError, match=r"imagenet-val-000002\.tar missing; get them, or"):
+        convert("images", str(given).replace("01}", "02}"), tmp_path / "b", crop=20)
+    with pytest.raises(InputError, match=r"more than 100,000 shards"):
+        convert("images", str(given).replace("000001}", "999999}"), tmp_path / "b", crop=20)
+    for split, number in (("train", 4), ("val", 1)):
+        path = tmp_path / "in" / f"imagenet-{split}-00000{number}.tar"
+        path.rename(path.with_name(f"imagenet-{split}-00000-of-00003.tar"))
+    given = tmp_path / "in" / "imagenet-*-of-*.tar"
+    notes = convert("images", given, tmp_path / "c", crop=20).notes
+    assert sum("1 of 3 shards are in the input" in note for note in notes) == 2
+
+
+def test_shards_without_labels_are_not_taken_for_classes(tmp_path):
+    """img2dataset's documents have no label by default, and its shards are called by numbers."""
+    image = next(iter(contents(make_images(tmp_path / "raw")).values()))
+    (tmp_path / "in").mkdir()
+    for name in ("00000", "00001"):
+        facts = json.dumps({"caption": "a", "key": name, "status": "success"}).encode()
+        files = {f"{name}.jpg": image, f"{name}.json": facts, f"{name}.txt": b"a"}
+        tar(tmp_path / "in" / f"{name}.tar", files)
+    with pytest.raises(InputError, match=r"00000\.jpg: has no label in a \.cls or \.json member"):
+        convert("images", tmp_path / "in", tmp_path / "out", crop=20)
+    tar(tmp_path / "one.tar", {"a.jpg": image, "a.cls": b"0", "b.cls": b"1", "b.npy": b""})
+    notes = convert("images", tmp_path / "one.tar", tmp_path / "out", crop=20).notes
+    assert any("shards that have a label but no image: 1" in one for one in notes)
+
+
 def test_equal_names_in_several_shards_begin_with_the_shard(tmp_path):
     image = next(iter(contents(make_images(tmp_path / "raw")).values()))
     (tmp_path / "in").mkdir()

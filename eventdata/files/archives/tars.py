@@ -19,7 +19,7 @@ AFTER_END = 1 << 16  # bytes after the end of a tar in which another may begin
 
 # name, size, sum of the bytes, type, magic, prefix of the name
 _HEADER = struct.Struct("<100s24x12s12x8sc100x8s80x155s12x")
-_OCTAL = re.compile(rb"[ \0]*([0-7]{0,21})(?:[ \0].*)?", re.DOTALL)
+_OCTAL = re.compile(rb" *([0-7]{0,21})(?:[ \0].*)?", re.DOTALL)
 _RECORD = re.compile(rb"([0-9]{1,7}) ([^=]+)=")
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _FILES, _FOLDER = (b"0", b"\0", b"7"), b"5"
@@ -68,10 +68,12 @@ def _files(window: Window, start: int, end: int) -> Iterator[tuple[str, int, int
         size, first = _number(field), at + BLOCK
         if kind in _EXTENDED:
             content = _extended(window, first, size, end)
-            if kind == _LONG_NAME:
-                pax[b"path"] = content.split(b"\0", 1)[0]
-            elif kind in _PAX:
-                pax |= _records(content)
+            if kind == _LONG_NAME or kind in _PAX:
+                named = {b"path": content.split(b"\0", 1)[0]}
+                found = named if kind == _LONG_NAME else _records(content)
+                if b"path" in found.keys() & pax.keys():
+                    raise InputError(f"two names for one file; {REMEDY}")
+                pax |= found
             elif kind == _PAX_OF_ALL and _records(content).keys() & {b"path", b"size"}:
                 raise InputError(f"gives all files one name or size; {REMEDY}")
             at = first + _blocks(size)
@@ -80,7 +82,7 @@ def _files(window: Window, start: int, end: int) -> Iterator[tuple[str, int, int
         if magic.startswith(b"ustar\0") and prefix[0]:
             path = f"{_text(prefix)}/{path}"
         if pax:
-            path = _text(pax[b"path"]) if b"path" in pax else path
+            path = pax[b"path"].decode("utf-8", "surrogateescape") if b"path" in pax else path
             size = _decimal(pax[b"size"]) if b"size" in pax else size
         is_folder = kind == _FOLDER or (kind == b"\0" and path.endswith("/"))
         if not is_folder:
