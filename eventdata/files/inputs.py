@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from eventdata.errors import EventDataError, InputError, OptionError
+from eventdata.files.archives.members import split_path
 from eventdata.files.archives.paths import Archived, archive_at, is_archive
 from eventdata.files.base import Files, is_url, path_or_url
 from eventdata.files.local import LocalFiles
@@ -23,15 +24,18 @@ MISSING: Numbers = (-1, 0)
 
 
 def open_input(place: str | os.PathLike[str]) -> Path:
-    """Return the folder or archive of raw data at a path or URL, as sources list it.
+    """Return the folder or archive of raw data at a path or URL, or a folder in an archive.
 
     Raises InputError for a compressed tar.
     """
     text = path_or_url(place).rstrip("/") or "/"
-    archive = archive_at(text if is_url(text) else str(Path(text).absolute()))
+    # Absolute, because workers on other machines have another current folder.
+    place = text if is_url(text) else str(Path(text).absolute())
+    archive, inner = archive_at(place), split_path(place)
+    if archive is None and inner is not None and Archived(*inner).is_dir():
+        archive = Archived(*inner)
     if archive is not None:
         return cast(Path, archive)
-    # Absolute, because workers on other machines have another current folder.
     return cast(Path, RemotePath(text)) if is_url(text) else Path(text).absolute()
 
 

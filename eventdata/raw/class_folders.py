@@ -90,7 +90,7 @@ def find_class_folders(
     folders = [path.name for path, folder in visible if folder]
     circular = [name for name in folders if _holds(root / name, root)]
     folders = [*(name for name in folders if name not in circular), *opened]
-    opened = {name: unwrapped(path) for name, path in opened.items()}
+    opened = {name: unwrapped(path, name) for name, path in opened.items()}
     unfollowed: dict[str, list[str]] = {name: [] for name in folders}
     with ThreadPoolExecutor(16) as threads:  # to list over a network is slow, not busy
         places = [opened.get(name, root / name) for name in folders]

@@ -4,13 +4,14 @@
     INPUT/SPLIT/CLASS/*             splits; `raw.split_folders` has their names
     INPUT/val/*.JPEG and a list     a split folder without class folders, as ImageNet's val comes
 
-A list has lines ``path label``, where a label is a class's name or its index. A class's index is
+`raw.label_lists` has the lists. A label in one is a class's name or its index. A class's index is
 its place among the sorted names, which for ImageNet are WordNet ids, or as a file of lines
 ``name index`` says. A sample's name is its path in its split's folder. Samples are sorted, or in
 the order of the list if it has them.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ import numpy as np
 from eventdata.errors import InputError
 from eventdata.files.archives.paths import Archived
 from eventdata.raw.class_folders import find_class_folders
+from eventdata.raw.label_lists import read_labels
 from eventdata.raw.listing import read_lines, safe_relative, stored_name
 from eventdata.raw.shards import Shards, find_shards
 from eventdata.raw.source import Samples, SourceSettings
@@ -50,7 +52,11 @@ class ImageFolders(SourceSettings):
     """A source of labelled images under ``root``; all splits number the classes."""
 
     list_file: Path | None = setting(
-        None, "File of labels: lines 'path label'.", unit="file", option="list", stored=False
+        None,
+        "File of labels: lines 'path label', or a list of ImageNet's validation set.",
+        unit="file",
+        option="list",
+        stored=False,
     )
     classes_file: Path | None = setting(
         None, "File of classes: lines 'class number'.", unit="file", option="classes", stored=False
@@ -91,7 +97,7 @@ class ImageFolders(SourceSettings):
             notes.append("the input has no folder train, val or test: it is one split, train")
         notes += found.notes
         self.check_split(folders)
-        without = [split for split, part in parts.items() if not part.classes]
+        without = {split: part.loose for split, part in parts.items() if not part.classes}
         listed = (
             _read_list(self.list_file, root, folders, places, without) if self.list_file else {}
         )
@@ -107,6 +113,7 @@ class ImageFolders(SourceSettings):
         ]
         file = self.classes_file
         classes = _read_classes(file) if file else _classes(listed.values(), walked.values())
+        _check_numbers(str(self.list_file), listed.values(), len(classes))
         splits = {
             split: _samples(rows, classes)
             for split in folders
@@ -168,25 +175,25 @@ def _read_list(
     root: Path,
     folders: Mapping[str, Path],
     places: Mapping[str, Callable[[str], str]],
-    without: Sequence[str],
+    without: Mapping[str, Sequence[str]],
 ) -> dict[str, _Rows]:
     """Return the rows of each split that the list has.
 
     A line is of the split that its path starts with. Where it starts with none, it is of the only
-    split (INPUT itself, say), or of the only one ``without`` class folders.
+    split (INPUT itself, say), or of the one ``without`` class folders that has such an image.
     """
     listed: dict[str, _Rows] = {}
-    home = next(iter(folders)) if len(folders) == 1 else without[0] if len(without) == 1 else None
+    single = folders if len(folders) == 1 else without if len(without) == 1 else {}
+    home = next(iter(single), None)
+    counted = Counter(name for names in without.values() for name in names)
+    homes = {name: one for one, names in without.items() for name in names if counted[name] == 1}
     named = {folder.name: split for split, folder in folders.items() if folder != root}
     named |= {split: split for split, folder in folders.items() if isinstance(folder, Archived)}
     seen: set[tuple[str, str]] = set()
-    lines = read_lines(path)
-    if not lines:
-        raise InputError(f"{path}: the list is empty; get it again")
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_labels(path, homes), 1):
         name, label = [*line.rsplit(maxsplit=1), "", ""][:2]
         first, _, rest = name.partition("/")
-        split = home
+        split = home or homes.get(name)
         if rest and first in named:
             split, name = named[first], rest
         if split is None:
@@ -224,6 +231,16 @@ def _classes(listed: Iterable[_Rows], walked: Iterable[_Rows]) -> list[str]:
     if not names and highest < MAX_CLASSES:
         return [str(index) for index in range(highest + 1)]
     return sorted(names)
+
+
+def _check_numbers(where: str, listed: Iterable[_Rows], classes: int) -> None:
+    """Raise InputError if a list seems to number the classes from 1."""
+    labels = {label for rows in listed for label in rows.labels}
+    if str(classes) in labels and "0" not in labels and len(labels) > 1:
+        raise InputError(
+            f"{where}: numbers classes from 1 to {classes:,}, but an index counts from 0 in the "
+            "order of the names; write names of classes into the list"
+        )
 
 
 def _read_classes(path: Path) -> list[str]:

@@ -97,7 +97,7 @@ def _part_note(archives: list[Archived]) -> Iterator[str]:
 def _archives(root: Path) -> list[tuple[str, Archived]]:
     """Return the tars of an input in the order of their names, and the folder of each."""
     if isinstance(root, Archived):
-        return [("", root)]
+        return [] if root.inner else [("", root)]
     if is_pattern(root):
         parent = root.parent if isinstance(root, Path) else RemotePath(str(root).rpartition("/")[0])
         found = [

@@ -143,7 +143,8 @@ def test_useless_lists_and_folders_are_refused(tmp_path):
         listed(tmp_path, only="val")
     with pytest.raises(OptionError, match="no split 'test'; choose from train, val"):
         listed(tmp_path, only="test")
-    (tmp_path / "list.txt").write_text("a.jpg 0\n")
+    touch(tmp_path, "train/c.jpg", "val/c.jpg")
+    (tmp_path / "list.txt").write_text("c.jpg 0\n")
     with pytest.raises(
         InputError, match="list.txt:1: .* belongs to no split; begin .* train/ or val/"
     ):

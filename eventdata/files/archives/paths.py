@@ -107,8 +107,10 @@ def archive_at(place: str) -> Archived | None:
     return Archived(place)
 
 
-def unwrapped(folder: Path) -> Path:
+def unwrapped(folder: Path, called: str = "") -> Path:
     """Return the only folder in an archive if it holds folders or has the archive's name.
+
+    That is the name of the file, or what the archive is ``called`` in the input.
 
     All other folders and archives are returned as they are.
     """
@@ -116,6 +118,6 @@ def unwrapped(folder: Path) -> Path:
         found = [(path, kind) for path, kind in folder.inside() if path.name[0] not in "._"]
         if len(found) == 1 and found[0][1]:
             inner = found[0][0]
-            if inner.name == folder.name or any(kind for _, kind in inner.inside()):
+            if inner.name in (folder.name, called) or any(kind for _, kind in inner.inside()):
                 return cast(Path, inner)
     return folder

@@ -70,11 +70,11 @@ def _files(window: Window, start: int, end: int) -> Iterator[tuple[str, int, int
             content = _extended(window, first, size, end)
             if kind == _LONG_NAME or kind in _PAX:
                 named = {b"path": content.split(b"\0", 1)[0]}
-                found = named if kind == _LONG_NAME else _records(content)
+                found = named if kind == _LONG_NAME else _records(content[:size])
                 if b"path" in found.keys() & pax.keys():
                     raise InputError(f"two names for one file; {REMEDY}")
                 pax |= found
-            elif kind == _PAX_OF_ALL and _records(content).keys() & {b"path", b"size"}:
+            elif kind == _PAX_OF_ALL and _records(content[:size]).keys() & {b"path", b"size"}:
                 raise InputError(f"gives all files one name or size; {REMEDY}")
             at = first + _blocks(size)
             continue
@@ -137,12 +137,12 @@ def _text(field: bytes) -> str:
 
 
 def _extended(window: Window, start: int, size: int, end: int) -> bytes:
-    """Return the content of an extended header."""
+    """Return the content of an extended header, in whole blocks."""
     if not 0 <= size <= MAX_EXTENDED:
         raise InputError(f"an extended header of {size:,} bytes; {REMEDY}")
-    if start + size > end:
+    if start + _blocks(size) > end:
         raise InputError(f"cut short; {REMEDY}")
-    return window.read(start, size)
+    return window.read(start, _blocks(size))
 
 
 def _records(content: bytes) -> dict[bytes, bytes]:
