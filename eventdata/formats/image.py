@@ -1,8 +1,10 @@
 """Read one still image file as upright RGB or grey bytes."""
 
+import ctypes
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +30,9 @@ def read_picture(path: Path | str, *, grey: bool = False) -> NDArray[np.uint8]:
     is decoded in full, since quick scaled decoding gives other pixels.
 
     Returns:
-        Contiguous uint8 (rows, columns, 3), which may be read-only. Grey images, and all with
-        ``grey``, are (rows, columns); a JPEG's grey is the luma that it stores.
+        uint8 (rows, columns, 3), which may be read-only, and have four bytes a pixel in memory.
+        Grey images, and all with ``grey``, are (rows, columns); a JPEG's grey is the luma that it
+        stores.
 
     Raises:
         InputError: the file is missing, not such an image, damaged, truncated or too large.
@@ -79,7 +82,47 @@ def _decode(image: Image.Image, grey: bool) -> NDArray[np.uint8]:
         pixels = image.convert("L")
     else:
         pixels = image if mode in ("L", "RGB") else image.convert("RGB")
-    return np.ascontiguousarray(pixels if turn is None else pixels.transpose(turn))
+    return _pixels(pixels if turn is None else pixels.transpose(turn))
+
+
+class _ArrowArray(ctypes.Structure):
+    """The first fields of an array in Arrow's C data interface."""
+
+
+_ArrowArray._fields_ = [
+    ("counts", ctypes.c_int64 * 4),  # length, null_count, offset, n_buffers
+    ("n_children", ctypes.c_int64),
+    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
+    ("children", ctypes.POINTER(ctypes.POINTER(_ArrowArray))),
+]
+_get_pointer: Any = ctypes.pythonapi.PyCapsule_GetPointer
+_get_pointer.restype, _get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+
+
+class _Memory:
+    """The memory of a Pillow image, which NumPy reads in place: (H, W), or (H, W, 4) for RGB."""
+
+    def __init__(self, image: Image.Image) -> None:
+        _, self._owner = image.__arrow_c_array__()  # keeps the memory of a closed image
+        array = _ArrowArray.from_address(_get_pointer(self._owner, b"arrow_array"))
+        nested = array.n_children > 0
+        if nested:
+            array = array.children[0].contents
+        self.__array_interface__ = {
+            "shape": (image.height, image.width, 4) if nested else (image.height, image.width),
+            "typestr": "|u1",
+            "data": (array.buffers[1], True),  # read-only
+            "version": 3,
+        }
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of an RGB or grey image, without a copy where Pillow shares them."""
+    try:
+        pixels = np.asarray(_Memory(image), np.uint8)
+    except (AttributeError, ValueError):  # Pillow before 11.3, or an image in several blocks
+        return np.asarray(image)
+    return pixels[..., :3] if pixels.ndim == 3 else pixels
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

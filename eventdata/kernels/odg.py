@@ -190,7 +190,7 @@ def _canvas_bits(image: U8, settings: OdgSettings) -> U8:
     # With empty rows around it, the image is one run of memory in which a placement is a shift.
     padded = np.zeros((a + 2 * m + 1, b + m), np.uint8)
     scale = scale_nearest if settings.resampling == "nearest" else scale_area
-    scale(np.ascontiguousarray(image).reshape(*image.shape[:2], -1), padded[m + 1 : m + 1 + a, :b])
+    scale(_with_channels(image), padded[m + 1 : m + 1 + a, :b])
     window = [_inside(side, settings)[:2] for side in (a, b)]
     if settings.mode == "published":
         window = [(settings.margin + 1, settings.margin + settings.crop)] * 2
@@ -201,6 +201,17 @@ def _canvas_bits(image: U8, settings: OdgSettings) -> U8:
     if found < least:
         raise TooFewEventsError(f"the image gives {found} events, fewer than the {least} asked for")
     return bits
+
+
+def _with_channels(image: U8) -> U8:
+    """Return contiguous (H, W, C), with a fourth channel if that spares a copy.
+
+    Images from `eventdata.formats.image.read_picture` have four bytes a pixel and show three.
+    """
+    height, width = image.shape[:2]
+    if image.ndim == 3 and image.strides == (4 * width, 4, 1):
+        return np.lib.stride_tricks.as_strided(image, (height, width, 4), image.strides)
+    return np.ascontiguousarray(image).reshape(height, width, -1)
 
 
 def _inside(side: int, settings: OdgSettings) -> tuple[int, int, int]:
@@ -216,14 +227,15 @@ def scale_nearest(image: Any, plane: Any) -> None:
     torch floors row * (H / a) after rounding it to float32. Where H * a is under 2**23, that is the
     floor of the exact quotient, since a product that is not whole is at least 1/a away from a whole
     number. For planes of at most 128 rows and columns together, torch rounds differently.
-    ``image`` is uint8 (H, W, C), C of 1 or 3; ``plane``, uint8 (a, b), is overwritten.
+    ``image`` is uint8 (H, W, C), a fourth channel is ignored; ``plane``, uint8 (a, b), is
+    overwritten.
     """
     height, width, channels = image.shape
     a, b = plane.shape
     sources = (np.arange(b) * width // b).astype(np.uint32)  # unsigned: no test for negatives
     for row in range(a):
         line, target = image[row * height // a], plane[row]
-        if channels == 3:  # constant indices: half the time of a loop over channels
+        if channels >= 3:  # constant indices: half the time of a loop over channels
             for column in range(b):
                 pixel = line[sources[column]]
                 best = pixel[0] if pixel[0] > pixel[1] else pixel[1]
@@ -238,34 +250,63 @@ def scale_area(image: Any, plane: Any) -> None:
     """Take the mean of the source area under each pixel, halves up, and the max over channels.
 
     Row r of the plane covers source rows r*H/a to (r+1)*H/a. In units of 1/a of a source row all
-    overlaps are whole numbers that add up to H; columns likewise. The mean is therefore exact.
+    overlaps are whole numbers that add up to H; columns likewise. The sums are therefore exact.
+    ``image`` is uint8 (H, W, C), a fourth channel is ignored; ``plane``, uint8 (a, b), is
+    overwritten.
     """
     height, width, channels = image.shape
     a, b = plane.shape
+    lines = image.reshape(height, width * channels)[:, : width * channels - channels // 4]
+    sums = np.zeros((width + 1) * channels, np.int32)  # one source pixel more, empty
+    edges = np.arange(1, b + 1) * width
+    ends, parts = (edges // b * channels).astype(np.uint64), edges % b
+    largest = np.empty(b, np.int64)
     area = height * width
-    lines = image.reshape(height, width * channels)
-    sums = np.empty(width * channels, np.int32)
-    edges = np.arange(b + 1) * width
-    first, part = edges // b, edges % b
     for row in range(a):
         start, stop = row * height, (row + 1) * height
         sums[:] = 0
         for y in range(start // a, (stop - 1) // a + 1):
             weight = np.int32(min(stop, (y + 1) * a) - max(start, y * a))
             line = lines[y]
-            for i in range(len(sums)):
-                sums[i] += weight * line[i]
+            for i in range(len(line)):
+                sums[i] += np.int32(weight * np.int32(line[i]))
+        if channels == 1:
+            _largest_area(sums, ends, parts, np.uint64(1), np.uint64(0), np.uint64(0), largest)
+        else:
+            _largest_area(
+                sums, ends, parts, np.uint64(channels), np.uint64(1), np.uint64(2), largest
+            )
+        target = plane[row]
         for column in range(b):
-            best = 0
-            for channel in range(channels):
-                total = -part[column] * np.int64(sums[first[column] * channels + channel])
-                for x in range(first[column], first[column + 1]):
-                    total += b * np.int64(sums[x * channels + channel])
-                if part[column + 1]:
-                    last = first[column + 1] * channels + channel
-                    total += part[column + 1] * np.int64(sums[last])
-                best = max(best, total)
-            plane[row, column] = (2 * best + area) // (2 * area)
+            # A quarter keeps a product that rounds down from falling under a whole number.
+            rounded = (largest[column] + (area / 2 + 0.25)) * (1 / area)
+            target[column] = np.uint8(np.int32(rounded))
+
+
+@njit(cache=True, nogil=True)
+def _largest_area(
+    sums: Any, ends: Any, parts: Any, step: Any, second: Any, third: Any, largest: Any
+) -> None:
+    """Write the largest channel's sum under each pixel, in units of 1/b of a source column.
+
+    The sum is the difference between the integrals up to the pixel's right and left edge.
+    ``ends`` are the places in ``sums`` of the source columns that hold the right edges, ``parts``
+    the units of these columns to their left. Unsigned places need no test for negatives.
+    """
+    b, x = len(ends), np.uint64(0)
+    total0 = total1 = total2 = left0 = left1 = left2 = 0
+    for column in range(b):
+        while x < ends[column]:
+            total0 += sums[x]
+            total1 += sums[x + second]
+            total2 += sums[x + third]
+            x += step
+        part = parts[column]
+        right0 = b * total0 + part * sums[x]
+        right1 = b * total1 + part * sums[x + second]
+        right2 = b * total2 + part * sums[x + third]
+        largest[column] = max(right0 - left0, right1 - left1, right2 - left2)
+        left0, left1, left2 = right0, right1, right2
 
 
 @njit(cache=True, nogil=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from eventdata.errors import InputError
-from eventdata.formats.image import MAX_PIXELS, read_picture
+from eventdata.formats.image import MAX_PIXELS, _pixels, read_picture
 
 U8 = NDArray[np.uint8]
 
@@ -57,6 +57,21 @@ def test_jpeg_is_decoded_in_full(shared: Path) -> None:
     path = next((shared / "imagenet_samples" / "train").rglob("*goldfinch.JPEG"))
     with Image.open(path) as image:
         np.testing.assert_array_equal(read_picture(path), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (9, 7, 3), (2200, 2000, 3)])
+def test_pixels_outlive_their_image_and_are_not_copied(shape: tuple[int, ...]) -> None:
+    """Pillow keeps images of more than 16 MiB in several blocks, which it does not share."""
+    values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    image = Image.fromarray(values).copy()
+    pixels = _pixels(image)
+    if hasattr(image, "__arrow_c_array__") and len(values) == 9:
+        image.putpixel((0, 0), 1 if values.ndim == 2 else (1, 1, 1))
+        assert (pixels[0, 0] == 1).all()
+        values[0, 0] = 1
+    image.close()
+    np.testing.assert_array_equal(pixels, values)
+    assert not pixels.flags.writeable
 
 
 def test_grey_of_a_jpeg_is_its_luma(tmp_path: Path) -> None:

@@ -196,9 +196,12 @@ def test_scaling_equals_plain_numpy(
 ) -> None:
     image = random_image(seed, height, width, (channels,))
     for scale, plain in ((scale_nearest, plain_nearest), (scale_area, plain_area)):
-        plane = np.empty((a, b), np.uint8)
-        scale(image, plane)
-        np.testing.assert_array_equal(plane, plain(image.astype(np.int64), a, b).max(axis=2))
+        expected = plain(image.astype(np.int64), a, b).max(axis=2)
+        unused = np.full((height, width, 1), 255, np.uint8)
+        for pixels in [image] + [np.concatenate([image, unused], axis=2)] * (channels == 3):
+            plane = np.empty((a, b), np.uint8)
+            scale(pixels, plane)
+            np.testing.assert_array_equal(plane, expected)
 
 
 @pytest.mark.parametrize("mode", ["centred", "published"])
@@ -244,7 +247,15 @@ def test_any_memory_layout_gives_the_same_events() -> None:
     odg = OdgSettings()
     turned = np.asfortranarray(image)
     turned.flags.writeable = False
-    np.testing.assert_array_equal(frames_of(turned, odg)[0], frames_of(image, odg)[0])
+    four_bytes = np.full((80, 64, 4), 255, np.uint8)
+    four_bytes[..., :3] = image
+    at_the_end = np.full((80, 64, 4), 255, np.uint8)
+    at_the_end[..., 1:] = image
+    for resampling in ("nearest", "area"):
+        odg = OdgSettings(resampling=resampling)
+        expected = frames_of(image, odg)[0]
+        for other in (turned, four_bytes[..., :3], at_the_end[..., 1:], image[::-1][::-1]):
+            np.testing.assert_array_equal(frames_of(other, odg)[0], expected)
 
 
 # ---- the reconstruction --------------------------------------------------------------------------
