@@ -223,9 +223,9 @@ def test_an_archive_that_changes_during_a_conversion_is_noticed(tmp_path, monkey
     path = zipped(tmp_path / "raw.zip", contents(make_images(tmp_path / "raw")))
     real = members.content_at
 
-    def change(archive, place):
+    def change(read, place):
         os.utime(path, ns=(2, 2))
-        return real(archive, place)
+        return real(read, place)
 
     monkeypatch.setattr(members, "content_at", change)
     with pytest.raises(MismatchError, match="changed while it was read"):
@@ -254,6 +254,9 @@ def test_members_of_drawn_archives_are_read_back(tmp_path, kind, seed):
     for name, content in files.items():
         found = members.read_member(name, str(path), index.find(name))[0]
         assert found == content
+    places = sorted((index.find(name), name) for name in files)
+    found = members.read_members(str(path), [place for place, _ in places])[0]
+    assert found == [files[name] for _, name in places]
     top = Archived(str(path))
     assert {entry.name for entry, _ in top.inside()} == {name.split("/")[0] for name in files}
     again = Index.from_bytes(index.to_bytes(["a"]), ["a"])
@@ -466,10 +469,41 @@ def test_archives_behind_a_url_are_read_by_ranges(s3, tmp_path, source):
         convert(source, tmp_path / "up" / name, tmp_path / "a.zarr", overwrite=True, **options)
         s3.take_requests()
         convert(source, f"{bucket}/{name}", tmp_path / "b.zarr", overwrite=True, **options)
-        got = [one for one in s3.take_requests() if one.method == "GET" and "raw." in one.path]
-        assert got
+        requests = [one for one in s3.take_requests() if "raw." in one.path]
+        got = [one for one in requests if one.method == "GET"]
         assert all(one.range for one in got)
+        if source == "images":  # in the order of the archive, so that neighbours are read together
+            assert 0 < len(got) <= 4 < len(contents(raw))
+            assert len(requests) <= 20
         assert tree_digest(tmp_path / "a.zarr") == tree_digest(tmp_path / "b.zarr")
+
+
+def test_a_damaged_neighbour_behind_a_url_is_skipped_alone(s3, tmp_path):
+    """Neighbours are read as one range, also with long headers and members that inflate a lot."""
+    from fsspec.core import url_to_fs
+
+    files = contents(make_images(tmp_path / "raw"))
+    (tmp_path / "up").mkdir()
+    with zipfile.ZipFile(path := tmp_path / "up" / "raw.zip", "w") as archive:
+        for name, content in files.items():
+            info = zipfile.ZipInfo(name)
+            info.extra = b"\xff\xff\xf0\x0f" + bytes(0xFF0)
+            archive.writestr(info, content)
+        archive.writestr("big.bin", bytes(members.MAX_MEMBER // 8), zipfile.ZIP_DEFLATED)
+    bad = "train/n01440764/n01440764_0.JPEG"
+    place = indexes.index_of(str(path)).find(bad)
+    with path.open("r+b") as file:
+        file.seek(place.start + 0x1000 + 100)
+        file.write(bytes(100))
+    url_to_fs("s3://neighbours")[0].mkdir("neighbours")
+    upload(tmp_path / "up", "s3://neighbours")
+    url = "s3://neighbours/raw.zip"
+    with pytest.raises(InputError, match=rf"{url}/{bad}: damaged"):
+        convert("images", url, tmp_path / "out", crop=20)
+    assert convert("images", url, tmp_path / "out", crop=20, on_error="skip").skipped == 1
+    assert convert("images", path, tmp_path / "b", crop=20, on_error="skip").skipped == 1
+    frames = [tree_digest(tmp_path / name / "train/images") for name in ("out", "b")]
+    assert frames[0] == frames[1]
 
 
 def test_imagenet_tars_behind_a_url(s3, tmp_path):

@@ -13,39 +13,79 @@ from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 
 from eventdata.errors import RESUME, EventDataError, InputError, MismatchError
-from eventdata.files.archives.index import PARQUET, Place
-from eventdata.files.archives.members import place_of, read_member, split_path
+from eventdata.files.archives.index import NOWHERE, PARQUET, Place
+from eventdata.files.archives.members import (
+    place_of,
+    read_member,
+    read_members,
+    sound,
+    split_path,
+)
 from eventdata.files.base import is_url
 from eventdata.files.inputs import MISSING, REQUESTS, content_of, entries, numbers_of
-from eventdata.files.parquet import read_row
+from eventdata.files.parquet import read_row, read_rows
 from eventdata.files.remote import time_of
 
 AHEAD = 48  # files fetched before they are needed
+TOGETHER, GAP = 1 << 20, 1 << 14  # bytes of members in one request, and between two of them
+UNPACKED = 1 << 23  # bytes of their content, which a thread holds in memory
+ROWS = 32  # of a Parquet shard that are fetched together
 MAX_FETCHED = 1 << 28  # bytes of one; each thread holds one in memory
 
 
-class _Fetcher:
-    """Fetches files in their order, some of them ahead."""
+Wanted = Mapping[str, tuple[int, Place | None]]  # size and place of each file
+Copies = dict[str, "Path | EventDataError"]
 
-    def __init__(
-        self,
-        wanted: Mapping[str, tuple[int, Place | None]],
-        folder: Path,
-        threads: ThreadPoolExecutor,
-    ) -> None:
-        self._wanted, self._folder, self._threads = wanted, folder, threads
-        self._todo = iter(wanted)
-        self._coming: dict[str, Future[Path]] = {}
+
+class _Fetcher:
+    """Fetches files in their order, some of them ahead, and neighbours in an archive together."""
+
+    def __init__(self, wanted: Wanted, folder: Path, threads: ThreadPoolExecutor) -> None:
+        self._folder, self._threads = folder, threads
+        self._todo = _groups(wanted)
+        self._coming: dict[str, Future[Copies]] = {}
 
     def take(self, url: str) -> Path:
         """Return the local copy of one of the files; each can be taken once."""
         while url not in self._coming or len(self._coming) <= AHEAD:
-            one = next(self._todo, None)
-            if one is None:
+            group = next(self._todo, None)
+            if group is None:
                 break
-            what = *self._wanted[one], self._folder
-            self._coming[one] = self._threads.submit(_download, one, *what)
-        return self._coming.pop(url).result()
+            copies = self._threads.submit(_download_group, group, self._folder)
+            self._coming |= dict.fromkeys(group, copies)
+        copy = self._coming.pop(url).result()[url]
+        if isinstance(copy, EventDataError):
+            raise copy
+        return copy
+
+
+def _groups(wanted: Wanted) -> Iterator[Wanted]:
+    """Yield files that are fetched together: neighbours in an archive, or a single file."""
+    group: dict[str, tuple[int, Place | None]] = {}
+    first = last = NOWHERE
+    home, total = "", 0
+    for path, (size, place) in wanted.items():
+        total += size
+        near = place and path.startswith(home) and _near(first, last, place)
+        if group and not (near and total <= UNPACKED):
+            yield group
+            group, total = {}, size
+        if not group:
+            archive, _ = (place and split_path(path)) or ("", "")
+            home, first = f"{archive}/", place or NOWHERE
+        group[path], last = (size, place), place or NOWHERE
+    if group:
+        yield group
+
+
+def _near(first: Place, last: Place, place: Place) -> bool:
+    """Return whether a member is read with those from ``first`` to ``last``."""
+    if last == NOWHERE:
+        return False
+    if place.kind == PARQUET:
+        return place.start == first.start and place.packed < first.packed + ROWS
+    end = last.start + last.packed
+    return end <= place.start <= end + GAP and place.start + place.packed <= first.start + TOGETHER
 
 
 _fetcher: ContextVar[_Fetcher | None] = ContextVar("fetcher", default=None)
@@ -134,6 +174,32 @@ def _in_memory(path: str, place: Place) -> Iterator[str]:
         os.close(file)
 
 
+def _download_group(group: Wanted, folder: Path) -> Copies:
+    """Copy files to new folders in ``folder``; return each copy, or why there is none."""
+    if len(group) == 1:
+        ((url, (size, place)),) = group.items()
+        return {url: _download(url, size, place, folder)}
+    archive, _ = split_path(next(iter(group))) or ("", "")
+    places = [place for _, place in group.values() if place]
+    rows = read_rows if places[0].kind == PARQUET else None
+    contents, time = read_members(archive, places, rows)
+    copies: Copies = {}
+    for url, content in zip(group, contents, strict=True):
+        try:
+            copies[url] = _write_copy(url, sound(url, content), time, folder)
+        except EventDataError as error:
+            copies[url] = error
+    return copies
+
+
+def _write_copy(url: str, content: bytes, time: int, folder: Path) -> Path:
+    with _writing_scratch(url):
+        target = Path(tempfile.mkdtemp(dir=folder), PurePosixPath(url).name)
+        target.write_bytes(content)
+        os.utime(target, ns=(time, time))
+    return target
+
+
 def _download(url: str, size: int, place: Place | None, folder: Path) -> Path:
     """Copy a file, or a folder of files, to a new folder in ``folder``; return the copy.
 
@@ -141,13 +207,10 @@ def _download(url: str, size: int, place: Place | None, folder: Path) -> Path:
     """
     if size > MAX_FETCHED:
         raise InputError(f"{url}: {size:,} bytes; a raw file has at most {MAX_FETCHED:,}")
+    if place is not None:
+        return _write_copy(url, *_content_at(url, place), folder)
     with _writing_scratch(url):
         target = Path(tempfile.mkdtemp(dir=folder), PurePosixPath(url).name)
-        if place is not None:
-            content, time = _content_at(url, place)
-            target.write_bytes(content)
-            os.utime(target, ns=(time, time))
-            return target
         try:
             target.write_bytes(content_of(url))
         except FileNotFoundError:

@@ -8,6 +8,7 @@ all its rows, because Parquet compresses a group as one. pyarrow reads them: `ev
 
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -60,10 +61,18 @@ def list_rows(shard: str) -> Rows:
 
 def read_row(shard: str, place: Place) -> bytes | None:
     """Return the bytes of an image, None where its row has none."""
+    return read_rows(shard, [place])[0]
+
+
+def read_rows(shard: str, places: Sequence[Place]) -> list[bytes | None]:
+    """Return what `read_row` does for rows of one group."""
     with _LOCK:  # one group in memory, whatever the threads
-        images = _group(shard, file_state(shard), place.start)
-        value = images[place.packed].as_py() if place.packed < len(images) else None
-    return value if isinstance(value, bytes) and len(value) <= MAX_MEMBER else None
+        images = _group(shard, file_state(shard), places[0].start)
+        rows = [place.packed for place in places]
+        values = [images[row].as_py() if row < len(images) else None for row in rows]
+    return [
+        value if isinstance(value, bytes) and len(value) <= MAX_MEMBER else None for value in values
+    ]
 
 
 @lru_cache(maxsize=1)  # rows come one after the other

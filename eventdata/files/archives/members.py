@@ -4,9 +4,11 @@ A member's path is that of its archive followed by its path in there. Workers ge
 they need no index.
 """
 
+import contextlib
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from isal import isal_zlib
@@ -90,33 +92,81 @@ def read_member(
     """
     if max(place.size, place.packed) > MAX_MEMBER:
         raise InputError(f"{path}: {place.size:,} bytes; a raw file has at most {MAX_MEMBER:,}")
+    with _there(path, archive):
+        content = read(archive, place) if read else content_at(partial(read_range, archive), place)
+        time = file_state(archive)[1]
+    return sound(path, content), time
+
+
+def read_members(
+    archive: str,
+    places: Sequence[Place],
+    read: Callable[[str, Sequence[Place]], list[bytes | None]] | None = None,
+) -> tuple[list[bytes | None], int]:
+    """Return what `read_member` does for neighbours in an archive, by one request.
+
+    Args:
+        archive: the archive.
+        places: its members, in the order of the archive.
+        read: returns the bytes of members; by default of a tar or zip, from one range that is
+            held in memory.
+
+    Returns:
+        The bytes of each, None for a damaged one, and the archive's time of change.
+    """
+    with _there(archive, archive):
+        return (read or _neighbours)(archive, places), file_state(archive)[1]
+
+
+def _neighbours(archive: str, places: Sequence[Place]) -> list[bytes | None]:
+    start = places[0].start
+    count = max(place.start + place.packed for place in places) + _MOST_HEADER - start
+    data = read_range(archive, start, count)
+
+    def read(at: int, wanted: int) -> bytes:
+        inside = data[at - start :][:wanted]
+        cut = len(inside) < wanted and len(data) == count  # by the range, not by the archive's end
+        return read_range(archive, at, wanted) if cut else inside
+
+    return [content_at(read, place) for place in places]
+
+
+def sound(path: str, content: bytes | None) -> bytes:
+    """Return the bytes of a member; raise InputError for a damaged one."""
+    if content is None:
+        raise InputError(f"{path}: damaged, or not where the archive says; {REMEDY}")
+    return content
+
+
+@contextlib.contextmanager
+def _there(path: str, archive: str) -> Iterator[None]:
+    """Raise InputError for an OSError from reading a member, MismatchError without the archive."""
     try:
         with reading(path):
-            content = (read or content_at)(archive, place)
-            time = file_state(archive)[1]
+            yield
     except FileNotFoundError:
         raise changed(archive) from None
     except EventDataError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise changed(archive) from None
         raise
-    if content is None:
-        raise InputError(f"{path}: damaged, or not where the archive says; {REMEDY}")
-    return content, time
 
 
-def content_at(archive: str, place: Place) -> bytes | None:
-    """Return the content of a member of a tar or zip, None if it is damaged."""
+def content_at(read: Callable[[int, int], bytes], place: Place) -> bytes | None:
+    """Return the content of a member of a tar or zip, None if it is damaged.
+
+    ``read`` returns bytes of the archive, given the first one and their number.
+    """
     if place.kind == TAR:
-        content = read_range(archive, place.start, place.size)
+        content = read(place.start, place.size)
         return content if len(content) == place.size else None
-    data = read_range(archive, place.start, place.packed + _MOST_HEADER)
+    data = read(place.start, place.packed + _MOST_HEADER)
     if len(data) < _LOCAL_HEADER.size:
         return None
     magic, *lengths = _LOCAL_HEADER.unpack_from(data)
     start = _LOCAL_HEADER.size + sum(lengths)
     if start > _MOST_HEADER:
-        data, start = read_range(archive, place.start + start, place.packed), 0
+        data, start = read(place.start + start, place.packed), 0
     packed = data[start : start + place.packed]
     if magic != b"PK\3\4" or len(packed) != place.packed:
         return None
