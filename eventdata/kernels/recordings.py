@@ -8,6 +8,9 @@ Every kernel takes
 - ``x``, ``y``, ``t``, ``p``: the columns that it fills, at least ``MOST_PER_WORD`` long
 
 and returns how many words it used and how many events it wrote.
+
+The number of events is unsigned, because Numba checks signed indices for negative values, which
+takes as long as the decoding itself.
 """
 
 from typing import Any
@@ -20,7 +23,9 @@ Column = NDArray[Any]
 I64 = NDArray[np.int64]
 Counts = tuple[int, int]
 
+_ONE = np.uintp(1)
 MOST_PER_WORD = 32  # events of one EVT 2.1 word
+_FREQUENT = 1 << 0 | 1 << 2 | 1 << 6  # types of EVT 3.0 that make single events
 FARTHEST = 65_535  # a larger x of an EVT 3.0 vector, which no sensor has, becomes this
 # The product of 2**n and this number has another value in its highest 5 of 32 bits for each n.
 _DE_BRUIJN = 0x077CB531
@@ -40,6 +45,18 @@ def _unwrapped(value: Any, before: Any, bits: int) -> Any:
     return ((before >> bits) + fell << bits) | value
 
 
+@numba.njit(cache=True, nogil=True)
+def _add_turns(t: Any, before: int, bits: int) -> None:
+    """Add its turns to a clock of ``bits`` bits in place; see ``_unwrapped``."""
+    half = 1 << bits - 1
+    turns = 0
+    for i in range(1, len(t)):  # vectorised; most chunks have none
+        turns += t[i] - t[i - 1] < -half
+    if turns or before >> bits > 0 or (len(t) and t[0] - before < -half):
+        for i in range(len(t)):
+            t[i] = before = _unwrapped(t[i], before, bits)
+
+
 @numba.njit(cache=True, nogil=True, inline="always")
 def _lowest(bits: Any) -> Any:
     """Return the number of the lowest bit that is set, below 32, without a branch."""
@@ -56,7 +73,7 @@ def decode_evt2(
     the higher 28 bits of the time of the events that follow; state is these with their turns, -1 at
     first. Events before them have no time and are skipped.
     """
-    high, found = state[0], 0
+    high, found = state[0], np.uintp(0)
     for i in range(len(words)):
         word = np.int64(words[i])
         kind = word >> 28
@@ -65,13 +82,13 @@ def decode_evt2(
             y[found] = word & 0x7FF
             t[found] = high << 6 | (word >> 22 & 0x3F)
             p[found] = kind
-            found += high >= 0
+            found += np.uintp(high >= 0)
         elif kind == 8:
             high = _unwrapped(word & 0x0FFF_FFFF, high, 28)
         elif kind != 10 and kind < 14:
             unknown[kind] += 1
     state[0] = high
-    return len(words), found
+    return len(words), int(found)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -84,30 +101,31 @@ def decode_evt21(
     the lower half has a bit for each that has an event. State is as there, and then the number of
     the upper half, 0 or 1.
     """
-    high, upper, found = state[0], state[1], 0
+    high, upper, found = state[0], np.uintp(state[1]), np.uintp(0)
+    last = np.uintp(len(x) - MOST_PER_WORD)  # place for all events of a word
     for i in range(len(words)):
-        if found > len(x) - MOST_PER_WORD:
+        if found > last:
             state[0] = high
-            return i, found
+            return i, int(found)
         word = np.int64(words[i, upper])
         kind = word >> 28
         if kind <= 1:
             if high >= 0:
-                bits = np.int64(words[i, 1 - upper])
+                bits = np.int64(words[i, _ONE - upper])
                 column = word >> 11 & 0x7FF
                 while bits:
                     x[found] = column + _lowest(bits)
                     y[found] = word & 0x7FF
                     t[found] = high << 6 | (word >> 22 & 0x3F)
                     p[found] = kind
-                    found += 1
+                    found += _ONE
                     bits &= bits - 1
         elif kind == 8:
             high = _unwrapped(word & 0x0FFF_FFFF, high, 28)
         elif kind != 10 and kind < 14:
             unknown[kind] += 1
     state[0] = high
-    return len(words), found
+    return len(words), int(found)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -121,76 +139,85 @@ def decode_evt3(
     pixels, one bit each, which advance x. State is the high bits with their turns, the low bits
     with theirs, y, x and p; -1 where not yet set.
     """
-    high, low, row, column, polarity = state[0], state[1], state[2], state[3], state[4]
-    time, found, used = (high << 12) + low, 0, len(words)
+    high, row, column, polarity = state[0], state[2], state[3], state[4]
+    time, found, used = (high << 12) + state[1], np.uintp(0), len(words)
+    last = np.uintp(len(x) - 12)  # place for all events of a word
+    ready = np.int64(row >= 0 and high >= 0)
     for i in range(len(words)):
-        if found > len(x) - 12:
+        if found > last:
             used = i
             break
         word = np.int64(words[i])
         kind, value = word >> 12, word & 0xFFF
-        if kind == 2:
+        # Processors can't predict which of the frequent types comes next, so that they share one
+        # branch: the mask of a type has all bits set in words of this type, otherwise none.
+        is_row, is_low = -np.int64(kind == 0), -np.int64(kind == 6)
+        passed = value - (time & 0xFFF) & is_low
+        if _FREQUENT >> kind & ready and passed >= 0:
             x[found] = value & 0x7FF
             y[found] = row
             t[found] = time
             p[found] = value >> 11
-            found += (row >= 0) & (high >= 0)
+            found += np.uintp(kind == 2)
+            row += (value & 0x7FF) - row & is_row
+            time += passed
         elif kind == 0:
-            row = value & 0x7FF
+            row, ready = value & 0x7FF, np.int64(high >= 0)
         elif kind == 6:
             if high >= 0:
                 # Some writers (expelliarmus) omit high bits, so that the low ones turn.
-                low = _unwrapped(value, low, 12)
-                time = (high << 12) + low
+                time = (high << 12) + _unwrapped(value, time - (high << 12), 12)
         elif kind == 8:
             before = high
             high = _unwrapped(value, high, 12)
             if high != before:  # the low bits belong to another turn
-                low = 0
-            time = (high << 12) + low
+                time = high << 12
+            ready = np.int64(row >= 0)
         elif kind == 3:
             column, polarity = value & 0x7FF, value >> 11
         elif kind == 4 or kind == 5:
             bits = value if kind == 4 else value & 0xFF
             if column >= 0:
-                if row >= 0 and high >= 0:
+                if ready:
                     while bits:
                         x[found] = min(column + _lowest(bits), FARTHEST)
                         y[found] = row
                         t[found] = time
                         p[found] = polarity
-                        found += 1
+                        found += _ONE
                         bits &= bits - 1
                 column += 12 if kind == 4 else 8
         elif kind == 1 or kind == 9 or 10 < kind < 14:
             unknown[kind] += 1
-    state[0], state[1], state[2], state[3], state[4] = high, low, row, column, polarity
-    return used, found
+    state[0], state[1], state[2] = high, time - (high << 12), row
+    state[3], state[4] = column, polarity
+    return used, int(found)
 
 
 @numba.njit(cache=True, nogil=True)
 def decode_dat(
     words: Column, state: I64, unknown: I64, x: Column, y: Column, t: Column, p: Column
 ) -> Counts:
-    """Decode rows of microseconds, then x, y and p from the lowest bits of a word: (N, 2).
+    """Decode words of 64 bits: microseconds in the lower half, then x, y and p from the lowest bit.
 
     State is the last time with its turns, -1 at first, and the version. The version is 1 for x of 9
-    bits and y of 8, where a word of more than 18 bits is unknown, or 2 for x and y of 14 bits.
+    bits and y of 8, where an upper half of more than 18 bits is unknown, or 2 for x and y of 14
+    bits.
     """
-    time = state[0]
     across, down = (9, 8) if state[1] == 1 else (14, 14)
     last = 18 if state[1] == 1 else 32
     longer = 0
     for i in range(len(words)):
-        word = np.int64(words[i, 1])
-        time = _unwrapped(np.int64(words[i, 0]), time, 32)
+        word = np.int64(words[i] >> np.uint64(32))
         x[i] = word & (1 << across) - 1
         y[i] = word >> across & (1 << down) - 1
-        t[i] = time
+        t[i] = words[i] & np.uint64(0xFFFF_FFFF)
         p[i] = word >> across + down
         longer += word >> last != 0
     unknown[0] += longer
-    state[0] = time
+    if len(words):
+        _add_turns(t[: len(words)], state[0], 32)
+        state[0] = t[len(words) - 1]
     return len(words), len(words)
 
 
@@ -204,7 +231,7 @@ def decode_aedat2(
     unknown; the bits that mark other words than events; lowest bit and number of bits of x and of
     y; the bit for polarity and its value for brighter; and columns and rows of the sensor.
     """
-    time, found = state[0], 0
+    time, found = state[0], np.uintp(0)
     highest, other, bit, on = state[1], state[2], state[7], state[8]
     across, down = state[3], state[5]
     columns, rows = (1 << state[4]) - 1, (1 << state[6]) - 1
@@ -217,9 +244,9 @@ def decode_aedat2(
             y[found] = state[10] - 1 - (address >> down & rows)
             t[found] = time
             p[found] = (address >> bit & 1) == on
-            found += 1
+            found += _ONE
     state[0] = time
-    return len(words), found
+    return len(words), int(found)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -230,7 +257,7 @@ def decode_atis(
 
     A row with y = 240 is not an event but advances the clock by 2**13; state is its time.
     """
-    clock, found = state[0], 0
+    clock, found = state[0], np.uintp(0)
     for i in range(len(words)):
         if words[i, 1] == 240:
             clock += 1 << 13
@@ -240,9 +267,9 @@ def decode_atis(
         y[found] = words[i, 1]
         t[found] = clock + ((high & 0x7F) << 16 | middle << 8 | low)
         p[found] = high >> 7
-        found += 1
+        found += _ONE
     state[0] = clock
-    return len(words), found
+    return len(words), int(found)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -254,8 +281,8 @@ def decode_event_stream(
     An event is a byte with the microseconds since the previous event (7 bits) and p, then x and y
     (16 bits each). In place of the byte, 0xFF adds 127 microseconds and 0xFE is a marker.
     """
-    time, found, i = state[0], 0, 0
-    while i < len(words) and found < len(x):
+    time, found, i = state[0], np.uintp(0), 0
+    while i < len(words) and found < np.uintp(len(x)):
         first = np.int64(words[i])
         if first >= 0xFE:
             time += 127 * (first == 0xFF)
@@ -268,7 +295,7 @@ def decode_event_stream(
         y[found] = words[i + 3] | np.int64(words[i + 4]) << 8
         t[found] = time
         p[found] = first & 1
-        found += 1
+        found += _ONE
         i += 5
     state[0] = time
-    return i, found
+    return i, int(found)
