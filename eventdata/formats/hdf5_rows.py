@@ -6,7 +6,6 @@ library reads data sets with other filters or types.
 """
 
 import math
-import operator
 import os
 import struct
 from abc import ABC, abstractmethod
@@ -97,20 +96,22 @@ def _missing(code: int) -> EventDataError:
 
 def _places(dataset: Any) -> NDArray[np.int64]:
     """Return offset, stored bytes and mask of skipped filters of each chunk: (rows, columns, 3)."""
-    grid = [-(-side // chunk) for side, chunk in zip(dataset.shape, dataset.chunks, strict=True)]
+    chunks: tuple[int, ...] = dataset.chunks
+    grid = [-(-side // chunk) for side, chunk in zip(dataset.shape, chunks, strict=True)]
     places = np.full((grid[0], *(grid[1:] or [1]), 3), -1, np.int64)
-
-    def add(info: Any) -> None:
-        corner = [at // chunk for at, chunk in zip(info.chunk_offset, dataset.chunks, strict=True)]
-        if info.byte_offset + info.size < 1 << 62 and all(map(operator.lt, corner, grid)):
-            places[*corner, *([0] * (2 - len(corner)))] = (
-                info.byte_offset,
-                info.size,
-                info.filter_mask,
-            )
-
+    found: list[Any] = []
     if places.size:
-        dataset.id.chunk_iter(add)
+        dataset.id.chunk_iter(found.append)
+    rows = [
+        (*one.chunk_offset, one.byte_offset, one.size, one.filter_mask)
+        for one in found
+        if one.byte_offset + one.size < 1 << 62
+    ]
+    stored = np.array(rows, np.int64).reshape(-1, len(grid) + 3)
+    corners = stored[:, : len(grid)] // chunks
+    inside = np.all(corners < grid, axis=1)
+    row, *column = corners[inside].T
+    places[row, column[0] if column else 0] = stored[inside, len(grid) :]
     if np.any(places[..., 1] < 0):
         raise InputError(f"{dataset.name} has parts that were never written; get it again")
     return places
@@ -150,54 +151,58 @@ class _Direct(_Readable):
     def __post_init__(self) -> None:
         self.length, self.chunk = self.shape[0], max(self.chunks[0], 1)
         self.row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        filters = [(i, _UNDO[code], values) for i, (code, _, values, _) in enumerate(self.filters)]
+        self._steps = filters[::-1]
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        with self.path.open("rb", buffering=0) as file:
+        content = rows.view(np.uint8).reshape(-1).data
+        whole = self.places.shape[1] == 1 and self.chunks[1:] == self.shape[1:]
+        with self.path.open("rb", buffering=0) as opened:
+            file = opened.fileno()
             for number in range(start // self.chunk, -(-stop // self.chunk)):
                 first = number * self.chunk
                 low, high = max(start - first, 0), min(stop - first, self.chunk)
-                target = rows[first + low - start : first + high - start]
+                target = slice(first + low - start, first + high - start)
+                out = content[target.start * self.row_bytes : target.stop * self.row_bytes]
                 if not self.filters and self.places.shape[1] == 1:
-                    self._read_stored(file.fileno(), number, low, target)
-                elif target.shape == self.chunks and self.places.shape[1] == 1:
-                    self._unpack(file.fileno(), number, 0, target)
+                    self._read_stored(file, number, low, out)
+                elif whole and high - low == self.chunk:
+                    self._unpack(file, number, 0, out)
                 else:
-                    target[...] = self._block(file.fileno(), number)[low:high]
+                    rows[target] = self._block(file, number)[low:high]
         return rows
 
-    def _read_stored(self, file: int, number: int, low: int, target: NDArray[Any]) -> None:
+    def _read_stored(self, file: int, number: int, low: int, out: memoryview) -> None:
         """Read rows of a chunk, from row ``low`` of it, that are stored as they are."""
         offset, stored, _ = self.places[number, 0].tolist()
         skipped = low * self.row_bytes
-        view = memoryview(target.view(np.uint8).reshape(-1).data)
-        while len(view):
-            count = os.preadv(file, [view], offset + skipped) if skipped < stored else 0
+        while len(out):
+            count = os.preadv(file, [out], offset + skipped) if skipped < stored else 0
             if count < 1 or skipped + count > stored:
                 raise InputError(DAMAGED)
-            skipped, view = skipped + count, view[count:]
+            skipped, out = skipped + count, out[count:]
 
     def _block(self, file: int, number: int) -> NDArray[Any]:
         """Return the rows of a chunk; the last ones are kept for chunks that are read in parts."""
         if self._last is None or self._last[0] != number:
             parts = [np.empty(self.chunks, self.dtype) for _ in self.places[number]]
             for column, part in enumerate(parts):
-                self._unpack(file, number, column, part)
+                self._unpack(file, number, column, part.view(np.uint8).reshape(-1).data)
             block = parts[0] if len(parts) == 1 else np.concatenate(parts, 1)[:, : self.shape[1]]
             self._last = number, block
         return self._last[1]
 
-    def _unpack(self, file: int, number: int, column: int, out: NDArray[Any]) -> None:
-        """Write the content of a chunk into ``out``, which has its shape."""
+    def _unpack(self, file: int, number: int, column: int, out: memoryview) -> None:
+        """Write the content of a chunk into ``out``, which has its size."""
         offset, stored, mask = self.places[number, column].tolist()
-        data: Any = os.pread(file, min(stored, 2 * out.nbytes + 4096), offset)
-        content = out.view(np.uint8).reshape(-1)
+        data: Any = os.pread(file, min(stored, 2 * len(out) + 4096), offset)
         try:
-            for index, (code, _, values, _) in reversed(list(enumerate(self.filters))):
+            for index, undo, values in self._steps:
                 if not mask >> index & 1:
-                    data = _UNDO[code](data, content, values)
-            if data is not content:
-                content[:] = np.frombuffer(data, np.uint8)  # ValueError for another size
+                    data = undo(data, out, values)
+            if data is not out:
+                out[:] = data  # ValueError for another size
         except (RuntimeError, ValueError, struct.error, zstandard.ZstdError, _INFLATE_ERROR):
             raise InputError(DAMAGED) from None
 
@@ -227,42 +232,43 @@ class _ByLibrary(_Readable):
 # into ``out`` and return that, unless ``data`` is ``out`` already.
 
 
-def _unshuffle(data: Any, out: NDArray[np.uint8], values: tuple[int, ...]) -> Any:
+def _unshuffle(data: Any, out: memoryview, values: tuple[int, ...]) -> Any:
     """Undo the filter that stores the first bytes of all elements, then the second ones."""
     each = values[0] if values else 1
     count = len(data) // each if each else 0
     if each < 2 or not count:
         return data
     stored = np.frombuffer(data, np.uint8)
-    whole = np.empty_like(stored) if data is out or len(data) != len(out) else out
+    fits = data is not out and len(data) == len(out)
+    whole = np.frombuffer(out, np.uint8) if fits else np.empty_like(stored)
     elements = whole[: count * each].reshape(count, each)
     for index in range(each):
         elements[:, index] = stored[index * count : (index + 1) * count]
     whole[count * each :] = stored[count * each :]
-    return whole
+    return out if fits else whole
 
 
-def _inflate(data: Any, out: NDArray[np.uint8], values: tuple[int, ...]) -> bytes:
+def _inflate(data: Any, out: memoryview, values: tuple[int, ...]) -> bytes:
     # One byte more than declared reveals a chunk that inflates to more.
     content: bytes = isal_zlib.decompressobj().decompress(data, len(out) + 1)
     return content
 
 
-def _undo_blosc(data: Any, out: NDArray[np.uint8], values: tuple[int, ...]) -> NDArray[np.uint8]:
+def _undo_blosc(data: Any, out: memoryview, values: tuple[int, ...]) -> bytes:
     unpacked, _, packed = struct.unpack_from("<III", data, 4)
     if (unpacked, packed) != (len(out), len(data)):
         raise ValueError("a chunk of another size")
-    blosc.decompress(bytes(data), out)
-    return out
+    content: bytes = blosc.decompress(bytes(data))  # into ``out``, numcodecs takes longer
+    return content
 
 
-def _undo_zstd(data: Any, out: NDArray[np.uint8], values: tuple[int, ...]) -> bytes:
+def _undo_zstd(data: Any, out: memoryview, values: tuple[int, ...]) -> bytes:
     if zstandard.frame_content_size(data) not in (-1, len(out)):
         raise ValueError("a chunk of another size")
     return zstandard.ZstdDecompressor().decompress(data, max_output_size=len(out))
 
 
-_UNDO: dict[int, Callable[[Any, NDArray[np.uint8], tuple[int, ...]], Any]] = {
+_UNDO: dict[int, Callable[[Any, memoryview, tuple[int, ...]], Any]] = {
     1: _inflate,
     2: _unshuffle,
     32001: _undo_blosc,

@@ -27,7 +27,7 @@ NAMES = {
 }
 _UNITS: dict[str, TimeUnit] = {"_us": "us", "_ms": "ms", "_ns": "ns"}  # at the end of a time's name
 ASK = "pass --columns with their order, such as txyp"
-PIECE = 1 << 23  # bytes of an array that are read at once; new memory for more takes longer
+PIECE = 1 << 20  # bytes of an array that are read at once; memory for more is not reused
 SAMPLE = 1 << 14  # events whose values show the order of columns
 
 Selector = str | int | None  # the field or column of a row; None for the row itself
