@@ -8,7 +8,6 @@ library reads data sets with other filters or types.
 import math
 import os
 import struct
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -117,23 +116,8 @@ def _places(dataset: Any) -> NDArray[np.int64]:
     return places
 
 
-class _Readable(ABC):
-    """Rows that can be read from any row on."""
-
-    length: int
-    row_bytes: int
-
-    @abstractmethod
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return the rows from ``start`` to ``stop``; raise InputError if they are damaged."""
-
-    def pieces(self, start: int, step: int) -> Iterator[NDArray[Any]]:
-        for first in range(start, self.length, step):
-            yield self.read(first, min(first + step, self.length))
-
-
 @dataclass
-class _Direct(_Readable):
+class _Direct:
     """Rows whose bytes are read from the file itself.
 
     chunks: the shape of a chunk; places: offset, stored bytes and mask of skipped filters of each;
@@ -154,23 +138,26 @@ class _Direct(_Readable):
         filters = [(i, _UNDO[code], values) for i, (code, _, values, _) in enumerate(self.filters)]
         self._steps = filters[::-1]
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
+    def pieces(self, start: int, step: int) -> Iterator[NDArray[Any]]:
+        with self.path.open("rb", buffering=0) as file:
+            for first in range(start, self.length, step):
+                yield self._read(file.fileno(), first, min(first + step, self.length))
+
+    def _read(self, file: int, start: int, stop: int) -> NDArray[Any]:
         rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        content = rows.view(np.uint8).reshape(-1).data
+        content, row_bytes = rows.view(np.uint8).reshape(-1).data, self.row_bytes
         whole = self.places.shape[1] == 1 and self.chunks[1:] == self.shape[1:]
-        with self.path.open("rb", buffering=0) as opened:
-            file = opened.fileno()
-            for number in range(start // self.chunk, -(-stop // self.chunk)):
-                first = number * self.chunk
-                low, high = max(start - first, 0), min(stop - first, self.chunk)
-                target = slice(first + low - start, first + high - start)
-                out = content[target.start * self.row_bytes : target.stop * self.row_bytes]
-                if not self.filters and self.places.shape[1] == 1:
-                    self._read_stored(file, number, low, out)
-                elif whole and high - low == self.chunk:
-                    self._unpack(file, number, 0, out)
-                else:
-                    rows[target] = self._block(file, number)[low:high]
+        for number in range(start // self.chunk, -(-stop // self.chunk)):
+            first = number * self.chunk
+            low, high = max(start, first), min(stop, first + self.chunk)
+            out = content[(low - start) * row_bytes : (high - start) * row_bytes]
+            if not self.filters and self.places.shape[1] == 1:
+                self._read_stored(file, number, low - first, out)
+            elif whole and high - low == self.chunk:
+                self._unpack(file, number, 0, out)
+            else:
+                block = self._block(file, number)
+                rows[low - start : high - start] = block[low - first : high - first]
         return rows
 
     def _read_stored(self, file: int, number: int, low: int, out: memoryview) -> None:
@@ -208,7 +195,7 @@ class _Direct(_Readable):
 
 
 @dataclass
-class _ByLibrary(_Readable):
+class _ByLibrary:
     """Rows that the HDF5 library reads."""
 
     path: Path
@@ -217,15 +204,15 @@ class _ByLibrary(_Readable):
     chunk: int
     row_bytes: int
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
+    def pieces(self, start: int, step: int) -> Iterator[NDArray[Any]]:
         import h5py
 
         try:
             with h5py.File(self.path, "r", locking=False) as file:
-                rows: NDArray[Any] = file[self.name][start:stop]
+                for first in range(start, self.length, step):
+                    yield file[self.name][first : first + step]
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"{DAMAGED} ({error})") from None
-        return rows
 
 
 # Each function undoes a filter of ``data``, of a chunk that has the size of ``out``. It may write
