@@ -6,13 +6,12 @@ and ``p`` (true: brighter, "on"), so that Tonic's transforms work on them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eventdata.errors import InputError, OptionError
+from eventdata.errors import InputError
 from eventdata.units import (
     LATEST,
     TimeFacts,
@@ -33,7 +32,6 @@ EVENT_DTYPE = np.dtype([("x", np.int16), ("y", np.int16), ("t", np.int64), ("p",
 _ROW = np.dtype((np.void, EVENT_DTYPE.itemsize))
 LARGEST_SIDE = np.iinfo(np.int16).max
 ROOM = 1 << 20  # events; memory in small parts is slow the first time it is written to
-MAX_PIECES = 1 << 20  # of one recording: more means a damaged time stamp or a wrong unit
 
 
 @dataclass
@@ -218,31 +216,6 @@ def sensor_of(events: Events) -> SensorSize:
     """Return the smallest sensor (W, H) that holds all events; (0, 0) without events."""
     width, height = (int(events[axis].max(initial=-1)) + 1 for axis in "xy")
     return width, height
-
-
-def cut(events: Events, every: int) -> list[slice]:
-    """Return the slices of a recording for samples of ``every`` microseconds from its first event.
-
-    The rest that does not fill a sample is skipped, but a shorter recording is one sample.
-
-    Raises:
-        OptionError: ``every`` is not positive.
-        InputError: there would be more than ``MAX_PIECES`` samples.
-    """
-    if every < 1:
-        raise OptionError(f"every must be at least 1 microsecond, not {every}")
-    if not len(events):
-        return [slice(0, 0)]
-    t = np.ascontiguousarray(events["t"])
-    span = int(t[-1]) - int(t[0]) + 1
-    pieces = max(span // every, 1)
-    if pieces > MAX_PIECES:
-        raise InputError(
-            f"a recording of {span:,} us makes {pieces:,} samples of {every:,} us, more than "
-            f"{MAX_PIECES:,}; check its times and their unit, or choose longer samples"
-        )
-    edges = t[0] + np.arange(pieces + 1) * min(every, span)
-    return [slice(start, stop) for start, stop in pairwise(np.searchsorted(t, edges).tolist())]
 
 
 def join(parts: Sequence[Events]) -> Events:

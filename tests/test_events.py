@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventdata.errors import InputError, OptionError
+from eventdata.errors import InputError
 from eventdata.events import (
     EVENT_DTYPE,
     EventChecker,
     check_events,
-    cut,
     make_events,
     sensor_of,
 )
@@ -251,32 +250,6 @@ def test_times_of_a_given_unit_become_microseconds(t, unit, expected):
 def test_impossible_sensor_sizes_are_refused(sensor):
     with pytest.raises(InputError, match="each side must be 1 to 32767"):
         check_events(structured(x=(), y=(), t=(), p=()), sensor)
-
-
-@given(
-    st.lists(st.integers(0, 200), min_size=1, max_size=40).map(sorted),
-    st.integers(1, 60),
-)
-def test_cut_gives_windows_from_the_first_event(times, every):
-    n = len(times)
-    events = make_events([0] * n, [0] * n, times, [0] * n)
-    pieces = cut(events, every)
-    span = times[-1] - times[0] + 1
-    assert len(pieces) == max(span // every, 1)
-    for i, piece in enumerate(pieces):
-        start = times[0] + i * every
-        expected = [t for t in times if start <= t < start + every]
-        assert events[piece]["t"].tolist() == expected
-
-
-def test_cut_without_events_and_with_bad_arguments():
-    events = np.empty(0, EVENT_DTYPE)
-    assert cut(events, 10) == [slice(0, 0)]
-    with pytest.raises(OptionError, match="every must be at least 1"):
-        cut(events, 0)
-    damaged = make_events([0, 0], [0, 0], [0, 2**60], [0, 0])
-    with pytest.raises(InputError, match="makes 1,152,921,504,606,846,977 samples of 1 us"):
-        cut(damaged, 1)
 
 
 def test_importing_it_loads_neither_numba_nor_torch():

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.events import MAX_PIECES, Events, SensorSize, count_events, in_order, join
+from eventdata.events import Events, SensorSize, count_events, in_order, join
 from eventdata.files.inputs import Numbers
 from eventdata.formats.decoding import DecodeOptions, Place
 from eventdata.formats.recording import read_recording
@@ -31,6 +31,7 @@ from eventdata.units import UNITS, TimeUnit
 
 KEPT_EVENTS = 1 << 23  # 100 MB: events that are kept where more than one pass needs them
 CARRIED_EVENTS = 1 << 23  # 100 MB: events that wait until all earlier ones were read
+MAX_PIECES = 1 << 20  # of one recording: more means a damaged time stamp or a wrong unit
 HELD_CHUNKS = 4  # chunks that the next piece may need again
 Index = NDArray[np.int64]
 

@@ -22,7 +22,6 @@ import numpy as np
 import eventdata
 from eventdata.conversion import plan_job, read_sample
 from eventdata.errors import EventDataError
-from eventdata.events import cut
 from eventdata.files.archives.indexes import _read_index, index_of
 from eventdata.files.archives.members import read_member
 from eventdata.files.inputs import open_input
@@ -123,8 +122,6 @@ def _recording(folder: Path, _: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the notes of a recording
         events, size = read_events(_the_file(folder))
-    with suppress(EventDataError):
-        cut(events, 1000)
     frames = FrameSettings(framing=Framing(frames=4))
     sample = frames.sample_format(size)
     if np.prod(sample.packed_shape) < 16 * MIB:

@@ -116,6 +116,14 @@ def test_pieces_are_read_from_any_place(times, cuts, every, few, random):
             np.testing.assert_array_equal(found, expected[number])
 
 
+def test_too_many_pieces_are_refused(monkeypatch):
+    monkeypatch.setattr(reading, "MAX_PIECES", 99)
+    found = surveyed(events_at(np.arange(1000)), [], monkeypatch, cut=True)
+    assert len(found.pieces(11).numbers) == 90
+    with pytest.raises(InputError, match="1,000 us makes 100 samples of 10 us, more than 99"):
+        found.pieces(10)
+
+
 @st.composite
 def restarted(draw):
     """Draw the times of parts with a clock each, which begins before the end of the one before."""
