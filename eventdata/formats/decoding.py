@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.events import EventChecker, Events, Outside, SensorSize, in_order, join
+from eventdata.events import EventChecker, Events, Outside, SensorSize, count_events, in_order, join
 from eventdata.settings import Settings, setting
-from eventdata.units import TimeUnit
+from eventdata.units import TimeUnit, spell_seconds
 
 CHUNK_EVENTS = 1 << 20  # in a chunk, about; they bound the memory of reading a long recording
 
@@ -68,15 +69,29 @@ class Recording:
         return cls(lambda _: iter([Chunk(Place(), x, y, t, p)]), sensor_size, time_unit)
 
     def events(self, checker: EventChecker) -> Events:
-        """Return all events that pass a checker, sorted by time."""
+        """Return all events that pass a checker, sorted by time, with a note if they were not."""
         checked = [checker.check(*chunk[1:]) for chunk in self.chunks(None)]
         checker.finish()
-        return in_order(join(checked))
+        recorded = join(checked)
+        events = in_order(recorded)
+        if events is not recorded:
+            add_note(self.notes, _describe_falls(recorded["t"]))
+        return events
 
     def checker(self, size: SensorSize | None, options: "DecodeOptions", name: str) -> EventChecker:
         """Return the checks of its events for a sensor of that size (W, H)."""
         unit = self.time_unit or options.time_unit
         return EventChecker(size, name, unit, options.outside, options.expected_unit)
+
+
+def _describe_falls(t: NDArray[np.int64]) -> str:
+    """Return a note on times (N,) of which at least one is before an earlier event's."""
+    late = np.maximum.accumulate(t) - t
+    worst = int(np.argmax(late))
+    return (
+        f"time falls, and the events were sorted: {count_events(int(np.count_nonzero(late)))}, by "
+        f"{spell_seconds(int(late[worst]) / 1e6)} at most, at event {worst:,}"
+    )
 
 
 def _parse_columns(order: str) -> str:

@@ -28,6 +28,7 @@ DECODERS = {
     ".es": "event_stream",
     ".h5": "hdf5",
     ".hdf5": "hdf5",
+    ".hdf": "hdf5",
     ".txt": "text",
     ".csv": "text",
     ".bag": "rosbag",
@@ -46,6 +47,9 @@ def read_events(
     outside: Outside = "fail",
 ) -> tuple[Events, SensorSize]:
     """Return the checked events of a recording, times in microseconds, and the size (W, H).
+
+    Events whose time falls are sorted. A warning says where and by how much, and another one that
+    the end of the file is missing.
 
     Args:
         path: the file; its suffix selects the decoder.
@@ -82,7 +86,10 @@ def read_events(
             f"{time_unit!r}"
         )
     checker = recording.checker(size, options, str(path))
+    before = len(recording.notes)
     events = recording.events(checker)
+    for text in recording.notes[before:]:
+        warnings.warn(f"{path}: {text}", stacklevel=2)
     facts, unit = checker.facts, checker.time_unit
     if facts and unit and not is_documented(facts, unit):
         warnings.warn(f"{path}: {describe_unit(facts, unit)}", stacklevel=2)
@@ -117,8 +124,8 @@ class _FaultsOf:
     def __enter__(self) -> None: ...
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, InputError):
-            raise InputError(f"{self._path}: {error}") from None
+        if isinstance(error, InputError | OptionError):
+            raise type(error)(f"{self._path}: {error}") from None
         if isinstance(error, MemoryError):
             raise out_of_memory(str(self._path)) from None
         if isinstance(error, OSError):

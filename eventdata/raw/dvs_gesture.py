@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.events import Events
+from eventdata.events import Events, join
 from eventdata.files.inputs import Numbers, file_numbers, only_local
 from eventdata.formats.decoding import Chunk, DecodeOptions, Place, Recording
 from eventdata.formats.recording import read_recording
+from eventdata.raw.clock import mend
 from eventdata.raw.framed import FrameSettings, Stream
 from eventdata.raw.listing import read_lines
 from eventdata.raw.source import Sample, Samples, SourceSettings, note, note_skipped
@@ -117,7 +118,9 @@ class DvsGesture(SourceSettings):
         path = Path(sample.path)
         options = DecodeOptions(outside=self.frames.outside)
         opened = _open(path, file_numbers([sample.path])[0], options)
-        events = opened.between(start, end)
+        events, notes = mend(opened.between(start, end))
+        for text, place in notes:
+            note(text, f"{sample.name}: {place}")
         if not len(events):
             first, last = int(opened.first.min()), int(opened.last.max())
             raise InputError(
@@ -232,7 +235,7 @@ class _Opened:
     _held: dict[int, Chunk] = field(default_factory=dict)  # those of the sample before
 
     def between(self, start: int, end: int) -> Events:
-        """Return the events with start <= t < end, in the order of time."""
+        """Return the events with start <= t < end, in the order of the file."""
         inside = np.flatnonzero((self.first < end) & (self.last >= start))
         wanted = range(inside[0], inside[-1] + 1) if len(inside) else range(0)
         absent = [number for number in wanted if number not in self._held]
@@ -247,12 +250,12 @@ class _Opened:
         parts = []
         for chunk in self._held.values():
             keep = (chunk.t >= start) & (chunk.t < end)
-            parts.append(Chunk(chunk.place, *(column[keep] for column in chunk[1:])))
-        events = Recording(lambda _: iter(parts)).events(checker)
+            parts.append(checker.check(*(column[keep] for column in chunk[1:])))
+        checker.finish()
         note_skipped(checker.skipped)
         for text in self.recording.notes:
             note(text)
-        return events
+        return join(parts)
 
 
 @lru_cache(maxsize=1)  # the samples of a recording come one after the other

@@ -98,6 +98,26 @@ def test_a_new_format_is_one_module_and_one_line(tmp_path, monkeypatch):
         read_events(path)
 
 
+def test_times_that_fall_are_sorted_with_a_warning(tmp_path):
+    t = np.array([10, 40, 25, 30, 50, 49])
+    x = np.arange(6)
+    np.savez(tmp_path / "a.npz", x=x, y=x, t=t, p=x % 2)
+    expected = (
+        "a.npz: time falls, and the events were sorted: 3 events, by 15 us at most, at event 2"
+    )
+    with pytest.warns(UserWarning, match=expected):
+        events, _ = read_events(tmp_path / "a.npz", time_unit="us")
+    assert events["x"].tolist() == [0, 2, 3, 1, 5, 4]
+
+
+def test_a_missing_end_is_a_warning(tmp_path):
+    row = struct.pack("<II", 5, 1)
+    path = write(tmp_path, "a.dat", b"% Version 2\n\x00\x08" + 2 * row + row[:3])
+    with pytest.warns(UserWarning, match="a.dat: the end is missing; everything before it"):
+        events, _ = read_events(path)
+    assert len(events) == 2
+
+
 # Each decoder compared with a library.
 
 
@@ -196,6 +216,7 @@ def evt3_state_machine(words):
     return sorted(events, key=lambda event: event[2])
 
 
+@pytest.mark.filterwarnings("ignore:.*time falls:UserWarning")
 @settings(deadline=None, max_examples=200)
 @given(words=st.lists(words16, min_size=1, max_size=60))
 def test_evt3_equals_a_state_machine(tmp_path_factory, words):
@@ -214,6 +235,7 @@ words32 = st.builds(
 )
 
 
+@pytest.mark.filterwarnings("ignore:.*time falls:UserWarning")
 @settings(deadline=None, max_examples=100)
 @given(words=st.lists(words32, min_size=1, max_size=40))
 def test_evt2_equals_a_state_machine(tmp_path_factory, words):
@@ -303,6 +325,7 @@ def test_truncated_files(recording, tmp_path):
             assert found.notes == ([END_MISSING] if inside else [])
 
 
+@pytest.mark.filterwarnings("ignore:.*time falls:UserWarning")
 def test_flipped_bits_are_an_input_error_or_harmless(recording, tmp_path):
     content = recording.read_bytes()
     rng = np.random.default_rng(1)

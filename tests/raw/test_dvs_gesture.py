@@ -114,6 +114,28 @@ def test_a_recording_is_indexed_once_for_all_its_samples(tmp_path, monkeypatch):
     assert len(opened) == len(set(opened)) == 3
 
 
+def test_events_whose_time_falls_are_sorted_with_a_note(tmp_path):
+    made = write_gestures(tmp_path / "raw")
+    events, ((_, start, end), *_) = made["user24_lab"]
+    first, last = np.searchsorted(events[:, 2], (start, end))
+    wrong = events.copy()
+    wrong[first:last] = events[first:last][::-1]
+    stores = {}
+    for name, rows in {"right": events, "wrong": wrong}.items():
+        content = aedat3.recording([tuple(row) for row in rows.tolist()], np.random.default_rng(0))
+        (tmp_path / "raw/user24_lab.aedat").write_bytes(content)
+        stores[name] = convert(
+            "dvs-gesture", tmp_path / "raw", tmp_path / f"{name}.zarr", frames=3, split="test"
+        )
+    found, expected = (
+        eventdata.FrameDataset(tmp_path / f"{name}.zarr")[0][0].numpy() for name in stores
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert "time falls" not in " ".join(stores["right"].notes)
+    assert "time falls" in (notes := " ".join(stores["wrong"].notes))
+    assert "user24_lab#0" in notes
+
+
 def test_one_split_of_two(tmp_path):
     write_gestures(tmp_path / "raw")
     result = convert("dvs-gesture", tmp_path / "raw", tmp_path / "a.zarr", frames=2, split="test")
