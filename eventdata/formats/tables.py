@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError
 from eventdata.events import LARGEST_SIDE
-from eventdata.formats.decoding import CHUNK_EVENTS, Chunk, Place, add_note
+from eventdata.formats.decoding import Chunk, Place, add_note
 from eventdata.units import TimeUnit
 
 # Names of each column in the files of published data sets and programs, in lower case.
@@ -27,6 +27,7 @@ NAMES = {
 }
 _UNITS: dict[str, TimeUnit] = {"_us": "us", "_ms": "ms", "_ns": "ns"}  # at the end of a time's name
 ASK = "pass --columns with their order, such as txyp"
+CHUNK_EVENTS = 1 << 17  # fewer than in other formats: columns stay in the cache
 PIECE = 1 << 20  # bytes of an array that are read at once; memory for more is not reused
 SAMPLE = 1 << 14  # events whose values show the order of columns
 
