@@ -252,7 +252,9 @@ def _finish(
         "skipped": {key: why for _, one in records for key, why in one.skipped.items()},
         "complete": True,
     }
-    files.write({**manifests(lines), ABOUT: _json(finished)})
+    files.write(manifests(lines))
+    files.sync()
+    files.write({ABOUT: _json(finished)})
     return finished
 
 

@@ -56,7 +56,8 @@ class Files(Protocol):
     def write(self, documents: Mapping[str, bytes | bytearray]) -> None:
         """Write files in their order, each whole or not at all, and durably.
 
-        Waiting for the disk once for several files is faster than once for each.
+        Waiting for the disk once for several files is faster than once for each. A power cut before
+        this returns may lose any of them, whatever their order.
         """
 
     def size(self, key: str) -> int | None:
@@ -76,3 +77,6 @@ class Files(Protocol):
 
     def prepare(self) -> None:
         """Create the folder and its ``.work``, where the place has folders."""
+
+    def sync(self) -> None:
+        """Make durable what a killed command has written or removed here, too."""

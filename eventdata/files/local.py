@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,27 +25,30 @@ MAX_SKIPPED = 1 << 30  # all samples of ES-ImageNet with one reason each
 def write_whole(documents: Mapping[Path, bytes | bytearray], temporary: Path | None = None) -> None:
     """Write files in their order, each whole or not at all, and durably; make their folders.
 
-    Each is written to a temporary file and synced, then all are renamed in their order.
+    Each is written to a temporary file and synced, then all are renamed in their order, then their
+    folders are synced. A power cut before this returns may lose any of them, whatever their order,
+    so a file that marks others as complete needs a call of its own.
 
     Args:
         documents: the bytes of each file.
         temporary: an existing folder on the same disk for the temporary files; by default each
             lies where `part_of` says.
     """
+    changed: set[Path] = set()
     if temporary is None:
         parts = {path: part_of(path) for path in documents}
         for part in parts.values():
-            part.parent.mkdir(parents=True, exist_ok=True)
+            changed |= _make_folder(part.parent)
             part.unlink(missing_ok=True)  # left by a kill, or a link that somebody else made
     else:
         parts = {path: temporary / f"{uuid.uuid4().hex}.tmp" for path in documents}
     try:
         with ThreadPoolExecutor(min(16, len(documents) or 1)) as threads:
             list(threads.map(_write_durably, parts.values(), documents.values()))
-        for path, part in parts.items():
-            if path.parent != part.parent:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            part.replace(path)
+            for path, part in parts.items():
+                changed |= {path.parent, *_make_folder(path.parent)}
+                part.replace(path)
+            list(threads.map(_sync_folder, changed))
     except BaseException:
         for part in parts.values():
             part.unlink(missing_ok=True)
@@ -62,6 +66,27 @@ def _write_durably(path: Path, data: bytes | bytearray) -> None:
         while written < len(data):
             written += file.write(memoryview(data)[written:]) or 0
         os.fsync(file.fileno())
+
+
+def _make_folder(folder: Path) -> set[Path]:
+    """Make a folder and those above it; return the folders that have a new one in them."""
+    missing = [*takewhile(lambda one: not one.exists(), (folder, *folder.parents))]
+    folder.mkdir(parents=True, exist_ok=True)
+    return {one.parent for one in missing}
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the entries of a folder durable, where the system can sync folders."""
+    if os.name == "nt":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems can't
+            raise
+    finally:
+        os.close(number)
 
 
 @contextlib.contextmanager
@@ -179,7 +204,12 @@ class LocalFiles:
 
     def prepare(self) -> None:
         with writing(self.where):
-            self.own(WORK).mkdir(parents=True, exist_ok=True)
+            for folder in {self.root, *_make_folder(self.own(WORK))}:
+                _sync_folder(folder)
+
+    def sync(self) -> None:
+        with writing(self.where), walking(self.root, StoreError), ThreadPoolExecutor(16) as threads:
+            list(threads.map(_sync_folder, [Path(folder) for folder, *_ in os.walk(self.root)]))
 
     def own(self, key: str) -> Path:
         """Return the path of a key for writing; StoreError for a link that may lead out of here.

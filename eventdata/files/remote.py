@@ -221,3 +221,6 @@ class RemoteFiles(Remote):
 
     def prepare(self) -> None:
         """Do nothing: objects need no folder."""
+
+    def sync(self) -> None:
+        """Do nothing: an object is durable once it is written."""

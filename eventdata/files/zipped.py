@@ -107,5 +107,8 @@ class ZipFiles:
     def prepare(self) -> NoReturn:
         self._refuse()
 
+    def sync(self) -> NoReturn:
+        self._refuse()
+
     def _refuse(self) -> NoReturn:
         raise StoreError(f"{self.root}: a zipped store is only read; choose a folder to write to")

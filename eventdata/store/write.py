@@ -108,8 +108,9 @@ def begin(files: Files, plan: StorePlan, *, overwrite: bool) -> None:
     found = existing_header(files)
     if found is not None and (overwrite or not is_begun(files, found, plan)):
         _discard(files, found)
-    fixed = {HEADER_KEY: plan.header.document(), **_fixed_files(plan)}
-    missing = {key: data for key, data in fixed.items() if files.size(key) is None}
+    if files.size(HEADER_KEY) is None:  # first: a folder with anything else needs one to be a store
+        files.write({HEADER_KEY: plan.header.document()})
+    missing = {key: data for key, data in _fixed_files(plan).items() if files.size(key) is None}
     files.write(missing | _older_documents(files, plan))
 
 
@@ -153,6 +154,7 @@ def _discard(files: Files, found: Header) -> None:
             files.remove(key)
     for name in (*found.split_names, SKIPPED_KEY):
         files.remove(name)
+    files.sync()
     files.remove(HEADER_KEY)
 
 
@@ -252,6 +254,7 @@ def finish(
         results |= {f"{split}/{key}": data for key, data in columns.items()}
     if skips:
         results[SKIPPED_KEY] = json.dumps(skips, indent=1, ensure_ascii=False).encode()
-    results[HEADER_KEY] = replace(plan.header, complete=True).document()  # the last to appear
     files.write(results)
+    files.sync()
+    files.write({HEADER_KEY: replace(plan.header, complete=True).document()})
     return notes

@@ -1,27 +1,31 @@
-"""Try faults for a long time: kill commands at random moments, then fail each file operation.
+"""Try faults for a long time: kills at random moments, faults of file operations, power cuts.
 
-    python -m tests.faults [--kills 200] [--turns 40] [--output faults.json]
+    python -m tests.faults [--kills 200] [--turns 40] [--cuts 4000] [--output faults.json]
 
 Real calls of convert, generate and train are killed (the parent, a worker, all at once), several in
 a row, and then one call may finish. After that, a fault strikes at many file operations in turn:
 the process is killed, the disk is full, a read fails, or a file vanishes or changes. Each time
 these must hold: what counts as finished is complete, an error is one sentence, no process outlives
 its call, the next call finishes with the content of an uninterrupted one, and no temporary files
-are left. The exit code is 1 if any of that fails.
+are left. Last, the same must hold of states that a power cut could leave, and `eventdata verify`
+must find each damaged store that a disk could leave which ignores syncs. The exit code is 1 if any
+of that fails.
 """
 
 import json
 import multiprocessing
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
 
+from tests.faults.cuts import CUT_JOBS, cut_power, torn_stores
 from tests.faults.jobs import convert_job, generate_job, train_job
 from tests.faults.kills import Victim, kill_at_random
 from tests.faults.turns import FAULTS, Fault, in_turn
@@ -34,7 +38,11 @@ VICTIMS: dict[Victim, int] = {"parent": 3, "worker": 2, "group": 1}
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of fault on one job; midway counts kills that found part of the work done."""
+    """One kind of fault on one job.
+
+    midway: kills that found part of the work done; kinds: states after a power cut, by what is lost
+    in them and by what came before the call.
+    """
 
     job: str
     fault: str
@@ -43,12 +51,16 @@ class Row:
     midway: int | None
     seconds: float
     failures: list[str]
+    kinds: dict[str, int] = field(default_factory=dict)
 
 
 @click.command()
 @click.option("--kills", default=200, show_default=True, help="Calls killed at random moments.")
 @click.option(
     "--turns", default=40, show_default=True, help="Operations to strike with each fault."
+)
+@click.option(
+    "--cuts", default=4000, show_default=True, help="States after a power cut, of all jobs."
 )
 @click.option(
     "--job", "jobs", multiple=True, type=click.Choice(JOBS), help="Job to try; all by default."
@@ -72,6 +84,7 @@ class Row:
 def main(
     kills: int,
     turns: int,
+    cuts: int,
     jobs: Sequence[str],
     faults: Sequence[Fault],
     seed: int,
@@ -83,7 +96,7 @@ def main(
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as place:
         Path(place).mkdir(exist_ok=True)
         click.echo(f"{'job':<10}{'fault':<16}{'tried':>8}{'survived':>10}{'midway':>8}{'s':>8}")
-        plan = Plan(jobs or JOBS, faults or FAULTS, kills, turns, seed, Path(place))
+        plan = Plan(jobs or JOBS, faults or FAULTS, kills, turns, cuts, seed, Path(place))
         for row in plan.rows():
             rows.append(row)
             midway = "" if row.midway is None else row.midway
@@ -91,6 +104,8 @@ def main(
                 f"{row.job:<10}{row.fault:<16}{row.tried:>8}{row.survived:>10}{midway:>8}"
                 f"{row.seconds:>8.0f}"
             )
+            if row.kinds:
+                click.echo(f"  {', '.join(f'{kind}: {n}' for kind, n in row.kinds.items())}")
             for failure in row.failures:
                 click.echo(f"  {failure}", err=True)
             if output is not None:  # after each row, because all of them take long
@@ -101,12 +116,13 @@ def main(
 
 @dataclass(frozen=True)
 class Plan:
-    """The faults to try: kills in all, and turns of each fault on each job."""
+    """The faults to try: kills and power cuts in all, and turns of each fault on each job."""
 
     jobs: Sequence[str]
     faults: Sequence[Fault]
     kills: int
     turns: int
+    cuts: int
     seed: int
     folder: Path
 
@@ -121,6 +137,12 @@ class Plan:
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
                     for fault in self.faults:
                         yield process.submit(self.turn_row, name, fault).result()
+            if self.cuts:
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                    for kind in CUT_JOBS[name]:
+                        yield process.submit(self.cut_row, kind).result()
+                    if name == "convert":
+                        yield process.submit(self.torn_row).result()
 
     def _kill_row(self, name: str, kills: int) -> Row:
         started = time.monotonic()
@@ -157,6 +179,45 @@ class Plan:
             midway=None,
             seconds=round(time.monotonic() - started, 1),
             failures=[f"operation {turn.number}: {one}" for turn in tried for one in turn.faults],
+        )
+
+    def cut_row(self, kind: str) -> Row:
+        """Run a job on states that a power cut could leave."""
+        started = time.monotonic()
+        kinds: Counter[str] = Counter()
+        shares = {one: share for name in self.jobs for one, (_, share) in CUT_JOBS[name].items()}
+        make, share = next(jobs[kind] for jobs in CUT_JOBS.values() if kind in jobs)
+        count = round(self.cuts * share / sum(shares.values()))
+        failures = []
+        survived = tried = 0
+        for cut in cut_power(make(self.folder), self.folder, count, seed=self.seed):
+            tried += 1
+            survived += not cut.faults
+            kinds.update(cut.kinds)
+            failures += [f"after {cut.operation} operations: {one}" for one in cut.faults]
+        return Row(
+            job=kind,
+            fault="power cut",
+            tried=tried,
+            survived=survived,
+            midway=None,
+            seconds=round(time.monotonic() - started, 1),
+            failures=failures,
+            kinds=dict(sorted(kinds.items())),
+        )
+
+    def torn_row(self) -> Row:
+        """Verify stores that a disk could leave which ignores syncs."""
+        started = time.monotonic()
+        tried = [found for _, found in torn_stores(self.folder, self.cuts // 5, seed=self.seed)]
+        return Row(
+            job="verify",
+            fault="syncs ignored",
+            tried=len(tried),
+            survived=sum(tried),
+            midway=None,
+            seconds=round(time.monotonic() - started, 1),
+            failures=["verify does not find the damage"] * (len(tried) - sum(tried)),
         )
 
 

@@ -29,8 +29,8 @@ from tests.makers import make_es_imagenet, tree_digest
 )
 def test_jobs_survive_a_fault_at_each_operation(tmp_path, job, turns, faults):
     output = tmp_path / "faults.json"
-    words = ["--kills", "0", "--turns", str(turns), "--job", job, "--output", str(output)]
-    words += ["--folder", str(tmp_path / "work")]
+    words = ["--kills", "0", "--turns", str(turns), "--cuts", "0", "--job", job]
+    words += ["--output", str(output), "--folder", str(tmp_path / "work")]
     words += [word for fault in faults for word in ("--fault", fault)]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output

@@ -121,6 +121,11 @@ class RunFolder:
         """Remove the results of a finished run, so that a stage can train for more epochs."""
         self.result.unlink(missing_ok=True)
         self.stage(stage).result.unlink(missing_ok=True)
+        self.sync()  # before config.toml says that the run with more epochs has these results
+
+    def sync(self) -> None:
+        """Make durable what a killed process has written or removed here, too."""
+        LocalFiles(self.root).sync()
 
     def read_result(self) -> dict[str, Any]:
         """Return the result of the finished run."""

@@ -202,6 +202,7 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
         },
     }
     if is_first():
+        folder.sync()
         write_json(folder.result, summary)
     if summary["test"]:
         test = summary["test"]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -698,7 +699,7 @@ def test_a_run_resumes_after_a_full_disk(tmp_path, monkeypatch, recipe, events, 
     real, left = os.fsync, [6]
 
     def fsync(number):
-        left[0] -= 1
+        left[0] -= stat.S_ISREG(os.fstat(number).st_mode)
         if left[0] == 0:
             raise OSError(28, "No space left on device")
         real(number)
