@@ -1,10 +1,11 @@
 """CPU kernels in Numba: the membrane over time, and spikes as bits.
 
-Arrays are float32 (T, M), C-contiguous: T steps of M neurons. Neurons do not depend on each other,
-so threads share them out in blocks, and all steps of a block run while it is in the cache. The
-membrane of spiking neurons is never written to memory: the backward pass computes it again from
-the input, which costs less than writing and reading it. The loops have no branches and no negative
-indices, so that LLVM can vectorise them.
+Arrays are float32 (T, M), C-contiguous: T steps of M neurons, a multiple of LANES. Neurons do not
+depend on each other, so threads share them out in blocks. In a block lanes of neurons run through
+all steps, one after the other, with the membrane in registers. It is never written to memory for
+spiking neurons: the backward pass computes it again from the input, which costs less than writing
+and reading it. Loops over lanes take no slices, because counting their references waits for all
+stores.
 """
 
 import math
@@ -20,13 +21,15 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
+from train.neurons.lanes import BYTES, LANES, everywhere, load, store, stream, where_above
 from train.neurons.surrogate import ARCTANGENT, MEMBRANE, RECTANGULAR, TRIANGULAR, Dynamics
 
 Floats = NDArray[np.float32]
 
 BLOCK = 4096
-"""Neurons per block: two rows of it fit the first-level cache, tens of rows the second."""
+"""Neurons, or bytes of bits, per block."""
 PARTS = 8  # pieces of work per thread
 MOST_STEPS = math.inf
 ONES = {
@@ -39,21 +42,23 @@ ONES = {
 
 
 @njit(cache=True, nogil=True)
-def _advance(x: Floats, before: Floats, decay: float, threshold: float, u: Floats) -> None:
-    for j in range(u.size):
-        kept = np.float32(0) if before[j] > threshold else decay * before[j]
-        u[j] = kept + x[j]
+def _advance(x: Any, before: Any, decay: Any, threshold: Any) -> Any:
+    return where_above(before, threshold, everywhere(np.float32(0)), decay * before) + x
 
 
 @njit(cache=True, nogil=True)
-def _advance_and_fire(
-    x: Floats, before: Floats, decay: float, threshold: float, u: Floats, spikes: Floats
-) -> None:
-    for j in range(u.size):
-        kept = np.float32(0) if before[j] > threshold else decay * before[j]
-        membrane = kept + x[j]
-        u[j] = membrane
-        spikes[j] = np.float32(1) if membrane > threshold else np.float32(0)
+def _put(lanes: Any, address: int, past_cache: bool) -> None:
+    """Store lanes; past the cache even if they fit it, which costs a training step less too."""
+    if past_cache:
+        stream(lanes, address)
+    else:
+        store(lanes, address)
+
+
+@njit(cache=True, nogil=True)
+def _address(array: Floats) -> Any:
+    """Return the address of an array, which must be used again after the last use of this."""
+    return np.intp(array.ctypes.data)
 
 
 @njit(cache=True, nogil=True)
@@ -64,56 +69,34 @@ def forward(
 
     `output` is MEMBRANE, or any surrogate for spikes.
     """
-    nothing = np.zeros(BLOCK, np.float32)  # the membrane before the first step
-    rows = np.empty((2, BLOCK), np.float32)  # two, because LLVM does not vectorise in-place loops
-    for block in range(first, last):
-        start, stop = block * BLOCK, min((block + 1) * BLOCK, x.shape[1])
-        before = nothing[: stop - start]
-        for t in range(x.shape[0]):
-            if output == MEMBRANE:
-                u = out[t, start:stop]
-                _advance(x[t, start:stop], before, decay, threshold, u)
-            else:
-                u = rows[t % 2, : stop - start]
-                spikes = out[t, start:stop]
-                _advance_and_fire(x[t, start:stop], before, decay, threshold, u, spikes)
-            before = u
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _retreat(
-    gradient: Floats,
-    u: Floats,
-    after: Floats,
-    decay: float,
-    threshold: float,
-    output: int,
-    gx: Floats,
-) -> None:
-    """Add the gradient from the next step to the output's gradient times its slope at u."""
-    zero, one, half, pi = np.float32(0), np.float32(1), np.float32(0.5), np.float32(np.pi)
-    if output == RECTANGULAR:
-        for j in range(u.size):
-            back = zero if u[j] > threshold else decay * after[j]
-            gx[j] = (gradient[j] if abs(u[j] - threshold) < half else zero) + back
-    elif output == TRIANGULAR:
-        for j in range(u.size):
-            back = zero if u[j] > threshold else decay * after[j]
-            gx[j] = gradient[j] * max(one - abs(u[j] - threshold), zero) + back
-    elif output == ARCTANGENT:
-        for j in range(u.size):
-            back = zero if u[j] > threshold else decay * after[j]
-            scaled = pi * (u[j] - threshold)
-            gx[j] = gradient[j] * (one / (one + scaled * scaled)) + back
-    else:
-        for j in range(u.size):
-            gx[j] = gradient[j] + (zero if u[j] > threshold else decay * after[j])
+    d, limit = everywhere(decay), everywhere(threshold)
+    zero, one = everywhere(np.float32(0)), everywhere(np.float32(1))
+    T, M = x.shape
+    source, target = _address(x), _address(out)
+    past_cache = target % BYTES == 0
+    for start in range(first * BLOCK, min(last * BLOCK, M), LANES):
+        u = zero
+        for t in range(T):
+            place = 4 * (t * M + start)
+            u = _advance(load(source + place), u, d, limit)
+            response = u if output == MEMBRANE else where_above(u, limit, one, zero)
+            _put(response, target + place, past_cache)
 
 
 @njit(cache=True, nogil=True)
-def _decay_terms(after: Floats, u: Floats, threshold: float, terms: Floats) -> None:
-    for j in range(u.size):
-        terms[j] += np.float32(0) if u[j] > threshold else after[j] * u[j]
+def _through(gradient: Any, distance: Any, output: int) -> Any:
+    """Return the output's gradient times its slope at a distance of the membrane from the
+    threshold."""
+    zero, one = everywhere(np.float32(0)), everywhere(np.float32(1))
+    size = where_above(zero, distance, zero - distance, distance)
+    if output == RECTANGULAR:
+        return where_above(everywhere(np.float32(0.5)), size, gradient, zero)
+    if output == TRIANGULAR:
+        return gradient * where_above(one, size, one - size, zero)
+    if output == ARCTANGENT:
+        scaled = everywhere(np.float32(np.pi)) * distance
+        return gradient * (one / (one + scaled * scaled))
+    return gradient
 
 
 @njit(cache=True, nogil=True)
@@ -133,30 +116,34 @@ def backward(
 
     `saved` (T, M) is the membrane if `is_membrane`, else the input.
     """
-    T = saved.shape[0]
-    nothing = np.zeros(BLOCK, np.float32)  # before the first step and after the last
-    membranes = np.empty((T, BLOCK), np.float32)
-    terms = np.empty(BLOCK, np.float32)
+    T, M = saved.shape
+    d, limit, zero = everywhere(decay), everywhere(threshold), everywhere(np.float32(0))
+    scratch = np.empty(T * LANES + BLOCK, np.float32)  # the membranes of lanes; terms of the decay
+    source, above, target = _address(saved), _address(gradient), _address(gx)
+    membranes = _address(scratch)
+    terms = membranes + T * BYTES
+    past_cache = target % BYTES == 0
     for block in range(first, last):
-        start, stop = block * BLOCK, min((block + 1) * BLOCK, saved.shape[1])
-        size = stop - start
-        if not is_membrane:
-            before = nothing[:size]
+        stop = min((block + 1) * BLOCK, M)
+        for start in range(block * BLOCK, stop, LANES):
+            u = zero
             for t in range(T):
-                u = membranes[t, :size]
-                _advance(saved[t, start:stop], before, decay, threshold, u)
-                before = u
-        terms[:] = 0
-        after = nothing[:size]
-        for t in range(T - 1, -1, -1):
-            u = saved[t, start:stop] if is_membrane else membranes[t, :size]
-            now = gx[t, start:stop]
-            _retreat(gradient[t, start:stop], u, after, decay, threshold, output, now)
-            if gdecay is not None:
-                _decay_terms(after, u, threshold, terms[:size])
-            after = now
+                read = load(source + 4 * (t * M + start))
+                u = read if is_membrane else _advance(read, u, d, limit)
+                store(u, membranes + t * BYTES)
+            after = total = zero
+            for t in range(T - 1, -1, -1):
+                u = load(membranes + t * BYTES)
+                total = total + where_above(u, limit, zero, after * u)
+                back = where_above(u, limit, zero, d * after)
+                place = 4 * (t * M + start)
+                after = _through(load(above + place), u - limit, output) + back
+                _put(after, target + place, past_cache)
+            store(total, terms + 4 * (start - block * BLOCK))
         if gdecay is not None:
-            gdecay[block] = terms[:size].astype(np.float64).sum()
+            added = scratch[T * LANES :][: stop - block * BLOCK]
+            gdecay[block] = added.astype(np.float64).sum()
+    scratch[0] = 0  # a use after the loops, which know only its address, keeps it until here
 
 
 @njit(cache=True, nogil=True)
@@ -221,25 +208,38 @@ def over_blocks(kernel: Callable[..., None], size: int, threads: int, *args: Any
 
 def run_forward(x: Tensor, neurons: Dynamics, out: Tensor) -> None:
     """Fill out (T, M) from the input x (T, M); see `train.neurons.kernels.Kernels`."""
-    floats = x.float()
-    filled = out if out.dtype == torch.float else torch.empty_like(floats)
+    floats = _floats(x)
+    filled = _fitting(out, floats)
     arrays = floats.numpy(), *_constants(neurons), filled.numpy()
     over_blocks(forward, x.shape[1], torch.get_num_threads(), *arrays)
     if filled is not out:
-        out.copy_(filled)
+        out.copy_(filled[:, : x.shape[1]])
 
 
 def run_backward(gradient: Tensor, saved: Tensor, neurons: Dynamics, gx: Tensor) -> Tensor | None:
     """Fill the input's gradient gx (T, M); see `train.neurons.kernels.Kernels`."""
     size = saved.shape[1]
-    filled = gx if gx.dtype == torch.float else torch.empty(gx.shape)
+    floats = _floats(saved)
+    filled = _fitting(gx, floats)
     terms = np.zeros(blocks(size)) if neurons.learns_decay else None
-    arrays = gradient.float().numpy(), saved.float().numpy(), *_constants(neurons)
+    arrays = _floats(gradient).numpy(), floats.numpy(), *_constants(neurons)
     results = neurons.saves_membrane, filled.numpy(), terms
     over_blocks(backward, size, torch.get_num_threads(), *arrays, *results)
     if filled is not gx:
-        gx.copy_(filled)
+        gx.copy_(filled[:, :size])
     return None if terms is None else torch.tensor(terms.sum())
+
+
+def _floats(x: Tensor) -> Tensor:
+    """Return x (T, M) in float32, with neurons of zeros added up to a multiple of LANES."""
+    more = -x.shape[1] % LANES
+    return functional.pad(x.float(), (0, more)) if more else x.float()
+
+
+def _fitting(out: Tensor, floats: Tensor) -> Tensor:
+    """Return out if kernels can fill it, else a tensor for them to fill."""
+    fits = out.dtype == floats.dtype and out.shape == floats.shape
+    return out if fits else torch.empty_like(floats)
 
 
 def _constants(neurons: Dynamics) -> tuple[np.float32, np.float32, int]:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from eventdata.errors import OptionError
 from train.neurons import cpu as kernels
+from train.neurons.lanes import BYTES, LANES
 from train.neurons.memory import counted
 from train.neurons.neuron import Neuron, NeuronSettings, integrate, loop, step_by_step
-from train.neurons.surrogate import ARCTANGENT, RECTANGULAR
+from train.neurons.surrogate import ARCTANGENT, OUTPUTS, RECTANGULAR
 
 f32 = np.float32
 SLOPES = {
@@ -96,7 +97,7 @@ def test_a_membrane_computed_by_hand():
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_the_number_of_threads_changes_no_bit(threads):
     rng = np.random.default_rng(0)
-    T, M = 4, 41 * kernels.BLOCK + 17
+    T, M = 4, 41 * kernels.BLOCK + 2 * LANES
     x, gradient = rng.normal(size=(2, T, M)).astype(f32)
 
     def run(threads):
@@ -109,6 +110,22 @@ def test_the_number_of_threads_changes_no_bit(threads):
 
     for one, many in zip(run(1), run(threads), strict=True):
         np.testing.assert_array_equal(one, many)
+
+
+@pytest.mark.parametrize("surrogate", OUTPUTS.values())
+def test_an_array_between_the_lines_of_the_cache_gets_the_same_numbers(surrogate):
+    rng = np.random.default_rng(0)
+    T, M = 5, 6 * LANES
+    x, gradient = rng.normal(size=(2, T, M)).astype(f32)
+    results = []
+    for shift in (0, 1):
+        memory = torch.empty(2, T * M + LANES).numpy()
+        out, gx = memory[:, shift : shift + T * M].reshape(2, T, M)
+        assert (out.ctypes.data % BYTES == 0) == (shift == 0)
+        kernels.forward(x, f32(0.3), f32(0.5), surrogate, out, 0, 1)
+        kernels.backward(gradient, x, f32(0.3), f32(0.5), surrogate, False, gx, None, 0, 1)
+        results.append((out, gx))
+    np.testing.assert_array_equal(*results)
 
 
 def kernel_in_child(results):
