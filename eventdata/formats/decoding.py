@@ -85,7 +85,7 @@ class Recording:
 
 
 def _describe_falls(t: NDArray[np.int64]) -> str:
-    """Return a note on times (N,) of which at least one is before an earlier event's."""
+    """Return a note on times (N,) that fall: how many events are late, by how much and where."""
     late = np.maximum.accumulate(t) - t
     worst = int(np.argmax(late))
     return (
