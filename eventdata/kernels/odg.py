@@ -204,7 +204,7 @@ def _canvas_bits(image: U8, settings: OdgSettings) -> U8:
 
 
 def _with_channels(image: U8) -> U8:
-    """Return contiguous (H, W, C), with a fourth channel if that spares a copy.
+    """Return contiguous (H, W, C), with a fourth channel if that avoids a copy.
 
     Images from `eventdata.formats.image.read_picture` have four bytes a pixel and show three.
     """

@@ -1,16 +1,10 @@
 """Convert a video into events by thresholds on frame differences that fit the clip (ES-UCF101).
 
 Legend: F frames, T = F - 1 steps, P polarities (0 = positive), H rows, W columns.
-
-A difference is grey/255 - grey/255 in float64, as published. It depends only on the two grey
-values: over all 256x256 pairs, a histogram gives exact percentiles and a table gives the events,
-so no difference is ever stored.
 """
 
 import hashlib
-import math
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -18,10 +12,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
+from eventdata.kernels.differences import GREY, interleave, tails
 from eventdata.kernels.packing import U8, count_ones
 from eventdata.settings import Settings, parse_sides, setting
-
-GREY = np.arange(256) / 255.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +69,8 @@ def frame_indices(available: int, wanted: int) -> NDArray[np.int64]:
 def clip_frames(grey: U8, settings: VideoSettings, out: U8, name: str = "") -> int:
     """Overwrite ``out`` with the packed event frames of a clip; return the number of set cells.
 
-    ``grey`` is uint8 (F, H, W), ``out`` uint8 of ``settings.frames_shape``; the clip's ``name``
-    seeds the draws of mode 2.
+    ``grey`` is uint8 (F, H, W), ``out`` contiguous uint8 of ``settings.frames_shape``; the clip's
+    ``name`` seeds the draws of mode 2.
     """
     shape = (settings.frames, *settings.size)
     if grey.dtype != np.uint8 or grey.shape != shape:
@@ -85,11 +78,9 @@ def clip_frames(grey: U8, settings: VideoSettings, out: U8, name: str = "") -> i
     if out.shape != settings.frames_shape:
         raise ValueError(f"out is {out.shape}, the frames are {settings.frames_shape}")
     grey = np.ascontiguousarray(grey)
-    lower, upper = thresholds(grey, settings.event_ratio)
+    lower, upper, falls, rises = tails(grey.reshape(len(grey), -1), settings.event_ratio)
     if settings.mode == 1:
-        values, _ = _pair_differences()
-        table = np.uint16(1) * (values > upper) | np.uint16(256) * (values < lower)
-        _compare_pairs(grey, table, out)
+        interleave(rises.beyond(upper), falls.beyond(-lower), out.reshape(-1))
     else:
         digest = hashlib.sha256(name.encode()).digest()
         rng = np.random.default_rng([settings.seed, *digest])
@@ -111,58 +102,7 @@ def thresholds(grey: U8, event_ratio: float) -> tuple[float, float]:
     They equal ``numpy.percentile`` (linear) of all differences to the last bit. ``event_ratio`` is
     the fraction beyond both, half on either side; ``grey`` is contiguous uint8 (F, H, W).
     """
-    values, order = _pair_differences()
-    counts = np.cumsum(_count_pairs(grey).ravel()[order])
-    last = int(counts[-1]) - 1
-
-    def percentile(percent: float) -> float:
-        place = last * (percent / 100)
-        rank = math.floor(place)
-        ranks = np.searchsorted(counts, [rank, min(rank + 1, last)], side="right")
-        below, above = values.ravel()[order[ranks]].tolist()
-        part, gap = place - rank, above - below
-        # NumPy has these two branches, which round differently.
-        return float(below + gap * part if part < 0.5 else above - gap * (1 - part))
-
-    return percentile(50 * event_ratio), percentile(100 - 50 * event_ratio)
-
-
-@cache
-def _pair_differences() -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return all differences new/255 - old/255, float64 (new, old), and their ascending order."""
-    values = GREY[:, None] - GREY
-    return values, np.argsort(values, axis=None)
-
-
-@njit(cache=True, nogil=True)
-def _count_pairs(grey: Any) -> Any:
-    """Count how often a pixel changes from one grey value to another: int64 (new, old)."""
-    counts = np.zeros((256, 256), np.int64)
-    for step in range(len(grey) - 1):
-        old, new = grey[step].reshape(-1), grey[step + 1].reshape(-1)
-        for i in range(len(old)):
-            counts[new[i], old[i]] += 1
-    return counts
-
-
-@njit(cache=True, nogil=True)
-def _compare_pairs(grey: Any, table: Any, out: Any) -> None:
-    """Pack events: ``table``, uint16 (new, old), is 1 for positive, 256 for negative, else 0."""
-    steps = len(grey) - 1
-    octets, height, width, _ = out.shape
-    line = np.empty(width, np.uint16)
-    for octet in range(octets):
-        for row in range(height):
-            line[:] = 0
-            for step in range(8 * octet, min(8 * octet + 8, steps)):
-                old, new = grey[step, row], grey[step + 1, row]
-                shift = np.uint16(7 - step % 8)
-                for column in range(width):
-                    line[column] |= table[new[column], old[column]] << shift
-            target = out[octet, row]
-            for column in range(width):
-                target[column, 0] = np.uint8(line[column])
-                target[column, 1] = np.uint8(line[column] >> 8)
+    return tails(grey.reshape(len(grey), -1), event_ratio)[:2]
 
 
 @njit(cache=True, nogil=True)

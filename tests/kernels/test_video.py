@@ -100,6 +100,33 @@ def test_events_equal_plain_numpy(grey: U8, ratio: float, mode: Any, seed: int, 
     np.testing.assert_array_equal(packed, np.packbits(plain, axis=1).transpose(1, 2, 3, 0))
 
 
+def changing_clip(kind: str) -> U8:
+    """Return a clip whose percentiles a sample of its pixels finds, or misses."""
+    rng = np.random.default_rng(5)
+    shape = (10, 60, 90)
+    if kind == "hardly":
+        return (rng.random(shape) < 0.04).astype(np.uint8)
+    if kind == "brighter":
+        return (20 * np.arange(10)[:, None, None] + rng.integers(0, 9, shape)).astype(np.uint8)
+    if kind == "darker":
+        return changing_clip("brighter")[::-1].copy()
+    if kind == "every thirteenth":
+        walk = random_clip(5, 10, (60, 90), "walk")
+        walk.reshape(10, -1)[:, ::13] = 7
+        return walk
+    return random_clip(5, 10, (60, 90), kind)
+
+
+@pytest.mark.parametrize("ratio", [0.15, 0.075, 0.9, 1.0])
+@pytest.mark.parametrize(
+    "kind", ["hardly", "brighter", "darker", "every thirteenth", "walk", "two values", "still"]
+)
+def test_large_clips_equal_plain_numpy(kind: str, ratio: float) -> None:
+    grey = changing_clip(kind)
+    video = VideoSettings(steps=9, size=(60, 90), event_ratio=ratio)
+    np.testing.assert_array_equal(clip_events(grey, video), plain_events(grey, video, ""))
+
+
 def test_every_pair_of_greys_equals_plain_numpy() -> None:
     """All 65,536 differences agree; their float64 values vary in the last bit within a level."""
     old, new = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
