@@ -65,7 +65,7 @@ def test_packing_and_unpacking_returns_the_spikes(dtype, size):
 @pytest.mark.parametrize("pack_spikes", ["never", "always"])
 def test_a_training_step_gives_the_same_numbers_as_the_loop(pack_spikes):
     draw = torch.Generator().manual_seed(0)
-    frames = (torch.rand(2, 4, 2, 32, 32, generator=draw) < 0.2).float().to(DEVICE)
+    frames = (torch.rand(2, 4, 2, 16, 16, generator=draw) < 0.2).float().to(DEVICE)
     losses, gradients = [], []
     for backend in ("loop", "auto"):
         torch.manual_seed(0)
