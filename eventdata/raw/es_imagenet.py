@@ -76,6 +76,8 @@ class EsImageNet(SourceSettings):
         for index, line in enumerate(lines):
             name, label, height, width, problem = _parse_line(line)
             place = posixpath.normpath(name)  # ./a.npz is a.npz
+            if place == name:
+                place = name  # one text in memory
             if not problem and place in seen:
                 problem = f"{name!r} is listed twice"
             if problem:

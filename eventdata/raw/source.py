@@ -1,6 +1,7 @@
 """The Protocol of a source of samples, and the columns in which it lists them."""
 
 import contextlib
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -129,20 +130,26 @@ class Samples:
         step = max(len(self), 1) if any(map(is_url, self.paths)) else 1024
         pair: Any = np.dtype((np.int64, 2))
         plain = self.paths
-        times: dict[int, int] = {}  # of the archive of each member
+        times = array("q")  # of the archive of each member
+        members = array("q")
+        places = array("q")
         for index, found_at in enumerate(locate(self.paths)):
             if found_at is not None:
-                if not times:
+                if not members:
                     plain = list(self.paths)
-                    self.places = np.full((len(self), 4), -1, np.int64)
                 plain[index] = ""
-                times[index], self.places[index] = found_at
+                members.append(index)
+                times.append(found_at[0])
+                places.extend(found_at[1])
+        if members:
+            self.places = np.full((len(self), 4), -1, np.int64)
+            self.places[members] = np.reshape(places, (-1, 4))
         batches = (plain[i : i + step] for i in range(0, len(self), step))
         with ThreadPoolExecutor(16) as threads:  # a stat over a network is slow, not busy
             found = chain.from_iterable(threads.map(file_numbers, batches))
             numbers = np.fromiter(found, pair, len(self))
-        for index, time in times.items():
-            numbers[index] = self.places[index, 2], time
+        if members:
+            numbers[members] = np.stack([self.places[members, 2], times], axis=1)
         for index in np.flatnonzero(numbers[:, 0] < 0).tolist():
             self.problems.setdefault(index, f"{self.paths[index]}: the file is missing")
         self.input_size = numbers[:, 0].clip(0).astype(np.uint64)

@@ -10,12 +10,13 @@ ratio of one. Each step runs in its own process.
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CLASSES = 1000
-READS = 4096  # samples read at random, after one of each shard
+ROWS = 199  # of raw files that differ
+READS = 4096  # samples read at random
 
 Seconds = float
 
@@ -81,21 +83,40 @@ class Dots:
         return 32
 
 
+def raw_names(count: int) -> Iterator[tuple[int, str]]:
+    """Yield the numbers and names of raw ES-ImageNet, class by class."""
+    for label in range(CLASSES):
+        for number in range(label, count, CLASSES):
+            yield number, f"class{label}/class{label}_{number}.npz"
+
+
+def raw_contents() -> list[bytes]:
+    """Return the contents of raw files: file ``number`` has its events in row number % ROWS."""
+    contents = []
+    for row in range(ROWS):
+        file = io.BytesIO()
+        event = np.array([[row, 100, 1]], np.uint8)
+        np.savez(file, pos=event, neg=event)
+        contents.append(file.getvalue())
+    return contents
+
+
+def manifest(count: int) -> str:
+    """Return the manifest of raw ES-ImageNet."""
+    return "".join(f"{name} {number % CLASSES} 190 254\n" for number, name in raw_names(count))
+
+
 def make_raw(root: Path, count: int) -> Path:
     """Make raw ES-ImageNet with ``count`` names of a few files."""
-    event = np.array([[100, 100, 1]], np.uint8)
-    lines = []
+    train, originals = root / "train", root / "originals"
+    originals.mkdir(parents=True)
+    for row, content in enumerate(raw_contents()):
+        (originals / str(row)).write_bytes(content)
     for label in range(CLASSES):
-        folder = root / "train" / f"class{label}"
-        folder.mkdir(parents=True)
-        original = folder / "original"
-        with original.open("wb") as file:
-            np.savez(file, pos=event, neg=event)
-        for number in range(label, count, CLASSES):
-            name = f"class{label}/class{label}_{number}.npz"
-            (root / "train" / name).hardlink_to(original)
-            lines.append(f"{name} {label} 190 254\n")
-    (root / "trainlabel.txt").write_text("".join(lines))
+        (train / f"class{label}").mkdir(parents=True)
+    for number, name in raw_names(count):
+        (train / name).hardlink_to(originals / str(number % ROWS))
+    (root / "trainlabel.txt").write_text(manifest(count))
     return root
 
 
