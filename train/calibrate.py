@@ -220,12 +220,17 @@ class _Work:
         raw = self.raw[n][batch]
         return raw * over_channels(self.amplitudes[n], raw)
 
+    def _mean(self, n: int, batch: int) -> Tensor:
+        """Return the mean over time (1, N, C, ...) of what a map reads, in the same units."""
+        mean = self.raw[n][batch].mean(dim=0, keepdim=True, dtype=self.amplitudes[n].dtype)
+        return mean * over_channels(self.amplitudes[n], mean)
+
     def match(self, currents: list[Tensor]) -> None:
         """Bring the current of each channel closest to that of the reference, (N, C, ...)."""
         outputs, targets = [], []
         for batch, current in enumerate(currents):
             of_free, of_tied = (
-                [self.maps[n](self._input(n, batch).mean(dim=0, keepdim=True))[0] for n in those]
+                [self.maps[n](self._mean(n, batch))[0] for n in those]
                 for those in (self.free, self.tied)
             )
             outputs.append(places(_sum(of_free)))
@@ -242,7 +247,7 @@ class _Work:
         xs, residuals, held, own = [], [], [], []
         total, samples = sum(len(places(current)) for current in currents), 0
         for batch, current in enumerate(currents):
-            means = [self._input(n, batch).mean(dim=0) for n in range(len(self.maps))]
+            means = [self._mean(n, batch)[0] for n in range(len(self.maps))]
             pairs = list(zip(self.maps, means, strict=True))
             residual = places(current - _sum(a_map(mean[None])[0] for a_map, mean in pairs))
             count = min(len(residual), -(-ROWS * len(residual) // total))
@@ -267,8 +272,10 @@ class _Work:
 
     def _drive(self, batch: int) -> tuple[Tensor, Tensor | float]:
         """Return the sums of the free maps' outputs and of the tied maps' raw inputs."""
-        free = _sum(self.maps[n](self._input(n, batch)) for n in self.free)
-        return free, sum(self.raw[n][batch] for n in self.tied)
+        return _sum(self.maps[n](self._input(n, batch)) for n in self.free), self._tied(batch)
+
+    def _tied(self, batch: int) -> Tensor | float:
+        return sum(self.raw[n][batch] for n in self.tied)
 
     def _respond(self, drive: tuple[Tensor, Tensor | float], gain: Tensor) -> Tensor:
         free, tied = drive
@@ -329,12 +336,12 @@ class _Work:
         outputs = []
         seen = [_Moments() for _ in self.maps]
         for batch in range(len(self.raw[0])):
-            out = self._respond(self._drive(batch), gain)
-            outputs.append(out.bool() if spikes else out)
-            for n in self.free:
-                a_map = self.maps[n]
-                x = self.raw[n][batch] if a_map.is_identity else a_map(self._input(n, batch))
+            currents = {n: self.maps[n](self._input(n, batch)) for n in self.free}
+            for n, current in currents.items():
+                x = self.raw[n][batch] if self.maps[n].is_identity else current
                 seen[n].add(places(x.flatten(0, 1)))
+            out = self._respond((_sum(currents.values()), self._tied(batch)), gain)
+            outputs.append(out.bool() if spikes else out)
         for n in self.free:
             module = self.layer.branches[n].module
             self.maps[n].write(module, gain, self.amplitudes[n], *seen[n].result(gain.dtype))
