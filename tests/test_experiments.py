@@ -91,4 +91,4 @@ def test_the_chosen_baselines_get_more_seeds(tmp_path, monkeypatch):
     kept = ["scratch", "scratch, decay 0.9", "scratch, decay 0.9, 2x"]
     assert seeds == dict.fromkeys(kept, 3) | {"pipe-S": 2}
     searched = json.loads((tmp_path / "search/pipe-S/report.json").read_text())["front"]
-    assert len(searched) == 12 + 2 * len(LENGTHS) - 2
+    assert len(searched) == 13 + 2 * len(LENGTHS) - 2

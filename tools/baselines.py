@@ -21,7 +21,8 @@ from train.toml import merge
 FACTORS: Mapping[str, tuple[float, ...]] = {"batch_size": (0.5, 2), "learning_rate": (0.5, 2)}
 """Settings that are multiplied."""
 
-VALUES: Mapping[str, tuple[float, ...]] = {
+VALUES: Mapping[str, tuple[float | str, ...]] = {
+    "schedule": ("cosine", "one-cycle"),
     "neuron.threshold": (0.5, 0.65, 0.8),
     "neuron.decay": (0.25, 0.5, 0.9),
     "label_smoothing": (0.0, 0.1),
@@ -53,7 +54,7 @@ class Baseline:
     @property
     def label(self) -> str:
         """Its name in the report."""
-        words = [f"{key.rpartition('.')[2]} {value:g}" for key, value in self.changes]
+        words = [f"{key.rpartition('.')[2]} {value}" for key, value in self.changes]
         return ", ".join(["scratch", *words, *([f"{self.length:g}x"] * (self.length != 1))])
 
     def recipe(self) -> Recipe:
@@ -65,6 +66,8 @@ class Baseline:
         for key, value in settings.items():
             outer, _, inner = key.rpartition(".")
             table = merge(table, {outer: {inner: value}} if outer else {key: value})
+        if "schedule" in settings:
+            table["warmup"] = 0.25 if settings["schedule"] == "one-cycle" else 0.0
         stage = from_table(Stage, table, SCRATCH)
         epochs = max(2, round(stage.epochs * self.length))
         stages = {SCRATCH: replace(stage, epochs=epochs)}

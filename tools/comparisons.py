@@ -37,7 +37,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What is chosen of a data set."""
+    """The chosen part of a data set, and the size of its samples."""
 
     classes: int = 10
     """Number of classes of pictures."""

@@ -809,9 +809,11 @@ def test_every_recipe_trains(tmp_path, name, large):
     events, images = large
     changes = ["network.width=4", "run.held_out=0.2", "machine.accelerator=cpu"]
     changes += ["all.epochs=1", "all.batch_size=9", "all.steps=3", "all.downscale=1"]
-    changes += ["all.recalibrate=1", "machine.keep_pages=false", "machine.log_every=1"]
+    changes += ["machine.keep_pages=false", "machine.log_every=1"]
     bare = load(name, changes=changes, check_weights=False)
     for first, stage in bare.stages.items():
+        key = "recalibrate=1" if stage.calibrate == "none" else "calibrate_samples=16"
+        changes.append(f"{first}.{key}")
         if stage.weights == "checkpoint":
             size = {"size": (36, 36)} if bare.network["name"] == "crnn" else {}
             settings = {"channels": 3, "classes": 3, "neuron": stage.neuron}
