@@ -48,8 +48,8 @@ def read_events(
 ) -> tuple[Events, SensorSize]:
     """Return the checked events of a recording, times in microseconds, and the size (W, H).
 
-    Events whose time falls are sorted. A warning says where and by how much, and another one that
-    the end of the file is missing.
+    Events whose time falls are sorted. Warnings say where and by how much, what was chosen or
+    derived where the file does not state it, and that the end of the file is missing.
 
     Args:
         path: the file; its suffix selects the decoder.
@@ -86,9 +86,8 @@ def read_events(
             f"{time_unit!r}"
         )
     checker = recording.checker(size, options, str(path))
-    before = len(recording.notes)
     events = recording.events(checker)
-    for text in recording.notes[before:]:
+    for text in recording.notes:
         warnings.warn(f"{path}: {text}", stacklevel=2)
     facts, unit = checker.facts, checker.time_unit
     if facts and unit and not is_documented(facts, unit):

@@ -86,4 +86,6 @@ def test_evt21_of_many_words_shows_its_byte_order(tmp_path):
         path = tmp_path / f"{order}.raw"
         words, expected = as_words(rows)
         path.write_bytes(b"% evt 2.1\n% geometry 1280x720\n" + as_bytes(words, order))
-        assert read_events(path)[0].tolist() == expected
+        with pytest.warns(UserWarning, match=f"they were read as {order}"):
+            events, _ = read_events(path)
+        assert events.tolist() == expected

@@ -5,6 +5,7 @@ h5py reads the files independently: it is asked for whole data sets by their kno
 
 import contextlib
 import sys
+import warnings
 from pathlib import Path
 
 import h5py
@@ -137,8 +138,11 @@ def test_layouts_are_read_with_every_filter(tmp_path, layout, storage):
     assert (recording.time_unit, recording.sensor_size) == (unit, size)
     assert [found[0].tolist(), found[1].tolist()] == [columns["x"].tolist(), columns["y"].tolist()]
     assert (found[3] > 0).tolist() == (columns["p"] > 0).tolist()
-    events, _ = read_events(path, SIZE)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        events, _ = read_events(path, SIZE)
     assert events.tolist() == [(*row[:3], bool(row[3])) for row in as_rows(columns)]
+    assert [str(one.message) for one in warned] == [f"{path}: {one}" for one in recording.notes]
     notes = " ".join(recording.notes)
     assert ("because of their values" in notes) == guessed
     assert ("--stream" in notes) == (layout in ("mvsec", "m3ed"))
@@ -335,7 +339,7 @@ def test_chunks_that_unpack_to_another_size_are_refused(tmp_path, storage):
     refused(path, "damaged HDF5 file")
 
 
-@pytest.mark.filterwarnings("ignore:.*time falls:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*(time falls|--stream|--columns):UserWarning")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_truncated_and_damaged_files_are_refused_or_read(tmp_path, layout):
     columns = random_events(400)

@@ -195,4 +195,6 @@ def test_rpg_times_survive_as_microseconds(tmp_path):
     rng = np.random.default_rng(3)
     t = 1_468_939_993_067_416 + np.cumsum(rng.integers(1, 999, 1000))  # since 1970
     path.write_text("".join(f"{one // 10**6}.{one % 10**6:06} 1 2 1\n" for one in t.tolist()))
-    assert read_events(path)[0]["t"].tolist() == t.tolist()
+    assert read_events(path, columns="txyp")[0]["t"].tolist() == t.tolist()
+    with pytest.warns(UserWarning, match="read as t x y p because of their values"):
+        read_events(path)
