@@ -173,7 +173,8 @@ def plot(methods: Sequence[Entry], out: Path) -> None:
         axes.set_xlabel(title)
         axes.set_xlim(left=0)
         axes.grid(alpha=0.2)
-    axes.legend(frameon=False, loc="lower right")
+    if axes.get_legend_handles_labels()[0]:  # there are none before a run has finished
+        axes.legend(frameon=False, loc="lower right")
     figure.axes[0].set_ylabel("test accuracy (%)")
     vectors, pixels = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "front"}):
