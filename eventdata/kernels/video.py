@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from eventdata.errors import InputError
 from eventdata.kernels.differences import GREY, interleave, tails
+from eventdata.kernels.normals import Normals
 from eventdata.kernels.packing import U8, count_ones
 from eventdata.settings import Settings, parse_sides, setting
 
@@ -84,7 +85,7 @@ def clip_frames(grey: U8, settings: VideoSettings, out: U8, name: str = "") -> i
     else:
         digest = hashlib.sha256(name.encode()).digest()
         rng = np.random.default_rng([settings.seed, *digest])
-        _compare_drawn(grey, lower, upper, settings.sigma, settings.least, rng, out)
+        _compare_drawn(grey, lower, upper, settings, rng, out)
     return int(count_ones(out))
 
 
@@ -105,9 +106,8 @@ def thresholds(grey: U8, event_ratio: float) -> tuple[float, float]:
     return tails(grey.reshape(len(grey), -1), event_ratio)[:2]
 
 
-@njit(cache=True, nogil=True)
 def _compare_drawn(
-    grey: Any, lower: float, upper: float, sigma: float, least: float, rng: Any, out: Any
+    grey: U8, lower: float, upper: float, settings: VideoSettings, rng: np.random.Generator, out: U8
 ) -> None:
     """Compare each difference with a random threshold of its own.
 
@@ -115,15 +115,42 @@ def _compare_drawn(
     own sign, in the order step, row, column: the same probabilities with a quarter of the draws.
     """
     out[:] = 0
-    height, width = grey.shape[1:]
-    for step in range(len(grey) - 1):
-        old, new, target = grey[step], grey[step + 1], out[step // 8]
-        bit = np.uint8(128 >> (step % 8))
-        for row in range(height):
-            for column in range(width):
-                difference = GREY[new[row, column]] - GREY[old[row, column]]
-                if difference > least:
-                    if difference > upper + sigma * rng.standard_normal():
-                        target[row, column, 0] |= bit
-                elif difference < -least and difference < lower + sigma * rng.standard_normal():
-                    target[row, column, 1] |= bit
+    normals, flat = Normals(rng), grey.reshape(len(grey), -1)
+    places, differences = np.empty(flat.shape[1] + 1, np.int64), np.empty(flat.shape[1] + 1)
+    draws = np.empty(flat.shape[1])
+    for step in range(settings.steps):
+        count = _find_drawn(flat[step], flat[step + 1], settings.least, places, differences)
+        drawn = draws[:count]
+        normals.fill(drawn)
+        bit, target = np.uint8(128 >> (step % 8)), out[step // 8].reshape(-1)
+        _set_drawn(places, differences, drawn, (lower, upper, settings.sigma), bit, target)
+
+
+@njit(cache=True, nogil=True)
+def _find_drawn(old: Any, new: Any, least: float, places: Any, differences: Any) -> int:
+    """List the differences of more than ``least`` and their pixels; return their number.
+
+    No branch depends on the pixels, since the processor could not predict it.
+    """
+    count = np.uint64(0)
+    for i in range(len(old)):
+        difference = GREY[new[i]] - GREY[old[i]]
+        places[count], differences[count] = i, difference
+        count += np.uint64(abs(difference) > least)
+    return int(count)
+
+
+@njit(cache=True, nogil=True)
+def _set_drawn(
+    places: Any, differences: Any, drawn: Any, threshold: Any, bit: Any, target: Any
+) -> None:
+    """Set the bits of the events of a step without branches; threshold: (lower, upper, sigma)."""
+    lower, upper, sigma = threshold
+    means = np.array([upper, lower])
+    for i in range(len(drawn)):
+        difference = differences[i]
+        falls = np.uint64(difference < 0)
+        limit = means[falls] + sigma * drawn[i]
+        below, above = np.uint64(difference < limit), np.uint64(difference > limit)
+        event = (below & falls) | (above & ~falls)
+        target[np.uint64(2) * np.uint64(places[i]) + falls] |= np.uint8(np.uint64(bit) * event)
