@@ -48,15 +48,23 @@ def list_rows(shard: str) -> Rows:
         table = file.read([f"{image}.path", label])
         names = table.column(image).combine_chunks().field("path").to_pylist()
         values = table.column(label).to_pylist()
+        if not all(isinstance(one, int | str | None) for one in values):
+            raise InputError(f"{shard}: its labels are neither whole numbers nor texts; convert it")
         labels = ["" if one in (None, -1) else str(one) for one in values]
         sizes = [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)]
         classes = _classes(schema.metadata or {}, label)
     places = [(group, row) for group, count in enumerate(sizes) for row in range(count)]
     paths = [
-        f"{group}-{row}/{PurePosixPath(name or '').name or f'{group}-{row}'}"
+        f"{group}-{row}/{_name(name) or f'{group}-{row}'}"
         for (group, row), name in zip(places, names, strict=True)
     ]
     return Rows(paths, labels, classes)
+
+
+def _name(path: object) -> str:
+    """Return the last part of a listed path, "" where it has none that is safe."""
+    name = PurePosixPath(path).name if isinstance(path, str) else ""
+    return "" if name == ".." or "\0" in name else name
 
 
 def read_row(shard: str, place: Place) -> bytes | None:

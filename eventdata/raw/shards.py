@@ -159,11 +159,12 @@ def _read(archives: list[Archived], is_image: Callable[[str], bool]) -> Shards:
     """Return the images of some shards; names that several shards have begin with the shard's."""
     rows = Shards(notes=[*_part_note(archives)])
     imageless = 0
-    homes: list[str] = []
+    homes: list[tuple[str, int]] = []  # name of the shard, and where a path in it begins
     for archive in archives:
         if is_parquet(archive.archive):
             _add_rows(rows, archive.archive)
-            homes += [archive.name] * (len(rows.names) - len(homes))
+            home = archive.name, len(archive.archive) + 1
+            homes += [home] * (len(rows.names) - len(homes))
             continue
         index = index_of(archive.archive)
         labels = index.labels or [""] * len(index.names)
@@ -181,7 +182,7 @@ def _read(archives: list[Archived], is_image: Callable[[str], bool]) -> Shards:
             rows.names.append(name)
             rows.labels.append(labels[at])
             rows.paths.append(path)
-            homes.append(archive.name)
+            homes.append((archive.name, len(archive.archive) + 1))
         imageless += len(
             {key_of(index.names[at]) for at, label in enumerate(labels) if label} - keys
         )
@@ -190,9 +191,12 @@ def _read(archives: list[Archived], is_image: Callable[[str], bool]) -> Shards:
     counted = Counter(rows.names)
     if len(counted) < len(rows.names):
         rows.names = [
-            f"{home}/{name}" if counted[name] > 1 else name
-            for home, name in zip(homes, rows.names, strict=True)
+            f"{home}/{path[start:]}" if counted[name] > 1 else name
+            for (home, start), name, path in zip(homes, rows.names, rows.paths, strict=True)
         ]
+    if len(set(rows.names)) < len(rows.names):
+        first = archives[0].archive
+        raise InputError(f"{first}: several shards of one split have one name; rename them")
     return rows
 
 

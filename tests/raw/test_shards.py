@@ -244,6 +244,23 @@ def test_damaged_parquet_and_doubled_class_names(tmp_path):
             convert("images", hub, tmp_path / f"out{cut}", crop=20)
 
 
+def test_rows_of_one_name_and_labels_that_are_no_labels(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    image = next(iter(contents(make_images(tmp_path / "raw")).values()))
+    rows = {"image": [{"bytes": image, "path": "a.jpg"}] * 3, "label": ["ant", "bee", "ant"]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "a.parquet", row_group_size=2)
+    convert("images", tmp_path / "a.parquet", tmp_path / "out", crop=20)
+    ds = eventdata.FrameDataset(tmp_path / "out", "train")
+    assert list(ds.names) == ["a/0-0/a.jpg", "a/0-1/a.jpg", "a/1-0/a.jpg"]
+    assert [ds.classes[label] for label in ds.labels] == ["ant", "bee", "ant"]
+    for labels in ([0.5, 1, 2], [[1], [2], [3]], [b"a", b"b", b"c"]):
+        parquet.write_table(pyarrow.table({**rows, "label": labels}), tmp_path / "b.parquet")
+        with pytest.raises(InputError, match=r"b\.parquet: its labels are neither whole numbers"):
+            convert("images", tmp_path / "b.parquet", tmp_path / "out2", crop=20)
+
+
 def test_parquet_behind_a_url(s3, tmp_path):
     from fsspec.core import url_to_fs
 
