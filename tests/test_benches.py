@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.makers import make_es_imagenet, make_images, write_npz
-from tools.bench import convert, formats, framing, generate, gpu, growth, loader, long
+from tools.bench import archives, convert, formats, framing, generate, gpu, growth, loader, long
 
 
 def run(bench, *options):
@@ -159,3 +159,14 @@ def test_the_parts_of_the_gpu_bench_fail_one_by_one(tmp_path):
     gpu.make_raw(tmp_path / "raw", 2)
     done = CliRunner().invoke(gpu.main, ["--device", "cuda"])
     assert done.exit_code == 2 or gpu.torch.cuda.is_available()
+
+
+def test_the_bench_of_archives(tmp_path):
+    raw = make_es_imagenet(tmp_path / "raw", train=2, val=1)
+    images = make_images(tmp_path / "images") / "train"
+    given = ["--images", images, "--es-imagenet", raw, "--copies", 1, "--runs", 1]
+    run(archives, *given, "--output", tmp_path / "result.json")
+    for source, names in (("imagenet", {"tar of tars", "WebDataset"}), ("es-imagenet", {"tar"})):
+        result = json.loads((tmp_path / f"result-{source}.json").read_text())
+        assert names < result["ms_per_sample"].keys()
+        assert result["ms_per_sample"]["folder"]["over_ours"] == 1

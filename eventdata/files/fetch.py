@@ -105,7 +105,8 @@ def fetch_ahead(
         if is_url(path)
     }
     if not wanted:
-        yield
+        with _reused_memory():
+            yield
         return
     with _scratch() as folder, ThreadPoolExecutor(REQUESTS, "eventdata-fetch") as threads:
         token = _fetcher.set(_Fetcher(wanted, folder, threads))
@@ -114,6 +115,22 @@ def fetch_ahead(
         finally:
             _fetcher.reset(token)
             threads.shutdown(cancel_futures=True)
+
+
+_free: ContextVar[list[int] | None] = ContextVar("free", default=None)
+
+
+@contextlib.contextmanager
+def _reused_memory() -> Iterator[None]:
+    """Use the same files in memory again while this is open: new pages cost more than a copy."""
+    free: list[int] = []
+    token = _free.set(free)
+    try:
+        yield
+    finally:
+        _free.reset(token)
+        for file in free:
+            os.close(file)
 
 
 @contextlib.contextmanager
@@ -164,14 +181,20 @@ def _content_at(path: str, place: Place) -> tuple[bytes, int]:
 def _in_memory(path: str, place: Place) -> Iterator[str]:
     """Yield the path of a file in memory with the bytes of a member of a local archive."""
     content, time = _content_at(path, place)
-    file = os.memfd_create("eventdata-member")
+    free = _free.get()
+    file = free.pop() if free else os.memfd_create("eventdata-member")
     try:
-        with open(file, "wb", closefd=False) as target:
-            target.write(content)
+        written = 0
+        while written < len(content):
+            written += os.pwrite(file, memoryview(content)[written:], written)
+        os.ftruncate(file, written)
         os.utime(file, ns=(time, time))
         yield f"/proc/self/fd/{file}"
     finally:
-        os.close(file)
+        if free is None:
+            os.close(file)
+        else:
+            free.append(file)
 
 
 def _download_group(group: Wanted, folder: Path) -> Copies:
