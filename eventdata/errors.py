@@ -17,6 +17,8 @@ from numbers import Integral
 from typing import Any
 
 MAX_LENGTH = 2000
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+MORE_FILES = "raise the limit on open files (`ulimit -n`), or open fewer at once"
 RESUME = "finished work is kept: run the same command again to resume"
 
 
@@ -66,6 +68,17 @@ class MismatchError(StoreError):
     """A store made with other parameters or from other input than this call has."""
 
 
+def check_open_files(error: BaseException, path: object) -> None:
+    """Raise EventDataError if an error says that too many files are open.
+
+    It is not the fault of the file, so no sample is skipped because of it.
+    """
+    if getattr(error, "errno", None) in TOO_MANY_FILES:
+        raise EventDataError(
+            f"{path}: can't be read (too many open files); {MORE_FILES}"
+        ) from error
+
+
 @contextlib.contextmanager
 def reading(
     path: object,
@@ -76,6 +89,7 @@ def reading(
     try:
         yield
     except OSError as error:
+        check_open_files(error, path)
         reason = error.strerror or error
         raise kind(f"{error.filename or path}: can't be read ({reason}); {remedy}") from error
 
@@ -95,6 +109,8 @@ def writing(
             remedy = f"free some space; {then}"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "choose a folder that you have permission to write to"
+        elif error.errno in TOO_MANY_FILES:
+            remedy = f"{MORE_FILES}; {then}"
         else:
             remedy = f"check the disk and the path; {then}"
         reason = error.strerror or error

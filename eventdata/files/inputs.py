@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from eventdata.errors import EventDataError, InputError, OptionError
+from eventdata.errors import EventDataError, InputError, OptionError, check_open_files
 from eventdata.files.archives.members import split_path
 from eventdata.files.archives.paths import Archived, archive_at, is_archive
 from eventdata.files.base import Files, is_url, path_or_url
@@ -221,7 +221,8 @@ def _local_numbers(path: str) -> Numbers:
             files = [entry.stat() for entry in os.scandir(path)]
             size = sum(one.st_size for one in files)
             time = max([time, *(one.st_mtime_ns for one in files)])
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        check_open_files(error, path)
         return MISSING
     # A wrong clock may have set any time: those beyond int64 (year 2262) wrap around.
     return size, (time + 2**63) % 2**64 - 2**63

@@ -20,7 +20,7 @@ from isal import isal_zlib
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from eventdata.errors import EventDataError, InputError, OptionError
+from eventdata.errors import EventDataError, InputError, OptionError, check_open_files
 from eventdata.formats.decoding import most_events
 from eventdata.formats.tables import Rows
 
@@ -212,6 +212,7 @@ class _ByLibrary:
                 for first in range(start, self.length, step):
                     yield file[self.name][first : first + step]
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            check_open_files(error, self.path)
             raise InputError(f"{DAMAGED} ({error})") from None
 
 

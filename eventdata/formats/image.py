@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from eventdata.errors import InputError
+from eventdata.errors import InputError, check_open_files
 from eventdata.files.fetch import local_copy
 from eventdata.files.local import check_plain
 
@@ -61,6 +61,7 @@ def _read(path: str, grey: bool) -> NDArray[np.uint8]:
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds for damaged files
+        check_open_files(error, path)
         raise InputError(f"{path}: can't be decoded ({error}); get the file again") from error
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from eventdata.errors import InputError, OptionError, reading
+from eventdata.errors import InputError, OptionError, check_open_files, reading
 from eventdata.files.local import check_plain
 from eventdata.formats.image import read_picture
 from eventdata.kernels.video import VideoSettings, frame_indices
@@ -131,6 +131,7 @@ def _decode(
     except InputError:
         raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        check_open_files(error, path)
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: can't be decoded ({reason}); get the file again") from error
     return expected, count, kept

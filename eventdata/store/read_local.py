@@ -8,7 +8,6 @@ Shapes: N samples, K planes, H rows, W columns, P polarities.
 """
 
 import contextlib
-import errno
 import os
 import threading
 import weakref
@@ -23,7 +22,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from eventdata.errors import StoreError
+from eventdata.errors import TOO_MANY_FILES, StoreError, reading
 from eventdata.files.local import LocalFiles, check_plain
 from eventdata.files.zipped import ZipFiles
 from eventdata.store.shard import CRC_BYTES, ShardReader, checked_chunk, decompress, index_bytes
@@ -84,13 +83,11 @@ class LocalReader(ShardReader[LocalFiles | ZipFiles], ManyReader):
     def _open(self, number: int) -> "ShardFile":
         """Return a shard's file; its index is read, checked and kept."""
         path = f"{self.files.where}/{self.key(number)}"
-        try:
+        with reading(path, StoreError, "run `eventdata verify`"):
             file = self._open_file(*self.files.locate(self.key(number)))
             if number not in self._indices:
                 length = index_bytes(self.sample, self.shard_size)
                 self.add_index(number, file.read(max(0, file.size - length), length), file.size)
-        except OSError as error:
-            raise StoreError(f"{path}: can't be read ({error}); run `eventdata verify`") from None
         return file
 
     def _open_file(self, path: Path, start: int, size: int | None) -> "ShardFile":
@@ -102,7 +99,7 @@ class LocalReader(ShardReader[LocalFiles | ZipFiles], ManyReader):
         try:
             return ShardFile(path, start, size)
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
+            if error.errno not in TOO_MANY_FILES:
                 raise
         for one in (self, *others):  # the rest of the program has many files open, too
             one._opened.cache_clear()

@@ -95,6 +95,27 @@ def test_a_file_that_cannot_be_read_is_named(converted, tmp_path, monkeypatch):
     assert tree_digest(tmp_path / "out.zarr") == whole
 
 
+def test_no_sample_is_skipped_because_too_many_files_are_open(converted, tmp_path, monkeypatch):
+    source, raw, options, whole = converted
+    path = max(path for path in raw.rglob("*") if path.suffix not in ("", ".txt"))
+
+    def refusing(real):
+        def refuse(file, *words, **settings):
+            if isinstance(file, str | os.PathLike) and Path(file) == path:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(file))
+            return real(file, *words, **settings)
+
+        return refuse
+
+    with monkeypatch.context() as patched:
+        for owner in (io, builtins, os):
+            patched.setattr(owner, "open", refusing(owner.open))
+        with pytest.raises(EventDataError, match=rf"{path.name}: .*raise the limit on open files"):
+            eventdata.convert(source, raw, tmp_path / "out.zarr", on_error="skip", **options)
+    eventdata.convert(source, raw, tmp_path / "out.zarr", on_error="skip", **options)
+    assert tree_digest(tmp_path / "out.zarr") == whole
+
+
 @pytest.mark.parametrize(
     "converted", [source for source in SOURCES if source != "es-imagenet"], indirect=True
 )  # the source that has a manifest
