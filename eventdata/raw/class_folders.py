@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from eventdata.errors import InputError
+from eventdata.files.archives.indexes import read_indexes
 from eventdata.files.archives.paths import Archived, unwrapped
 from eventdata.files.inputs import RemotePath, files_below, inside, is_hidden
 from eventdata.raw.listing import SHOWN, few, stored_name
@@ -90,6 +91,7 @@ def find_class_folders(
     folders = [path.name for path, folder in visible if folder]
     circular = [name for name in folders if _holds(root / name, root)]
     folders = [*(name for name in folders if name not in circular), *opened]
+    read_indexes([cast(Archived, path).archive for path in opened.values()])
     opened = {name: unwrapped(path, name) for name, path in opened.items()}
     unfollowed: dict[str, list[str]] = {name: [] for name in folders}
     with ThreadPoolExecutor(16) as threads:  # to list over a network is slow, not busy

@@ -130,6 +130,9 @@ class ImageFolders(SourceSettings):
     def _of_shards(self, shards: Mapping[str, Shards]) -> tuple[list[str], dict[str, Samples]]:
         """Return the class names by label, and the samples of each split of some shards."""
         self.check_split(shards)
+        labelled = [split for split, one in shards.items() if any(one.labels)]
+        bare = [split for split in shards if labelled and not self.only and split not in labelled]
+        shards = {split: one for split, one in shards.items() if split not in bare}
         listed = {
             split: _Rows(self.root, one.names, one.labels, one.problems, paths=one.paths)
             for split, one in shards.items()
@@ -150,6 +153,7 @@ class ImageFolders(SourceSettings):
             raise InputError(f"{self.root}: no images with labels in its shards; check it")
         shown = ", ".join(f"{split} {len(samples):,}" for split, samples in splits.items())
         notes = [note for split in splits for note in shards[split].notes]
+        notes += [f"{split}: skipped, because none of its samples has a label" for split in bare]
         next(iter(splits.values())).notes.extend(
             [f"read as shards, with the labels in them: {shown}", *notes]
         )

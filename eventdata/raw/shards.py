@@ -21,7 +21,7 @@ import numpy as np
 
 from eventdata.errors import InputError
 from eventdata.files.archives.index import key_of
-from eventdata.files.archives.indexes import index_of
+from eventdata.files.archives.indexes import index_of, read_indexes
 from eventdata.files.archives.paths import Archived, is_parquet
 from eventdata.files.inputs import RemotePath, inside, is_hidden
 from eventdata.files.parquet import list_rows
@@ -158,6 +158,7 @@ def _alternatives(name: str) -> Iterator[str]:
 def _read(archives: list[Archived], is_image: Callable[[str], bool]) -> Shards:
     """Return the images of some shards; names that several shards have begin with the shard's."""
     rows = Shards(notes=[*_part_note(archives)])
+    read_indexes([one.archive for one in archives if not is_parquet(one.archive)])
     imageless = 0
     homes: list[tuple[str, int]] = []  # name of the shard, and where a path in it begins
     for archive in archives:

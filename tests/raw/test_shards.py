@@ -261,6 +261,48 @@ def test_rows_of_one_name_and_labels_that_are_no_labels(tmp_path):
             convert("images", tmp_path / "b.parquet", tmp_path / "out2", crop=20)
 
 
+def test_a_split_without_labels_is_skipped(tmp_path):
+    """The hub's test set of ImageNet has the label -1 everywhere."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    image = next(iter(contents(make_images(tmp_path / "raw")).values()))
+    (tmp_path / "in").mkdir()
+    for split, labels in (("train", [0, 1]), ("test", [-1, -1])):
+        rows = {"image": [{"bytes": image, "path": f"{n}.jpg"} for n in (0, 1)], "label": labels}
+        path = tmp_path / "in" / f"{split}-00000-of-00001.parquet"
+        parquet.write_table(pyarrow.table(rows), path)
+    result = convert("images", tmp_path / "in", tmp_path / "out", crop=20)
+    assert result.samples == {"train": 2}
+    assert "test: skipped, because none of its samples has a label" in result.notes
+    with pytest.raises(InputError, match="has no label, or an unknown one"):
+        convert("images", tmp_path / "in", tmp_path / "out2", crop=20, split="test")
+
+
+def test_shards_behind_a_url_are_indexed_together_and_once(s3, tmp_path):
+    from fsspec.core import url_to_fs
+
+    shards(make_images(tmp_path / "raw", train=6), tmp_path / "in", kind="cls")
+    url_to_fs("s3://wds")[0].mkdir("wds")
+    upload(tmp_path / "in", "s3://wds/in")
+
+    def stop(done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    given = "s3://wds/in/imagenet-train-{000000..000002}.tar"
+    with pytest.raises(KeyboardInterrupt):
+        convert("images", given, tmp_path / "a", crop=20, shard_size=2, progress=stop)
+    assert len([*(tmp_path / "a" / ".work").glob("index-*")]) == 3
+    s3.take_requests()
+    convert("images", given, tmp_path / "a", crop=20, shard_size=2)
+    assert sum(one.method == "GET" and ".tar" in one.path for one in s3.take_requests()) == 2
+    convert(
+        "images", tmp_path / "in" / given.rpartition("/")[2], tmp_path / "b", crop=20, shard_size=2
+    )
+    assert tree_digest(tmp_path / "a") == tree_digest(tmp_path / "b")
+
+
 def test_parquet_behind_a_url(s3, tmp_path):
     from fsspec.core import url_to_fs
 

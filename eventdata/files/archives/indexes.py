@@ -4,8 +4,9 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator
-from contextvars import ContextVar
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -15,10 +16,11 @@ from eventdata.files.archives.index import Index, Labels, Place
 from eventdata.files.archives.ranges import file_state, open_window
 from eventdata.files.archives.tars import tar_members
 from eventdata.files.archives.zips import zip_members
-from eventdata.files.base import WORK, Files
+from eventdata.files.base import WORK, Files, is_url
 
 MAX_MEMBERS = 1 << 24  # ImageNet has 1.3 million
 MAX_NAME = 4096  # bytes, as of a path on Linux
+REQUESTS = 16  # at once; each waits for the network
 
 _PLAIN = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
 _UNSAFE = re.compile(r"\\|\0|://|::|^/|(?:^|/)\.\.(?:/|$)")
@@ -77,6 +79,14 @@ def index_of(archive: str) -> Index:
     """
     with reading(archive):
         return _read_index(archive, file_state(archive))
+
+
+def read_indexes(archives: Sequence[str]) -> None:
+    """Make the indexes of several archives at once if they are behind a URL."""
+    if len(archives) > 1 and is_url(archives[0]):
+        contexts = [copy_context() for _ in archives]  # with the indexes that the job keeps
+        with ThreadPoolExecutor(REQUESTS) as threads:
+            list(threads.map(lambda context, one: context.run(index_of, one), contexts, archives))
 
 
 @lru_cache(maxsize=4096)
