@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from tests.fuzz.seeds.trees import Real, Tree
 from tools.archives import Limits, unpack
 
 MIB = 1 << 20
+HAS_PYARROW = find_spec("pyarrow") is not None
 
 
 @dataclass(frozen=True)
@@ -350,7 +352,7 @@ READERS: Mapping[str, Reader] = {
     "tars": Reader(archives.tars, _in_place),
     "zips": Reader(archives.zips, _in_place, mib=512),
     "webdataset": Reader(archives.webdataset, _in_place),
-    "parquet": Reader(archives.parquet, _in_place, mib=1024),
+    **({"parquet": Reader(archives.parquet, _in_place, mib=1024)} if HAS_PYARROW else {}),
     "stores": Reader(stores.stores, _store),
     "grey-stores": Reader(stores.odg_stores, _grey),
     "stores-against-raw": Reader(stores.stores_and_inputs, _against, damage="store/"),
