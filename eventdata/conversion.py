@@ -367,10 +367,10 @@ def local_sample(samples: Samples, index: int) -> Iterator[Sample]:
     """
     if index in samples.problems:
         raise InputError(samples.problems[index])
-    row = samples.row(index)
+    row, place = samples.row(index), samples.place(index)
     what = row.path or row.name
     working_on(what)
-    with reading(what), local_copy(row.path, samples.place(index)) as path:
+    with reading(what), local_copy(row.path, place) as path:
         try:
             yield row._replace(path=path)
         except MemoryError:
@@ -378,7 +378,6 @@ def local_sample(samples: Samples, index: int) -> Iterator[Sample]:
         finally:
             # After reading, so that the store records the size and time of what was read.
             found, listed = file_numbers([path])[0], samples.file_numbers(index)
-            place = samples.place(index)
             if place is not None and place.kind == PARQUET:  # its bytes are not listed
                 found = listed[0], found[1]
             if found != listed:

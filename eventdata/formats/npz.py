@@ -22,7 +22,6 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError, reading
-from eventdata.files.fetch import local_copy
 from eventdata.files.local import check_plain
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -64,13 +63,15 @@ def read_npz(path: Path | str, keys: Sequence[str], max_bytes: int) -> list[NDAr
     Raises:
         InputError: the file is missing, damaged or has no such arrays.
     """
-    with local_copy(str(path)) as copy, reading(copy, remedy=_REMEDY):
+    with reading(path, remedy=_REMEDY):
         try:
-            size, most = check_plain(copy).st_size, 2 * max_bytes
+            size, most = check_plain(path).st_size, 2 * max_bytes
             if size > most:
                 raise InputError(f"the file is larger than the {most:,} bytes a sample can have")
-            with open(copy, "rb") as file:  # noqa: PTH123 a str
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 a str or Path
                 data = file.read(size + 1)  # a file that has grown is then not a whole zip
+                if len(data) < size:  # some file systems return less at a time
+                    data += file.read()
             return parse_npz(data, keys, max_bytes)
         except InputError as error:
             raise InputError(f"{path}: {error}; {_REMEDY}") from None
@@ -216,28 +217,23 @@ class MemberStream:
 
 def inflate(data: bytes, member: Member) -> bytes:
     """Return the content of a member, which must have the size that it declares."""
-    damaged = InputError(f"member {member.name!r} is damaged")
     try:
         magic, name_length, extra_length = _LOCAL_HEADER.unpack_from(data, member.header)
-    except struct.error:
-        raise damaged from None
-    start = member.header + _LOCAL_HEADER.size + name_length + extra_length
-    packed = memoryview(data)[start : start + member.packed_size]
-    if magic != b"PK\x03\x04" or len(packed) != member.packed_size or member.flags & 1:
-        raise damaged
-    if member.method == zipfile.ZIP_STORED:
-        content = bytes(packed)
-    elif member.method == zipfile.ZIP_DEFLATED:
-        try:
-            # One byte more than declared reveals a member that inflates to more.
-            content = isal_zlib.decompressobj(-15).decompress(packed, member.size + 1)
-        except isal_zlib.error:  # type: ignore[misc]  # an exception, but not in its stub
-            raise damaged from None
-    else:
-        raise InputError(f"member {member.name!r} is compressed with an unknown method")
-    if len(content) != member.size or isal_zlib.crc32(content) != member.crc:
-        raise damaged
-    return content
+        start = member.header + _LOCAL_HEADER.size + name_length + extra_length
+        packed = memoryview(data)[start : start + member.packed_size]
+        if magic == b"PK\x03\x04" and len(packed) == member.packed_size and not member.flags & 1:
+            if member.method == zipfile.ZIP_STORED:
+                content = bytes(packed)
+            elif member.method == zipfile.ZIP_DEFLATED:
+                # One byte more than declared reveals a member that inflates to more.
+                content = isal_zlib.decompressobj(-15).decompress(packed, member.size + 1)
+            else:
+                raise InputError(f"member {member.name!r} is compressed with an unknown method")
+            if len(content) == member.size and isal_zlib.crc32(content) == member.crc:
+                return content
+    except (struct.error, isal_zlib.error):  # type: ignore[misc]  # the latter is not in its stub
+        pass
+    raise InputError(f"member {member.name!r} is damaged")
 
 
 def _parse_uint8(content: bytes, key: str) -> NDArray[np.uint8]:
