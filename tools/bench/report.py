@@ -87,7 +87,8 @@ def measure(
 ) -> dict[str, Timing]:
     """Time each method ``runs`` times, after one run to warm up.
 
-    The methods take turns, so that a busy spell of the machine hits all of them.
+    The methods take turns, so that a busy spell of the machine hits all of them. Every second turn
+    has the reverse order, because a method finds the caches as the one before has left them.
 
     Args:
         methods: Functions by name; each returns its number of samples.
@@ -95,10 +96,11 @@ def measure(
         tidy: A function to call after each method, outside the measured time.
         timed: A function that calls a method and returns its seconds and its result.
     """
-    times: dict[str, list[float]] = {name: [] for name in methods}
+    names = list(methods)
+    times: dict[str, list[float]] = {name: [] for name in names}
     for run in range(runs + 1):
-        for name, method in methods.items():
-            seconds, samples = timed(method)
+        for name in names[:: (-1) ** run]:
+            seconds, samples = timed(methods[name])
             if run:
                 times[name].append(1000 * seconds / samples)
             if tidy is not None:
