@@ -6,24 +6,26 @@ Convolution and norm see steps and samples folded, (T*N, C, H, W), so the norm's
 Legend: T steps, N samples, P polarities, C channels, H rows, W columns.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from eventdata.errors import OptionError
-from train.neurons.memory import mark_spikes, packed_spikes, recomputed
+from train.neurons.memory import mark_spikes, max_pool, packed_spikes, recomputed
 from train.neurons.neuron import Neuron, NeuronSettings
 
 Recompute = Literal["nothing", "time", "blocks"]
 Packing = Literal["auto", "always", "never"]
 
 
-def fold(module: nn.Module, x: Tensor) -> Tensor:
+def fold(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a module to every step, as if it were a sample: (T, N, ...) -> (T, N, ...)."""
-    out: Tensor = module(x.flatten(0, 1))
+    out = module(x.flatten(0, 1))
     return out.reshape(*x.shape[:2], *out.shape[1:])
 
 
@@ -63,9 +65,10 @@ class ConvCell(ConvNorm):
         out: Tensor = self.neuron(current)
         if self.pool is None:
             return out
-        out = fold(self.pool, out)
-        spikes = self.neuron.settings.kind == "lif" and isinstance(self.pool, nn.MaxPool2d)
-        return mark_spikes(out) if spikes else out
+        if not isinstance(self.pool, nn.MaxPool2d):
+            return fold(self.pool, out)
+        out = fold(partial(max_pool, self.pool), out)
+        return mark_spikes(out) if self.neuron.settings.kind == "lif" else out
 
 
 class Chain(nn.Sequential):

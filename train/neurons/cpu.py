@@ -31,6 +31,8 @@ Floats = NDArray[np.float32]
 BLOCK = 4096
 """Neurons, or bytes of bits, per block."""
 PARTS = 8  # pieces of work per thread
+BYTES_PER_THREAD = 4_000_000
+"""The bytes of floats for which a thread is worth it while torch's threads spin on their cores."""
 MOST_STEPS = math.inf
 ONES = {
     torch.float32: (torch.int32, 0x3F80_0000),
@@ -206,12 +208,16 @@ def over_blocks(kernel: Callable[..., None], size: int, threads: int, *args: Any
         helper.result()
 
 
+def _threads(x: Tensor) -> int:
+    return max(1, min(torch.get_num_threads(), x.nbytes // BYTES_PER_THREAD))
+
+
 def run_forward(x: Tensor, neurons: Dynamics, out: Tensor) -> None:
     """Fill out (T, M) from the input x (T, M); see `train.neurons.kernels.Kernels`."""
     floats = _floats(x)
     filled = _fitting(out, floats)
     arrays = floats.numpy(), *_constants(neurons), filled.numpy()
-    over_blocks(forward, x.shape[1], torch.get_num_threads(), *arrays)
+    over_blocks(forward, x.shape[1], _threads(x), *arrays)
     if filled is not out:
         out.copy_(filled[:, : x.shape[1]])
 
@@ -224,7 +230,7 @@ def run_backward(gradient: Tensor, saved: Tensor, neurons: Dynamics, gx: Tensor)
     terms = np.zeros(blocks(size)) if neurons.learns_decay else None
     arrays = _floats(gradient).numpy(), floats.numpy(), *_constants(neurons)
     results = neurons.saves_membrane, filled.numpy(), terms
-    over_blocks(backward, size, torch.get_num_threads(), *arrays, *results)
+    over_blocks(backward, size, _threads(saved), *arrays, *results)
     if filled is not gx:
         gx.copy_(filled[:, :size])
     return None if terms is None else torch.tensor(terms.sum())
@@ -250,7 +256,7 @@ def pack(values: Tensor) -> Tensor:
     """Return floating zeros and ones (n,) as uint8 bits (ceil(n / 8),)."""
     packed = torch.empty(-(-values.numel() // 8), dtype=torch.uint8)
     integers = values.view(ONES[values.dtype][0]).numpy()
-    over_blocks(_pack, packed.numel(), torch.get_num_threads(), integers, packed.numpy())
+    over_blocks(_pack, packed.numel(), _threads(values), integers, packed.numpy())
     return packed
 
 
@@ -260,5 +266,5 @@ def unpack(packed: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     integers = torch.empty(size, dtype=width)
     array = integers.numpy()
     arguments = packed.numpy(), array.dtype.type(one), array
-    over_blocks(_unpack, packed.numel(), torch.get_num_threads(), *arguments)
+    over_blocks(_unpack, packed.numel(), _threads(integers), *arguments)
     return integers.view(dtype)

@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +120,39 @@ def _restore(kept: _Whole | _Bits) -> Tensor:
         return kept.tensor
     flat = unpack(kept.packed, kept.size, kept.dtype)
     return flat.as_strided(kept.shape, kept.stride, kept.offset)
+
+
+class _MaxPool(torch.autograd.Function):
+    """Max-pooling as in torch, without its input among what is saved for the backward pass.
+
+    torch saves the input and reads only its shape and its memory layout.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *sizes: Any) -> Tensor:
+        out: Tensor
+        out, places = torch.ops.aten.max_pool2d_with_indices(x, *sizes)
+        ctx.save_for_backward(places)
+        ctx.sizes, ctx.shape, ctx.stride = sizes, x.shape, x.stride()
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (places,) = ctx.saved_tensors
+        like_x = torch.empty_strided(
+            ctx.shape, ctx.stride, dtype=gradient.dtype, device=gradient.device
+        )
+        run = torch.ops.aten.max_pool2d_with_indices_backward
+        return run(gradient, like_x, *ctx.sizes, places), *[None] * len(ctx.sizes)
+
+
+def max_pool(pool: nn.MaxPool2d, x: Tensor) -> Tensor:
+    """Return ``pool(x)`` of x (N, C, H, W), saving only the places of the maxima."""
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.requires_grad):
+        return pool(x)  # type: ignore[no-any-return]
+    sizes = pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode
+    return _MaxPool.apply(x, *sizes)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import nn
 
 from train.neurons.bits import pack, unpack
 from train.neurons.cpu import BLOCK
-from train.neurons.memory import counted, mark_spikes, packed_spikes, recomputed
+from train.neurons.memory import counted, mark_spikes, max_pool, packed_spikes, recomputed
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -18,7 +18,9 @@ def threads(request):
     """Run the kernels on one thread, then on three."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.neurons.cpu.BYTES_PER_THREAD", 1)
+        yield
     torch.set_num_threads(before)
 
 
@@ -88,6 +90,31 @@ def test_spikes_that_were_overwritten_are_not_packed():
         out = x * weight
     (gradient,) = torch.autograd.grad(out.sum(), weight)
     assert gradient.item() == x.sum().item()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d((3, 2), 1, (1, 0), 2)]
+)
+def test_max_pooling_saves_only_places_and_gives_the_same_numbers(pool, layout):
+    x = some_spikes(4, 6, 9, 11).detach().contiguous(memory_format=layout)
+    results = []
+    for run in (pool, lambda x: max_pool(pool, x)):
+        leaf = x.clone().requires_grad_()
+        spikes = mark_spikes(leaf * 1)
+        with counted() as counts, packed_spikes():
+            out = run(spikes)
+            size = sum(counts.values())
+        (gradient,) = torch.autograd.grad(out, leaf, out.detach().cumsum(0) + 1)
+        results.append((out, gradient, size))
+    (want, want_gradient, torchs), (have, have_gradient, ours) = results
+    assert torch.equal(have, want)
+    assert torch.equal(have_gradient, want_gradient)
+    assert have.stride() == want.stride()
+    assert have_gradient.stride() == want_gradient.stride()
+    assert ours == 8 * have.numel() < torchs
+    with torch.no_grad():
+        assert torch.equal(max_pool(pool, x), want)
 
 
 def part():

@@ -26,6 +26,13 @@ SLOPES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _threads_for_small_tensors():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "BYTES_PER_THREAD", 1)
+        yield
+
+
 def reference(x, decay, threshold, surrogate, gradient):
     """Return membrane, spikes, and the gradients of the input and the decay, by definition."""
     decay, threshold = f32(decay), f32(threshold)
