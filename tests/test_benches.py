@@ -7,7 +7,18 @@ import pytest
 from click.testing import CliRunner
 
 from tests.makers import make_es_imagenet, make_images, write_npz
-from tools.bench import archives, convert, formats, framing, generate, gpu, growth, loader, long
+from tools.bench import (
+    archives,
+    convert,
+    formats,
+    framing,
+    generate,
+    gpu,
+    growth,
+    loader,
+    long,
+    parts,
+)
 
 
 def run(bench, *options):
@@ -36,6 +47,15 @@ def test_the_bench_of_loaders(tmp_path):
         "TensorStore, unpackbits",
     ):
         assert peer in timings or peer in not_measured
+
+
+def test_the_bench_of_parts(tmp_path):
+    raw = make_es_imagenet(tmp_path / "raw", train=4, val=1)
+    output = tmp_path / "result.json"
+    run(parts, raw, "--runs", 1, "--output", output)
+    timings = json.loads(output.read_text())["ms_per_sample"]
+    assert len(timings) == 13
+    assert all(one["median"] > 0 for one in timings.values())
 
 
 def test_the_bench_of_growth(tmp_path):
