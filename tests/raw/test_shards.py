@@ -212,24 +212,21 @@ def test_parquet_shards_give_the_images_of_the_folder(tmp_path, place):
     raw = make_images(tmp_path / "raw", train=5)
     given = parquet_shards(raw, tmp_path / "hub", ["tench, Tinca", "crane"]) / place
     convert("images", raw, tmp_path / "a", crop=20, short_side=30)
-    for workers in (1, 2):
-        out = tmp_path / f"b{workers}"
-        convert("images", given, out, crop=20, short_side=30, shard_size=2, workers=workers)
-    assert tree_digest(tmp_path / "b1") == tree_digest(tmp_path / "b2")
-    store = eventdata.open_store(tmp_path / "b1")
+    convert("images", given, tmp_path / "b", crop=20, short_side=30, shard_size=2)
+    store = eventdata.open_store(tmp_path / "b")
     assert store.header.classes == ["tench, Tinca", "crane"]
     assert list(store.splits) == (["train"] if "*" in place else ["train", "val"])
     for split in store.splits:
-        ds, folder = (eventdata.FrameDataset(tmp_path / name, split) for name in ("b1", "a"))
+        ds, folder = (eventdata.FrameDataset(tmp_path / name, split) for name in ("b", "a"))
         assert list(ds.names) == [Path(name).name for name in folder.names]
         assert list(ds.labels) == [1 - label for label in folder.labels]
         for index in range(len(ds)):
             np.testing.assert_array_equal(ds[index][0], folder[index][0])
-    assert eventdata.verify(tmp_path / "b1", against=given, samples=None).ok
+    assert eventdata.verify(tmp_path / "b", against=given, samples=None).ok
     path = sorted((tmp_path / "hub/data").iterdir())[0]
     os.utime(path, ns=(1, 1))
     with pytest.raises(MismatchError, match="changed since"):
-        convert("images", given, tmp_path / "b1", crop=20, short_side=30, shard_size=2)
+        convert("images", given, tmp_path / "b", crop=20, short_side=30, shard_size=2)
 
 
 def test_damaged_parquet_and_doubled_class_names(tmp_path):
