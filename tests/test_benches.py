@@ -1,6 +1,7 @@
 """The benches run on little data and write their results."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,6 +138,9 @@ def test_the_bench_of_conversion(tmp_path):
     assert {"1 workers", "2 workers"} <= set(json.loads(output.read_text())["ms_per_sample"])
 
 
+HANGS = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
+
+
 def test_the_parts_of_the_gpu_bench_fail_one_by_one(tmp_path):
     plan = gpu.Plan("cpu", True, tmp_path)
     commands = gpu.commands(plan)
@@ -145,7 +149,7 @@ def test_the_parts_of_the_gpu_bench_fail_one_by_one(tmp_path):
         "contract": gpu.run_part("contract", ["-c", "print('9 passed in 1 s')"], plan, 60),
         "copy": gpu.run_part("copy", ["-c", "print('{\"GB/s\": 5.5}')"], plan, 60),
         "step": gpu.run_part("step", ["-c", "raise SystemExit('no memory')"], plan, 60),
-        "loader": gpu.run_part("loader", ["-c", "while True: pass"], plan, 1),
+        "loader": gpu.run_part("loader", ["-c", HANGS], plan, 1),
     }
     (tmp_path / "neuron.json").write_text(
         json.dumps(
@@ -179,6 +183,18 @@ def test_the_parts_of_the_gpu_bench_fail_one_by_one(tmp_path):
     gpu.make_raw(tmp_path / "raw", 2)
     done = CliRunner().invoke(gpu.main, ["--device", "cuda"])
     assert done.exit_code == 2 or gpu.torch.cuda.is_available()
+
+
+def test_a_part_of_the_gpu_bench_has_its_share_of_the_time_left():
+    parts = list(gpu.commands(gpu.Plan("cpu", True, Path())))
+    assert list(gpu.SHARES) == parts
+    left, used = 480.0, []
+    for part in parts:
+        used.append(gpu.share(part, left))
+        left -= used[-1]
+    assert min(used) > 0
+    assert left == pytest.approx(0)
+    assert gpu.share("training", 90) == 90
 
 
 def test_the_bench_of_archives(tmp_path):

@@ -9,11 +9,14 @@ step         a training step of a ResNet-18 on events, with the same neurons
 loader       batches from a store of random events, decoded on the device
 training     a few hundred steps in bfloat16, and the same steps in float32 on the CPU
 
-Each part is a program of its own, so that one that fails or hangs takes no other with it. Parts
-that the time does not suffice for are listed as not measured.
+Each part is a program of its own, so that one that fails or hangs takes no other with it. A part
+that takes more than its share of the time left is stopped; what a part does not use is left to the
+later ones.
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +35,7 @@ from tools.bench.report import cells, machine, markdown, output_option, write
 from tools.bench.step import OURS, Trainer
 
 LIMIT = 480.0  # seconds for all parts
+SHARES = {"contract": 4, "copy": 1, "neurons": 3, "step": 5, "loader": 2, "training": 2}
 LAST = 50  # steps whose mean loss is compared
 EVENTS = 17_000  # of each polarity in a sample, as in ES-ImageNet
 NEURONS = {False: "8 64 64 112 112", True: "4 2 16 28 28"}
@@ -139,23 +143,37 @@ def training(device: str, *, quick: bool) -> Result:
     return result
 
 
+def share(name: str, left: float) -> float:
+    """Return a part's share of the seconds that are left for it and the later parts."""
+    later = list(SHARES)[list(SHARES).index(name) :]
+    return left * SHARES[name] / sum(SHARES[part] for part in later)
+
+
 PARTS: Mapping[str, Callable[..., Result]] = {"copy": copies, "training": training}
 
 
 def run_part(name: str, command: list[str], plan: Plan, seconds: float) -> Result:
     """Run a part; return its state, seconds and figures or the end of what it printed."""
     start = time.perf_counter()
-    try:
-        done = subprocess.run(
-            [sys.executable, *command], capture_output=True, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"state": f"stopped after {seconds:.0f} s"}
+    with subprocess.Popen(
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            printed, errors = process.communicate(timeout=seconds)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)  # with its own children, which hold the pipes
+            if isinstance(error, subprocess.TimeoutExpired):
+                return {"state": f"stopped after {seconds:.0f} s"}
+            raise
     took = round(time.perf_counter() - start, 1)
-    if done.returncode:
-        lines = (done.stdout + done.stderr).splitlines()
+    if process.returncode:
+        lines = (printed + errors).splitlines()
         return {
-            "state": f"failed with exit code {done.returncode}",
+            "state": f"failed with exit code {process.returncode}",
             "seconds": took,
             "end": lines[-15:],
         }
@@ -165,9 +183,9 @@ def run_part(name: str, command: list[str], plan: Plan, seconds: float) -> Resul
         result |= json.loads(written.read_text())
         result.pop("machine", None)
     elif name in PARTS:
-        result["facts"] = json.loads(done.stdout.splitlines()[-1])
+        result["facts"] = json.loads(printed.splitlines()[-1])
     else:
-        result["facts"] = {"tests": done.stdout.splitlines()[-1]}
+        result["facts"] = {"tests": printed.splitlines()[-1]}
     return result
 
 
@@ -212,13 +230,9 @@ def main(device: str, quick: bool, limit: float, part: str | None, output: Path 
         plan = Plan(device, quick, Path(name), ["--runs=1"] if quick else [])
         make_raw(plan.folder / "raw", SAMPLES[quick])
         for part_name, command in commands(plan).items():
-            left = deadline - time.monotonic()
             click.echo(f"{part_name}: ", nl=False)
-            results[part_name] = (
-                run_part(part_name, command, plan, left)
-                if left > 0
-                else {"state": "not measured: the time was over"}
-            )
+            seconds = share(part_name, deadline - time.monotonic())
+            results[part_name] = run_part(part_name, command, plan, seconds)
             click.echo(results[part_name]["state"])
     facts = machine(PACKAGES)
     if torch.device(device).type == "cuda":
