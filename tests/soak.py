@@ -102,7 +102,10 @@ class Watched:
 @click.option("--readers", default=8, show_default=True)
 @click.option("--minutes", default=10.0, show_default=True)
 @click.option(
-    "--open-files", "most", type=int, help="Limit on the open files of each process (ulimit -n)."
+    "--open-files",
+    "most",
+    type=click.IntRange(64),  # Python, torch and the queues need some
+    help="Limit on the open files of each process (ulimit -n).",
 )
 @output_option
 def main(
