@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import eventdata
-from eventdata.conversion import convert
+from eventdata.conversion import convert, read_sample
 from eventdata.errors import IncompleteStoreError, InputError, MismatchError, OptionError
 from eventdata.jobs.job import Task
 from eventdata.raw.registry import build_source
@@ -157,8 +157,9 @@ class SourceContract:
         for name, split in eventdata.open_store(out).splits.items():
             stored = np.empty(split.sample.packed_shape, split.sample.dtype)
             again = np.full_like(stored, 77)
+            listing[name].inspect_files()
             for index in np.flatnonzero(split.valid).tolist():
-                events = there.read(listing[name].row(index), again)
+                events = read_sample(there, listing[name], index, again)
                 split.reader().read(index, stored)
                 np.testing.assert_array_equal(again, stored)
                 assert events == split.event_counts[index]

@@ -74,6 +74,11 @@ def same_times(*places: Path) -> None:
 class ArchiveContract(SourceContract):
     """The contract of a source whose input is one archive."""
 
+    form = "zip"
+
+    def pack(self, folder, content):
+        return {"zip": zipped, "tar": tar}[self.form](folder / f"raw.{self.form}", content)
+
     @pytest.fixture
     def raw(self, made, tmp_path):
         return Path(shutil.copy2(made[0], tmp_path))
@@ -99,7 +104,11 @@ class TestImagesInAZip(ArchiveContract):
     damaged = "n01440764/n01440764_2.JPEG"
 
     def make(self, folder):
-        return zipped(folder / "raw.zip", contents(make_images(folder / "raw")))
+        return self.pack(folder, contents(make_images(folder / "raw")))
+
+
+class TestImagesInATar(TestImagesInAZip):
+    form = "tar"
 
 
 class TestEsImageNetInAZip(ArchiveContract):
@@ -109,16 +118,25 @@ class TestEsImageNetInAZip(ArchiveContract):
         raw = make_es_imagenet(folder / "ES-imagenet-0.18", train=4, val=2)
         self.damaged = next(name for name in contents(raw / "train") if name.endswith("npz"))
         type(self).damaged = self.damaged
-        return zipped(folder / "raw.zip", contents(folder))
+        return self.pack(folder, contents(folder))
+
+
+class TestEsImageNetInATar(TestEsImageNetInAZip):
+    form = "tar"
 
 
 class TestEsUcf101InATar(ArchiveContract):
     source = "es-ucf101"
     damaged = "v_Archery_g01_c01.npz"
+    form = "tar"
 
     def make(self, folder):
         raw = make_es_ucf101(folder / "raw", clips=5, folders=True)
-        return tar(folder / "raw.tar", contents(raw))
+        return self.pack(folder, contents(raw))
+
+
+class TestEsUcf101InAZip(TestEsUcf101InATar):
+    form = "zip"
 
 
 class TestImageNetInTars(SourceContract):
