@@ -103,7 +103,9 @@ def pictures(archive: Path, work: Path, choice: Choice) -> list[Comparison]:
 
 
 LENGTHS_EVENTS: Mapping[str, str] = {}
-LENGTHS_IMAGES: Mapping[str, str] = {}
+LENGTHS_IMAGES: Mapping[str, str] = {
+    "long": "ann.epochs=24 ann.label_smoothing=0.1 lif.epochs=4",
+}
 """Lengths of the pipelines other than their recipes'."""
 
 

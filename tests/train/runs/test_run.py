@@ -118,6 +118,7 @@ def test_files_of_a_run(whole):
     assert json.loads((folder / "result.json").read_text()) == result
     assert 0 <= result["test"]["top1"] <= 1
     assert "top5" not in result["test"]  # there are three classes
+    assert result["more_samples"]  # its images are not made of the events
     assert result["test"]["balanced"] == pytest.approx(result["test"]["top1"])  # of equal size
     assert sum(map(sum, result["test"]["confusion"])) == result["test"]["samples"] == 24
     seconds = [stage["train_seconds"] for stage in result["stages"]]
@@ -931,6 +932,7 @@ def test_a_stage_learns_from_a_teacher(tmp_path, recipe, events, images):
     assert losses[0]["train_loss"] < losses[1]["train_loss"]
     work = [result["stages"][1]["multiply_adds"] for result in (whole, alone)]
     assert work[0] > 1.05 * work[1]
+    assert not whole["more_samples"]
     header = weight_facts(tmp_path / "taught/lif/last.safetensors")
     assert header["settings"]["teacher"] == ""
 
