@@ -1,6 +1,7 @@
 """Read a video clip as evenly spread grey frames, from a folder of images or a video file."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,15 +76,16 @@ def _read_video(path: Path, settings: VideoSettings) -> NDArray[np.uint8]:
         raise InputError(f"{path}: no frames in this video; get the file again")
     if expected != count:
         raise InputError(f"{path}: decodes to {expected} or {count} frames; get the file again")
-    return np.stack([frames[index] for index in frame_indices(count, settings.frames).tolist()])
+    return frames
 
 
 def _decode(
     path: Path, settings: VideoSettings, expected: int | None
-) -> tuple[int, int, dict[int, NDArray[np.uint8]]]:
+) -> tuple[int, int, NDArray[np.uint8]]:
     """Decode all frames and keep those that a clip of ``expected`` frames needs.
 
-    Return the number expected (by default the header's), the number found, and the frames by index.
+    Return the number expected (by default the header's), the number found, and the frames, which
+    are undefined where these numbers differ.
     """
     try:
         import av
@@ -96,9 +98,9 @@ def _decode(
     # Exact rounding, also in the decoder, gives the same bytes on every processor.
     method = Interpolation[name] | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
     scaling: Any = {"interpolation": method, "dst_color_range": ColorRange.JPEG, "threads": 1}
-    scaler, count = VideoReformatter(), 0
-    kept: dict[int, NDArray[np.uint8]] = {}
+    scaler, count, row = VideoReformatter(), 0, 0
     height, width = settings.size
+    kept = np.empty((settings.frames, height, width), np.uint8)
     try:
         # The name may look like an address, and a file that passes for a video may list others.
         only = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
@@ -120,13 +122,15 @@ def _decode(
             decoder.thread_count = 1  # clips are read in parallel, not frames
             decoder.flags |= Flags.bitexact
             expected = stream.frames if expected is None else expected
-            wanted = set(frame_indices(expected, settings.frames).tolist()) if expected else set()
+            # A short clip shows some frames several times.
+            rows = Counter(frame_indices(expected or 1, settings.frames).tolist())
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise InputError(f"{path}: frame {count} is damaged; get the file again")
-                if count in wanted:
+                if count in rows:
                     scaled = scaler.reformat(frame, width, height, "gray", **scaling)
-                    kept[count] = np.asarray(scaled.to_ndarray(), np.uint8)
+                    kept[row : row + rows[count]] = scaled.to_ndarray()
+                    row += rows[count]
                 count += 1
     except InputError:
         raise
