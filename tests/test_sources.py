@@ -183,6 +183,7 @@ def test_options_are_read_from_the_command_line(tmp_path):
         ("imagenet", {"trace": 5}, "trace is 5, not placements row,column"),
         ("ucf101", {"mode": float("inf")}, "mode is inf: choose 1, 2"),
         ("ucf101", {"seed": 1}, "--seed is for --mode 2; remove it"),
+        ("ucf101", {"draws": "counter"}, "--draws is for --mode 2; remove it"),
         ("images", {"crop": True}, "crop is True, not a whole number"),
         ("imagenet", {"threshold": True}, "threshold is True, not a number"),
         ("recordings", {"frames": 3, "every": "long"}, "every is 'long', not a whole number"),

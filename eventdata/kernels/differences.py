@@ -10,6 +10,7 @@ A fall is the rise from the new frame to the old one. So one function finds both
 """
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ def tails(grey: U8, event_ratio: float) -> tuple[float, float, Tail, Tail]:
     """
     old, new = grey[:-1], grey[1:]
     last = old.size - 1
-    low, high = (last * (percent / 100) for percent in (50 * event_ratio, 100 - 50 * event_ratio))
+    low, high = _places(last, event_ratio)
     for every, margin in _SAMPLES:
         levels = _count_levels(grey, every)
         falls = _tail(new, old, (last - _after(low, last), last - int(low)), levels[::-1], margin)
@@ -66,6 +67,37 @@ def tails(grey: U8, event_ratio: float) -> tuple[float, float, Tail, Tail]:
     assert rises is not None  # all levels were counted
     lower = _between(low, *(-value for value in reversed(falls.ordered)))
     return lower, _between(high, *rises.ordered), falls, rises
+
+
+def level_percentiles(grey: U8, event_ratio: float) -> tuple[float, float]:
+    """Return the same percentiles of levels / 255, where differences of a level are equal.
+
+    A sample shows which level a percentile has, and counts of all differences correct it.
+    """
+    sampled = np.cumsum(_count_levels(grey, _SAMPLES[0][0]))
+    size = grey[1:].size
+
+    @cache
+    def below(level: int) -> int:
+        return size - count_ones(mark(grey[:-1], grey[1:], level))
+
+    def value(rank: int) -> float:
+        level = int(np.searchsorted(sampled[:-1], rank / size * sampled[-1], side="right")) - 255
+        while below(level) > rank:
+            level -= 1
+        while below(level + 1) <= rank:
+            level += 1
+        return level / 255
+
+    low, high = (
+        _between(place, value(int(place)), value(_after(place, size - 1)))
+        for place in _places(size - 1, event_ratio)
+    )
+    return low, high
+
+
+def _places(last: int, event_ratio: float) -> tuple[float, float]:
+    return last * (50 * event_ratio / 100), last * ((100 - 50 * event_ratio) / 100)
 
 
 def _after(place: float, last: int) -> int:
@@ -91,8 +123,8 @@ def _tail(
     bounds = ranks[0] * share - margin * sampled[-1], ranks[1] * share + margin * sampled[-1]
     low, high = (int(level) - 255 for level in np.searchsorted(sampled, bounds, side="right"))
     high = min(high, 255)
-    marks = _mark(first, second, high + 1)
-    close = _mark(first, second, low) ^ marks
+    marks = mark(first, second, high + 1)
+    close = mark(first, second, low) ^ marks
     inside = count_ones(close)
     before = first.size - count_ones(marks) - inside
     if ranks[0] < before or ranks[1] >= before + inside:
@@ -102,7 +134,7 @@ def _tail(
     counts = np.zeros(values.size, np.int64)
     still = None
     if low <= 0 <= high:  # often most of a clip, and of no other value than zero
-        still = _mark(first, second, 0) ^ _mark(first, second, 1)
+        still = mark(first, second, 0) ^ mark(first, second, 1)
         close ^= still
         counts[-low * 256] = count_ones(still)
     places, keys = _list(first, second, close, low, counts)
@@ -123,7 +155,7 @@ def _count_levels(grey: Any, every: int) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _mark(first: Any, second: Any, least: int) -> Any:
+def mark(first: Any, second: Any, least: int) -> Any:
     """Return the marks of rises of at least ``least``, -255 to 256."""
     steps, size = first.shape
     octets = (steps + 7) // 8

@@ -12,7 +12,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.kernels.differences import GREY, interleave, tails
+from eventdata.kernels.counter import draw_frames
+from eventdata.kernels.differences import GREY, interleave, level_percentiles, tails
 from eventdata.kernels.normals import Normals
 from eventdata.kernels.packing import U8, count_ones
 from eventdata.settings import Settings, parse_sides, setting
@@ -25,6 +26,7 @@ class VideoSettings(Settings):
     Mode 1 has two thresholds per clip. They are the means of mode 2, which draws a threshold per
     pixel and step from a normal distribution of standard deviation ``sigma``, but none nearer to
     zero than ``least``; each clip has its own random stream, from the seed and its name.
+    Both values of ``draws`` give the same distribution, but not the same events.
     """
 
     mode: Literal[1, 2] = setting(
@@ -47,6 +49,9 @@ class VideoSettings(Settings):
     sigma: float = setting(0.03, "Standard deviation of mode 2's thresholds.", option="", least=0)
     least: float = setting(0.01, "Smallest threshold of mode 2.", option="", least=0)
     seed: int = setting(0, "Random seed for --mode 2.", least=0)
+    draws: Literal["numpy", "counter"] = setting(
+        "numpy", "Random generator of --mode 2: NumPy's, or Philox at a third of the time."
+    )
     interpolation: Literal["bilinear", "bicubic", "area", "nearest", "lanczos"] = setting(
         "bilinear", "Scaling method for clips of another size."
     )
@@ -79,9 +84,14 @@ def clip_frames(grey: U8, settings: VideoSettings, out: U8, name: str = "") -> i
     if out.shape != settings.frames_shape:
         raise ValueError(f"out is {out.shape}, the frames are {settings.frames_shape}")
     grey = np.ascontiguousarray(grey)
-    lower, upper, falls, rises = tails(grey.reshape(len(grey), -1), settings.event_ratio)
+    pixels, flat = grey.reshape(len(grey), -1), out.reshape(-1)
+    if settings.mode == 2 and settings.draws == "counter":
+        bounds = level_percentiles(pixels, settings.event_ratio)
+        draw_frames(pixels, bounds, settings.sigma, settings.least, settings.seed, name, flat)
+        return int(count_ones(out))
+    lower, upper, falls, rises = tails(pixels, settings.event_ratio)
     if settings.mode == 1:
-        interleave(rises.beyond(upper), falls.beyond(-lower), out.reshape(-1))
+        interleave(rises.beyond(upper), falls.beyond(-lower), flat)
     else:
         digest = hashlib.sha256(name.encode()).digest()
         rng = np.random.default_rng([settings.seed, *digest])

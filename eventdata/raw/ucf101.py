@@ -29,11 +29,12 @@ class Ucf101(ClipFolders):
 
     @classmethod
     def build(cls, name: str, root: Path, options: Mapping[str, Any]) -> Source:
-        """Return the source; raise OptionError for a seed that nothing would use."""
+        """Return the source; raise OptionError for options that nothing would use."""
         only_unpacked(root, "clips")
         source = super().build(name, root, options)
-        if options.get("seed") is not None and source.parameters["mode"] == 1:
-            raise OptionError("--seed is for --mode 2; remove it, or pass --mode 2")
+        for option in ("seed", "draws"):
+            if options.get(option) is not None and source.parameters["mode"] == 1:
+                raise OptionError(f"--{option} is for --mode 2; remove it, or pass --mode 2")
         return source
 
     @property
@@ -42,8 +43,12 @@ class Ucf101(ClipFolders):
 
     @property
     def parameters(self) -> Parameters:
-        unused = {"seed": None} if self.video.mode == 1 else {}
-        return {**super().parameters, **unused}
+        parameters = {**super().parameters}
+        if self.video.mode == 1:
+            parameters["seed"] = None
+        if self.video.mode == 1 or self.video.draws == "numpy":
+            del parameters["draws"]  # older stores and files do not have it
+        return parameters
 
     def read(self, sample: Sample, out: NDArray[Any]) -> int:
         grey = read_clip(sample.path, self.video)

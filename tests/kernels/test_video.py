@@ -1,6 +1,7 @@
 """Compare video events with the published files and with plain NumPy."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eventdata.errors import InputError, OptionError
+from eventdata.kernels.counter import philox
+from eventdata.kernels.differences import level_percentiles
 from eventdata.kernels.video import (
     VideoSettings,
     clip_events,
@@ -42,6 +45,41 @@ def plain_events(grey: U8, video: VideoSettings, name: str) -> U8:
     upper = np.maximum(high + drawn, video.least)
     lower = np.minimum(low + drawn, -video.least)
     return np.stack([change > upper, change < lower]).astype(np.uint8)
+
+
+def plain_philox(*counter: Any, key: Any) -> list[Any]:
+    """Return the four words of counters, arrays, by ten rounds of Philox4x32."""
+    a, b, c, d = np.broadcast_arrays(*(np.asarray(word, np.uint64) for word in counter))
+    for turn in range(10):
+        e = (int(key[0]) + turn * 0x9E3779B9) % 2**32
+        f = (int(key[1]) + turn * 0xBB67AE85) % 2**32
+        (high_a, low_a), (high_c, low_c) = (
+            np.divmod(np.uint64(factor) * word, np.uint64(2**32))
+            for factor, word in ((0xD2511F53, a), (0xCD9E8D57, c))
+        )
+        a, b, c, d = high_c ^ b ^ np.uint64(e), low_c, high_a ^ d ^ np.uint64(f), low_a
+    return [a, b, c, d]
+
+
+def plain_counter_events(grey: U8, video: VideoSettings, name: str) -> U8:
+    """Return (P, T, H, W) of mode 2 with counted draws by whole arrays."""
+    key = np.frombuffer(hashlib.sha256(f"{video.seed} {name}".encode()).digest()[:8], "<u4")
+    levels = np.diff(grey.astype(int), axis=0)
+    ratio = video.event_ratio
+    low, high = np.percentile(levels / 255, [50 * ratio, 100 - 50 * ratio])
+    pixel, step = np.arange(grey[0].size), np.arange(len(grey) - 1)[:, None]
+    words = np.stack(plain_philox(pixel // 16, step, 0, 0, key=key), axis=-1)  # (T, M, 4)
+    octets = words.astype("<u4").view(np.uint8)  # (T, M, 16)
+    upper = np.take_along_axis(octets, (pixel % 16)[None, :, None], axis=2)[..., 0]
+    draw = upper.astype(np.int64) * 2**32 + plain_philox(pixel, step, 1, 0, key=key)[0].astype(int)
+    chances = np.zeros((2, 511))
+    for level in range(-255, 256):
+        if abs(level / 255) > video.least:
+            beyond = level / 255 - high if level > 0 else low - level / 255
+            chance = 0.5 * math.erfc(-beyond / video.sigma / math.sqrt(2))
+            chances[0 if level > 0 else 1, level + 255] = chance
+    limits = np.rint(chances * 2**40).astype(np.int64)[:, levels + 255]
+    return (draw.reshape(levels.shape) < limits).astype(np.uint8)
 
 
 def random_clip(seed: int, frames: int, size: tuple[int, int], kind: str) -> U8:
@@ -157,6 +195,96 @@ def test_mode_2_has_the_probabilities_of_a_threshold_per_pixel() -> None:
     assert not clip_events(grey, video).any()
 
 
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [
+        ("00000000 " * 4, "00000000 " * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ("ffffffff " * 4, "ffffffff " * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            "243f6a88 85a308d3 13198a2e 03707344",
+            "a4093822 299f31d0",
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_philox_gives_the_published_answers(counter: str, key: str, words: str) -> None:
+    """These are the known answers of Random123, the authors' library."""
+    given, keys, expected = (
+        [int(word, 16) for word in text.split()] for text in (counter, key, words)
+    )
+    assert list(philox(*given, np.array(keys, np.uint64))) == expected
+    assert plain_philox(*given, key=keys) == expected
+
+
+@settings(deadline=None, max_examples=100)
+@given(clips, ratios, st.integers(0, 2**70), st.sampled_from(["", "v_a"]))
+def test_counted_draws_equal_plain_numpy(grey: U8, ratio: float, seed: int, name: str) -> None:
+    video = VideoSettings(
+        steps=len(grey) - 1,
+        size=grey.shape[1:],
+        event_ratio=ratio,
+        mode=2,
+        draws="counter",
+        seed=seed,
+    )
+    plain = plain_counter_events(grey, video, name)
+    np.testing.assert_array_equal(clip_events(grey, video, name), plain)
+    packed = np.full(video.frames_shape, 0xAA, np.uint8)
+    assert clip_frames(grey, video, packed, name) == plain.sum()
+    np.testing.assert_array_equal(packed, np.packbits(plain, axis=1).transpose(1, 2, 3, 0))
+
+
+@settings(deadline=None, max_examples=100)
+@given(clips, ratios)
+def test_percentiles_of_levels_equal_numpys(grey: U8, ratio: float) -> None:
+    levels = np.diff(grey.astype(int), axis=0) / 255
+    expected = np.percentile(levels, [50 * ratio, 100 - 50 * ratio])
+    assert level_percentiles(grey.reshape(len(grey), -1), ratio) == tuple(expected)
+
+
+def test_counted_draws_of_a_large_clip_equal_plain_numpy() -> None:
+    """The clip has several blocks of pixels, and draws that their upper byte does not decide."""
+    grey = random_clip(7, 12, (171, 113), "walk")
+    video = VideoSettings(steps=11, size=(171, 113), mode=2, draws="counter")
+    plain = plain_counter_events(grey, video, "clip")
+    np.testing.assert_array_equal(clip_events(grey, video, "clip"), plain)
+    other = VideoSettings(steps=11, size=(171, 113), mode=2, draws="counter", seed=1)
+    for events in (clip_events(grey, other, "clip"), clip_events(grey, video, "another")):
+        assert 0.01 < (events != plain).mean() < 0.2
+
+
+def test_without_deviation_counted_draws_are_the_thresholds() -> None:
+    grey = random_clip(7, 12, (40, 50), "walk")
+    video = VideoSettings(steps=11, size=(40, 50), mode=2, sigma=0.0, draws="counter")
+    low, high = (round(255 * bound) for bound in thresholds(grey, video.event_ratio))
+    levels = np.diff(grey.astype(int), axis=0)
+    expected = np.stack([levels > max(high, 2), levels < min(low, -2)])
+    np.testing.assert_array_equal(clip_events(grey, video), expected)
+
+
+def test_both_kinds_of_draws_have_the_same_distribution() -> None:
+    """Events of each level are as frequent as the threshold's distribution has them."""
+    levels, count = np.arange(-45, 46), 6000
+    grey = np.full((2, len(levels), count), 100, np.uint8)
+    grey[1] += levels.astype(np.uint8)[:, None]  # wraps around
+    low, high = thresholds(grey, 0.3)
+    beyond = np.where(levels > 0, levels / 255 - high, low - levels / 255)
+    chances = np.array([0.5 * math.erfc(-one / 0.03 / math.sqrt(2)) for one in beyond])
+    chances[np.abs(levels) <= 2] = 0
+    drawn = {}
+    for draws in ("numpy", "counter"):
+        video = VideoSettings(steps=1, size=grey.shape[1:], event_ratio=0.3, mode=2, draws=draws)
+        drawn[draws] = clip_events(grey, video).sum(axis=(0, 1, 3), dtype=int)
+        assert not drawn[draws][chances == 0].any()
+    likely = np.minimum(chances, 1 - chances) * count > 5
+    assert likely.sum() > 50
+    spread = (count * chances * (1 - chances))[likely]
+    counter, other = drawn["counter"][likely], drawn["numpy"][likely]
+    most = likely.sum() + 4 * math.sqrt(2 * likely.sum())  # four deviations of chi-square
+    assert ((counter - count * chances[likely]) ** 2 / spread).sum() < most
+    assert ((counter - other) ** 2 / (2 * spread)).sum() < most
+
+
 @pytest.mark.parametrize("available", [1, 2, 30, 31, 32, 56, 164, 1776])
 def test_frame_indices_are_the_published_ones(available: int) -> None:
     indices = frame_indices(available, 31)
@@ -180,6 +308,7 @@ def test_frame_indices_round_halves_to_even() -> None:
         ({"sigma": -0.1}, "sigma"),
         ({"least": -0.1}, "least"),
         ({"seed": -1}, "seed"),
+        ({"draws": "philox"}, "draws"),
         ({"interpolation": "cubic"}, "interpolation"),
     ],
 )

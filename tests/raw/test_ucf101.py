@@ -8,8 +8,9 @@ from PIL import Image
 
 import eventdata
 from eventdata.conversion import convert
-from eventdata.errors import InputError, OptionError
+from eventdata.errors import InputError, MismatchError, OptionError
 from eventdata.formats.video import read_clip
+from eventdata.generation import generate
 from eventdata.kernels.video import VideoSettings, clip_events, clip_frames
 from eventdata.raw.ucf101 import Ucf101
 from eventdata.raw.ucf101_lists import find_clips
@@ -81,6 +82,43 @@ def test_the_seed_is_only_a_parameter_of_mode_2(tmp_path):
     ]
     assert made[0] == made[1]
     assert made[2] != made[3]
+
+
+def test_the_draws_are_a_parameter_where_they_are_counted(tmp_path):
+    """Without it, as in older stores, draws are NumPy's."""
+    for mode, draws, recorded in ((1, "counter", False), (2, "numpy", False), (2, "counter", True)):
+        video = VideoSettings(mode=mode, draws=draws)
+        assert ("draws" in Ucf101(root=tmp_path, video=video).parameters) == recorded
+
+
+def test_counted_draws_do_not_depend_on_workers_or_order(tmp_path):
+    raw = make_clips(tmp_path / "raw")
+    options = {"steps": 4, "size": "32x40", "mode": 2}
+    for name, how in {
+        "one": {"draws": "counter", "workers": 1, "shard_size": 64},
+        "two": {"draws": "counter", "workers": 2, "shard_size": 1},
+        "numpy": {"workers": 1},
+    }.items():
+        convert("ucf101", raw, tmp_path / name, **options, **how)
+    one, two, other = (
+        [frames.numpy() for frames, _ in eventdata.FrameDataset(tmp_path / name, "all")]
+        for name in ("one", "two", "numpy")
+    )
+    np.testing.assert_array_equal(one, two)
+    assert (np.array(one) != np.array(other)).any()
+    assert eventdata.open_store(tmp_path / "one").header.parameters["draws"] == "counter"
+    assert eventdata.verify(tmp_path / "two", against=raw, workers=1).problems == []
+    with pytest.raises(MismatchError, match="draws is 'counter' in the store, None in this call"):
+        convert("ucf101", raw, tmp_path / "one", **options, workers=1, shard_size=64)
+    assert eventdata.verify(tmp_path / "numpy", against=raw, workers=1).problems == []
+    convert("ucf101", raw, tmp_path / "numpy", **options, draws="numpy", workers=1)
+
+
+def test_generated_files_record_counted_draws(tmp_path):
+    raw, out = make_clips(tmp_path / "raw", clips=2), tmp_path / "out"
+    generate("es-ucf101", raw, out, mode=2, draws="counter", workers=1)
+    about = json.loads((out / "generated.json").read_text())
+    assert about["parameters"]["draws"] == "counter"
 
 
 def test_the_size_is_read_from_text():

@@ -113,6 +113,7 @@ def measure_images(paths: list[Path], runs: int) -> Measured:
 def measure_clips(paths: list[Path], runs: int) -> Measured:
     """Return times of all methods, floors and ratios."""
     settings, drawn = VideoSettings(), VideoSettings(mode=2)
+    counted = VideoSettings(mode=2, draws="counter")
     out = np.empty(settings.frames_shape, np.uint8)
 
     def fresh(path: Path) -> NDArray[np.uint8]:
@@ -127,6 +128,7 @@ def measure_clips(paths: list[Path], runs: int) -> Measured:
             "decoding": (Path, lambda path: decode_clip(path, None)),
             "kernel, published": (fresh, lambda grey: clip_frames(grey, settings, out)),
             "kernel, mode 2": (fresh, lambda grey: clip_frames(grey, drawn, out)),
+            "kernel, mode 2, counter": (fresh, lambda grey: clip_frames(grey, counted, out)),
             "NumPy, published steps": (fresh, published_differences),
         },
     )
