@@ -211,13 +211,12 @@ def comparisons(
         # Without split lists, the raw data are one split.
         origin = "train" if split_name in held and "train" in listing else split_name
         parts = [listing[origin]] if origin in listing else list(listing.values())
-        places = {
-            name: (part, i)
+        places = [
+            {name: i for i, name in enumerate(part.names) if i not in part.problems}
             for part in parts
-            for i, name in enumerate(part.names)
-            if i not in part.problems
-        }
-        if needed and chosen[split_name] and places.keys().isdisjoint(split.sample_names):
+        ]
+        known = any(not at.keys().isdisjoint(split.sample_names) for at in places)
+        if needed and chosen[split_name] and not known:
             raise OptionError(
                 f"{store.files.where}: no sample of {split_name} is in the raw data; pass {needed} "
                 "as for convert, if it was passed there"
@@ -227,7 +226,14 @@ def comparisons(
                 (i, str(split.sample_names[i]), store.header.class_name(int(split.labels[i])))
                 for i in chosen[split_name][start : start + COMPARED_AT_ONCE]
             ]
-            samples = Samples.gather([places[name] for _, name, _ in stored if name in places])
+            samples = Samples.gather(
+                [
+                    (part, at[name])
+                    for _, name, _ in stored
+                    for part, at in zip(parts, places, strict=True)
+                    if name in at
+                ]
+            )
             samples.inspect_files()
             classes = [source.classes[label] for label in samples.labels]
             yield Comparison(split.reader(), stored, source, samples, classes)
