@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from train.results import RunResult
 from train.runs.cost import Cost
 from train.runs.folder import write
 from train.tables import Table, percent, ratio, whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Group = Literal["baseline", "same samples", "more samples"]
 """Baselines; other methods on the samples of one store; those that learned from others, too."""
@@ -148,7 +151,6 @@ def table(methods: Sequence[Entry]) -> Table:
 
 def plot(methods: Sequence[Entry], out: Path) -> None:
     """Write front.png and front.svg: test accuracy over each cost, the fronts as lines."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4), layout="constrained")
@@ -176,9 +178,16 @@ def plot(methods: Sequence[Entry], out: Path) -> None:
     if axes.get_legend_handles_labels()[0]:  # there are none before a run has finished
         axes.legend(frameon=False, loc="lower right")
     figure.axes[0].set_ylabel("test accuracy (%)")
+    save(figure, out, "front", dpi=120)
+
+
+def save(figure: "Figure", out: Path, name: str, dpi: int) -> None:
+    """Write a figure as NAME.svg and NAME.png, the same bytes for the same figure."""
+    import matplotlib
+
     vectors, pixels = io.BytesIO(), io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "front"}):
+    with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(vectors, format="svg", metadata={"Date": None})
-    figure.savefig(pixels, format="png", dpi=120)
-    write(out / "front.svg", vectors.getvalue())
-    write(out / "front.png", pixels.getvalue())
+    figure.savefig(pixels, format="png", dpi=dpi)
+    write(out / f"{name}.svg", vectors.getvalue())
+    write(out / f"{name}.png", pixels.getvalue())

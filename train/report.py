@@ -7,7 +7,6 @@ seeds of all runs from scratch. A baseline that has not learned anything gives n
 accuracy has to be above that of guessing the most frequent class (`train.results.Score`).
 """
 
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -193,7 +192,6 @@ def notes(runs: Sequence[RunResult]) -> list[str]:
 
 def plot(runs: Sequence[RunResult], out: Path) -> None:
     """Write report.png and report.svg: accuracy over training time, a line per run."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -219,12 +217,7 @@ def plot(runs: Sequence[RunResult], out: Path) -> None:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, loc="lower right")
-    vectors, pixels = io.BytesIO(), io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "report"}):
-        figure.savefig(vectors, format="svg", metadata={"Date": None})
-    figure.savefig(pixels, format="png", dpi=150)
-    write(out / "report.svg", vectors.getvalue())
-    write(out / "report.png", pixels.getvalue())
+    front.save(figure, out, "report", dpi=150)
 
 
 def report(folders: Sequence[str | Path], out: str | Path) -> list[dict[str, Any]]:
