@@ -12,6 +12,7 @@ no harm. A worker may outlive its command: it checks its `Claim` before it write
 import contextlib
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -80,7 +81,7 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 
 @dataclass(frozen=True)
-class Task(Generic[RecordT]):
+class Task(ABC, Generic[RecordT]):
     """The work that one record stands for; it travels to a worker by pickle."""
 
     claim: Claim
@@ -88,16 +89,16 @@ class Task(Generic[RecordT]):
     number: int
     samples: Sized
 
+    @abstractmethod
     def make(self) -> tuple[Mapping[str, bytes | bytearray], RecordT]:
         """Return the files and the record."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parse(self, document: bytes) -> RecordT:
         """Return the record if its files have their sizes.
 
         Raises ValueError, TypeError, KeyError or AttributeError otherwise, or if it is damaged.
         """
-        raise NotImplementedError
 
     @property
     def key(self) -> str:

@@ -118,7 +118,7 @@ def test_changes_of_two_names_may_survive_in_any_order(tmp_path):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_record_gives_the_same_files_again(tmp_path, seed):
-    """Draw calls of every recorded function, some of which fail."""
+    """Draw calls of every recorded function; some calls fail."""
     draw = random.Random(seed)
     names = ("a", "b", "c", "d/a", "d/b", "d/e/a", "f")
 
