@@ -176,7 +176,7 @@ def plot(methods: Sequence[Entry], out: Path) -> None:
         axes.set_xlim(left=0)
         axes.grid(alpha=0.2)
     if axes.get_legend_handles_labels()[0]:  # there are none before a run has finished
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, loc="best")
     figure.axes[0].set_ylabel("test accuracy (%)")
     save(figure, out, "front", dpi=120)
 
