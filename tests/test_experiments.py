@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import tools.experiments
 from tests.train.test_report import make_run
-from tools.baselines import FEW, LENGTHS, VALUES, Baseline, combined, one_by_one
+from tools.baselines import FEW, VALUES, Baseline, combined, one_by_one
 from tools.comparisons import DATA, Comparison, Method
 from train.recipe import SCRATCH, load
 
@@ -41,21 +41,24 @@ def test_each_baseline_of_the_search_changes_one_setting(tmp_path, base):
             assert list(stages) == [SCRATCH]
 
 
-def test_the_best_changes_are_combined():
-    singles = one_by_one(Baseline("pipe-s-small"), 2)
-    accuracy = {"scratch": 0.5, "scratch, decay 0.9": 0.6, "scratch, decay 0.25": 0.55}
-    accuracy["scratch, batch_size 32"] = 0.51
-    tried = combined([(one, accuracy.get(one.label, 0.4)) for one in singles])
-    best = (("batch_size", 32), ("neuron.decay", 0.9))
-    assert [(one.changes, one.length) for one in tried] == [
-        (changes, length) for changes in ((), best) for length in LENGTHS
+def test_changes_that_gained_are_combined():
+    singles = one_by_one(Baseline("pipe-s-small", length=0.5), 2)
+    accuracy = {"decay 0.9": 0.6, "decay 0.25": 0.55, "batch_size 32": 0.51, "ema 0.998": 0.52}
+    tried = [(one, 0.5 if not one.changes else 0.4) for one in singles]
+    assert combined(tried) == []
+    tried = [
+        (one, next((accuracy[key] for key in accuracy if f", {key}," in one.label), old))
+        for one, old in tried
     ]
-    assert tried[-1].recipe().stages[SCRATCH].epochs == 32
-    assert len(combined([(one, 0.5) for one in singles])) == len(LENGTHS)  # no change is better
+    two, every = combined(tried)
+    assert two.changes == (("neuron.decay", 0.9), ("ema", 0.998))
+    assert every.changes == (*two.changes, ("batch_size", 32))
+    assert every.recipe().stages[SCRATCH].epochs == 8
+    assert len(combined([pair for pair in tried if "batch_size" not in pair[0].label])) == 1
 
 
-def test_the_chosen_baselines_get_more_seeds(tmp_path, monkeypatch):
-    """With decay 0.9 better than all, and the double length better yet."""
+def test_tuned_baselines_get_more_seeds(tmp_path, monkeypatch):
+    """The search on ten classes finds decay 0.9 and a batch of 32."""
 
     def train(words, **_):
         given = dict(pairwise(words))
@@ -63,8 +66,8 @@ def test_the_chosen_baselines_get_more_seeds(tmp_path, monkeypatch):
             words[n + 1].split("=", 1) for n, word in enumerate(words) if word == "--set"
         )
         folder, label = Path(given["--out"]), json.loads(changes["run.label"])
-        trained.append(folder.name)
-        accuracy = 0.4 + 0.1 * ("decay 0.9" in label) + 0.1 * ("2x" in label)
+        trained.append((given["--data"], changes.get("run.held_out")))
+        accuracy = 0.4 + 0.1 * ("decay 0.9" in label) + 0.05 * ("batch_size 32" in label)
         cost = 200 if "2x" in label else 100
         make_run(
             folder.parent,
@@ -76,19 +79,25 @@ def test_the_chosen_baselines_get_more_seeds(tmp_path, monkeypatch):
             name=folder.name,
         )
 
-    trained: list[str] = []
+    def pictures(_, work, choice):
+        store = work / f"{choice.classes}.zarr"
+        return [Comparison("pipe-S", store, "pipe-s-small", methods)]
+
+    trained: list[tuple[str, str | None]] = []
     words = ("pipe-s", "--recipe", "pipe-s-small")
     methods = (Method("scratch", ("scratch", *words[1:])), Method("pipe-S", words))
-    comparison = Comparison("pipe-S", tmp_path / "x.zarr", "pipe-s-small", methods)
-    monkeypatch.setitem(DATA, "pictures", lambda *_: [comparison])
+    monkeypatch.setitem(DATA, "pictures", pictures)
     monkeypatch.setattr(tools.experiments.subprocess, "run", train)
     arguments = ["pictures", str(tmp_path), str(tmp_path), "--seeds", "2", "--search"]
-    arguments += ["--baseline-seeds", "3", "--size", "64"]
+    arguments += ["--baseline-seeds", "3", "--size", "64", "--classes", "20"]
     done = CliRunner().invoke(tools.experiments.main, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "report/pipe-S/report.json").read_text())
     seeds = {entry["label"]: entry["seeds"] for entry in report["front"]}
-    kept = ["scratch", "scratch, decay 0.9", "scratch, decay 0.9, 2x"]
+    tuned = "scratch, decay 0.9, batch_size 32"
+    kept = ["scratch", f"{tuned}, 0.5x", tuned, f"{tuned}, 2x"]
     assert seeds == dict.fromkeys(kept, 3) | {"pipe-S": 2}
-    searched = json.loads((tmp_path / "search/pipe-S/report.json").read_text())["front"]
-    assert len(searched) == 13 + 2 * len(LENGTHS) - 2
+    searched = json.loads((tmp_path / "search/report/pipe-S/report.json").read_text())["front"]
+    assert len(searched) == 13 + 1
+    assert trained[: 13 + 1] == [(str(tmp_path / "search/10.zarr"), "0.2")] * (13 + 1)
+    assert set(trained[13 + 1 :]) == {(str(tmp_path / "20.zarr"), None)}

@@ -1,22 +1,26 @@
 """Tuned baselines: the space of settings for training from scratch, and its search.
 
 A pipeline may only be compared with baselines that are tuned as well as it is. The search changes
-one setting of the recipe's own baseline at a time (FACTORS, VALUES and few steps first), combines
-those values that are best, and trains the combination for several lengths (LENGTHS). All choices
-are made by the accuracy on held-out samples, with one seed; what is chosen is then trained with
-more seeds.
+one setting of the recipe's own baseline at a time (FACTORS, VALUES and few steps first), then
+several of those that gained. It takes one seed and TRIAL of the baseline's epochs for each, and
+compares them by the accuracy on a share HELD_OUT of the training samples. The best settings are
+then trained for several lengths (LENGTHS) and with several seeds, next to the recipe's baseline.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from eventdata.settings import from_table, table_of
-from train.front import entries, front
 from train.recipe import SCRATCH, Recipe, load
-from train.results import RunResult
 from train.settings import Stage
 from train.toml import merge
+
+TRIAL = 0.5
+"""Length of the trials."""
+
+HELD_OUT = 0.2
+"""Share of the training samples on which trials are compared."""
 
 FACTORS: Mapping[str, tuple[float, ...]] = {"batch_size": (0.5, 2), "learning_rate": (0.5, 2)}
 """Settings that are multiplied."""
@@ -109,28 +113,19 @@ def one_by_one(unchanged: Baseline, few: int) -> list[Baseline]:
 
 
 def combined(tried: Sequence[tuple[Baseline, float]]) -> list[Baseline]:
-    """Return the best changes together and the recipe's own baseline, each at all lengths.
+    """Return combinations of changes that gained: of all of them, and of the two best.
 
     Args:
         tried: the baselines of `one_by_one`, the unchanged one first, and their accuracies.
     """
     unchanged, least = tried[0]
-    best: dict[str, tuple[float, Any]] = {}
+    gains: dict[str, tuple[float, Any]] = {}
     for baseline, accuracy in tried[1:]:
         ((key, value),) = baseline.changes
-        if accuracy > best.get(key, (least, None))[0]:
-            best[key] = (accuracy, value)
-    changes = tuple((key, value) for key, (_, value) in best.items())
-    kinds: Iterable[Changes] = dict.fromkeys(((), changes))
-    return [replace(unchanged, changes=kind, length=length) for kind in kinds for length in LENGTHS]
-
-
-def chosen(baselines: Iterable[Baseline], runs: Sequence[RunResult]) -> list[Baseline]:
-    """Return the baselines to train with more seeds: the recipe's own, and the front.
-
-    Args:
-        baselines: all baselines that were tried.
-        runs: their runs.
-    """
-    labels = {entry.label for entry in front(entries(runs), "cpu_seconds")} | {"scratch"}
-    return [one for one in dict.fromkeys(baselines) if one.label in labels]
+        if accuracy > gains.get(key, (least, None))[0]:
+            gains[key] = (accuracy, value)
+    ranked = sorted(gains, key=lambda key: -gains[key][0])
+    several = dict.fromkeys(tuple(ranked[:count]) for count in (2, len(ranked)) if len(ranked) > 1)
+    return [
+        replace(unchanged, changes=tuple((key, gains[key][1]) for key in keys)) for keys in several
+    ]

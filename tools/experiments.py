@@ -9,8 +9,8 @@ are kept, so the same command resumes an interrupted comparison or adds seeds. T
 take turns, so that a busy spell of the machine hits all of them. With --jobs, several runs share
 the cores, which suits small networks better than several threads for each.
 
-With --search, baselines are tuned as `tools.baselines` says, and those that are chosen are trained
-with --baseline-seeds seeds. Everything of one data set, with five seeds of each method:
+With --search, baselines are tuned as `tools.baselines` says, on at most SEARCH_CLASSES classes of
+pictures. Everything of one data set, with five seeds of each pipeline and three of each baseline:
 
     python tools/experiments.py pictures tiny_imagenet_20.zip WORK --classes 20 \\
         --search --seeds 5 --baseline-seeds 3
@@ -22,9 +22,9 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,14 @@ import click
 import torch
 
 from eventdata.settings import parse_sides
-from tools.baselines import Baseline, chosen, combined, one_by_one
+from tools.baselines import HELD_OUT, LENGTHS, TRIAL, Baseline, Changes, combined, one_by_one
 from tools.comparisons import DATA, Choice, Comparison, Method, only
 from train.report import report
-from train.results import RunResult, read_run
+from train.results import read_run
 from train.tables import markdown, methods
+
+SEARCH_CLASSES = 10
+"""Classes of pictures on which baselines are searched, the same ones as for the pipelines."""
 
 HEADER = """# Results
 
@@ -88,25 +91,31 @@ class Runner:
         for change in (*labels, *self.changes):
             words += ["--set", change]
         click.secho(f"{self.comparison.name}: {method.label}, seed {seed}", bold=True)
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         subprocess.run([sys.executable, "-m", "train", *words], check=True, env=environment)
         return folder
 
-    def search(self) -> list[Method]:
-        """Search the baselines with one seed; return those that are chosen."""
+    def search(self) -> Changes:
+        """Search the baseline's settings with one seed; return those that are best."""
         comparison = self.comparison
-        unchanged = Baseline(comparison.recipe, comparison.changes)
-        singles = one_by_one(unchanged, comparison.few)
-        accuracies = [run.best for run in self._baselines(singles)]
-        together = combined(list(zip(singles, accuracies, strict=True)))
-        tried = list(dict.fromkeys([*singles, *together]))
-        runs = list(self._baselines(tried))
-        report([run.folder for run in runs], self.work / "search" / comparison.name)
-        return [self._method(baseline) for baseline in chosen(tried, runs)]
+        unchanged = Baseline(comparison.recipe, comparison.changes, length=TRIAL)
+        tried = self._try(one_by_one(unchanged, comparison.few))
+        tried += self._try(combined(tried))
+        best, _ = max(tried, key=lambda pair: pair[1])
+        return best.changes
 
-    def _baselines(self, baselines: Sequence[Baseline]) -> Iterator[RunResult]:
-        yield from map(read_run, self.run([self._method(one) for one in baselines], [0]))
+    def _try(self, baselines: list[Baseline]) -> list[tuple[Baseline, float]]:
+        """Return baselines with their accuracies on held-out samples."""
+        folders = self.run([self._method(one) for one in baselines], [0])
+        report(sorted(folders[0].parent.iterdir()), self.work / "report" / self.comparison.name)
+        return [(one, read_run(at).best) for one, at in zip(baselines, folders, strict=True)]
+
+    def baselines(self, tuned: Changes) -> list[Method]:
+        """Return the recipe's own baseline, and the tuned one in all lengths."""
+        own = Baseline(self.comparison.recipe, self.comparison.changes)
+        every = [replace(own, changes=tuned, length=length) for length in LENGTHS]
+        return [self._method(one) for one in dict.fromkeys([own, *every])]
 
     def _method(self, baseline: Baseline) -> Method:
         """Return a baseline as a method, after writing its recipe."""
@@ -159,7 +168,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--baseline-seeds",
     type=click.IntRange(1),
-    help="Seeds of the baselines that the search chooses; --seeds by default.",
+    help="Seeds of each baseline after the search; --seeds by default.",
 )
 @click.option(
     "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at the same time."
@@ -185,7 +194,7 @@ def main(
     **choice: Any,
 ) -> None:
     """Compare methods of training on the DATA in SOURCE; stores and runs go to WORK."""
-    work.mkdir(parents=True, exist_ok=True)
+    (work / "search").mkdir(parents=True, exist_ok=True)
     comparisons = DATA[data](source, work, Choice(**choice))
     names = [comparison.name for comparison in comparisons]
     if name not in (None, *names):
@@ -197,15 +206,20 @@ def main(
         raise click.BadParameter(
             f"unknown method {label!r}; choose from {'; '.join(known)}", param_hint="--method"
         )
-    for comparison in comparisons:
+    if search:
+        few = replace(Choice(**choice), classes=min(choice["classes"], SEARCH_CLASSES))
+        searches = DATA[data](source, work / "search", few)
+    for n, comparison in enumerate(comparisons):
         if name not in (None, comparison.name):
             continue
         chosen_ones = only(comparison, labels).methods
         runner = Runner(comparison, work, jobs, (*comparison.changes, *changes))
         folders = []
         if search:
-            searcher = Runner(comparison, work, jobs, changes)
-            folders = searcher.run(searcher.search(), range(baseline_seeds or seeds))
+            trials = (*changes, f"run.held_out={HELD_OUT}")
+            tuned = Runner(searches[n], work / "search", jobs, trials).search()
+            trainer = Runner(comparison, work, jobs, changes)
+            folders = trainer.run(trainer.baselines(tuned), range(baseline_seeds or seeds))
             chosen_ones = tuple(one for one in chosen_ones if one.label != "scratch")
         folders += runner.run(chosen_ones, range(seeds))
         rows = markdown(methods(report(folders, work / "report" / comparison.name)))
