@@ -102,9 +102,16 @@ def pictures(archive: Path, work: Path, choice: Choice) -> list[Comparison]:
     ]
 
 
-LENGTHS_EVENTS: Mapping[str, str] = {}
+CALIBRATED = "lif.epochs=1 lif.epoch_share=0.02 lif.learning_rate=0"
+"""Changes that leave LIF as the calibration makes it: a batch or two with a rate of zero."""
+
+LENGTHS_EVENTS: Mapping[str, str] = {
+    "calibrated": CALIBRATED,
+    "long": "sum.epochs=30 lif.epochs=8",
+}
 LENGTHS_IMAGES: Mapping[str, str] = {
-    "long": "ann.epochs=24 ann.label_smoothing=0.1 lif.epochs=4",
+    "calibrated": CALIBRATED,
+    "long": "ann.epochs=20 ann.label_smoothing=0.1 lif.epochs=3 lif.learning_rate=0.02",
 }
 """Lengths of the pipelines other than their recipes'."""
 

@@ -25,7 +25,6 @@ SMALL = {
     "all.batch_size": 8,
     "sum.epochs": 8,
     "lif.epochs": 4,
-    "lif.recalibrate": 4,
     "machine.accelerator": "cpu",
     "machine.keep_pages": "false",
 }
