@@ -34,6 +34,9 @@ SECTIONS = (
 INHERITED = (*OF_SOURCES, "stem", "freeze", "freeze_epochs", "recalibrate")
 """Settings that mean nothing for a stage with fresh weights."""
 
+RECALIBRATED = 50
+"""Batches for the norms of a file that teaches on frames; they have seen images, or other sums."""
+
 Pipeline = Literal["pipe-s", "pipe-d"]
 
 
@@ -117,8 +120,11 @@ def load(
             "to an earlier stage, or remove the stages that it does not need"
         )
     table["stages"] = stages
+    ahead = {key: _ahead(stages, key) for key in stages}
     for change in changes:
         set_key(table, change)
+    for key in stages:
+        _follow_weights(stages, key, ahead[key])
     if not isinstance(table["network"]["name"], str):
         raise OptionError(f"{where}: network.name is {table['network']['name']!r}, not a name")
     if table["pipeline"] not in get_args(Pipeline):
@@ -129,6 +135,7 @@ def load(
     made = {key: from_table(Stage, one, f"{where}: {key}") for key, one in stages.items()}
     needed = _needed(stages)
     made = {key: stage for key, stage in made.items() if key in needed}
+    made = _with_teachers(made, on_frames=table["pipeline"] == "pipe-d")
     _check_teachers(made, where, on_frames=table["pipeline"] == "pipe-d")
     recipe = Recipe(
         name=str(table.get("name", Path(name).stem)),
@@ -142,6 +149,10 @@ def load(
     if sections[SCRATCH] and not scratch:  # check the baseline, too
         checked[SCRATCH] = from_table(Stage, baseline, f"{where}: {SCRATCH}")
     for key, stage in checked.items():
+        if not stage.epochs and stage.weights == FRESH:
+            raise OptionError(
+                f"{where}: {key}.epochs is 0, but its weights are fresh; set weights or epochs"
+            )
         if stage.data == "images" or recipe.pipeline == "pipe-s":
             _check_of_images(stage, f"{where}: {key}")
     return recipe
@@ -262,13 +273,66 @@ def _with_sources(stages: dict[str, Stage], names: list[str], where: str) -> dic
         if source != FRESH and source not in found and not source.startswith(TIMM):
             # os.path, because Path raises for a name that is too long.
             if not os.path.isfile(source):  # noqa: PTH113
-                known = ", ".join([FRESH, *names[: names.index(name)]])
+                before = names[: names.index(name)] if name in names else []
+                known = ", ".join([FRESH, *before])
                 raise OptionError(
                     f"{where}: {name}.weights is {source!r}, neither {known} nor a file"
                 )
             stage = replace(stage, weights=str(Path(source).resolve()))
         found[name] = stage
     return found
+
+
+def _ahead(stages: dict[str, Table], name: str) -> list[str]:
+    """Return the stages that a stage's weights come from, and before them a file or `fresh`."""
+    found = [str(stages[name].get("weights", FRESH))]
+    while (last := found[-1]) in stages and last not in found[:-1]:
+        found.append(str(stages[last].get("weights", FRESH)))
+    return found
+
+
+def _follow_weights(stages: dict[str, Table], name: str, before: list[str]) -> None:
+    """Let a file teach a stage, in place, if changes have put it in the place of its teacher.
+
+    Args:
+        stages, name: the stages, and one of them.
+        before: the stages that its weights came from before the changes.
+    """
+    teacher, now = stages[name].get("teacher"), _ahead(stages, name)
+    if teacher in before and teacher not in now and now[-1] != FRESH and _is_source(now[-1]):
+        stages[name]["teacher"] = now[-1]
+
+
+def _with_teachers(stages: dict[str, Stage], *, on_frames: bool) -> dict[str, Stage]:
+    """Return stages with a stage without epochs for each file that teaches."""
+    found: dict[str, Stage] = {}
+    for name, stage in stages.items():
+        if stage.teacher not in stages and _is_source(stage.teacher):
+            frames = on_frames and stage.data == "data"
+            teacher = Stage(
+                data=stage.data,
+                neuron=replace(stage.neuron, kind="ann"),
+                weights=stage.teacher,
+                recalibrate=RECALIBRATED if frames else 0,
+                epochs=0,
+                batch_size=stage.batch_size,
+                accumulate=stage.accumulate,
+                steps=stage.steps if frames else None,
+                collapse=1 if frames else None,
+                downscale=stage.downscale,
+                normalise=stage.normalise,
+            )
+            known = [key for key, one in found.items() if one == teacher]
+            key = known[0] if known else f"{name}-teacher"
+            found[key] = teacher
+            stage = replace(stage, teacher=key)
+        found[name] = stage
+    return found
+
+
+def _is_source(name: str) -> bool:
+    """Return whether a name is that of a file or of a model of timm."""
+    return name.startswith(TIMM) or os.path.isfile(name)  # noqa: PTH113
 
 
 def _check_teachers(stages: dict[str, Stage], where: str, *, on_frames: bool) -> None:
@@ -278,8 +342,8 @@ def _check_teachers(stages: dict[str, Stage], where: str, *, on_frames: bool) ->
         earlier = names[: names.index(name)]
         if stage.teacher and stage.teacher not in earlier:
             raise OptionError(
-                f"{where}: {name}.teacher is {stage.teacher!r}, not an earlier stage "
-                f"({', '.join(earlier) or 'there is none'}); correct it"
+                f"{where}: {name}.teacher is {stage.teacher!r}, neither an earlier stage "
+                f"({', '.join(earlier) or 'there is none'}) nor a file; correct it"
             )
         frames = on_frames and stage.data == "data"
         for key in ("data", "downscale", *(("steps",) if frames else ())):

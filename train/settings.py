@@ -137,7 +137,14 @@ class Stage(Settings):
         0, "Duration of `freeze`.", unit="epochs", least=0, most=MAX_EPOCHS
     )
 
-    epochs: int = setting(1, "Duration of the stage.", unit="epochs", least=1, most=MAX_EPOCHS)
+    epochs: int = setting(
+        1,
+        "Duration of the stage. 0: keep the weights of the source, after `recalibrate` or "
+        "`calibrate`.",
+        unit="epochs",
+        least=0,
+        most=MAX_EPOCHS,
+    )
     epoch_share: float = setting(
         1.0,
         "Share of the training samples in an epoch, others in each. It suits stages that are "
@@ -180,7 +187,8 @@ class Stage(Settings):
     teacher: str = setting(
         "",
         "Earlier stage on the same store whose network teaches this one: its answers to the same "
-        "augmented batch are learned as well. Empty: none.",
+        "augmented batch are learned as well. Or a file of weights, or `timm:NAME`, for the same "
+        "network with ann neurons, which on event frames sees their sum. Empty: none.",
     )
     teacher_weight: float = setting(
         1.0, "Share of the teacher in the loss; the labels have the rest.", above=0, most=1
@@ -237,6 +245,11 @@ class Stage(Settings):
             raise OptionError(
                 f"batch_size is {self.batch_size}, which accumulate={self.accumulate} does not "
                 "divide; choose a multiple of it"
+            )
+        if not self.epochs and self.neuron.activation == "sharpened_relu":
+            raise OptionError(
+                "epochs is 0, but the activation sharpened_relu sharpens over the epochs; set "
+                "epochs, or another neuron.activation"
             )
         if self.optimizer == "adamw" and self.momentum == 1:
             raise OptionError("momentum is 1, but adamw uses it as a beta; set it below 1")

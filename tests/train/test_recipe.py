@@ -75,7 +75,7 @@ def test_settings_from_the_command_line(tmp_path):
     assert (second.schedule, second.freeze) == ("cosine", ("fc",))
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "liaf"])
+@pytest.mark.parametrize("stage", ["pretrain", "lif"])
 def test_a_change_to_a_stage_leaves_other_stages_as_they_are(stage):
     plain = load("pipe-d-images").stages
     mine = load("pipe-d-images", changes=[f"{stage}.augment.flip=0"]).stages
@@ -90,7 +90,9 @@ def test_a_change_to_a_stage_leaves_other_stages_as_they_are(stage):
         ("second.neuron.dekay=1", r"second\.neuron has no key 'dekay'; did you mean 'decay'"),
         ("second.epochs=1.5", r"second\.epochs is 1\.5, not a whole number"),
         ("second.epochs=true", r"second\.epochs is True, not a whole number"),
-        ("second.epochs=0", "epochs is 0: choose 1 to 100000"),
+        ("second.epochs=-1", "epochs is -1: choose 0 to 100000"),
+        ("first.epochs=0", "first.epochs is 0, but its weights are fresh; set weights or epochs"),
+        ("second.epochs=0 second.neuron.activation=sharpened_relu", "epochs is 0, but the activ"),
         ("second.learning_rate=fast", "learning_rate is 'fast', not a number"),
         ("second.learning_rate=nan", "learning_rate is nan, not a number"),
         ("second.optimizer=adam", "optimizer is 'adam': choose sgd, adamw"),
@@ -99,7 +101,7 @@ def test_a_change_to_a_stage_leaves_other_stages_as_they_are(stage):
         ("second.augment=3", "augment is 3, not a table"),
         ("second.learning_rate=1e308", r"learning_rate is 1e\+308: choose 0 to 1000"),
         ("second.weight_decay=1e308", r"weight_decay is 1e\+308: choose 0 to 1000"),
-        (f"second.epochs={10**400}", "epochs is 10*: choose 1 to 100000"),
+        (f"second.epochs={10**400}", "epochs is 10*: choose 0 to 100000"),
         (f"second.warmup={10**400}", "warmup is 10*, not a number"),
         ("second.steps=10001", "steps is 10001: choose 1 to 10000"),
         ("second.augment.mixup=1e308", r"mixup is 1e\+308: choose 0 to 100"),
@@ -122,8 +124,14 @@ def test_a_change_to_a_stage_leaves_other_stages_as_they_are(stage):
         ("second.weights=third", "second.weights is 'third', neither fresh, first nor a file"),
         ("first.weights=second", "first.weights is 'second', neither fresh nor a file"),
         ("second.weights=checkpoint", "--set second.weights=FILE"),
-        ("second.teacher=third", r"second\.teacher is 'third', not an earlier stage \(first\)"),
-        ("first.teacher=first", r"first\.teacher is 'first', not an earlier stage \(there is none"),
+        (
+            "second.teacher=third",
+            r"second\.teacher is 'third', neither an earlier stage \(first\) nor a file",
+        ),
+        (
+            "first.teacher=first",
+            r"first\.teacher is 'first', neither an earlier stage \(there is none",
+        ),
         ("second.temperature=4", "teacher_weight and temperature need teacher; name an earlier"),
         ("second.teacher=first first.downscale=2", "second.downscale is 1, but its teacher first"),
         ("second.teacher=first second.steps=4", "second.steps is 4, but its teacher first has"),
@@ -169,6 +177,56 @@ def test_a_stage_that_no_stage_builds_on_after_a_change_is_skipped(tmp_path):
     mine = load(recipe(tmp_path), changes=[f"second.weights={weights}"])
     assert list(mine.stages) == ["second"]
     assert list(load(recipe(tmp_path), changes=["second.weights=fresh"]).stages) == ["second"]
+
+
+TAUGHT = (
+    SMALL.replace("[stages.second]", "[stages.few]\nweights = 'first'\nteacher = 'first'\n")
+    .replace('weights = "first"\nfreeze', "[stages.second]\nweights = 'few'\nfreeze")
+    .replace("freeze_epochs = 1", "freeze_epochs = 1\nteacher = 'first'\nsteps = 3")
+    .replace("weights = 'first'", "weights = 'first'\nsteps = 3")
+    .replace('neuron = { kind = "ann" }', 'neuron = { kind = "ann" }\nsteps = 3\ncollapse = 1')
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ("few.weights", {"few-teacher": "", "few": "few-teacher", "second": "few-teacher"}),
+        ("second.weights", {"second-teacher": "", "second": "second-teacher"}),
+        ("second.teacher", {"first": "", "few": "first", "second-teacher": "", "second": "s-t"}),
+        ("first.weights", {"first": "", "few": "first", "second": "first"}),
+    ],
+)
+def test_a_file_teaches_in_place_of_a_stage(tmp_path, monkeypatch, change, stages):
+    """As weights of a stage it takes the place of the stages before it, its teacher included."""
+    stages = {name: teacher.replace("s-t", "second-teacher") for name, teacher in stages.items()}
+    for weights in (recipe(tmp_path, "", "w.safetensors"), "timm:resnet18"):
+        mine = load(recipe(tmp_path, TAUGHT), changes=[f"{change}={weights}"])
+        assert {name: stage.teacher for name, stage in mine.stages.items()} == stages
+        for name, stage in mine.stages.items():
+            if name.endswith("-teacher"):
+                assert (stage.weights, stage.epochs, stage.recalibrate) == (weights, 0, 50)
+                assert (stage.neuron.kind, stage.neuron.decay) == ("ann", 0.25)
+                assert (stage.steps, stage.collapse) == (3, 1)
+        assert load(recipe(tmp_path, mine.document(), "written.toml")) == mine
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "first").touch()  # a stage, not this file
+    assert list(load(recipe(tmp_path, TAUGHT)).stages) == ["first", "few", "second"]
+
+
+def test_a_teacher_of_a_stage_with_fresh_weights_stays(tmp_path):
+    mine = load(recipe(tmp_path, TAUGHT), changes=["second.weights=fresh"])
+    assert {name: stage.teacher for name, stage in mine.stages.items()} == {
+        "first": "",
+        "second": "first",
+    }
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_baseline_sees_all_samples_in_each_epoch(name):
+    """The last stage may be short; its share of an epoch is no setting of its baseline."""
+    (baseline,) = load(name, scratch=True).stages.values()
+    assert baseline.epoch_share == 1
 
 
 def test_a_recipe_on_a_base(tmp_path):
@@ -260,7 +318,7 @@ def test_every_recipe_reads_back_as_written(tmp_path, name, scratch):
 
 
 def test_the_published_pipe_s():
-    ann, lif = load("pipe-s").stages.values()
+    ann, lif = load("pipe-s-published").stages.values()
     assert (ann.epochs, ann.learning_rate, ann.momentum, ann.weight_decay) == (100, 0.1, 0.9, 0)
     assert (ann.neuron.kind, ann.neuron.activation) == ("ann", "sharpened_relu")
     assert (lif.steps, lif.milestones, lif.gamma) == (6, (2, 4, 6, 8), 0.3)

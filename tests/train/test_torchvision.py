@@ -124,21 +124,38 @@ def test_spiking_neurons_take_the_weights(small, kind):
 
 
 NARROW = ["network.width=4", "run.held_out=0.2", "machine.accelerator=cpu", "all.batch_size=9"]
-NARROW += ["all.epochs=1", "all.recalibrate=1", "machine.keep_pages=false"]
+NARROW += ["machine.keep_pages=false"]
+
+
+def short(recipe, changes):
+    """Return a recipe with few epochs, and few samples for calibrations and norms."""
+    stages = load(recipe, changes=changes, check_weights=False).stages
+    for name, stage in stages.items():
+        if name.endswith("-teacher"):  # it is not in the recipe
+            continue
+        few = (
+            {"calibrate_samples": 16}
+            if stage.calibrate != "none"
+            else {"recalibrate": min(stage.recalibrate, 1)}
+        )
+        few |= {"epochs": min(stage.epochs, 1), "epoch_share": 1}
+        changes = [*changes, *(f"{name}.{key}={value}" for key, value in few.items())]
+    return load(recipe, changes=changes)
 
 
 @pytest.mark.parametrize(
     ("recipe", "first", "change"),
     [
         ("torchvision-resnet18", "pretrain", ""),
-        ("torchvision-resnet18", "liaf", ""),
+        ("torchvision-resnet18", "sum", ""),
+        ("torchvision-pipe-s", "ann", ""),
         ("pipe-d-images", "pretrain", "network.name=torchvision-resnet18"),
         ("pipe-s", "ann", "network.name=torchvision-resnet18"),
     ],
 )
 def test_pipelines_start_from_the_weights(small, events, images, tmp_path, recipe, first, change):
     changes = [*NARROW, f"{first}.weights={small[1]}", *filter(None, [change])]
-    mine = load(recipe, changes=changes)
+    mine = short(recipe, changes)
     data = images if mine.pipeline == "pipe-s" else events
     result = run(mine, tmp_path / "run", data=data, images=images)
     assert [stage["name"] for stage in result["stages"]] == list(mine.stages)
@@ -146,6 +163,44 @@ def test_pipelines_start_from_the_weights(small, events, images, tmp_path, recip
     lines = (tmp_path / "run" / first / "transfer.txt").read_text().splitlines()
     fates = [line.split()[1] for line in lines if "first.conv.weight" in line]
     assert fates == ["taken"] * 8
+    if mine.stages[first].epochs == 0:  # its ANN answers as the file's network does
+        kept, info = load_model(tmp_path / "run", stage=first)
+        assert info.settings.normalise == "imagenet"
+        x = torch.randn(2, 3, 16, 16)
+        with torch.no_grad():
+            torch.testing.assert_close(kept(x), small[0](x), atol=1e-5, rtol=1e-5)
+
+
+def test_lif_neurons_are_calibrated_to_a_file_and_taught_by_it(small, events, tmp_path):
+    """The file takes the place of the ANN that the recipe would train."""
+    change = "network.name=torchvision-resnet18"
+    changes = [*NARROW, change, f"lif.weights={small[1]}"]
+    mine = short("pipe-d-events", changes)
+    result = run(mine, tmp_path / "run", data=events)
+    assert [(one["name"], one["epochs"]) for one in result["stages"]] == [
+        ("lif-teacher", 0),
+        ("lif", 1),
+    ]
+    assert (tmp_path / "run/lif/calibrate.json").exists()
+    assert result["uncounted"] == ["resnet18.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("ann.neuron.activation=leaky_relu", "neuron.activation=relu; use the recipe torchvision"),
+        ("ann.weights=many", r"fc\.weight, fc\.bias would stay random \(5 classes in the source"),
+    ],
+)
+def test_weights_that_are_not_trained_have_to_fit(small, images, tmp_path, change, says):
+    save_file(
+        trained(PlainResNet(DEPTHS["18"], classes=5, width=4)).state_dict(),
+        tmp_path / "many.safetensors",
+    )
+    change = change.replace("=many", f"={tmp_path / 'many.safetensors'}")
+    mine = short("torchvision-pipe-s", [*NARROW, f"ann.weights={small[1]}", change])
+    with pytest.raises((InputError, OptionError), match=says):
+        run(mine, tmp_path / "run", data=images)
 
 
 @pytest.mark.parametrize("recipe", ["pipe-d-images", "pipe-s"])
@@ -166,8 +221,8 @@ def test_weights_of_timm_are_found(small, monkeypatch):
     }[repository, name]
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     assert find_weights("timm:resnet18.a1_in1k") == small[1]
-    recipe = load("torchvision-resnet18", changes=["liaf.weights=timm:resnet18.a1_in1k"])
-    assert recipe.stages["liaf"].weights == "timm:resnet18.a1_in1k"
+    recipe = load("torchvision-resnet18", changes=["sum.weights=timm:resnet18.a1_in1k"])
+    assert recipe.stages["sum"].weights == "timm:resnet18.a1_in1k"
     changes = ["network.width=4"]
     name = "timm:resnet18.a1_in1k"
     network, info = load_model(name, recipe="torchvision-resnet18", changes=changes)

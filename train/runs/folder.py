@@ -92,8 +92,10 @@ class RunFolder:
         Returns:
             Whether it has.
         """
-        if not any(self.root.glob("*/state.ckpt")):  # no epoch is done
-            return False
+        if not any(
+            path for name in ("state.ckpt", "stage.json") for path in self.root.glob(f"*/{name}")
+        ):
+            return False  # no epoch and no stage is done
         try:
             found = parse_toml(read_plain(self.config, MAX_CONFIG_BYTES).decode())
         except (OSError, ValueError):

@@ -183,8 +183,21 @@ class Record(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, Classifier)
         epoch = trainer.current_epoch + 1
-        row = self._row(epoch, trainer.global_step, module)
-        self.rows.append(row)
+        self.rows.append(self._row(epoch, trainer.global_step, module))
+        better = self._write_last(trainer, module, epoch)
+        trainer.save_checkpoint(self.folder.state)
+        if better and trainer.is_global_zero:
+            self._keep_last_as_best()
+
+    def keep_untrained(self, trainer: Trainer, module: Classifier) -> None:
+        """Write the weights of a stage without epochs, after its evaluation."""
+        self._write_last(trainer, module, 0)
+        if trainer.is_global_zero:
+            self._keep_last_as_best()
+
+    def _write_last(self, trainer: Trainer, module: Classifier, epoch: int) -> bool:
+        """Write the weights and the tables after an epoch; return whether it is the best one."""
+        row = self.rows[-1]
         better = row["top1"] > self.best
         if better:
             self.best, self.best_epoch = row["top1"], epoch
@@ -196,9 +209,7 @@ class Record(Checkpoint):
             write_rows(self.folder.steps, self.step_rows)
             write_rows(self.folder.epochs, self.rows)
             self._chart(trainer, {f"epoch/{key}": value for key, value in row.items()})
-        trainer.save_checkpoint(self.folder.state)
-        if better and trainer.is_global_zero:
-            self._keep_last_as_best()
+        return better
 
     def _keep_last_as_best(self) -> None:
         write(self.folder.weights("best"), self.folder.weights("last").read_bytes())

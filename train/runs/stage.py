@@ -41,7 +41,7 @@ from train.runs.record import Record
 from train.runs.teacher import Teacher
 from train.runs.trainer import Feed, interruptible, make_trainer
 from train.settings import Stage
-from train.transfer import transfer
+from train.transfer import Report, transfer
 from train.weights import load_state, read_weights
 
 MEASURED = 64  # samples for firing rates and operations
@@ -127,7 +127,7 @@ class StageRun:
         """
         if self.folder.result.exists():
             return self._result()
-        average = MovingAverage(self.stage.ema) if self.stage.ema else None
+        average = MovingAverage(self.stage.ema) if self.stage.ema and self.stage.epochs else None
         facts = model_facts(
             self.plan.recipe,
             self.name,
@@ -150,8 +150,11 @@ class StageRun:
                 trainer.validate(self.module, feed, verbose=False)
         state = self.folder.state if resumed else None
         try:
-            with interruptible():
-                trainer.fit(self.module, feed, ckpt_path=state, weights_only=True)
+            if not self.stage.epochs:
+                record.keep_untrained(trainer, self.module)
+            else:
+                with interruptible():
+                    trainer.fit(self.module, feed, ckpt_path=state, weights_only=True)
         except EventDataError:
             raise
         except Exception as error:
@@ -236,9 +239,10 @@ class StageRun:
         """
         network, multiply_adds = self.module.network, 0.0
         if source is not None:
-            weights = read_weights(source)
-            weights.check(self.plan.recipe.network, self.stage.neuron)
-            classes = weight_facts(source).get("classes", self.data.classes)
+            weights, facts = read_weights(source), weight_facts(source)
+            untrained = not self.stage.epochs and self.stage.calibrate == "none"
+            weights.check(self.plan.recipe.network, self.stage.neuron, exact=untrained)
+            classes = facts.get("classes", self.data.classes)
             try:
                 report = transfer(
                     network,
@@ -249,6 +253,8 @@ class StageRun:
                 )
             except InputError as error:
                 raise InputError(f"{source}: {error}") from None
+            if not self.stage.epochs:
+                self._check_untrained(source, report, facts.get("kind"))
             say(f"{self.name}: weights from {source}\n{report.summary()}")
             if is_first():
                 write(self.folder.root / "transfer.txt", f"from {source}\n{report}\n")
@@ -276,6 +282,25 @@ class StageRun:
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # the caller reads the clock next
         return multiply_adds
+
+    def _check_untrained(self, source: Path, report: Report, kind: Any) -> None:
+        """Raise InputError if weights that will not be trained are not those of the source."""
+        fresh = [
+            key
+            for key in report.of("fresh")
+            if not key.endswith(("neuron.decay", "num_batches_tracked"))
+        ]
+        problem = ""
+        if fresh:
+            reasons = {reason for key, reason in report.of("fresh").items() if key in fresh}
+            problem = f"{', '.join(fresh[:4])} would stay random ({', '.join(sorted(reasons))})"
+        elif self.stage.neuron.kind == "ann" and kind in ("liaf", "lif"):
+            problem = f"the weights were trained with {kind} neurons, and those here are ann"
+        if problem:
+            raise InputError(
+                f"{source}: {self.name} does not train its weights, but {problem}; pass other "
+                f"weights, or set {self.name}.epochs"
+            )
 
     def _frames(
         self, part: FrameDataset, size: int, count: int, device: torch.device
@@ -305,7 +330,8 @@ class StageRun:
         network, state = self.module.network, load_state(path)
         try:
             network.load_state_dict(state)
-            epoch = number_in(weight_facts(path), "epoch", 1, self.stage.epochs)
+            first = min(1, self.stage.epochs)
+            epoch = number_in(weight_facts(path), "epoch", first, self.stage.epochs)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError(

@@ -25,8 +25,10 @@ from eventdata.cli import main
 from eventdata.errors import InputError, MismatchError, OptionError
 from tests.drawn import TINY_RECIPE, make_store
 from tests.makers import tree_digest
+from train import load_model
 from train.networks import build
 from train.recipe import load, recipe_names
+from train.results import read_run
 from train.runs.cost import FREE
 from train.runs.folder import RunFolder, read_rows, weight_facts
 from train.runs.module import Classifier, DivergedError, divergence, prepare
@@ -947,6 +949,56 @@ def test_a_stage_with_a_teacher_resumes(tmp_path, recipe, events):
     stop_in_the_second_epoch(chosen, tmp_path / "stopped", events)
     run(chosen, tmp_path / "stopped", data=events)
     assert_same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_stage_without_epochs_keeps_the_weights_of_its_source(tmp_path, recipe, events, whole):
+    """With calibration it is LIF without training; each stage is evaluated, and can be resumed."""
+    folder, _ = whole
+    source = folder / "lif/best.safetensors"
+    changes = [f"lif.weights={source}", "lif.epochs=0", "lif.recalibrate=0", "lif.freeze=[]"]
+    changes += ["lif.freeze_epochs=0"]
+    mine = load(recipe, changes=changes)
+    result = run(mine, tmp_path / "run", data=events)
+    before, after = (load_file(path) for path in (source, tmp_path / "run/lif/best.safetensors"))
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert weight_facts(tmp_path / "run/lif/last.safetensors")["epoch"] == 0
+    (stage,) = result["stages"]
+    assert (stage["epochs"], stage["best_epoch"], stage["trained_samples"]) == (0, 0, 0)
+    (row,) = read_rows(tmp_path / "run/lif/epochs.csv")
+    assert row["top1"] == stage["best_top1"]
+    assert read_run(tmp_path / "run").best == row["top1"]
+    assert load_model(tmp_path / "run")[1].settings.epochs == 0
+    # A run that was killed before its end resumes, with the same settings only.
+    (tmp_path / "run/result.json").unlink()
+    other = load(recipe, changes=[*changes, f"lif.weights={folder / 'lif/last.safetensors'}"])
+    with pytest.raises(MismatchError, match=r"lif\.weights is"):
+        run(other, tmp_path / "run", data=events)
+    assert run(mine, tmp_path / "run", data=events)["test"] == result["test"]
+    calibrated = ["lif.calibrate=refit", "lif.calibrate_samples=20"]
+    ann = f"lif.weights={folder / 'pretrain/last.safetensors'}"
+    run(load(recipe, changes=[*changes, ann, *calibrated]), tmp_path / "c", data=events)
+    assert (tmp_path / "c/lif/calibrate.json").exists()
+    # More epochs continue from the start.
+    longer = load(recipe, changes=[*changes, "lif.epochs=1"])
+    rows = run(longer, tmp_path / "run", data=events)["stages"]
+    assert rows[0]["trained_samples"] == 48
+
+
+def test_a_file_that_also_teaches_is_counted_once(tmp_path, recipe, events, whole):
+    ann = whole[0] / "pretrain/last.safetensors"
+    changes = [f"lif.weights={ann}", "lif.epochs=1", "lif.freeze=[]", "lif.freeze_epochs=0"]
+    result = run(load(recipe, changes=[*changes, f"lif.teacher={ann}"]), tmp_path, data=events)
+    assert [stage["name"] for stage in result["stages"]] == ["lif-teacher", "lif"]
+    assert result["seconds_before"] == weight_facts(ann)["seconds"]
+
+
+def test_an_ann_that_is_not_trained_takes_no_weights_of_spiking_neurons(
+    tmp_path, recipe, events, images, whole
+):
+    changes = ["pretrain.epochs=0", f"pretrain.weights={whole[0] / 'lif/last.safetensors'}"]
+    says = "pretrain does not train its weights, but the weights were trained with lif neurons"
+    with pytest.raises(InputError, match=says):
+        run(load(recipe, changes=changes), tmp_path / "run", data=events, images=images)
 
 
 def test_a_divergence_is_that_of_the_definition():
