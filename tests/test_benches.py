@@ -19,6 +19,7 @@ from tools.bench import (
     loader,
     long,
     parts,
+    recipes,
 )
 
 
@@ -136,6 +137,43 @@ def test_the_bench_of_conversion(tmp_path):
     assert list(result["ms_per_1000 events"]) == [f"events x {f}" for f in (0.25, 0.5, 1, 2, 4)]
     run(convert, raw, *few, "--growth", "workers")
     assert {"1 workers", "2 workers"} <= set(json.loads(output.read_text())["ms_per_sample"])
+
+
+def test_the_bench_of_recipes(tmp_path, monkeypatch):
+    """Every part of a pipeline and of its baseline has figures, and hours that follow from them."""
+    images = make_images(tmp_path / "images", train=2, val=0)
+
+    def measured_here(options, part):
+        words = [*options, f"--part={json.dumps(part)}"]
+        done = CliRunner().invoke(recipes.main, words, catch_exceptions=False)
+        return recipes.Trial(**json.loads(done.stdout))
+
+    monkeypatch.setattr(recipes, "_child", measured_here)
+    monkeypatch.setattr(recipes, "keep_pages", lambda: None)
+    monkeypatch.setattr(recipes, "CLASSES", 3)
+    output = tmp_path / "result.json"
+    small = ["--side", 32, "--width", 4, "--batch", 2, "--steps", 1]
+    run(recipes, images, *small, "--pipeline", "pipe-S", "--tflops", 1e-3, "--output", output)
+    result = json.loads(output.read_text())
+    rows = {row["stage"]: row for row in result["rows"]}
+    assert {name: row["T"] for name, row in rows.items()} == {
+        "pipe-S: ann": "1",
+        "pipe-S: few, calibration": "2",
+        "pipe-S: few": "2",
+        "pipe-S: lif": "6",
+        "**pipe-S**": "",
+        "pipe-S, scratch: scratch": "6",
+    }
+    ann, calibration, few, lif, scratch = result["trials"].values()
+    assert calibration["seconds"] > 0 < calibration["work"]
+    assert ann["forward"] < few["forward"] < lif["forward"] < 6 * ann["forward"]
+    assert lif["work"] == scratch["work"] + ann["forward"]  # the same network, and a teacher
+    seen = 90 * 1_281_167
+    assert rows["pipe-S, scratch: scratch"]["samples in all"] == f"{seen:,}"
+    hours = 2 * seen * scratch["work"] / 1e9 / 3600
+    assert float(rows["pipe-S, scratch: scratch"]["GPU hours"]) == pytest.approx(hours, abs=0.01)
+    parts = [float(row["GPU hours"]) for row in list(rows.values())[:4]]
+    assert float(rows["**pipe-S**"]["GPU hours"].strip("*")) == pytest.approx(sum(parts), abs=0.1)
 
 
 HANGS = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
