@@ -110,8 +110,9 @@ LENGTHS_EVENTS: Mapping[str, str] = {
     "long": "sum.epochs=30 lif.epochs=8",
 }
 LENGTHS_IMAGES: Mapping[str, str] = {
-    "calibrated": CALIBRATED,
-    "long": "ann.epochs=20 ann.label_smoothing=0.1 lif.epochs=3 lif.learning_rate=0.02",
+    "calibrated": f"ann.epochs=11 {CALIBRATED}",
+    "long": "ann.epochs=24 ann.label_smoothing=0.1 ann.augment.crop=0.15 ann.augment.scale=0.2 "
+    "lif.epochs=3",
 }
 """Lengths of the pipelines other than their recipes'."""
 
