@@ -102,15 +102,12 @@ def pictures(archive: Path, work: Path, choice: Choice) -> list[Comparison]:
     ]
 
 
-CALIBRATED = "lif.epochs=1 lif.epoch_share=0.02 lif.learning_rate=0"
-"""Changes that leave LIF as the calibration makes it: a batch or two with a rate of zero."""
-
 LENGTHS_EVENTS: Mapping[str, str] = {
-    "calibrated": CALIBRATED,
+    "calibrated": "lif.epochs=0",
     "long": "sum.epochs=30 lif.epochs=8",
 }
 LENGTHS_IMAGES: Mapping[str, str] = {
-    "calibrated": f"ann.epochs=11 {CALIBRATED}",
+    "calibrated": "ann.epochs=11 lif.epochs=0",
     "long": "ann.epochs=24 ann.label_smoothing=0.1 ann.augment.crop=0.15 ann.augment.scale=0.2 "
     "lif.epochs=3",
 }
