@@ -98,6 +98,6 @@ def test_tuned_baselines_get_more_seeds(tmp_path, monkeypatch):
     kept = ["scratch", f"{tuned}, 0.5x", tuned, f"{tuned}, 2x"]
     assert seeds == dict.fromkeys(kept, 3) | {"pipe-S": 2}
     searched = json.loads((tmp_path / "search/report/pipe-S/report.json").read_text())["front"]
-    assert len(searched) == 13 + 1
-    assert trained[: 13 + 1] == [(str(tmp_path / "search/10.zarr"), "0.2")] * (13 + 1)
-    assert set(trained[13 + 1 :]) == {(str(tmp_path / "20.zarr"), None)}
+    assert len(searched) == 14 + 1
+    assert trained[: 14 + 1] == [(str(tmp_path / "search/10.zarr"), "0.2")] * (14 + 1)
+    assert set(trained[14 + 1 :]) == {(str(tmp_path / "20.zarr"), None)}

@@ -22,7 +22,11 @@ TRIAL = 0.5
 HELD_OUT = 0.2
 """Share of the training samples on which trials are compared."""
 
-FACTORS: Mapping[str, tuple[float, ...]] = {"batch_size": (0.5, 2), "learning_rate": (0.5, 2)}
+FACTORS: Mapping[str, tuple[float, ...]] = {
+    "batch_size": (0.5, 2),
+    "learning_rate": (0.5, 2),
+    "weight_decay": (2,),
+}
 """Settings that are multiplied."""
 
 VALUES: Mapping[str, tuple[float | str, ...]] = {
