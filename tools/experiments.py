@@ -103,12 +103,13 @@ class Runner:
         tried = self._try(one_by_one(unchanged, comparison.few))
         tried += self._try(combined(tried))
         best, _ = max(tried, key=lambda pair: pair[1])
+        runs = self.work / "runs" / comparison.name
+        report(sorted(runs.iterdir()), self.work / "report" / comparison.name)
         return best.changes
 
     def _try(self, baselines: list[Baseline]) -> list[tuple[Baseline, float]]:
         """Return baselines with their accuracies on held-out samples."""
         folders = self.run([self._method(one) for one in baselines], [0])
-        report(sorted(folders[0].parent.iterdir()), self.work / "report" / self.comparison.name)
         return [(one, read_run(at).best) for one, at in zip(baselines, folders, strict=True)]
 
     def baselines(self, tuned: Changes) -> list[Method]:
@@ -195,7 +196,8 @@ def main(
 ) -> None:
     """Compare methods of training on the DATA in SOURCE; stores and runs go to WORK."""
     (work / "search").mkdir(parents=True, exist_ok=True)
-    comparisons = DATA[data](source, work, Choice(**choice))
+    chosen = Choice(**choice)
+    comparisons = DATA[data](source, work, chosen)
     names = [comparison.name for comparison in comparisons]
     if name not in (None, *names):
         raise click.BadParameter(
@@ -206,9 +208,9 @@ def main(
         raise click.BadParameter(
             f"unknown method {label!r}; choose from {'; '.join(known)}", param_hint="--method"
         )
-    if search:
-        few = replace(Choice(**choice), classes=min(choice["classes"], SEARCH_CLASSES))
-        searches = DATA[data](source, work / "search", few)
+    searches = comparisons
+    if search and chosen.classes > SEARCH_CLASSES:
+        searches = DATA[data](source, work / "search", replace(chosen, classes=SEARCH_CLASSES))
     for n, comparison in enumerate(comparisons):
         if name not in (None, comparison.name):
             continue
