@@ -107,7 +107,7 @@ LENGTHS_EVENTS: Mapping[str, str] = {
     "long": "sum.epochs=30 lif.epochs=8",
 }
 LENGTHS_IMAGES: Mapping[str, str] = {
-    "calibrated": "ann.epochs=11 lif.epochs=0",
+    "calibrated": "lif.epochs=0",
     "long": "ann.epochs=24 ann.augment.crop=0.15 ann.augment.scale=0.2 lif.epochs=3",
 }
 """Lengths of the pipelines other than their recipes'."""
