@@ -67,6 +67,11 @@ class Runner:
     changes: tuple[str, ...]
     """Settings of every run."""
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the runs' folders."""
+        return self.work / "runs" / self.comparison.name
+
     def run(self, methods: Sequence[Method], seeds: Sequence[int]) -> list[Path]:
         """Run every method with every seed; return the runs' folders.
 
@@ -83,7 +88,7 @@ class Runner:
     def _train(self, method: Method, seed: int) -> Path:
         """Train or resume one method with one seed; return its folder."""
         label = method.label.replace(", ", "-")
-        folder = self.work / "runs" / self.comparison.name / f"{label}-{seed}"
+        folder = self.folder / f"{label}-{seed}"
         words = [*method.words, "--data", str(self.comparison.store), "--out", str(folder)]
         if method.images is not None:
             words += ["--images", str(method.images)]
@@ -103,8 +108,7 @@ class Runner:
         tried = self._try(one_by_one(unchanged, comparison.few))
         tried += self._try(combined(tried))
         best, _ = max(tried, key=lambda pair: pair[1])
-        runs = self.work / "runs" / comparison.name
-        report(sorted(runs.iterdir()), self.work / "report" / comparison.name)
+        report(sorted(self.folder.iterdir()), self.work / "report" / comparison.name)
         return best.changes
 
     def _try(self, baselines: list[Baseline]) -> list[tuple[Baseline, float]]:

@@ -271,8 +271,7 @@ def _with_sources(stages: dict[str, Stage], names: list[str], where: str) -> dic
                 f"{where}: {name} starts from a checkpoint; pass --set {name}.weights=FILE"
             )
         if source != FRESH and source not in found and not source.startswith(TIMM):
-            # os.path, because Path raises for a name that is too long.
-            if not os.path.isfile(source):  # noqa: PTH113
+            if not _is_source(source):
                 before = names[: names.index(name)] if name in names else []
                 known = ", ".join([FRESH, *before])
                 raise OptionError(
@@ -332,6 +331,7 @@ def _with_teachers(stages: dict[str, Stage], *, on_frames: bool) -> dict[str, St
 
 def _is_source(name: str) -> bool:
     """Return whether a name is that of a file or of a model of timm."""
+    # os.path, because Path raises for a name that is too long.
     return name.startswith(TIMM) or os.path.isfile(name)  # noqa: PTH113
 
 

@@ -140,7 +140,7 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
     cost = before = FREE
     runs: dict[str, StageRun] = {}
     uncounted: list[str] = []  # files with weights whose cost is not known
-    files: set[Path] = set()  # all files with weights, each of which is counted once
+    counted: set[Path] = set()  # files with weights that stages have started from
     for name, stage in recipe.stages.items():
         source = None
         if stage.weights in recipe.stages:
@@ -148,13 +148,14 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
             source = folder.stage(stage.weights).weights(which)
         elif stage.weights != FRESH:
             source = find_weights(stage.weights)
-            into = FREE if source in files else _cost_into(source)
-            before += into
-            cost += into
-            if into is FREE and source not in files:
-                uncounted.append(source.name)
-                say(f"note: {name} starts from {source.name}, whose training is not counted")
-            files.add(source)
+            if source not in counted:  # a file may start one stage and teach another
+                counted.add(source)
+                into = _cost_into(source)
+                before += into
+                cost += into
+                if into is FREE:
+                    uncounted.append(source.name)
+                    say(f"note: {name} starts from {source.name}, whose training is not counted")
         say(f"{name}: augmentation: {stage.augment.summary()}")
         say(f"{name}: {plan.parts[stage.data].summary()}")
         current = StageRun(
