@@ -1,14 +1,16 @@
 """Tuned baselines: the space of settings for training from scratch, and its search.
 
 A pipeline may only be compared with baselines that are tuned as well as it is. The search changes
-one setting of the recipe's own baseline at a time (FACTORS, VALUES and few steps first), then
-several of those that gained. It takes one seed and TRIAL of the baseline's epochs for each, and
-compares them by the accuracy on a share HELD_OUT of the training samples. The best settings are
-then trained for several lengths (LENGTHS) and with several seeds, next to the recipe's baseline.
+one setting of the recipe's own baseline at a time (FACTORS, VALUES, VALUES_OF_FRAMES and few steps
+first), then several of those that gained. It takes one seed and TRIAL of the baseline's epochs for
+each, and compares them by the accuracy on a share HELD_OUT of the training samples. The best
+settings are then trained for several lengths (LENGTHS) and with several seeds, next to the recipe's
+baseline.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from eventdata.settings import from_table, table_of
@@ -37,6 +39,9 @@ VALUES: Mapping[str, tuple[float | str, ...]] = {
     "ema": (0.0, 0.998),
 }
 """Values that settings are set to."""
+
+VALUES_OF_FRAMES: Mapping[str, tuple[float | str, ...]] = {"augment.polarity_swap": (0.0, 0.5)}
+"""More of them for event frames."""
 
 FEW = "few steps first"
 """All but the last quarter of the epochs have few steps T."""
@@ -104,14 +109,15 @@ def one_by_one(unchanged: Baseline, few: int) -> list[Baseline]:
         unchanged: the baseline of a recipe.
         few: the number of few steps; for frames it divides the number of all steps.
     """
-    stage = unchanged.recipe().stages[SCRATCH]
-    own = {"neuron.threshold": stage.neuron.threshold, "neuron.decay": stage.neuron.decay}
-    own |= {key: getattr(stage, key) for key in ("batch_size", *FACTORS, *VALUES) if "." not in key}
+    recipe = unchanged.recipe()
+    stage = recipe.stages[SCRATCH]
     changes: list[tuple[str, Any]] = []
     for key, factors in FACTORS.items():
-        changes += [(key, type(own[key])(own[key] * factor)) for factor in factors]
-    for key, values in VALUES.items():
-        changes += [(key, value) for value in values if value != own[key]]
+        own = attrgetter(key)(stage)
+        changes += [(key, type(own)(own * factor)) for factor in factors]
+    more = VALUES_OF_FRAMES if recipe.pipeline == "pipe-d" else {}
+    for key, values in {**VALUES, **more}.items():
+        changes += [(key, value) for value in values if value != attrgetter(key)(stage)]
     every: list[Changes] = [(), *((change,) for change in [*changes, (FEW, few)])]
     return [replace(unchanged, changes=each) for each in every]
 

@@ -41,7 +41,12 @@ class Augmentation(Settings):
     event_drop: float = setting(
         0.0, "Event frames: largest share of events to drop, drawn per sample (Gu 2021).", **SHARE
     )
-    strength: float = setting(1.0, "Factor on all of these except `flip`.", least=0, most=100)
+    polarity_swap: float = setting(
+        0.0, "Event frames: probability of swapping the polarities, as in a negative.", **SHARE
+    )
+    strength: float = setting(
+        1.0, "Factor on all of these except `flip` and `polarity_swap`.", least=0, most=100
+    )
 
     def summary(self) -> str:
         """Return what is switched on, such as "crop 0.1, flip 0.5", or "none"."""
@@ -53,10 +58,11 @@ class Augmentation(Settings):
         """Return the settings with the strength multiplied into them, within their bounds."""
         values = {}
         for field in fields_of(Augmentation):
-            if field.key not in ("flip", "strength"):
+            if field.key not in ("flip", "polarity_swap", "strength"):
                 value = getattr(self, field.key) * self.strength
                 values[field.key] = min(value, field.most or value)
-        return Augmentation(flip=self.flip, **values | {"time_shift": round(values["time_shift"])})
+        values["time_shift"] = round(values["time_shift"])
+        return Augmentation(flip=self.flip, polarity_swap=self.polarity_swap, **values)
 
 
 def augment(
@@ -88,9 +94,9 @@ def augment(
     if steps is not None:
         if s.time_shift or s.event_drop:
             x = pack_frames(_in_time(unpack_frames(x, steps), s, draw, binary=True))
-        return _move(x.movedim(-1, 2), s, draw).movedim(2, -1)
+        return _move(_swap(x.movedim(-1, 2), s, draw), s, draw).movedim(2, -1)
     if x.ndim == 5:
-        return _move(_in_time(x, s, draw, binary=binary), s, draw)
+        return _move(_swap(_in_time(x, s, draw, binary=binary), s, draw), s, draw)
     return _move(x.unsqueeze(1), s, draw).squeeze(1)
 
 
@@ -118,6 +124,14 @@ def _in_time(frames: Tensor, s: Augmentation, draw: torch.Generator, *, binary: 
         else:
             frames = frames * (kept >= loss).to(frames.dtype)
     return frames
+
+
+def _swap(frames: Tensor, s: Augmentation, draw: torch.Generator) -> Tensor:
+    """Swap the polarities of some samples of (N, ., P, H, W)."""
+    if not s.polarity_swap:
+        return frames
+    drawn = torch.rand(len(frames), 1, 1, 1, 1, generator=draw, device=frames.device)
+    return torch.where(drawn < s.polarity_swap, frames.flip(2), frames)
 
 
 def _shift_in_time(frames: Tensor, most: int, draw: torch.Generator) -> Tensor:

@@ -361,6 +361,7 @@ def _check_of_images(stage: Stage, where: str) -> None:
         ("collapse", stage.collapse),
         ("augment.time_shift", stage.augment.time_shift),
         ("augment.event_drop", stage.augment.event_drop),
+        ("augment.polarity_swap", stage.augment.polarity_swap),
     ):
         if value:
             raise OptionError(

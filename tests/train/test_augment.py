@@ -90,9 +90,23 @@ def test_event_drop_draws_a_share_for_each_sample():
     assert abs(kept.mean() - 0.75) < 0.03
 
 
-def test_images_are_not_shifted_in_time_and_lose_no_events():
+def test_polarities_are_swapped_in_a_share_of_the_samples():
+    x = torch.randint(0, 3, (400, T, P, 4, 4), dtype=torch.uint8)
+    swapped = augment(x, Augmentation(polarity_swap=0.25), seed=0)
+    changed = (swapped != x).flatten(1).any(1)
+    assert 0.18 < changed.float().mean() < 0.32
+    assert torch.equal(swapped[changed], x[changed].flip(2))
+
+
+def test_strength_leaves_the_probabilities_as_they_are():
+    chosen = Augmentation(flip=0.5, polarity_swap=0.5, strength=0.1)
+    assert chosen.summary() == "flip 0.5, polarity_swap 0.5"
+
+
+def test_images_are_only_moved():
     x = torch.rand(N, 3, SIDE, SIDE)
-    assert torch.equal(augment(x, Augmentation(time_shift=2, event_drop=0.5), seed=0), x)
+    of_events = Augmentation(time_shift=2, event_drop=0.5, polarity_swap=1.0)
+    assert torch.equal(augment(x, of_events, seed=0), x)
     assert torch.equal(augment(x, Augmentation(flip=1.0), seed=0), x.flip(-1))
 
 
@@ -171,6 +185,7 @@ def test_frames_known_to_be_binary_give_the_same_result():
         {"cutout": 0.4},
         {"time_shift": 3},
         {"event_drop": 0.5},
+        {"polarity_swap": 0.5},
         {"crop": 0.2, "flip": 0.5, "scale": 0.2, "time_shift": 2, "event_drop": 0.3},
     ],
 )

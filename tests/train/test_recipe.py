@@ -119,6 +119,7 @@ def test_a_change_to_a_stage_leaves_other_stages_as_they_are(stage):
         ("first.data=images first.collapse=1", "first.collapse is 1, but the stage learns from"),
         ("first.data=images all.augment.time_shift=2", "first.augment.time_shift is 2, but"),
         ("first.data=images all.augment.event_drop=0.1", "first.augment.event_drop is 0.1, but"),
+        ("first.data=images all.augment.polarity_swap=1", "first.augment.polarity_swap is 1"),
         ("second.neuron.kind=snn", "kind is 'snn'"),
         ("second.neuron.decay=2", "decay is 2.0: choose more than 0 and less than 1"),
         ("second.weights=third", "second.weights is 'third', neither fresh, first nor a file"),
