@@ -104,11 +104,12 @@ def pictures(archive: Path, work: Path, choice: Choice) -> list[Comparison]:
 
 LENGTHS_EVENTS: Mapping[str, str] = {
     "calibrated": "lif.epochs=0",
-    "long": "sum.epochs=30 lif.epochs=8",
+    "long": "sum.epochs=40",
 }
 LENGTHS_IMAGES: Mapping[str, str] = {
     "calibrated": "lif.epochs=0",
     "long": "ann.epochs=24 ann.augment.crop=0.15 ann.augment.scale=0.2 lif.epochs=3",
+    "longer": "ann.epochs=40 ann.augment.crop=0.15 ann.augment.scale=0.2 lif.epochs=4",
 }
 """Lengths of the pipelines other than their recipes'."""
 
