@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from itertools import accumulate
 from pathlib import Path
 from statistics import mean, stdev
+from textwrap import fill
 from typing import Any
 
 from eventdata.errors import InputError, OptionError, printable
@@ -27,6 +28,8 @@ from train.tables import costs, markdown, methods, percent
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours for colour-blind readers (Okabe and Ito 2008); black is training from scratch."""
 MARKERS = "osD^vPX"
+LABEL_WIDTH = 90
+"""Characters of a line of the legend."""
 
 
 def targets(runs: Sequence[RunResult]) -> list[float | None]:
@@ -194,21 +197,23 @@ def plot(runs: Sequence[RunResult], out: Path) -> None:
     """Write report.png and report.svg: accuracy over training time, a line per run."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
     runs = sorted(runs, key=lambda run: not run.scratch)
-    labels = list(dict.fromkeys(run.label for run in runs))
+    # A dollar would start a formula.
+    labels = {run.label: fill(run.label.replace("$", r"\$"), LABEL_WIDTH) for run in runs}
+    lines = sum(label.count("\n") + 1 for label in labels.values())
+    figure = Figure(figsize=(7, 4 + 0.2 * lines), layout="constrained")  # the legend is below
+    axes = figure.subplots()
     drawn: set[str] = set()
     for run in runs:
-        number = labels.index(run.label) + (not runs[0].scratch)
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        number = list(labels).index(run.label) + (not runs[0].scratch)
+        rounds, colour = divmod(number, len(COLOURS))
+        marker = MARKERS[(colour + rounds) % len(MARKERS)]
         seconds, accuracy = zip(*run.curve, strict=True)
         percent = [100 * value for value in accumulate(accuracy, max)]
-        # A dollar would start a formula. Of several seeds one is in the legend.
-        label = None if run.label in drawn else run.label.replace("$", r"\$")
+        label = None if run.label in drawn else labels[run.label]  # of several seeds one
         drawn.add(run.label)
-        axes.step(seconds, percent, where="post", color=colour, alpha=0.35)
-        axes.plot(seconds, percent, marker, color=colour, markersize=4, label=label)
+        axes.step(seconds, percent, where="post", color=COLOURS[colour], alpha=0.35)
+        axes.plot(seconds, percent, marker, color=COLOURS[colour], markersize=4, label=label)
     goals = [target for target in targets(runs) if target is not None]
     if goals:
         axes.axhline(100 * mean(goals), color="#777777", linestyle=":", label="best from scratch")
@@ -216,7 +221,7 @@ def plot(runs: Sequence[RunResult], out: Path) -> None:
     axes.set_ylabel("best held-out accuracy so far (%)")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.2)
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside lower left", fontsize="small")
     front.save(figure, out, "report", dpi=150)
 
 

@@ -2,9 +2,11 @@
 
 import json
 import math
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -200,6 +202,20 @@ def test_untrusted_labels_add_no_lines_and_no_columns(tmp_path, runs):
     (evil / "result.json").write_text(json.dumps(result))
     with pytest.raises(InputError, match="is damaged"):
         read_run(evil)
+
+
+def test_many_long_labels_leave_room_for_the_curves(tmp_path):
+    curve = [(0, 0.1), (10, 0.9)]
+    label = ", ".join(["scratch", *["label_smoothing 0.1"] * 8])
+    runs = [make_run(tmp_path, f"{label} {n}", curve, name=f"run{n}") for n in range(9)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns if no room is left
+        report(runs, tmp_path / "report")
+    with Image.open(tmp_path / "report/report.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    dark = pixels < 100
+    assert dark.sum(0).max() > 500  # the frame of the axes is high
+    assert dark.sum(1).max() > 700  # and wide
 
 
 def test_different_machines_are_noted(tmp_path, runs):
