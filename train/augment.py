@@ -127,11 +127,13 @@ def _in_time(frames: Tensor, s: Augmentation, draw: torch.Generator, *, binary: 
 
 
 def _swap(frames: Tensor, s: Augmentation, draw: torch.Generator) -> Tensor:
-    """Swap the polarities of some samples of (N, ., P, H, W)."""
+    """Swap the polarities of some samples of (N, ., P, H, W); a voxel grid has them as signs."""
     if not s.polarity_swap:
         return frames
+    signed = frames.shape[2] == 1 and frames.is_floating_point() and bool((frames < 0).any())
+    swapped = -frames if signed else frames.flip(2)
     drawn = torch.rand(len(frames), 1, 1, 1, 1, generator=draw, device=frames.device)
-    return torch.where(drawn < s.polarity_swap, frames.flip(2), frames)
+    return torch.where(drawn < s.polarity_swap, swapped, frames)
 
 
 def _shift_in_time(frames: Tensor, most: int, draw: torch.Generator) -> Tensor:

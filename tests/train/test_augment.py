@@ -98,6 +98,13 @@ def test_polarities_are_swapped_in_a_share_of_the_samples():
     assert torch.equal(swapped[changed], x[changed].flip(2))
 
 
+def test_swapped_voxel_grids_change_their_sign_and_frames_without_polarities_stay():
+    grid = torch.randn(N, T, 1, SIDE, SIDE)
+    assert torch.equal(augment(grid, Augmentation(polarity_swap=1.0), seed=0), -grid)
+    for merged in (grid.abs(), (grid > 0).to(torch.uint8)):
+        assert torch.equal(augment(merged, Augmentation(polarity_swap=1.0), seed=0), merged)
+
+
 def test_strength_leaves_the_probabilities_as_they_are():
     chosen = Augmentation(flip=0.5, polarity_swap=0.5, strength=0.1)
     assert chosen.summary() == "flip 0.5, polarity_swap 0.5"
