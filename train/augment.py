@@ -7,7 +7,7 @@ neighbour, so events stay events; what moves in from outside is 0.
 Legend: N samples, T steps, P polarities, C channels, H rows, W columns; K bytes of eight steps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class Augmentation(Settings):
                 value = getattr(self, field.key) * self.strength
                 values[field.key] = min(value, field.most or value)
         values["time_shift"] = round(values["time_shift"])
-        return Augmentation(flip=self.flip, polarity_swap=self.polarity_swap, **values)
+        return replace(self, strength=1.0, **values)
 
 
 def augment(

@@ -199,7 +199,7 @@ def plot(runs: Sequence[RunResult], out: Path) -> None:
 
     runs = sorted(runs, key=lambda run: not run.scratch)
     # A dollar would start a formula.
-    labels = {run.label: fill(run.label.replace("$", r"\$"), LABEL_WIDTH) for run in runs}
+    labels = {run.label: fill(run.label, LABEL_WIDTH).replace("$", r"\$") for run in runs}
     lines = sum(label.count("\n") + 1 for label in labels.values())
     figure = Figure(figsize=(7, 4 + 0.2 * lines), layout="constrained")  # the legend is below
     axes = figure.subplots()
