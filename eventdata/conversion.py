@@ -1,6 +1,5 @@
 """Convert raw samples into a store: plan it, then run one task per shard."""
 
-import contextlib
 import os
 import time
 from collections import Counter
@@ -10,29 +9,27 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eventdata.counts import Counts, class_counts
 from eventdata.errors import (
     InputError,
     LeftOutError,
-    MismatchError,
     OptionError,
     check_whole,
     reading,
 )
 from eventdata.files import WORK, open_files
-from eventdata.files.archives.index import PARQUET
 from eventdata.files.archives.indexes import keep_indexes
 from eventdata.files.archives.members import split_path
-from eventdata.files.fetch import fetch_ahead, local_copy
+from eventdata.files.fetch import fetch_ahead
 from eventdata.files.inputs import check_apart, file_numbers, open_input
 from eventdata.jobs.job import Claim, Job, OnError, Progress, Task
 from eventdata.jobs.pool import Pool
-from eventdata.jobs.worker import background, out_of_memory, working_on
+from eventdata.jobs.worker import background
 from eventdata.raw.hold_out import HoldOut
+from eventdata.raw.one_sample import read_sample
 from eventdata.raw.registry import build_source, source_entry
-from eventdata.raw.source import Sample, Samples, Source, collect_notes, count_notes
+from eventdata.raw.source import Samples, Source, collect_notes, count_notes
 from eventdata.store import write
 from eventdata.store.layout import (
     MAX_SAMPLE_BYTES,
@@ -346,45 +343,6 @@ class ShardTask(Task[write.ShardRecord]):
         ):
             raise ValueError("of another shard")
         return record
-
-
-def read_sample(source: Source, samples: Samples, index: int, out: NDArray[Any]) -> int:
-    """Read one listed sample into out (K, H, W, P); return its number of events.
-
-    Raises as `local_sample`.
-    """
-    with local_sample(samples, index) as sample:
-        return source.read(sample, out)
-
-
-@contextlib.contextmanager
-def local_sample(samples: Samples, index: int) -> Iterator[Sample]:
-    """Yield a listed sample with its file on this machine.
-
-    Raises:
-        InputError: the sample can't be used.
-        MismatchError: its file has changed since it was listed.
-    """
-    if index in samples.problems:
-        raise InputError(samples.problems[index])
-    row, place = samples.row(index), samples.place(index)
-    what = row.path or row.name
-    working_on(what)
-    with reading(what), local_copy(row.path, place) as path:
-        try:
-            yield row._replace(path=path)
-        except MemoryError:
-            raise out_of_memory(what) from None
-        finally:
-            # After reading, so that the store records the size and time of what was read.
-            found, listed = file_numbers([path])[0], samples.file_numbers(index)
-            if place is not None and place.kind == PARQUET:  # its bytes are not listed
-                found = listed[0], found[1]
-            if found != listed:
-                raise MismatchError(
-                    f"{what}: changed while it was read; wait until nothing writes to the input, "
-                    "then run the same command again"
-                )
 
 
 def _estimate(source: Source, plan: SourcePlan, on_error: OnError) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eventdata.conversion import local_sample, plan_job
+from eventdata.conversion import plan_job
 from eventdata.errors import (
     InputError,
     LeftOutError,
@@ -43,6 +43,7 @@ from eventdata.jobs.job import (
 )
 from eventdata.jobs.pool import Pool
 from eventdata.raw.layouts import Maker, manifests, raw_file, raw_keys, source_of
+from eventdata.raw.one_sample import local_sample
 from eventdata.raw.source import Samples
 from eventdata.store.layout import parse_json
 

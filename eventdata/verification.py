@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from eventdata.conversion import read_sample
 from eventdata.errors import EventDataError, OptionError, StoreError, check_whole, reading
 from eventdata.files.fetch import fetch_ahead
 from eventdata.files.inputs import open_input
 from eventdata.jobs.job import Claim
 from eventdata.jobs.pool import Pool, run_tasks
 from eventdata.raw.hold_out import HoldOut
+from eventdata.raw.one_sample import read_sample
 from eventdata.raw.registry import build_source, given_options, source_entry
 from eventdata.raw.source import Samples, Source
 from eventdata.store.layout import HEADER_KEY

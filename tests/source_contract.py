@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import eventdata
-from eventdata.conversion import convert, read_sample
+from eventdata.conversion import convert
 from eventdata.errors import IncompleteStoreError, InputError, MismatchError, OptionError
 from eventdata.jobs.job import Task
+from eventdata.raw.one_sample import read_sample
 from eventdata.raw.registry import build_source
 from tests.makers import tree_digest
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eventdata.conversion import read_sample
 from eventdata.dataset import FrameDataset
 from eventdata.errors import EventDataError, InputError, OptionError, StoreError, reading
 from eventdata.files import open_files
@@ -27,6 +26,7 @@ from eventdata.raw.es_imagenet import MANIFESTS, EsImageNet
 from eventdata.raw.hold_out import PIECE
 from eventdata.raw.image_lists import SUFFIXES
 from eventdata.raw.listing import stored_name
+from eventdata.raw.one_sample import read_sample
 from eventdata.raw.recordings import Recordings, is_recording
 from eventdata.raw.registry import build_source, given_options, source_entry
 from eventdata.raw.source import Samples, Source, collect_notes

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import eventdata
-from eventdata.conversion import plan_job, read_sample
+from eventdata.conversion import plan_job
 from eventdata.errors import EventDataError
 from eventdata.files.archives.indexes import _read_index, index_of
 from eventdata.files.archives.members import read_member
@@ -36,6 +36,7 @@ from eventdata.kernels.video import VideoSettings
 from eventdata.raw.es_imagenet import EsImageNet
 from eventdata.raw.es_ucf101 import EsUcf101
 from eventdata.raw.framed import FrameSettings, Stream
+from eventdata.raw.one_sample import read_sample
 from eventdata.raw.registry import build_source
 from eventdata.raw.source import Samples
 from eventdata.show import show

@@ -16,9 +16,9 @@ import zstandard
 from isal import isal_zlib
 
 import eventdata
-from eventdata.conversion import read_sample
 from eventdata.formats.npz import parse_npz, read_npz
 from eventdata.raw.es_imagenet import MAX_ARRAY_BYTES, EsImageNet
+from eventdata.raw.one_sample import read_sample
 from eventdata.store.read import read_samples
 from eventdata.store.shard import ShardBuilder
 from tools.bench.convert import copy_files, members
