@@ -3,14 +3,16 @@
 import json
 from itertools import pairwise
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
+from click import UsageError
 from click.testing import CliRunner
 
 import tools.experiments
 from tests.train.test_report import make_run
 from tools.baselines import FEW, VALUES, VALUES_OF_FRAMES, Baseline, combined, one_by_one
-from tools.comparisons import DATA, Comparison, Method
+from tools.comparisons import DATA, Comparison, Method, unpack_pictures
 from train.recipe import SCRATCH, load
 
 RECIPES = ("pipe-s-small", "pipe-d-small-events", "ucf101-small")
@@ -57,6 +59,29 @@ def test_changes_that_gained_are_combined():
     assert every.changes == (*two.changes, ("batch_size", 32))
     assert every.recipe().stages[SCRATCH].epochs == 8
     assert len(combined([pair for pair in tried if "batch_size" not in pair[0].label])) == 1
+
+
+def test_pictures_are_unpacked_whole_and_once(tmp_path, monkeypatch):
+    archive, folder = tmp_path / "a.zip", tmp_path / "work/pictures"
+    with ZipFile(archive, "w") as zipped:
+        for name in ("train/b", "train/a", "test/a", "test/b", "train/c"):
+            zipped.writestr(f"root/{name}/1.JPEG", name)
+
+    def full(*_):
+        raise OSError(28, "disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="full"):
+            unpack_pictures(archive, folder, 0, 2)
+    assert not folder.exists()
+    for _ in range(2):
+        unpack_pictures(archive, folder, 0, 2)
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*.JPEG")}
+    assert found == {f"{split}/{name}/1.JPEG" for split in ("train", "test") for name in "ab"}
+    assert [path.name for path in folder.parent.iterdir()] == ["pictures"]
+    with pytest.raises(UsageError, match="pictures has other classes; choose another WORK"):
+        unpack_pictures(archive, folder, 1, 2)
 
 
 @pytest.mark.parametrize(

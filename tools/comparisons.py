@@ -1,7 +1,9 @@
 """The comparisons of `tools.experiments`: the stores of each data set, and the methods on them."""
 
+import contextlib
+import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -68,8 +70,7 @@ def pictures(archive: Path, work: Path, choice: Choice) -> list[Comparison]:
     if side != width:
         raise click.UsageError("pictures are square; pass --size with equal sides")
     folder = work / "pictures"
-    if not folder.exists():
-        unpack_pictures(archive, folder, choice.first_class, choice.classes)
+    unpack_pictures(archive, folder, choice.first_class, choice.classes)
     events, rgb, grey = (work / f"{name}.zarr" for name in ("events", "rgb", "grey"))
     eventdata.convert(
         "imagenet", folder, events, long_side=side, crop=side, min_events=0, resampling="area"
@@ -114,23 +115,49 @@ LENGTHS_IMAGES: Mapping[str, str] = {
 """Lengths of the pipelines other than their recipes'."""
 
 
+@contextlib.contextmanager
+def whole(folder: Path, root: str = "") -> Iterator[Path]:
+    """Yield a folder to fill, whose folder `root` becomes `folder`: whole, or not at all."""
+    beside = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    yield beside
+    (beside / root).rename(folder)
+    shutil.rmtree(beside, ignore_errors=True)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack an archive whose files are in a folder of the same name, unless it is unpacked."""
+    if folder.exists():
+        return
+    with whole(folder, folder.name) as beside, zipfile.ZipFile(archive) as zipped:
+        zipped.extractall(beside)
+
+
 def unpack_pictures(archive: Path, folder: Path, first: int, count: int) -> None:
-    """Unpack some classes, in the order of their names, of an archive ROOT/SPLIT/CLASS/*.JPEG."""
+    """Unpack some classes, in the order of their names, of an archive ROOT/SPLIT/CLASS/*.JPEG.
+
+    Raises:
+        UsageError: the folder has other classes.
+    """
     with zipfile.ZipFile(archive) as zipped:
         files = [PurePosixPath(name) for name in zipped.namelist() if name.endswith(".JPEG")]
         chosen = sorted({path.parts[-2] for path in files})[first : first + count]
-        for path in files:
-            if path.parts[-2] in chosen:
-                target = folder.joinpath(*path.parts[-3:])
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(zipped.read(str(path)))
+        if folder.exists():
+            if {path.name for path in folder.glob("*/*")} != set(chosen):
+                raise click.UsageError(f"{folder} has other classes; choose another WORK")
+            return
+        with whole(folder) as beside:
+            for path in files:
+                if path.parts[-2] in chosen:
+                    target = beside.joinpath(*path.parts[-3:])
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(zipped.read(str(path)))
 
 
 def nmnist(archive: Path, work: Path, choice: Choice) -> list[Comparison]:
     """Prepare N-MNIST, an archive of NMNIST/{Train,Test}/DIGIT/*.bin, in eight steps."""
-    if not (work / "NMNIST").exists():
-        with zipfile.ZipFile(archive) as zipped:
-            zipped.extractall(work)
+    unpack(archive, work / "NMNIST")
     store = work / "nmnist.zarr"
     eventdata.convert("tonic:NMNIST", work, store, frames=8)
     recipe = ("--recipe", "pipe-d-small-events")
@@ -148,9 +175,7 @@ def ucf101(source: Path, work: Path, choice: Choice) -> list[Comparison]:
     clips, store = source / "UCF-101", work / "ucf101.zarr"
     if source.is_file():
         clips = work / "UCF-101"
-        if not clips.exists():
-            with zipfile.ZipFile(source) as zipped:
-                zipped.extractall(work)
+        unpack(source, clips)
     lists = choice.splits or source / "ucfTrainTestlist"
     size = {} if choice.size is None else {"size": choice.size}
     options: dict[str, Any] = {"splits": lists, "fold": 1, **size}
@@ -176,3 +201,9 @@ def only(comparison: Comparison, labels: tuple[str, ...]) -> Comparison:
     """Return a comparison of the methods with some labels, of all without any."""
     chosen = [one for one in comparison.methods if one.label in labels or not labels]
     return replace(comparison, methods=tuple(chosen))
+
+
+def as_run(comparison: Comparison) -> tuple[Method, ...]:
+    """Return the methods with the comparison's settings in their words."""
+    sets = [word for change in comparison.changes for word in ("--set", change)]
+    return tuple(replace(one, words=(*one.words, *sets)) for one in comparison.methods)

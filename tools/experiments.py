@@ -33,7 +33,7 @@ import torch
 
 from eventdata.settings import parse_sides
 from tools.baselines import HELD_OUT, LENGTHS, TRIAL, Baseline, Changes, combined, one_by_one
-from tools.comparisons import DATA, Choice, Comparison, Method, only
+from tools.comparisons import DATA, Choice, Comparison, Method, as_run, only
 from train.report import report
 from train.results import read_run
 from train.tables import markdown, methods
@@ -72,12 +72,13 @@ class Runner:
         """The folder of the runs' folders."""
         return self.work / "runs" / self.comparison.name
 
-    def run(self, methods: Sequence[Method], seeds: Sequence[int]) -> list[Path]:
-        """Run every method with every seed; return the runs' folders.
+    def run(self, methods: Sequence[tuple[Method, int]]) -> list[Path]:
+        """Run methods, each with its number of seeds; return the runs' folders.
 
-        After the first failure no more runs are started.
+        The methods of a seed take turns. After the first failure no more runs are started.
         """
-        pairs = [(method, seed) for seed in seeds for method in methods]
+        most = max((seeds for _, seeds in methods), default=0)
+        pairs = [(method, n) for n in range(most) for method, seeds in methods if n < seeds]
         with ThreadPoolExecutor(self.jobs) as pool:
             running = [pool.submit(self._train, method, seed) for method, seed in pairs]
             try:
@@ -113,8 +114,9 @@ class Runner:
 
     def _try(self, baselines: list[Baseline]) -> list[tuple[Baseline, float]]:
         """Return baselines with their accuracies on held-out samples."""
-        folders = self.run([self._method(one) for one in baselines], [0])
-        return [(one, read_run(at).best) for one, at in zip(baselines, folders, strict=True)]
+        folders = self.run([(self._method(one), 1) for one in baselines])
+        accuracies = [read_run(folder).held_out_accuracy for folder in folders]
+        return list(zip(baselines, accuracies, strict=True))
 
     def baselines(self, tuned: Changes) -> list[Method]:
         """Return the recipe's own baseline, and the tuned one in all lengths."""
@@ -136,10 +138,9 @@ def append_results(
 ) -> None:
     """Add a table with its command and machine to a Markdown file."""
     samples = json.loads((folders[0] / "result.json").read_text())["stages"][-1]["samples"]
-    seeds = len({read_run(folder).seed for folder in folders})
     text = (
         f"\n## {title}\n\n`{words}`\n\n{machine(jobs)}. {samples['train']} samples to train on, "
-        f"{samples['select']} held out; {seeds} seeds (mean ± deviation).\n\n{rows}"
+        f"{samples['select']} held out; mean ± deviation over seeds.\n\n{rows}"
     )
     if not results.exists():
         results.write_text(HEADER)
@@ -218,16 +219,17 @@ def main(
     for n, comparison in enumerate(comparisons):
         if name not in (None, comparison.name):
             continue
-        chosen_ones = only(comparison, labels).methods
-        runner = Runner(comparison, work, jobs, (*comparison.changes, *changes))
-        folders = []
+        chosen_ones = [(one, seeds) for one in as_run(only(comparison, labels))]
+        runner = Runner(comparison, work, jobs, changes)
         if search:
             trials = (*changes, f"run.held_out={HELD_OUT}")
             tuned = Runner(searches[n], work / "search", jobs, trials).search()
-            trainer = Runner(comparison, work, jobs, changes)
-            folders = trainer.run(trainer.baselines(tuned), range(baseline_seeds or seeds))
-            chosen_ones = tuple(one for one in chosen_ones if one.label != "scratch")
-        folders += runner.run(chosen_ones, range(seeds))
+            baselines = [(one, baseline_seeds or seeds) for one in runner.baselines(tuned)]
+            chosen_ones = [
+                *baselines,
+                *(pair for pair in chosen_ones if pair[0].label != "scratch"),
+            ]
+        folders = runner.run(chosen_ones)
         rows = markdown(methods(report(folders, work / "report" / comparison.name)))
         click.echo(rows)
         if results is not None:

@@ -4,8 +4,8 @@ The files of a run state it in their header (`train.runs.facts.model_facts`); fo
 programs a recipe states it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eventdata.errors import EventDataError, InputError, OptionError
+from eventdata.errors import InputError, OptionError
 from eventdata.settings import from_table, table_of
 from eventdata.store.layout import SampleFormat, whole_number
 from train.networks.layers import Network
 from train.neurons.surrogate import sharpen
 from train.recipe import Recipe, load
+from train.runs.facts import reading_header
 from train.runs.folder import RunFolder, number_in, weight_facts
 from train.runs.plan import build_network, input_shape
 from train.settings import CHECKPOINT, Stage
@@ -124,17 +125,6 @@ def _file_of(path: str | Path, stage: str | None) -> tuple[Path, str | None]:
     return file, stage
 
 
-@contextmanager
-def _reading_header(path: Path) -> Iterator[None]:
-    """Raise InputError for an error in what the header of a file states."""
-    try:
-        yield
-    except (EventDataError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: its header is damaged ({error}); pass another file of the run"
-        ) from None
-
-
 def _deciding(stage: Stage) -> dict[str, Any]:
     """Return the settings of a stage that decide the outputs of a network with given weights."""
     inputs = ("steps", "collapse", "downscale", "normalise")
@@ -157,7 +147,7 @@ def _info_of(facts: Mapping[str, Any], weights: Weights, path: str | Path) -> Mo
             "the settings of neurons and input, which decide the outputs."
             + (old or f" Pass recipe=..., for these weights {names}")
         )
-    with _reading_header(weights.path):
+    with reading_header(weights.path):
         framing = _framing_of(facts)
         stage = from_table(Stage, facts["settings"], "settings")
         texts = [facts[key] for key in ("recipe", "pipeline", "stage")]
@@ -212,7 +202,7 @@ def _with_recipe(
     settings = recipe.stages[stage]
     weights.check(recipe.network, settings.neuron, exact=True)
     mine = recipe.network | _deciding(settings)
-    with _reading_header(weights.path):
+    with reading_header(weights.path):
         framing = _framing_of(facts)
         stated = dict(facts.get("network", {}))
         stated |= {"kind": facts["kind"]} if "kind" in facts else {}

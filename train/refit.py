@@ -33,8 +33,14 @@ def match(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     means = output.mean(dim=0), target.mean(dim=0)
     output, target = output - means[0], target - means[1]
     power = output.square().sum(dim=0)
-    gain = torch.where(power > 0, (output * target).sum(dim=0) / power, 1.0)
+    varies = power > _rounding(means[0], len(output))
+    gain = torch.where(varies, (output * target).sum(dim=0) / power, 1.0)
     return gain, means[1] - gain * means[0]
+
+
+def _rounding(mean: Tensor, rows: int) -> Tensor:
+    """Return the sum of squares below which a column only varies by the rounding of its mean."""
+    return rows * (16 * torch.finfo(mean.dtype).eps * mean).square()
 
 
 def refit(x: Tensor, residual: Tensor, held: Tensor, own: Tensor | None = None) -> Change:
@@ -98,7 +104,8 @@ class _Ridge:
             weight, explaining = weight.tensor_split(2, dim=1)
             rest = own - self.x @ explaining
             power = (own * rest).sum(dim=0)
-            gain = torch.where(power > 0, (self.residual * rest).sum(dim=0) / power, 0.0)
+            varies = power > _rounding(self.means[2], len(own))
+            gain = torch.where(varies, (self.residual * rest).sum(dim=0) / power, 0.0)
             weight = weight - explaining * gain
             bias -= self.means[2] * gain
         return weight, gain, bias - self.means[0] @ weight

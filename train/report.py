@@ -35,7 +35,7 @@ LABEL_WIDTH = 90
 def targets(runs: Sequence[RunResult]) -> list[float | None]:
     """Return the target accuracy of each run; None if no run is from scratch, or one is useless."""
     baselines = best_baselines(runs)
-    if not baselines or any(useless(run) for run in baselines.values()):
+    if not baselines or any(run.useless for run in baselines.values()):
         return [None] * len(runs)
     best = {seed: run.best for seed, run in baselines.items()}
     return [best.get(run.seed, mean(best.values())) for run in runs]
@@ -48,11 +48,6 @@ def best_baselines(runs: Sequence[RunResult]) -> dict[int, RunResult]:
         if run.scratch and (run.seed not in best or run.best > best[run.seed].best):
             best[run.seed] = run
     return best
-
-
-def useless(run: RunResult) -> bool:
-    """Return whether a run is known to have learned nothing."""
-    return run.test is not None and run.test.learned is False
 
 
 def distinguish(runs: Sequence[RunResult]) -> list[RunResult]:
@@ -73,7 +68,11 @@ def summarise(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
         None if target is None else run.cost_to(target)
         for run, target in zip(runs, goals, strict=True)
     ]
-    slow = {run.seed: cost for run, cost in zip(runs, reached, strict=True) if run.scratch and cost}
+    slow: dict[int, Cost] = {}
+    for run, cost in zip(runs, reached, strict=True):
+        usual = slow.get(run.seed)
+        if run.scratch and cost and (usual is None or (cost.seconds or 0) < (usual.seconds or 0)):
+            slow[run.seed] = cost
     rows = []
     for label in dict.fromkeys(run.label for run in runs):
         own = [run for run in runs if run.label == label]
@@ -165,7 +164,7 @@ def notes(runs: Sequence[RunResult]) -> list[str]:
     """Return what a reader of the tables has to know, as sentences."""
     found = []
     for run in best_baselines(runs).values():
-        if useless(run) and run.test is not None and run.test.chance is not None:
+        if run.useless and run.test is not None and run.test.chance is not None:
             hits, samples = run.test.needed or 0, run.test.samples or 1
             least = (
                 f"{percent(hits / samples)} % or more would show that it has"

@@ -96,6 +96,8 @@ class RunResult:
     """Seconds and accuracy before the last stage and after each of its epochs."""
     costs: tuple[Cost, ...]
     """The cost until each point of the curve."""
+    held_out_accuracy: float
+    """Accuracy of the tested weights on the samples that select models."""
     test: Score | None
     synaptic: float | None
     """Operations per sample (`train.operations`)."""
@@ -105,9 +107,14 @@ class RunResult:
     """Class names by number; empty if the run did not record them."""
     notes: Sequence[str] = ()
     more_samples: bool = False
-    """Whether it learned from pictures of another origin than the samples of its store."""
+    """Whether it has, or may have, learned from other samples than those of its store."""
     uncounted: Sequence[str] = ()
     """Files with initial weights whose training is not in the cost."""
+
+    @property
+    def useless(self) -> bool:
+        """Whether it is known to have learned nothing."""
+        return self.test is not None and self.test.learned is False
 
     @property
     def best(self) -> float:
@@ -162,7 +169,10 @@ def _read(path: str, folder: RunFolder, result: Mapping[str, Any]) -> RunResult:
         stages = {"earlier": replace(Cost.read(last.get("before")), seconds=earlier), **stages}
     own = folder.stage(last["name"])
     rows = read_rows(own.epochs)
-    costs = [_until(row, rows[-1], cost_of(last)) for row in rows]
+    work = {"calibration_multiply_adds": 0, **last}  # older versions did not record it
+    most = cost_of(last).multiply_adds or 0
+    calibration = number_in(work, "calibration_multiply_adds", most=most)
+    costs = [_until(row, rows[-1], cost_of(last), calibration) for row in rows]
     operations = own.root / "operations.json"
     measured = read_json(operations) if operations.exists() else {}
     test = result["test"]
@@ -186,6 +196,7 @@ def _read(path: str, folder: RunFolder, result: Mapping[str, Any]) -> RunResult:
             for row in rows
         ),
         costs=tuple(before + cost for cost in costs),
+        held_out_accuracy=_kept(own, rows),
         test=_test(test) if test else None,
         synaptic=number_in(measured, "synaptic") if measured else None,
         rates={
@@ -199,6 +210,15 @@ def _read(path: str, folder: RunFolder, result: Mapping[str, Any]) -> RunResult:
     )
 
 
+def _kept(stage: StageFolder, rows: Sequence[Mapping[str, float]]) -> float:
+    """Return the accuracy on the held-out samples after the epoch whose weights were tested."""
+    settings = weight_facts(stage.weights("last")).get("settings") or {}
+    trained = rows[1:] or rows  # the weights before the first epoch are kept if there is no other
+    if settings.get("keep") == "last":
+        trained = trained[-1:]
+    return max(number_in(row, "top1", most=1) for row in trained)
+
+
 def _minus(total: Cost, last: Cost) -> Cost:
     """Return the cost before the last stage; raise ValueError if it is below 0."""
     left: dict[str, float | None] = {}
@@ -210,19 +230,26 @@ def _minus(total: Cost, last: Cost) -> Cost:
     return Cost(**left)
 
 
-def _until(row: Mapping[str, float], last: Mapping[str, float], stage: Cost) -> Cost:
-    """Return the cost of the last stage until a row of epochs.csv. Its work is even over steps."""
-    share = None
-    if "step" in row and last.get("step"):
-        share = number_in(row, "step", most=last["step"]) / last["step"]
+def _until(
+    row: Mapping[str, float], last: Mapping[str, float], stage: Cost, calibration: float
+) -> Cost:
+    """Return the cost of the last stage until a row of epochs.csv.
 
-    def part(work: float | None) -> float | None:
-        return None if share is None or work is None else share * work
+    Its work is even over steps, after the calibration, which comes before the first one. A stage
+    without steps has no other work.
+    """
+    share = None
+    if "step" in row and "step" in last:
+        steps = last["step"]
+        share = number_in(row, "step", most=steps) / steps if steps else 1.0
+
+    def part(work: float | None, first: float = 0.0) -> float | None:
+        return None if share is None or work is None else first + share * (work - first)
 
     return Cost(
         seconds=number_in(row, "train_seconds"),
         cpu_seconds=number_in(row, "cpu_seconds", most=MOST) if "cpu_seconds" in row else None,
-        multiply_adds=part(stage.multiply_adds),
+        multiply_adds=part(stage.multiply_adds, calibration),
         additions=part(stage.additions),
     )
 

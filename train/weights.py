@@ -8,9 +8,9 @@ import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import load_file
@@ -20,7 +20,7 @@ from eventdata.errors import InputError, OptionError, reading
 from eventdata.files.local import check_plain
 from train.checkpoint import check_torch_file
 from train.networks.published_names import DEPTHS, Form, depth_of, form_of, rename
-from train.neurons.neuron import NeuronSettings
+from train.neurons.neuron import Kind, NeuronSettings
 from train.settings import TIMM
 
 DTYPES = {
@@ -75,8 +75,7 @@ class Weights:
             for key, value in needed.items()
             if network.get(key, False) != value
         }
-        # The published LIAF-18 activates in place, and has the names of LIF-18.
-        carries = form.network + depth == "event-resnet18"
+        carries = self._carries_activated
         if neuron.kind == "liaf" and neuron.carry_activated != carries and (carries or exact):
             wrong["neuron.carry_activated"] = carries
         if exact and neuron.kind not in form.neurons:
@@ -90,6 +89,24 @@ class Weights:
                 f"{', '.join(f'{key}={_toml(value)}' for key, value in wrong.items())}; use the "
                 f"recipe {self.recipes}, or set these keys"
             )
+
+    def neuron(self, own: NeuronSettings) -> NeuronSettings:
+        """Return the settings of the neurons that the weights were trained with, as far as known.
+
+        Where a form is of several kinds, it is the one that is furthest from spikes. Weights
+        without a form have ann neurons, and what nothing states is that of `own`.
+        """
+        forms = self.form.neurons if self.form else {"ann": {}}
+        kind = next(kind for kind in get_args(Kind) if kind in forms)
+        carries = kind == "liaf" and self._carries_activated
+        return replace(own, **{"kind": kind, "carry_activated": carries, **forms[kind]})
+
+    @property
+    def _carries_activated(self) -> bool:
+        """The published LIAF-18 activates in place, and has the names of LIF-18."""
+        return (
+            self.form is not None and self.form.network + depth_of(self.state) == "event-resnet18"
+        )
 
     @property
     def recipes(self) -> str:

@@ -179,6 +179,7 @@ def test_the_folded_network_is_one_of_explicit_thresholds_and_amplitudes(name, i
 @pytest.mark.parametrize("name", ["image-resnet", "vgg"])
 @torch.no_grad()
 def test_calibration_never_raises_the_error_of_a_channel(name, seed, steps, decay):
+    """As it is: with the same maps, one threshold and no amplitudes."""
     spiking, reference, batches = case(name, "images", seed, steps=steps, decay=decay)
     outcomes = calibrate(spiking, reference, batches)
     unfolded = [Unfolded(spiking, reference, outcomes, *pair).errors for pair in batches]
@@ -254,6 +255,19 @@ def test_a_silent_channel_stays_as_it_is():
     assert stem.thresholds[0] == pytest.approx(0.6)
     assert stem.amplitudes[0] == 1
     assert all(value.isfinite().all() for value in spiking.state_dict().values())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@torch.no_grad()
+def test_few_samples_calibrate(count):
+    """Of fewer than five the last one is held out; with a single one nothing is refitted."""
+    spiking, reference, batches = case("event-resnet", "frames")
+    batches = [(x[:1], seen[:1]) for x, seen in (batches * 5)[:count]]
+    _, *others = calibrate(spiking, reference, batches, refit=True)
+    assert all(value.isfinite().all() for value in spiking.state_dict().values())
+    for outcome in others:
+        assert (outcome.residual is None) == (count == 1)
+        assert count == 1 or 0 <= outcome.residual[1] <= outcome.residual[0]
 
 
 @torch.no_grad()
@@ -358,6 +372,16 @@ def test_a_refit_of_noise_changes_nothing():
     assert change.after <= change.before
     if change.after == change.before:
         assert not change.weight.any()
+
+
+@pytest.mark.parametrize("value", [0.37, -0.013, 1e-5])
+def test_an_output_that_only_varies_by_rounding_keeps_its_gain(value):
+    target = rows(16_000, 1)
+    gain, offset = match(torch.full_like(target, value), target)
+    assert gain == 1
+    torch.testing.assert_close(offset, target.mean(dim=0) - value)
+    change = refit(rows(100, 3), target[:100], held(100), torch.full((100, 1), value))
+    assert change.gain.abs().max() == 0
 
 
 def test_a_match_is_the_best_gain_and_offset():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.train.test_report import make_run
-from train.front import Entry, best_baseline, entries, front, plot, table
+from train.front import Entry, best_baseline, entries, front, plot, speed_up, table
 from train.results import read_run
 
 POINTS = st.lists(
@@ -54,12 +54,13 @@ def test_the_best_baseline_is_chosen_by_held_out_samples():
     target = best_baseline(made)
     assert target is not None
     assert target.label == "chosen"
-    speeds = [one.speed_up(target, "cpu_seconds") for one in made]
-    assert speeds == [None, None, None, 4.0]
+    speeds = [speed_up(made, one, "cpu_seconds") for one in made]
+    assert speeds == [None, None, None, 0.4]  # the cheaper baseline tests as well
+    assert speed_up(made[1:], made[3], "cpu_seconds") == 4
     found = table(made)
     assert "baseline on the held-out samples is chosen" in found.text
     assert "accuracy of 40.0 %" in found.text
-    assert [row[-3:] for row in found.rows][3] == ("4.00",) * 3
+    assert [row[-3:] for row in found.rows][3] == ("0.40",) * 3
     assert best_baseline(made[2:]) is None
     assert "baseline" not in table(made[2:]).text
 
@@ -75,7 +76,27 @@ def test_entries_are_means_over_seeds(tmp_path):
     assert few.costs == {"seconds": 20.0, "cpu_seconds": None, "operations": None}
     assert (base.group, base.test) == ("baseline", None)
     assert base.costs == {"seconds": 40.0, "cpu_seconds": 8.0, "operations": 3e9}
-    assert few.speed_up(base, "seconds") is None  # the baseline was not tested
+    assert speed_up([few, base], few, "seconds") is None  # the baseline was not tested
+
+
+def test_a_baseline_that_has_not_learned_gives_no_speed_up(tmp_path):
+    guesses = [[10, 0], [10, 0]]
+    make_run(tmp_path, "base", [(0, 0.4), (100, 0.5)], scratch=True, confusion=guesses)
+    make_run(tmp_path, "fast", [(0, 0.4), (10, 0.5)], test=0.55)
+    made = entries([read_run(tmp_path / name) for name in ("base-0", "fast-0")])
+    assert best_baseline(made) is None
+    assert "baseline" not in table(made).text
+    assert speed_up(made, made[1], "seconds") is None
+
+
+@pytest.mark.parametrize(("keep", "accuracy"), [("best", 0.6), ("last", 0.5), (None, 0.6)])
+def test_the_held_out_accuracy_is_that_of_the_tested_weights(tmp_path, keep, accuracy):
+    """The weights before the first epoch are not kept, however good they are."""
+    curve = [(0, 0.9), (10, 0.6), (20, 0.5)]
+    make_run(tmp_path, "lif", curve, settings=None if keep is None else {"keep": keep})
+    run = read_run(tmp_path / "lif-0")
+    assert run.held_out_accuracy == entries([run])[0].held_out == accuracy
+    assert run.best == 0.9
 
 
 def test_fronts_with_gaps_are_drawn(tmp_path):

@@ -40,6 +40,8 @@ def make_run(
     costs=None,
     classes=None,
     before_costs=None,
+    settings=None,
+    calibration=None,
 ):
     """Write a finished run.
 
@@ -48,6 +50,8 @@ def make_run(
         confusion: that of its test.
         costs: CPU seconds, multiply-adds and additions of its last stage; None: of an old version.
         before_costs: those of a stage `ann` before it.
+        settings: those of its last stage.
+        calibration: multiply-adds of its calibration.
     """
     folder = RunFolder(root / (name or f"{label}-{seed}"))
     name = "scratch" if scratch else "lif"
@@ -59,19 +63,22 @@ def make_run(
     if costs is not None:
         for row in rows:
             row["step"] = 10 * row["epoch"]
-            row["cpu_seconds"] = costs[0] * row["epoch"] / rows[-1]["epoch"]
+            share = row["epoch"] / rows[-1]["epoch"] if len(rows) > 1 else 1.0
+            row["cpu_seconds"] = costs[0] * share
     write_rows(folder.stage(name).epochs, rows)
     measured = {"synaptic": synaptic, "rates": {"stem.neuron": 0.25, "<b>": 0.5}}
     write_json(folder.stage(name).root / "operations.json", measured)
-    if classes is not None:
-        write_weights(
-            folder.stage(name).weights("last"), {"x": torch.zeros(1)}, {"classes": classes}
-        )
+    facts = {"classes": classes, "settings": settings}
+    facts = {key: value for key, value in facts.items() if value is not None}
+    if facts:
+        write_weights(folder.stage(name).weights("last"), {"x": torch.zeros(1)}, facts)
     seconds = rows[-1]["train_seconds"]
     keys = ("cpu_seconds", "multiply_adds", "additions")
     stages = [
         {"name": name, "train_seconds": seconds, **dict(zip(keys, costs or (), strict=False))}
     ]
+    if calibration is not None:
+        stages[0]["calibration_multiply_adds"] = calibration
     if before_costs is not None:
         ann = dict(zip(keys, before_costs, strict=True))
         stages.insert(0, {"name": "ann", "train_seconds": before, **ann})
@@ -413,6 +420,34 @@ def test_costs_are_compared_in_cpu_seconds_and_operations(tmp_path):
     assert "| fast | to the baseline's best | 20 | 50 | 1.5 | 1 | 2.5 |" in text
     assert "| fast | speed-up | 5.00 | 4.00 |  |  | 3.20 |" in text
     assert (tmp_path / "out/report.html").read_text("utf-8").count("<svg") == 3
+
+
+def test_the_work_of_a_calibration_comes_before_the_first_step(tmp_path):
+    slow = make_run(tmp_path, "slow", [(0, 0.1), (9, 0.5)], scratch=True, costs=(9, 8e9, 4e9))
+    options = {"calibration": 2e9, "costs": (3, 2e9, 0)}
+    untrained = make_run(tmp_path, "untrained", [(3, 0.5)], before=3, **options)
+    trained = make_run(
+        tmp_path, "trained", [(3, 0.5), (6, 0.6)], calibration=2e9, costs=(6, 6e9, 2e9)
+    )
+    assert [cost.operations for cost in read_run(trained).costs] == [2e9, 8e9]
+    assert [cost.operations for cost in read_run(untrained).costs] == [2e9]
+    _, *rows = report([slow, untrained, trained], tmp_path / "out")
+    assert [row["speed_up_operations"] for row in rows] == [6, 6]
+    result = json.loads((trained / "result.json").read_text())
+    result["stages"][0]["calibration_multiply_adds"] = 7e9
+    (trained / "result.json").write_text(json.dumps(result))
+    with pytest.raises(InputError, match="calibration_multiply_adds is '7000000000"):
+        read_run(trained)
+
+
+def test_of_several_baselines_the_cheapest_that_reaches_the_target_counts(tmp_path):
+    made = [
+        make_run(tmp_path, "short", [(0, 0.1), (50, 0.6)], scratch=True),
+        make_run(tmp_path, "long", [(0, 0.1), (200, 0.6)], scratch=True),
+        make_run(tmp_path, "fast", [(0, 0.1), (10, 0.6)]),
+    ]
+    for order in ([0, 1, 2], [1, 0, 2]):
+        assert summarise([read_run(made[n]) for n in order])[2]["speed_up"] == 5
 
 
 def test_training_that_is_not_counted_is_noted(tmp_path, runs):

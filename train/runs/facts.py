@@ -1,8 +1,12 @@
 """The header of weights: everything that decides the outputs of a trained network."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from eventdata.errors import EventDataError, InputError
 from eventdata.settings import table_of
 from eventdata.store.layout import Header, SampleFormat
 from train.recipe import Recipe
@@ -33,3 +37,14 @@ def model_facts(
             "parameters": header.parameters,
         },
     }
+
+
+@contextmanager
+def reading_header(path: Path) -> Iterator[None]:
+    """Raise InputError for an error in what the header of a file states."""
+    try:
+        yield
+    except (EventDataError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: its header is damaged ({error}); pass another file of the run"
+        ) from None

@@ -141,6 +141,7 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
     runs: dict[str, StageRun] = {}
     uncounted: list[str] = []  # files with weights whose cost is not known
     counted: set[Path] = set()  # files with weights that stages have started from
+    more_samples = _uses_pictures(plan)
     for name, stage in recipe.stages.items():
         source = None
         if stage.weights in recipe.stages:
@@ -150,6 +151,9 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
             source = find_weights(stage.weights)
             if source not in counted:  # a file may start one stage and teach another
                 counted.add(source)
+                facts = weight_facts(source)
+                more_samples |= facts.get("store") != plan.stores["data"].digest
+                more_samples |= facts.get("more_samples") is not False
                 into = _cost_into(source)
                 before += into
                 cost += into
@@ -164,6 +168,7 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
             folder=folder.stage(name),
             before=cost,
             teacher=runs.get(stage.teacher),
+            more_samples=more_samples,
         )
         runs[name] = current
         result = current.train(source, say)
@@ -191,7 +196,7 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
         "parts": plan.parts["data"].counts,
         "drawn": list(plan.parts["data"].drawn),
         "notes": [text for one in plan.parts.values() for text in one.notes],
-        "more_samples": _more_samples(plan),
+        "more_samples": more_samples,
         "uncounted": uncounted,
         "stages": results,
         "seconds_before": before.seconds,
@@ -221,8 +226,8 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
     return summary
 
 
-def _more_samples(plan: RunPlan) -> bool:
-    """Return whether the run learns from pictures that are not made of the events of `data`."""
+def _uses_pictures(plan: RunPlan) -> bool:
+    """Return whether a stage learns from pictures that are not made of the events of `data`."""
     images = plan.stores.get("images")
     return images is not None and not images.header.parameters.get("grey_from_events")
 

@@ -23,7 +23,7 @@ from train.networks.layers import channels_last, recompute
 from train.networks.sync_norm import synchronise_norms
 from train.neurons.surrogate import sharpen
 from train.operations import Operations, measure
-from train.runs.calibration import calibrate_stage
+from train.runs.calibration import calibrate_stage, stage_of
 from train.runs.cost import Cost, cost_of, cpu_seconds
 from train.runs.ema import MovingAverage
 from train.runs.facts import model_facts
@@ -42,7 +42,7 @@ from train.runs.teacher import Teacher
 from train.runs.trainer import Feed, interruptible, make_trainer
 from train.settings import Stage
 from train.transfer import Report, transfer
-from train.weights import load_state, read_weights
+from train.weights import Weights, load_state, read_weights
 
 MEASURED = 64  # samples for firing rates and operations
 
@@ -65,6 +65,8 @@ class StageRun:
     """Cost of the training behind the weights that this stage starts from."""
     teacher: "StageRun | None" = None
     """The finished stage that teaches this one."""
+    more_samples: bool = False
+    """Whether its weights have learned from other samples than those of the last stage's store."""
 
     @property
     def stage(self) -> Stage:
@@ -136,6 +138,8 @@ class StageRun:
             sample=self.data.train.sample_format,
         )
         facts |= {"kind": self.stage.neuron.kind, "seconds": self.before.seconds or 0.0}
+        digest = self.plan.stores[self.stage.data].digest
+        facts |= {"store": digest, "more_samples": self.more_samples}
         log_every = self.plan.recipe.machine.log_every
         record = Record(self.folder, facts, log_every=log_every, average=average)
         trainer = self._trainer([record] if average is None else [average, record])
@@ -189,6 +193,7 @@ class StageRun:
                 answers = self.teacher._measure(trainer.strategy.root_device)
                 multiply_adds += answers.multiplications
                 additions += answers.additions - answers.multiplications
+            result["calibration_multiply_adds"] = record.multiply_adds
             result["multiply_adds"] = record.multiply_adds + samples * multiply_adds
             result["additions"] = samples * additions
             write_json(self.folder.result, result)
@@ -238,6 +243,7 @@ class StageRun:
             The multiply-adds of the calibration on one device, in convolutions and matrix products.
         """
         network, multiply_adds = self.module.network, 0.0
+        weights = None
         if source is not None:
             weights, facts = read_weights(source), weight_facts(source)
             untrained = not self.stage.epochs and self.stage.calibrate == "none"
@@ -261,19 +267,8 @@ class StageRun:
         # Each device calibrates by itself, all on the same samples. Its batches have the size of
         # training, because the memory is known to hold them.
         device, size = trainer.strategy.root_device, self.plan.device_batch(self.stage)
-        if source is not None and self.stage.calibrate != "none":
-            count = -(-self.stage.calibrate_samples // size)
-            frames = self._frames(self.data.train, size, count, device)
-            with FlopCounterMode(display=False) as counter:  # its flops are two a multiply-add
-                outcomes = calibrate_stage(
-                    self.plan, self.stage, self.plan.networks[self.name].to(device), source, frames
-                )
-            multiply_adds = counter.get_total_flops() / 2
-            say(f"{self.name}: share of the outputs' energy that calibrated neurons keep")
-            say(table(outcomes))
-            if is_first():
-                rows = [outcome.as_dict() for outcome in outcomes]
-                write_json(self.folder.root / "calibrate.json", rows)
+        if weights is not None and self.stage.calibrate != "none":
+            multiply_adds = self._calibrate(weights, size, device, say)
         if self.stage.recalibrate:
             count = self.stage.recalibrate * self.plan.world
             batches = self._inputs(self.data.train, size, count, device)
@@ -282,6 +277,28 @@ class StageRun:
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # the caller reads the clock next
         return multiply_adds
+
+    def _calibrate(
+        self, weights: Weights, size: int, device: torch.device, say: Callable[[str], Any]
+    ) -> float:
+        """Calibrate the network to the one that its weights come from; return the multiply-adds."""
+        earlier, guess = self.plan.recipe.stages.get(self.stage.weights), ""
+        if earlier is None:
+            on_frames = len(self.data.shape) == 4
+            earlier, guess = stage_of(weights, self.stage, on_frames=on_frames)
+        if guess:
+            say(f"note: {weights.path} {guess}")
+        network = self.plan.networks[self.name].to(device)
+        count = -(-self.stage.calibrate_samples // size)
+        frames = self._frames(self.data.train, size, count, device)
+        with FlopCounterMode(display=False) as counter:  # its flops are two a multiply-add
+            outcomes = calibrate_stage(self.plan, self.stage, network, weights, earlier, frames)
+        say(f"{self.name}: share of the outputs' energy that calibrated neurons keep")
+        say(table(outcomes))
+        if is_first():
+            rows = [outcome.as_dict() for outcome in outcomes]
+            write_json(self.folder.root / "calibrate.json", rows)
+        return float(counter.get_total_flops() / 2)
 
     def _check_untrained(self, source: Path, report: Report, kind: Any) -> None:
         """Raise InputError if weights that will not be trained are not those of the source."""

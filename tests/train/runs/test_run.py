@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+import train.runs.calibration
 import train.runs.folder
 import train.runs.record
 import train.runs.run
@@ -923,6 +924,48 @@ def test_a_stage_calibrates_to_the_source_of_its_weights(
     assert not (tmp_path / "pretrain/calibrate.json").exists()
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "lif"])
+def test_a_decay_may_be_learned_in_one_of_the_two_stages(tmp_path, recipe, events, stage):
+    changes = ["lif.calibrate=refit", "lif.calibrate_samples=20", "lif.recalibrate=0"]
+    changes += ["all.epochs=1", "pretrain.data=data", "pretrain.neuron.kind=liaf"]
+    run(
+        load(recipe, changes=[*changes, f"{stage}.neuron.learn_decay=false"]), tmp_path, data=events
+    )
+    assert (tmp_path / "lif/calibrate.json").exists()
+
+
+def test_the_reference_of_a_file_has_the_settings_of_its_header(
+    tmp_path, recipe, events, images, whole, monkeypatch
+):
+    seen = []
+
+    def record(network, reference, pairs, **options):
+        seen.append((reference.layers()[0].neuron.settings, pairs[0][1].shape[1]))
+        return calibrate(network, reference, pairs, **options)
+
+    calibrate = train.runs.calibration.calibrate
+    monkeypatch.setattr(train.runs.calibration, "calibrate", record)
+    first = ["lif.neuron.threshold=0.9", "lif.neuron.decay=0.7", "lif.neuron.learn_decay=false"]
+    first += ["lif.weights=fresh", "lif.recalibrate=0", "lif.collapse=2", "lif.epochs=1"]
+    run(load(recipe, changes=first), tmp_path / "first", data=events)
+    source = tmp_path / "first/lif/last.safetensors"
+    again = ["lif.calibrate=refit", "lif.calibrate_samples=20", "lif.recalibrate=0"]
+    again += ["lif.epochs=0", "lif.freeze=[]", "lif.freeze_epochs=0"]
+    bare = tmp_path / "bare.safetensors"
+    save_file(load_file(whole[0] / "pretrain/last.safetensors"), bare)
+    said: list[str] = []
+    for name, file in (("own", source), ("bare", bare)):
+        one = load(recipe, changes=[*again, f"lif.weights={file}"])
+        result = run(one, tmp_path / name, data=events, say=said.append)
+        assert result["more_samples"] == (name == "bare")
+    (own, own_steps), (other, other_steps) = seen
+    assert (own.kind, own.threshold, own.decay, own_steps) == ("lif", 0.9, 0.7, 2)
+    assert (other.kind, other_steps) == ("ann", 1)
+    notes = [text for text in said if "does not state how it was trained" in text]
+    assert len(notes) == 1
+    assert notes[0].endswith("taken as of ann neurons on the sum of the frames")
+
+
 def test_a_stage_learns_from_a_teacher(tmp_path, recipe, events, images):
     """With the teacher's answers as the whole loss, labels decide nothing."""
     changes = ["pretrain.data=data", "pretrain.collapse=1", "pretrain.epochs=1", "lif.epochs=2"]
@@ -990,6 +1033,7 @@ def test_a_file_that_also_teaches_is_counted_once(tmp_path, recipe, events, whol
     result = run(load(recipe, changes=[*changes, f"lif.teacher={ann}"]), tmp_path, data=events)
     assert [stage["name"] for stage in result["stages"]] == ["lif-teacher", "lif"]
     assert result["seconds_before"] == weight_facts(ann)["seconds"]
+    assert result["more_samples"]  # the file has learned from pictures
 
 
 def test_an_ann_that_is_not_trained_takes_no_weights_of_spiking_neurons(
