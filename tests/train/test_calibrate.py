@@ -260,7 +260,7 @@ def test_a_silent_channel_stays_as_it_is():
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @torch.no_grad()
 def test_few_samples_calibrate(count):
-    """Of fewer than five the last one is held out; with a single one nothing is refitted."""
+    """Hold out the last of fewer than five samples; refit nothing with a single one."""
     spiking, reference, batches = case("event-resnet", "frames")
     batches = [(x[:1], seen[:1]) for x, seen in (batches * 5)[:count]]
     _, *others = calibrate(spiking, reference, batches, refit=True)

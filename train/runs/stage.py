@@ -1,7 +1,7 @@
 """Train one stage with Lightning's Trainer, or resume it."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -45,6 +45,7 @@ from train.transfer import Report, transfer
 from train.weights import Weights, load_state, read_weights
 
 MEASURED = 64  # samples for firing rates and operations
+DECAYS_DIFFER = 1e-3
 
 
 def is_first() -> bool:
@@ -262,6 +263,8 @@ class StageRun:
             if not self.stage.epochs:
                 self._check_untrained(source, report, facts.get("kind"))
             say(f"{self.name}: weights from {source}\n{report.summary()}")
+            if facts.get("kind") == "ann" and (note := self._unused_decay(report.of("taken"))):
+                say(f"note: {note}")
             if is_first():
                 write(self.folder.root / "transfer.txt", f"from {source}\n{report}\n")
         # Each device calibrates by itself, all on the same samples. Its batches have the size of
@@ -277,6 +280,20 @@ class StageRun:
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # the caller reads the clock next
         return multiply_adds
+
+    def _unused_decay(self, taken: Iterable[str]) -> str:
+        """Return that the setting is not used if the decays come from ann neurons, which do not
+        learn them, and differ; else ""."""
+        state, own = self.module.network.state_dict(), self.stage.neuron.decay
+        decays = [torch.sigmoid(state[key]) for key in taken if key.endswith("neuron.decay")]
+        other = next((float(one) for one in decays if abs(one - own) > DECAYS_DIFFER), None)
+        if other is None:
+            return ""
+        return (
+            f"{self.name}.neuron.decay={own:g} is not used, because decays are weights, and those "
+            f"of the source are {other:.3g}; set neuron.decay in its stage, too, or "
+            f"{self.name}.neuron.learn_decay=false"
+        )
 
     def _calibrate(
         self, weights: Weights, size: int, device: torch.device, say: Callable[[str], Any]

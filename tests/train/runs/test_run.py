@@ -924,6 +924,18 @@ def test_a_stage_calibrates_to_the_source_of_its_weights(
     assert not (tmp_path / "pretrain/calibrate.json").exists()
 
 
+@pytest.mark.parametrize(("kind", "notes"), [("ann", 1), ("liaf", 0)])
+def test_a_decay_that_is_not_used_is_told(tmp_path, recipe, events, kind, notes):
+    """Decays are weights: an ann hands on its initial ones, and a liaf those that it learned."""
+    changes = ["all.epochs=1", "pretrain.data=data", f"pretrain.neuron.kind={kind}"]
+    changes += ["lif.neuron.decay=0.9"]
+    said: list[str] = []
+    run(load(recipe, changes=changes), tmp_path, data=events, say=said.append)
+    found = [text for text in said if "lif.neuron.decay=0.9 is not used" in text]
+    assert len(found) == notes
+    assert all("those of the source are 0.5" in text for text in found)
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "lif"])
 def test_a_decay_may_be_learned_in_one_of_the_two_stages(tmp_path, recipe, events, stage):
     changes = ["lif.calibrate=refit", "lif.calibrate_samples=20", "lif.recalibrate=0"]
