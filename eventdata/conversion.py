@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eventdata.counts import Counts, class_counts
+from eventdata.counts import Counts, class_counts, look_alikes
 from eventdata.errors import (
     InputError,
     LeftOutError,
@@ -209,7 +209,8 @@ class SourcePlan(write.StorePlan):
     @property
     def notes(self) -> list[str]:
         """The notes of the listing, for users."""
-        return [note for samples in self.listing.values() for note in samples.notes]
+        notes = [note for samples in self.listing.values() for note in samples.notes]
+        return [*notes, *look_alikes(self.header.classes)]
 
     def parts(self) -> Iterator[tuple[str, int, Samples]]:
         """Yield the split, number and samples of each task."""

@@ -1,6 +1,7 @@
 """Count the samples of each class in each split, for reports."""
 
 from collections.abc import Mapping, Sequence
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,18 @@ def class_counts(labels: NDArray[np.int32], classes: Sequence[str]) -> dict[str,
         name = classes[label] if 0 <= label < len(classes) else UNKNOWN
         counts[name] = counts.get(name, 0) + int(count)
     return counts
+
+
+def look_alikes(classes: Sequence[str]) -> list[str]:
+    """Return a note if names of classes differ only in case, blanks or Unicode form."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(normalize("NFKC", name).casefold().strip(), []).append(name)
+    pairs = [names for names in alike.values() if len(names) > 1]
+    if not pairs:
+        return []
+    shown = "; ".join(", ".join(map(repr, names)) for names in pairs[:SHOWN])
+    return [f"classes that look alike: {shown}. If these are the same, give them one name"]
 
 
 def class_table(counts: Counts) -> list[str]:

@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -307,6 +308,18 @@ def test_headers_of_tars_are_read_as_tarfile_reads_them(tmp_path, kind):
     assert index.names == sorted(files)
     for name, info in files.items():
         assert index.find(name)[:3] == (info.offset_data, info.size, info.size)
+
+
+@pytest.mark.parametrize(("encoding", "flag"), [("utf-8", 0x800), ("utf-8", 0), ("cp437", 0)])
+def test_names_in_zips_are_utf_8_with_and_without_the_flag(tmp_path, encoding, flag):
+    """The zip of Linux and of macOS writes UTF-8 without saying so."""
+    name = "caf\u00e9/1.png".encode(encoding)
+    path = zipped(tmp_path / "a.zip", {"x" * len(name): b"1"})
+    data = path.read_bytes().replace(b"x" * len(name), name)
+    directory = data.index(b"PK\1\2")
+    data = data[: directory + 8] + struct.pack("<H", flag) + data[directory + 10 :]
+    path.write_bytes(data)
+    assert indexes.index_of(str(path)).names == ["caf\u00e9/1.png"]
 
 
 def test_directories_of_zips_are_read_as_zipfile_reads_them(tmp_path, monkeypatch):

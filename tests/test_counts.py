@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventdata.cli import main
-from eventdata.counts import SHOWN, class_counts, class_table
+from eventdata.counts import SHOWN, class_counts, class_table, look_alikes
 from tests.makers import make_images
 
 
@@ -17,6 +17,12 @@ def test_counts_are_those_of_each_label(labels):
     found = class_counts(np.array(labels, np.int32), list("abcdef"))
     assert found.pop("(unknown)", 0) == labels.count(-1)
     assert found == {name: labels.count(label) for label, name in enumerate("abcdef")}
+
+
+def test_names_that_look_alike_are_noted():
+    assert look_alikes(["cat", "dog", "cat2"]) == []
+    (note,) = look_alikes(["cafe\u0301", "Cat", "caf\u00e9", "cat ", "dog"])
+    assert note.startswith("classes that look alike: 'cafe\u0301', 'caf\u00e9'; 'Cat', 'cat '.")
 
 
 def test_many_classes_are_summed_up():

@@ -20,6 +20,7 @@ from eventdata.files.archives.members import MAX_MEMBER
 from eventdata.files.archives.ranges import file_state, open_file
 
 MAX_GROUP = 1 << 30  # bytes of the images of a row group; each process holds one in memory
+IMAGES = ("image", "img")  # names of the column, where several hold images
 LABELS = ("label", "labels", "fine_label")  # names of the column
 _LOCK = threading.Lock()
 
@@ -101,11 +102,20 @@ def _column(schema: Any, shard: str) -> str:
     """Return the name of the column of images."""
     import pyarrow
 
-    for field in schema:
-        kind = field.type
-        if pyarrow.types.is_struct(kind) and {"bytes", "path"} <= {one.name for one in kind}:
-            return str(field.name)
-    raise InputError(f"{shard}: no column of images {{bytes, path}} in it")
+    found = [
+        str(field.name)
+        for field in schema
+        if pyarrow.types.is_struct(field.type)
+        and {"bytes", "path"} <= {one.name for one in field.type}
+    ]
+    if not found:
+        raise InputError(f"{shard}: no column of images {{bytes, path}} in it")
+    named = [name for name in found if name in IMAGES]
+    if len(found) > 1 and len(named) != 1:
+        raise InputError(
+            f"{shard}: {' and '.join(found)} are columns of images; name the one to read image"
+        )
+    return (named or found)[0]
 
 
 def _classes(metadata: dict[bytes, bytes], label: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Read NumPy files of events, ``.npz`` and ``.npy``, in pieces; `tables` describes their arrays."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,21 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eventdata.errors import InputError
-from eventdata.formats.decoding import DecodeOptions, Recording, most_events
+from eventdata.formats.decoding import DecodeOptions, Recording, add_note, most_events
 from eventdata.formats.npz import NPY_HEAD, Member, MemberStream, list_members, parse_header
 from eventdata.formats.tables import (
+    ASK,
+    SAMPLE,
     Rows,
     Shape,
+    Stream,
     check_lengths,
+    check_order,
     choose_stream,
     find_streams,
+    guess_order,
     named_columns,
     order_columns,
     read_chunks,
     unit_of_name,
 )
 
-UNNAMED = {"arr_0": "x", "arr_1": "y", "arr_2": "t", "arr_3": "p"}  # NumPy's names
+UNNAMED = ("arr_0", "arr_1", "arr_2", "arr_3")  # NumPy's names
 MAX_EVENT_BYTES = 64  # of an event in one array: a table of four long doubles
 MAX_LANES = 4  # of a table
 MAX_ARRAYS = 1000  # whose headers are read to find events
@@ -86,8 +91,10 @@ def read(path: Path, options: DecodeOptions) -> Recording:
     else:
         arrays = _npz_arrays(path)
     streams = find_streams({name: Shape(one.shape, one.dtype) for name, one in arrays.items()})
-    if not streams and UNNAMED.keys() <= arrays.keys():
-        streams = {"": {column: (name, None) for name, column in UNNAMED.items()}}
+    if not streams and all(len(arrays[name].shape) == 1 for name in UNNAMED if name in arrays):
+        unnamed = [arrays[name] for name in UNNAMED if name in arrays]
+        if len(unnamed) == len(UNNAMED):
+            streams = {"": _order_unnamed(unnamed, options.columns, notes)}
     if not streams:
         raise _no_stream(arrays)
     name = choose_stream(streams, options.stream, notes)
@@ -98,6 +105,24 @@ def read(path: Path, options: DecodeOptions) -> Recording:
     check_lengths(stream, rows)
     unit = unit_of_name(stream["t"][0])
     return Recording(partial(read_chunks, stream, rows), None, unit, notes)
+
+
+def _order_unnamed(arrays: Sequence[_Array], order: str | None, notes: list[str]) -> Stream:
+    """Return the columns of four arrays in an ``order``, or if it is None in that of their values.
+
+    Raises:
+        InputError: the values do not show the order, or ``order`` is of more columns.
+    """
+    check_order(order)
+    if order is None:
+        firsts = [next(one.pieces(0, SAMPLE), np.empty(0)) for one in arrays]
+        same = len({len(one) for one in firsts}) == 1
+        order = guess_order(np.stack(firsts, axis=1)) if same else None
+        if order is None:
+            raise InputError(f"{', '.join(UNNAMED)} hold numbers without names; {ASK}")
+        words = ", ".join(order)
+        add_note(notes, f"{', '.join(UNNAMED)} were read as {words} because of their values; {ASK}")
+    return {column: (UNNAMED[order.index(column)], None) for column in "xytp"}
 
 
 def _no_stream(arrays: Mapping[str, _Array]) -> InputError:

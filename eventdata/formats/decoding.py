@@ -97,7 +97,7 @@ def _describe_falls(t: NDArray[np.int64]) -> str:
 def _parse_columns(order: str) -> str:
     """Return an order of columns in lower case; raise ValueError if it is not one."""
     letters = "".join(re.split("[ ,]+", order.lower()))
-    if sorted(letters) != list("ptxy"):
+    if sorted(letters.replace("-", "")) != list("ptxy"):
         raise ValueError(order)
     return letters
 
@@ -120,7 +120,7 @@ class DecodeOptions(Settings):
         None,
         "Order of the columns of tables without names, such as txyp; derived from their values by "
         "default.",
-        form="the letters x, y, t and p in the order of the columns",
+        form="the letters x, y, t and p in the order of the columns, - for one to skip",
         parse=_parse_columns,
     )
     sensor_size: SensorSize | None = None
@@ -241,9 +241,9 @@ def prophesee_header(data: bytes) -> tuple[dict[str, str], int]:
 
 
 def header_size(width: str | None, height: str | None) -> SensorSize | None:
-    """Return (W, H) from two header values where both are numbers, else None."""
+    """Return (W, H) from two header values where both are numbers above 0, else None."""
     numbers = [int(side) for side in (width, height) if side and re.fullmatch("[0-9]{1,5}", side)]
-    return (numbers[0], numbers[1]) if len(numbers) == 2 else None
+    return (numbers[0], numbers[1]) if len(numbers) == 2 and all(numbers) else None
 
 
 def most_events(size: int) -> int:

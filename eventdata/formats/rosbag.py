@@ -56,7 +56,7 @@ def read(path: Path, options: DecodeOptions) -> Recording:
         with _open(path) as bag:
             yield from _chunks(_messages(bag, topic, place or Place()), topic, size)
 
-    return Recording(chunks, size, "ns", notes)
+    return Recording(chunks, size if all(size) else None, "ns", notes)
 
 
 def parse_message(data: bytes) -> tuple[SensorSize, NDArray[np.void]]:

@@ -117,8 +117,9 @@ def order_columns(table: str, rows: Rows, order: str | None, notes: list[str]) -
     """Return the columns of a table in an ``order``, or if it is None in that of its values.
 
     Raises:
-        InputError: the values do not show the order.
+        InputError: the values do not show the order, or ``order`` is of more columns.
     """
+    check_order(order)
     if order is None:
         order = guess_order(next(rows.pieces(0, SAMPLE), np.empty((0, 4))))
         if order is None:
@@ -128,6 +129,12 @@ def order_columns(table: str, rows: Rows, order: str | None, notes: list[str]) -
             f"{table}: its columns were read as {' '.join(order)} because of their values; {ASK}",
         )
     return {column: (table, order.index(column)) for column in "xytp"}
+
+
+def check_order(order: str | None) -> None:
+    """Raise InputError for an order of other than four columns."""
+    if order is not None and len(order) != len("xytp"):
+        raise InputError(f"--columns {order} has {len(order)} columns, and the events have 4")
 
 
 def read_chunks(stream: Stream, rows: Mapping[str, Rows], place: Place | None) -> Iterator[Chunk]:

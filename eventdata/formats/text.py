@@ -25,6 +25,7 @@ PIECE_BYTES = 1 << 23  # of text, parsed at once
 _SIZE = re.compile(
     r"(?:geometry|resolution|sensor.?size)\W{0,3}(\d{1,5})\s*[x, ]\s*(\d{1,5})", re.I
 )
+_BEFORE_NAMES = re.compile(r"[#% ]*(\w[\w ]*:)?")  # in a comment, such as "# columns:"
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _UNITS: dict[str, TimeUnit] = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
@@ -132,16 +133,17 @@ def _find_layout(data: bytes, stated: str | None) -> _Layout:
     if len(data) == HEADER_BYTES and len(whole_lines.pop()) == HEADER_BYTES - start:
         raise _too_long(1)
     names: list[str] | None = None
-    comment, size = "", None
-    unit: TimeUnit | None = None
+    comments: list[str] = []
+    size: SensorSize | None = None
+    metavision = False
     for number, raw in enumerate(whole_lines):
         line = raw.decode("utf-8", "replace").strip()
         fields = _fields(line)
         if line[:1] in ("#", "%", ""):
-            comment = line or comment
+            comments.append(line)
             if found := _SIZE.search(line):
                 size = (int(found[1]), int(found[2]))
-                unit = "us" if line.startswith("%") else unit  # Metavision's
+                metavision |= line.startswith("%geometry")
         elif (
             names is None and all(map(_NUMBER.fullmatch, fields)) and len(fields) == 2 and not size
         ):
@@ -149,7 +151,12 @@ def _find_layout(data: bytes, stated: str | None) -> _Layout:
         elif names is None and not all(map(_NUMBER.fullmatch, fields)):
             names = fields
             if stated is None and _order_of_names(names) is None:
-                _refuse(number + 1, raw, "neither numbers nor the names of the columns t, x, y, p")
+                _refuse(
+                    number + 1,
+                    raw,
+                    "neither numbers nor the names of the columns t, x, y, p; pass --columns with "
+                    "their order, such as txyp, or txyp- to skip a fifth one",
+                )
         else:
             break
         start += len(raw) + 1
@@ -157,13 +164,12 @@ def _find_layout(data: bytes, stated: str | None) -> _Layout:
         raise InputError("no lines of events in it; check that this is a text file of events")
     rows = [_fields(raw.decode("utf-8", "replace")) for raw in whole_lines[number:]]
     rows = [row for row in rows if len(row) == len(fields)]
-    if names is None and len(commented := _fields(comment.lstrip("#% "))) == len(fields):
-        names = commented if _order_of_names(commented) else None
+    if names is None:
+        commented = [_fields(_BEFORE_NAMES.sub("", comment, count=1)) for comment in comments]
+        known = [one for one in commented if len(one) == len(fields) and _order_of_names(one)]
+        names = known[-1] if known else None
     notes: list[str] = []
-    order = stated
-    if order is None and names is not None:
-        order = _order_of_names(names)
-        unit = next((_split_unit(name)[1] for name in names if _split_unit(name)[1]), unit)
+    order = stated or (_order_of_names(names) if names is not None else None)
     if order is None:
         order, guessed = _order_of_values(rows)
         notes += guessed
@@ -171,14 +177,12 @@ def _find_layout(data: bytes, stated: str | None) -> _Layout:
         kind = "--columns" if stated else "the line of names"
         _refuse(number + 1, raw, f"it has {len(fields)} columns, and {kind} {len(order)}")
     times = [row[order.index("t")] for row in rows]
+    whole = not any(set(time) & set(".eE") for time in times)
+    unit: TimeUnit | None = "us" if metavision and whole else None
+    if names is not None and len(names) == len(order):
+        unit = _split_unit(names[order.index("t")])[1] or unit
     return _Layout(
-        order=order,
-        start=start,
-        lines=number,
-        whole=not any(set(time) & set(".eE") for time in times),
-        size=size,
-        unit=unit,
-        notes=notes,
+        order=order, start=start, lines=number, whole=whole, size=size, unit=unit, notes=notes
     )
 
 
@@ -197,19 +201,33 @@ def _side(text: str) -> int:
 
 def _split_unit(name: str) -> tuple[str, TimeUnit | None]:
     """Return a name of a column in lower case without its unit, and the unit, as in "t [us]"."""
-    words = re.split(r"[\s_\[\](){}/]+", name.lower().strip(" _[](){}/"))
+    plain, _, inside = name.lower().strip(" _])}").partition("[" if "[" in name else "(")
+    if inside:  # also units of length, as in "x [px]"
+        return "_".join(re.split(r"[\s_/]+", plain.strip(" _/"))), _UNITS.get(inside.strip())
+    words = re.split(r"[\s_{}/]+", plain.strip(" _{}/"))
     unit = _UNITS.get(words[-1]) if len(words) > 1 else None
     return "_".join(words[:-1] if unit else words), unit
 
 
 def _order_of_names(names: Sequence[str]) -> str | None:
-    """Return a letter for each name, or None if there are not t, x, y and p among them."""
+    """Return a letter for each name, or None if there are not t, x, y and p among them.
+
+    Raises:
+        InputError: two names stand for the same column.
+    """
     plain = [_split_unit(name)[0] for name in names]
     found = named_columns(plain)
     if found is None:
         return None
     letters = {name: letter for letter, name in found.items()}
-    return "".join(letters.get(name, "-") for name in plain)
+    order = "".join(letters.get(name, "-") for name in plain)
+    for letter in letters.values():
+        if order.count(letter) > 1:
+            same = [name for name, one in zip(names, order, strict=True) if one == letter]
+            raise InputError(
+                f"{' and '.join(same)} could each be the column {letter}; remove or rename one"
+            )
+    return order
 
 
 def _order_of_values(rows: list[list[str]]) -> tuple[str, list[str]]:

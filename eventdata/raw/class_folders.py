@@ -20,7 +20,9 @@ from eventdata.files.inputs import RemotePath, files_below, inside, is_hidden
 from eventdata.raw.listing import SHOWN, few, stored_name
 from eventdata.raw.split_folders import Layout, Part, arrange, arrange_listed, split_mark
 
-_DOCUMENT = re.compile(r"(readme|licen[cs]e|copying|changelog|citation)", re.IGNORECASE)
+_DOCUMENT = re.compile(  # license_plate_01.csv is a recording
+    r"readme.*|(licen[cs]e|copying|changelog|citation)(\W.*)?", re.IGNORECASE
+)
 _SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|test)(?![a-z])")
 _FOREIGN = re.compile(r"docs?|documentation", re.IGNORECASE)
 
@@ -54,7 +56,7 @@ class ClassFolders:
 
 def is_document(name: str) -> bool:
     """Return whether a file's name is that of a README, a licence or the like."""
-    return _DOCUMENT.match(name) is not None
+    return _DOCUMENT.fullmatch(name) is not None
 
 
 def find_class_folders(

@@ -23,7 +23,7 @@ from eventdata.errors import InputError
 from eventdata.files.archives.paths import Archived
 from eventdata.raw.class_folders import find_class_folders
 from eventdata.raw.label_lists import read_labels
-from eventdata.raw.listing import read_lines, safe_relative, stored_name
+from eventdata.raw.listing import few, read_lines, safe_relative, stored_name
 from eventdata.raw.shards import Shards, find_shards
 from eventdata.raw.source import Samples, SourceSettings
 from eventdata.raw.split_folders import Part
@@ -113,9 +113,11 @@ class ImageFolders(SourceSettings):
         ]
         file = self.classes_file
         classes = _read_classes(file) if file else _classes(listed.values(), walked.values())
-        _check_numbers(str(self.list_file), listed.values(), len(classes))
+        _check_numbers(str(self.list_file), listed.values(), classes)
+        labels = dict.fromkeys(walked, _by_name(classes))
+        labels |= dict.fromkeys(listed, _labels(str(self.list_file), listed.values(), classes))
         splits = {
-            split: _samples(rows, classes)
+            split: _samples(rows, labels[split], len(classes))
             for split in folders
             if (rows := (listed | walked)[split]).names and only in (None, split)
         }
@@ -144,8 +146,9 @@ class ImageFolders(SourceSettings):
         classes = own or _classes(listed.values(), ())
         if file:
             classes = _read_classes(file)
+        labels = _labels(str(self.root), listed.values(), classes)
         splits = {
-            split: _samples(rows, classes)
+            split: _samples(rows, labels, len(classes))
             for split, rows in listed.items()
             if rows.names and self.only in (None, split)
         }
@@ -237,14 +240,43 @@ def _classes(listed: Iterable[_Rows], walked: Iterable[_Rows]) -> list[str]:
     return sorted(names)
 
 
-def _check_numbers(where: str, listed: Iterable[_Rows], classes: int) -> None:
+def _check_numbers(where: str, listed: Iterable[_Rows], classes: Sequence[str]) -> None:
     """Raise InputError if a list seems to number the classes from 1."""
     labels = {label for rows in listed for label in rows.labels}
-    if str(classes) in labels and "0" not in labels and len(labels) > 1:
+    from_1 = str(len(classes)) in labels and "0" not in labels and len(labels) > 1
+    if from_1 and not labels <= set(classes):
         raise InputError(
-            f"{where}: numbers classes from 1 to {classes:,}, but an index counts from 0 in the "
-            "order of the names; write names of classes into the list"
+            f"{where}: numbers classes from 1 to {len(classes):,}, but an index counts from 0 in "
+            "the order of the names; write names of classes into the list"
         )
+
+
+def _by_name(classes: Sequence[str]) -> dict[str, int]:
+    return {name: index for index, name in enumerate(classes)}
+
+
+def _labels(where: str, listed: Iterable[_Rows], classes: Sequence[str]) -> dict[str, int]:
+    """Return the label for each word in a list: the name of a class, or its index.
+
+    Raises:
+        InputError: the names are numbers, and the words can be names and indices.
+    """
+    names = _by_name(classes)
+    indices = {str(index): index for index in range(len(classes))}
+    words = {
+        word
+        for rows in listed
+        for index, word in enumerate(rows.labels)
+        if index not in rows.problems
+    }
+    if all(indices.get(word, names[word]) == names[word] for word in words & names.keys()):
+        return indices | names
+    if (words <= names.keys()) == (words <= indices.keys()):
+        raise InputError(
+            f"{where}: the classes are named {few(classes)}, and the labels can be these names or "
+            "indices from 0; give the classes names that are no numbers"
+        )
+    return names if words <= names.keys() else indices
 
 
 def _read_classes(path: Path) -> list[str]:
@@ -260,14 +292,12 @@ def _read_classes(path: Path) -> list[str]:
     return [names[index] for index in range(len(names))]
 
 
-def _samples(rows: _Rows, classes: Sequence[str]) -> Samples:
-    """Return the columns of a split."""
-    indices = {str(index): index for index in range(len(classes))}
-    indices |= {name: index for index, name in enumerate(classes)}
-    labels = np.array([indices.get(label, -1) for label in rows.labels], np.int32)
+def _samples(rows: _Rows, known: Mapping[str, int], classes: int) -> Samples:
+    """Return the columns of a split, whose words have known labels."""
+    labels = np.array([known.get(label, -1) for label in rows.labels], np.int32)
     for index in np.flatnonzero(labels < 0).tolist():
         where, label = f"{rows.folder}/{rows.names[index]}", rows.labels[index]
-        problem = f"{where}: its class {label!r} is not one of the {len(classes):,} classes"
+        problem = f"{where}: its class {label!r} is not one of the {classes:,} classes"
         rows.problems.setdefault(index, problem)
     folder = str(rows.folder)
     paths = [rows.place(name) if rows.place else f"{folder}/{name}" for name in rows.names]

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from eventdata.errors import InputError
 from eventdata.events import Events, SensorSize, count_events, in_order, join
 from eventdata.files.inputs import Numbers
-from eventdata.formats.decoding import DecodeOptions, Place
+from eventdata.formats.decoding import DecodeOptions, Place, add_note
 from eventdata.formats.recording import read_recording
 from eventdata.kernels.clock import RunFinder, Runs, first_at
 from eventdata.raw.clock import Clock, Segment, study
 from eventdata.raw.framed import Stream
-from eventdata.units import UNITS, TimeUnit
+from eventdata.units import ASK, NAMES, UNITS, TimeFacts, TimeUnit, infer_unit
 
 KEPT_EVENTS = 1 << 23  # 100 MB: events that are kept where more than one pass needs them
 CARRIED_EVENTS = 1 << 23  # 100 MB: events that wait until all earlier ones were read
@@ -150,11 +150,27 @@ class Reader:
             options = replace(options, time_unit=self.unit)
         checker = self._recording.checker(self.size, options, str(self.path))
         for at, *columns in self._recording.chunks(place):
-            yield _Held(at, checker.check(*columns))
+            held = _Held(at, checker.check(*columns))
+            if self.unit is None and checker.facts is not None:
+                self._note_unit(checker.facts, checker.time_unit)
             self.unit = checker.time_unit
+            yield held
         if place is None:
             checker.finish()
             self.skipped = checker.skipped
+
+    def _note_unit(self, facts: TimeFacts, unit: TimeUnit | None) -> None:
+        """Note a unit of times that only their values show, unless other recordings have it too."""
+        own = infer_unit(facts)
+        read_as = f"its times were read as {NAMES[unit or 'us']}"
+        if self.options.expected_unit is None:
+            add_note(self.notes, f"{read_as}, since no unit is stated; {ASK} if this is wrong")
+        elif own is not None and own != unit:
+            add_note(
+                self.notes,
+                f"{read_as} as those of the first recording, but suggest {NAMES[own]}; {ASK} if "
+                "this is wrong",
+            )
 
     @property
     def notes(self) -> list[str]:

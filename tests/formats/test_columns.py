@@ -157,6 +157,24 @@ def test_unclear_tables_and_names_are_refused(tmp_path):
         read_columns(path)
 
 
+@pytest.mark.parametrize("order", ["xytp", "txyp", "xypt"])
+def test_unnamed_arrays_are_read_in_the_order_that_their_values_show(tmp_path, order):
+    columns = random_events(300)
+    path = tmp_path / "a.npz"
+    np.savez(path, *(columns[one] for one in order))
+    recording, found, _ = read_columns(path)
+    assert found == expected(columns)
+    assert f"arr_3 were read as {', '.join(order)} because of" in recording.notes[0]
+    recording, found, _ = read_columns(path, columns=order.replace("xy", "yx"))
+    assert found == expected(columns | {"x": columns["y"], "y": columns["x"]})
+    assert recording.notes == []
+    with pytest.raises(InputError, match="--columns -txyp has 5 columns, and the events have 4"):
+        read_columns(path, columns="-txyp")
+    np.savez(path, *(np.zeros(50) for _ in range(4)))
+    with pytest.raises(InputError, match="arr_3 hold numbers without names; pass --columns"):
+        read_columns(path)
+
+
 def test_several_tables_need_a_choice(tmp_path):
     columns = random_events(300)
     path = tmp_path / "a.npz"

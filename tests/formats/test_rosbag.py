@@ -9,7 +9,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from eventdata.errors import InputError, OptionError
 from eventdata.formats import rosbag
-from eventdata.formats.decoding import DecodeOptions
+from eventdata.formats.decoding import DecodeOptions, header_size
 from eventdata.formats.recording import read_events, read_recording
 from tools.bags import write_bag
 
@@ -57,6 +57,16 @@ def test_bags_give_the_events_from_every_place_on(tmp_path, monkeypatch, package
     for chunk in chunks:
         assert columns(recording, chunk.place)[0] == whole[before:]
         before += len(chunk.x)
+
+
+def test_a_size_of_zero_is_none(tmp_path, monkeypatch):
+    """Some drivers leave it out."""
+    write_bag(tmp_path / "a.bag", {"/dvs/events": rows()})
+    parse = rosbag.parse_message
+    monkeypatch.setattr(rosbag, "parse_message", lambda data: ((0, 0), parse(data)[1]))
+    assert read_recording(tmp_path / "a.bag", DecodeOptions()).sensor_size is None
+    assert header_size("0", "0") is None
+    assert header_size("34", "34") == (34, 34)
 
 
 def test_times_are_microseconds_and_a_topic_is_chosen(tmp_path):

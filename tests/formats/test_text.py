@@ -112,6 +112,11 @@ METAVISION = "".join(
             None,
         ),
         (",Timestamp [s],X,Y,On\n".replace("On", "p") + "0,0.003811,96,133,0\n", None, "s"),
+        ("X [px],Y [px],Timestamp [s],Polarity\n96,133,0.003811,0\n", None, "s"),
+        # A unit of another column, a size in a remark of MATLAB, and names that are not last.
+        ("t,x,y,p,exposure_ms\n" + RPG.replace(" ", ",").replace("\n", ",9\n"), None, None),
+        ("% resolution: 240x180\n" + RPG, (240, 180), None),
+        ("# columns: t y x p\n# recorded 2020\n0.003811 133 96 0\n", None, None),
     ],
 )
 def test_files_of_usual_programs(tmp_path, content, size, unit):
@@ -133,6 +138,8 @@ def test_the_order_without_names_is_guessed_with_a_note_stated_or_asked_for(tmp_
     assert (geometry.sensor_size, geometry.time_unit) == ((640, 480), "us")
     named = opened(tmp_path, "# x y p t\n3 4 1 5\n9 9 0 7\n")  # as numpy.savetxt writes a header
     assert columns(named) == [[3, 9], [4, 9], [5, 7], [1, 0]]
+    skipped = opened(tmp_path, "a,b,c,d,e\n8,3,4,1,5\n8,9,9,0,7\n", columns="-xypt")
+    assert columns(skipped) == [[3, 9], [4, 9], [5, 7], [1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -142,6 +149,8 @@ def test_the_order_without_names_is_guessed_with_a_note_stated_or_asked_for(tmp_
         ("# only remarks\n\n", "no lines of events"),
         ("This data set\nhas events\n", "line 1 ('This data set'): neither numbers nor the names"),
         ("class,startTime_usec,endTime_usec\n1,2,3\n", "line 1 ('class,startTime_usec"),
+        ("t_s,x,y,p,t_us\n1,2,3,1,5\n", "t_s and t_us could each be the column t"),
+        ("t,x,y,p,x\n1,2,3,1,5\n", "x and x could each be the column x"),
         ("1 2 3 4 5\n", "5 columns without names; name them in the first line, such as t,x,y,p"),
         ("t,x,y,p\n1,2,3\n", "line 2 ('1,2,3'): it has 3 columns, and the line of names 4"),
         (

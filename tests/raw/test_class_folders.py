@@ -14,7 +14,7 @@ import eventdata
 from eventdata.conversion import convert
 from eventdata.errors import InputError
 from eventdata.files.inputs import files_below
-from eventdata.raw.class_folders import find_class_folders
+from eventdata.raw.class_folders import find_class_folders, is_document
 from eventdata.raw.imagenet import ImageNet
 from eventdata.raw.recordings import Recordings
 from eventdata.raw.split_folders import arrange, split_mark
@@ -326,3 +326,14 @@ def test_texts_next_to_recordings_are_not_recordings(tmp_path):
     result = convert(source, None, tmp_path / "out.zarr")
     assert [note for note in result.notes if re.search(r"list\.txt|x\.csv", note)]
     assert eventdata.open_store(tmp_path / "out.zarr").header.classes == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "document"),
+    [
+        *((name, True) for name in ("README", "readme_first.txt", "LICENSE-MIT", "Copying.txt")),
+        *((name, False) for name in ("license_plate_01.csv", "copying_01.csv", "citations.csv")),
+    ],
+)
+def test_documents_are_known_by_their_whole_name(name, document):
+    assert is_document(name) == document

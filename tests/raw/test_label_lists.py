@@ -1,5 +1,7 @@
 """Lists of labels of ImageNet's validation set, in each form that people have."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,32 @@ def test_lists_that_are_not_clear_are_refused(download, tmp_path, text, message)
     (tmp_path / "list.txt").write_text(text)
     with pytest.raises(InputError, match=message):
         labels(download, tmp_path / "list.txt", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"), [("012", [0, 1, 2]), ("123", [0, 1, 2]), ("113", [0, 0, 2]), ("121", None)]
+)
+def test_numbers_are_names_of_classes_or_indices_but_not_both(tmp_path, words, labels):
+    """The classes are called 1, 2 and 3; a list with 0 has indices, one with 3 has names."""
+    raw = make_images(tmp_path / "raw", val=3)
+    for number, folder in enumerate(sorted((raw / "train").iterdir()), 1):
+        folder.rename(raw / "train" / str(number))
+    shutil.copytree(raw / "train/2", raw / "train/3")
+    images = [*contents(raw / "val").values()]
+    shutil.rmtree(raw / "val")
+    (raw / "val").mkdir()
+    for number, image in enumerate(images):
+        (raw / f"val/{number}.JPEG").write_bytes(image)
+    lines = [f"val/{number}.JPEG {word}\n" for number, word in enumerate(words)]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    options = {"list": tmp_path / "list.txt", "crop": 20}
+    if labels is None:
+        with pytest.raises(InputError, match="can be these names or indices from 0"):
+            convert("images", raw, tmp_path / "out", **options)
+        return
+    convert("images", raw, tmp_path / "out", **options)
+    ds = eventdata.FrameDataset(tmp_path / "out", "val")
+    assert [ds.classes[label] for label in ds.labels] == [str(label + 1) for label in labels]
 
 
 def test_labels_without_names_need_names_that_count(tmp_path):

@@ -229,6 +229,29 @@ def test_parquet_shards_give_the_images_of_the_folder(tmp_path, place):
         convert("images", given, tmp_path / "b", crop=20, short_side=30, shard_size=2)
 
 
+@pytest.mark.parametrize("names", [("mask", "image"), ("mask", "picture")])
+def test_of_several_columns_of_images_that_of_the_name_is_read(tmp_path, names):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    raw = make_images(tmp_path / "raw")
+    hub = parquet_shards(raw, tmp_path / "hub", ["tench", "crane"])
+    convert("images", hub, tmp_path / "one", crop=20)
+    for path in (hub / "data").iterdir():
+        table = parquet.read_table(path)
+        images = table.column("image").combine_chunks()
+        masks = images.take(np.roll(np.arange(len(images)), 1))
+        rest = table.drop_columns(["image"])
+        for name, column in zip(names, (masks, images), strict=True):
+            rest = rest.append_column(name, column)
+        parquet.write_table(rest, path)
+    if "image" not in names:
+        with pytest.raises(InputError, match="mask and picture are columns of images; name the"):
+            convert("images", hub, tmp_path / "two", crop=20)
+        return
+    convert("images", hub, tmp_path / "two", crop=20)
+    one, two = (eventdata.FrameDataset(tmp_path / name, "train") for name in ("one", "two"))
+    np.testing.assert_array_equal(one[0][0], two[0][0])
+
+
 def test_damaged_parquet_and_doubled_class_names(tmp_path):
     raw = make_images(tmp_path / "raw")
     hub = parquet_shards(raw, tmp_path / "hub", ["crane", "crane"])

@@ -167,6 +167,23 @@ def test_short_recordings_follow_the_first(tmp_path):
     )
 
 
+def test_a_unit_of_a_later_file_that_only_its_values_show_is_noted(tmp_path):
+    """A file states its unit and the next does not; or it is possible in that of the first."""
+    events = columns()
+    raw = tmp_path / "raw/a"
+    write_npz(raw / "1.npz", x=events["x"], y=events["y"], p=events["p"], t_us=events["t"])
+    write_npz(raw / "2.npz", **events)
+    _, result = store_of(tmp_path)
+    (note,) = [text for text in result.notes if "no unit is stated" in text]
+    assert "its times were read as microseconds, since no unit is stated" in note
+    dense = columns(count=200_000, microseconds=200_000)
+    write_npz(raw / "1.npz", **events)
+    write_npz(raw / "2.npz", **dense | {"t": in_unit(dense["t"], "ns")})
+    _, result = store_of(tmp_path, name="dense.zarr")
+    (note,) = [text for text in result.notes if "suggest nanoseconds" in text]
+    assert "read as microseconds as those of the first recording" in note
+
+
 def test_files_that_state_their_unit_keep_it(shared, tmp_path):
     (tmp_path / "raw/a").mkdir(parents=True)
     shutil.copy(shared / "recordings" / "sample_nmnist.bin", tmp_path / "raw/a/1.bin")

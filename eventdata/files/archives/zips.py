@@ -41,9 +41,11 @@ def zip_members(window: Window) -> Iterator[tuple[str, Place]]:
         at += _ENTRY.size + len(rest)
         count += 1
         try:
-            name = rest[: lengths[0]].decode("utf-8" if flags & _UTF_8 else "cp437")
+            name = rest[: lengths[0]].decode("utf-8")  # zip of Linux and macOS does not flag it
         except UnicodeDecodeError:
-            raise _damaged("a name is not UTF-8") from None
+            if flags & _UTF_8:
+                raise _damaged("a name is not UTF-8") from None
+            name = rest[: lengths[0]].decode("cp437")
         if _WHOLE_64 in (packed, size, start):
             extra = rest[lengths[0] : lengths[0] + lengths[1]]
             size, packed, start = _large(extra, (size, packed, start), name)
