@@ -21,6 +21,12 @@ NAMES: dict[str, str] = {
     "us": "microseconds",
     "ns": "nanoseconds",
 }
+UNITS_BY_WORD: dict[str, TimeUnit] = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), "ms"),
+    **dict.fromkeys(("us", "usec", "µs", "microsecond", "microseconds"), "us"),
+    **dict.fromkeys(("ns", "nsec", "nanosecond", "nanoseconds"), "ns"),
+}
 LATEST = 2**61  # microseconds, or nanoseconds until 2043; sums of two times still fit int64
 LONGEST = 86_400.0  # seconds of a recording
 FEW = 100  # events; the rate of fewer says nothing

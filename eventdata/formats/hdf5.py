@@ -33,10 +33,11 @@ from eventdata.formats.tables import (
     select,
     unit_of_name,
 )
-from eventdata.units import TimeUnit
+from eventdata.units import UNITS_BY_WORD, TimeUnit
 
 MAX_OBJECTS, MAX_DEPTH = 10_000, 8  # those of data sets have about 100 objects, 4 deep
 HEAP_AREA = 1 << 20  # bytes at each end of a file
+UNIT_KEYS = ("units", "unit")  # of a column of times
 MVSEC = re.compile(r"davis/(left|right)/events")
 
 
@@ -58,7 +59,7 @@ def read(path: Path, options: DecodeOptions) -> Recording:
             stream = order_columns(name, rows[name], order, notes)
         check_lengths(stream, rows)
         size = _sensor_size(path, file, datasets, stream, rows)
-        unit = _time_unit(file, datasets, stream)
+        unit = _time_unit(path, file, datasets, stream)
     return Recording(partial(read_chunks, stream, rows), size, unit, notes)
 
 
@@ -120,11 +121,17 @@ def _no_streams(datasets: dict[str, Any], links: list[str]) -> InputError:
     )
 
 
-def _time_unit(file: Any, datasets: dict[str, Any], stream: Stream) -> TimeUnit | None:
+def _time_unit(
+    file_path: Path, file: Any, datasets: dict[str, Any], stream: Stream
+) -> TimeUnit | None:
     """Return the unit of time that the file or its data set defines."""
     path, selector = stream["t"]
     group, _, name = path.rpartition("/")
     kind = datasets[path].dtype
+    attributes = datasets[path].attrs
+    stated = [_attribute(attributes, key, file_path)[0] for key in UNIT_KEYS if key in attributes]
+    if selector is None and stated and (unit := UNITS_BY_WORD.get(stated[0].strip().lower())):
+        return unit
     whole = (kind[selector] if isinstance(selector, str) else kind).kind in "iu"
     if unit := unit_of_name(selector if isinstance(selector, str) else name):
         return unit

@@ -19,7 +19,7 @@ from eventdata.events import LARGEST_SIDE, SensorSize
 from eventdata.formats.decoding import END_MISSING, Chunk, DecodeOptions, Place, Recording, add_note
 from eventdata.formats.pieces import HEADER_BYTES, head
 from eventdata.formats.tables import ASK, guess_order, named_columns
-from eventdata.units import TimeUnit
+from eventdata.units import UNITS_BY_WORD, TimeUnit
 
 PIECE_BYTES = 1 << 23  # of text, parsed at once
 _SIZE = re.compile(
@@ -27,12 +27,6 @@ _SIZE = re.compile(
 )
 _BEFORE_NAMES = re.compile(r"[#% ]*(\w[\w ]*:)?")  # in a comment, such as "# columns:"
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_UNITS: dict[str, TimeUnit] = {
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
-    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), "ms"),
-    **dict.fromkeys(("us", "usec", "µs", "microsecond", "microseconds"), "us"),
-    **dict.fromkeys(("ns", "nsec", "nanosecond", "nanoseconds"), "ns"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,9 +197,9 @@ def _split_unit(name: str) -> tuple[str, TimeUnit | None]:
     """Return a name of a column in lower case without its unit, and the unit, as in "t [us]"."""
     plain, _, inside = name.lower().strip(" _])}").partition("[" if "[" in name else "(")
     if inside:  # also units of length, as in "x [px]"
-        return "_".join(re.split(r"[\s_/]+", plain.strip(" _/"))), _UNITS.get(inside.strip())
+        return "_".join(re.split(r"[\s_/]+", plain.strip(" _/"))), UNITS_BY_WORD.get(inside.strip())
     words = re.split(r"[\s_{}/]+", plain.strip(" _{}/"))
-    unit = _UNITS.get(words[-1]) if len(words) > 1 else None
+    unit = UNITS_BY_WORD.get(words[-1]) if len(words) > 1 else None
     return "_".join(words[:-1] if unit else words), unit
 
 

@@ -248,6 +248,17 @@ def refused(path, match, kind=InputError):
     assert str(error.value).startswith(f"{path}: ")
 
 
+@pytest.mark.parametrize(
+    ("text", "unit"), [("ns", "ns"), ("Microseconds", "us"), (b"ms", "ms"), ("ticks", None)]
+)
+def test_an_attribute_states_the_unit(tmp_path, text, unit):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        write_columns(file, random_events())
+        file["t"].attrs["units"] = text
+    assert read_recording(path, DecodeOptions()).time_unit == unit
+
+
 def test_files_without_events_are_refused(tmp_path):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
