@@ -128,6 +128,10 @@ class FrameLoader:
         self._resumed: dict[str, Any] | None = None  # state of the sampler
         if self.sampler is not None:
             self._drawn = SamplerBatches(self.sampler, len(self.dataset), self.batch_size)
+            if self.drop_last and self._drawn.by_batch:
+                raise OptionError(
+                    "drop_last has no effect on batches of a sampler; pass it to the BatchSampler"
+                )
         self._seed, self._shared = self.seed or 0, self.seed is not None or not self.shuffle
         if not self._shared:
             self._seed = int(torch.randint(2**31, ()))

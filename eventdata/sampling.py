@@ -55,13 +55,13 @@ class SamplerBatches:
         self.sampler: Any = sampler
         self._samples, self._batch_size = samples, batch_size
         self._inner: Any = getattr(sampler, "sampler", sampler)
-        self._by_batch = batch_size is None or isinstance(sampler, BatchSampler)
+        self.by_batch = batch_size is None or isinstance(sampler, BatchSampler)
         self._distributed = any(hasattr(one, "num_replicas") for one in (sampler, self._inner))
         self._begun: dict[str, str] | None = None
         if not hasattr(sampler, "__len__"):
             raise OptionError("a sampler without a length may never end; pass one with len()")
         own = getattr(sampler, "batch_size", None)
-        if self._by_batch and batch_size is not None and own not in (None, batch_size):
+        if self.by_batch and batch_size is not None and own not in (None, batch_size):
             raise OptionError(
                 f"the batch sampler has batches of {own}, not {batch_size}; pass batch_size=None"
             )
@@ -75,7 +75,7 @@ class SamplerBatches:
         """Raise OptionError if several ranks would not share the samples."""
         if world_size == 1 or self._distributed:
             return
-        if self._by_batch:
+        if self.by_batch:
             raise OptionError(
                 "a batch sampler gives each rank the same batches; pass BatchSampler("
                 "DistributedSampler(dataset), ...), or a sampler and batch_size"
@@ -88,7 +88,7 @@ class SamplerBatches:
 
     def count(self, rank: int, world_size: int, *, drop_last: bool) -> int:
         """Return the number of batches of a rank."""
-        if self._by_batch:
+        if self.by_batch:
             return len(self.sampler)
         rank, world_size = (0, 1) if self._distributed else (rank, world_size)
         return batch_count(
@@ -118,7 +118,7 @@ class SamplerBatches:
             generator.set_state(state)
         before = self._generator_state()
         drawn = list(self.sampler)
-        rows = drawn if self._by_batch else [drawn]
+        rows = drawn if self.by_batch else [drawn]
         batches = [np.array([int(index) for index in row], np.int64) for row in rows]
         for batch in batches:
             if len(batch) and not 0 <= batch.min() <= batch.max() < self._samples:
@@ -133,7 +133,7 @@ class SamplerBatches:
                 "can't resume: the sampler yields another order than before; pass it a generator, "
                 "such as generator=torch.Generator().manual_seed(0)"
             )
-        if self._by_batch:
+        if self.by_batch:
             return [batch for batch in batches if len(batch)]
         rank, world_size = (0, 1) if self._distributed else (rank, world_size)
         return rank_batches(

@@ -343,9 +343,15 @@ def _checked(store: str, split: str) -> FrameDataset:
     classes = len(part.classes)
     if classes < 2:
         raise InputError(f"{store} has {classes} classes; a classifier needs at least two")
+    check_labels(part, store, split)
+    return part
+
+
+def check_labels(part: FrameDataset, store: str, split: str) -> None:
+    """Raise InputError if a label is not the number of a class."""
+    classes = len(part.classes)
     if len(part) and not 0 <= part.labels.min() <= part.labels.max() < classes:
         raise InputError(
             f"{store}: split {split} has labels from {part.labels.min()} to {part.labels.max()} "
             f"but {classes} classes; convert it again"
         )
-    return part

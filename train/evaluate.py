@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from eventdata.dataset import FrameDataset
+from eventdata.dataset import FRAMING_KEYS, FrameDataset
 from eventdata.errors import EventDataError, InputError, MismatchError, OptionError
 from eventdata.files.local import read_plain
-from eventdata.store.layout import SampleFormat
+from eventdata.store.layout import Parameters, SampleFormat
 from eventdata.store.read import Store, open_store
-from train.data import Epoch, open_data
+from train.data import Epoch, check_labels, open_data
 from train.model import ModelInfo, load_model
 from train.networks.layers import Network
 from train.operations import measure
 from train.recipe import load
+from train.runs.folder import weight_facts
 from train.runs.module import balanced_accuracy, prepare
 from train.toml import MAX_BYTES, parse_toml
 
@@ -70,7 +71,11 @@ def evaluate(
         data = str(stores[info.settings.data].get("path"))
     store = open_store(data)
     part, split, notes = _part(own, store, split)
-    check_sample(info, part.sample_format, data)
+    check_labels(part, data, split)
+    notes += check_sample(info, part.sample_format, store.header.parameters, data)
+    own_data = own is not None and own["stores"].get("data", {}).get("sha256") == store.digest
+    if not own_data and split != "test" and weight_facts(info.file).get("store") == store.digest:
+        notes.append("the weights were trained on samples of this store, perhaps on these ones")
     numbers, matched = class_numbers(part.classes, info, data)
     notes += matched
     if not len(part):
@@ -160,16 +165,48 @@ def pick_split(store: Store, split: str | None) -> str:
     )
 
 
-def check_sample(info: ModelInfo, sample: SampleFormat, where: object) -> None:
-    """Raise MismatchError if samples are not of the kind that a network was trained on."""
-    if info.framing is None or info.framing.sample == sample:
-        return
+def check_sample(
+    info: ModelInfo, sample: SampleFormat, parameters: Parameters, where: object
+) -> list[str]:
+    """Return notes on samples that were framed otherwise than those of a network's training.
+
+    Args:
+        info: the network.
+        sample, parameters: of the samples.
+        where: their place, for messages.
+
+    Raises:
+        MismatchError: they are not of the kind that the network was trained on.
+    """
+    if info.framing is None:
+        return _check_unstated(info, sample, where)
     here, there = sample, info.framing.sample
+    if here == there:
+        own = info.framing.parameters
+        apart = [key for key in FRAMING_KEYS if own.get(key) != parameters.get(key)]
+        words = (f"{key} {parameters.get(key)}, not {own.get(key)}" for key in apart)
+        text = f"the samples were framed otherwise than for the training: {', '.join(words)}"
+        return [text] if apart else []
     settings = " ".join(f"{key}={value}" for key, value in info.framing.parameters.items())
     raise MismatchError(
         f"{where}: its samples are {_form(here)}, but the network was trained on {_form(there)}; "
         f"convert the data as for that store ({settings})"
     )
+
+
+def _check_unstated(info: ModelInfo, sample: SampleFormat, where: object) -> list[str]:
+    """Check samples for weights that do not state what they were trained on, and note that."""
+    images = info.recipe.pipeline == "pipe-s" or info.settings.data == "images"
+    of_either = info.settings.neuron.kind == "ann" and not images
+    if images != (sample.steps is None) and not of_either:
+        kind = "images" if images else "event frames"
+        raise MismatchError(f"{where}: its samples are {_form(sample)}, but the recipe's {kind}")
+    if images and info.settings.normalise == "imagenet" and sample.channels != 3:
+        raise MismatchError(
+            f"{where}: its images have {sample.channels} channels, and the recipe's 3; convert "
+            "them again"
+        )
+    return ["the weights do not state how their samples were made; make sure that these were alike"]
 
 
 def _form(sample: SampleFormat) -> str:
@@ -189,7 +226,8 @@ def class_numbers(
     unknown = [name for name in classes if name not in places]
     if not unknown:
         return np.array([places[name] for name in classes], np.int64), []
-    if info.framing is None and len(classes) == len(places):  # its names are only numbers
+    numbers = list(map(str, range(len(places))))
+    if info.classes == numbers and len(classes) == len(places):
         return np.arange(len(classes)), ["the weights name no classes, so they match by number"]
     raise MismatchError(
         f"{where}: the network does not know {len(unknown)} of the {len(classes)} classes, such as "

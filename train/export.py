@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,21 @@ def export(
             f"{info.file} does not state the shape of its input; pass --shape T,P,H,W for event "
             "frames or --shape C,H,W for images"
         )
+    if shape and stated is None:
+        _check_shape(loaded, shape)
     data = FORMATS[out.suffix](loaded, shape, facts_of(info))
     with writing_run(out.parent):
         write(out, data)
     return shape
+
+
+def _check_shape(network: Network, shape: tuple[int, ...]) -> None:
+    """Raise OptionError if a network can't take samples of a shape."""
+    try:
+        deepcopy(network).to("meta")(torch.empty((2, *shape), device="meta"))
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise OptionError(f"the network can't take samples of shape {shape}: {reason}") from None
 
 
 def facts_of(info: ModelInfo) -> dict[str, Any]:

@@ -99,9 +99,10 @@ def load_model(
     with torch.device("meta"):  # shapes only, so that no file can make this large or slow
         network = _build(info, weights, size)
     _fill(network, info, weights)
-    with suppress(ValueError):  # not from a run
-        epoch = number_in(facts, "epoch", 1, info.settings.epochs)
-        sharpen(network, int(epoch) - 1, info.settings.epochs)
+    last = epoch = max(info.settings.epochs, 1)
+    with suppress(ValueError):  # other files have the weights of the end
+        epoch = int(number_in(facts, "epoch", 1, last))
+    sharpen(network, epoch - 1, last)
     if info.framing is not None:
         network.sample_shape = input_shape(info.settings, info.framing.sample.dense_shape)
     return network.eval(), info
@@ -279,4 +280,10 @@ def _fill(network: nn.Module, info: ModelInfo, weights: Weights) -> None:
             "with"
         )
     ready = {key: state[key].to(value.dtype).clone() for key, value in own.items()}
+    if wrong := [key for key, value in ready.items() if not value.isfinite().all()]:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise InputError(
+            f"{weights.path} has weights that are NaN or infinite: {', '.join(wrong[:4])}{more}; "
+            "pass weights from before the training diverged"
+        )
     network.load_state_dict(ready, assign=True)

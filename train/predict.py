@@ -114,13 +114,14 @@ def _of_store(
     top: int,
     progress: Progress | None,
 ) -> Iterator[Prediction]:
-    part = FrameDataset(place, pick_split(open_store(place), split))
-    check_sample(info, part.sample_format, place)
+    store = open_store(place)
+    part = FrameDataset(place, pick_split(store, split))
+    note = "; ".join(check_sample(info, part.sample_format, store.header.parameters, place))
     names = iter(part.names)
     done = 0
     for logits, _ in outputs(network, info, part):
         for best in _best(logits, info, top):
-            yield _named(next(names), best=best)
+            yield _named(next(names), best=best, note=note)
         done += len(logits)
         if progress is not None:
             progress(done, len(part))
@@ -130,7 +131,7 @@ def _of_files(
     network: Network, info: ModelInfo, place: Path, top: int, progress: Progress | None
 ) -> Iterator[Prediction]:
     source, samples = list_unlabelled(info, place)
-    check_sample(info, source.sample_format, place)
+    check_sample(info, source.sample_format, source.parameters, place)
     samples.inspect_files()
     sample, settings, device = source.sample_format, info.settings, to_device(network)
     packed = np.zeros((BATCH, *sample.packed_shape), sample.dtype)

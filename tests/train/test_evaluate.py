@@ -3,17 +3,21 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 import eventdata
 from eventdata.cli import main
 from eventdata.errors import InputError, MismatchError, OptionError
 from tests.drawn import TINY_RECIPE, Drawn, make_store
 from train import load_model
-from train.data import open_data
+from train.data import check_labels, open_data
 from train.evaluate import evaluate
+from train.export import export
+from train.predict import predict
 from train.recipe import load
 from train.runs.module import prepare
 from train.runs.run import run
@@ -134,6 +138,60 @@ def test_stores_of_another_kind_raise_errors(tmp_path, trained, settings, says):
     store = make_store(tmp_path / "s", **settings)
     with pytest.raises(MismatchError, match=says):
         evaluate(trained[0], store)
+
+
+def test_another_framing_of_the_same_shape_is_noted(tmp_path, trained, events):
+    """Evaluation notes it, and so does each row of the predictions."""
+
+    class Other(Drawn):
+        @property
+        def parameters(self):
+            return {**super().parameters, "window": 5000}
+
+    eventdata.convert(Other(), "", tmp_path / "s")
+    text = "the samples were framed otherwise than for the training: window 5000, not None"
+    assert text in evaluate(trained[0], str(tmp_path / "s"))["notes"]
+    assert {one.note for one in predict(trained[0], str(tmp_path / "s"))} == {text}
+    assert not any(one.note for one in predict(trained[0], events))
+
+
+def test_moved_weights_are_not_tested_on_their_training_samples_untold(tmp_path, drawn):
+    folder, _, store = drawn
+    export(folder, tmp_path / "moved.safetensors")
+    result = evaluate(tmp_path / "moved.safetensors", store)
+    assert (
+        "the weights were trained on samples of this store, perhaps on these ones"
+        in (result["notes"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"kind": "image"}, r"image \(C, H, W\) = \(2, 16, 16\), but the recipe's event frames"),
+        ({"side": 16}, ""),
+    ],
+)
+def test_weights_that_state_nothing_are_checked_by_their_recipe(
+    tmp_path, trained, recipe, settings, says
+):
+    bare = tmp_path / "bare.safetensors"
+    save_file(load_file(trained[0] / "lif/last.safetensors"), bare)
+    store = make_store(tmp_path / "s", **settings)
+    if says:
+        with pytest.raises(MismatchError, match=says):
+            evaluate(bare, store, recipe=recipe)
+        return
+    notes = evaluate(bare, store, recipe=recipe)["notes"]
+    assert any("do not state how their samples were made" in text for text in notes)
+
+
+def test_labels_that_are_no_classes_are_refused(tmp_path, trained, events):
+    part = eventdata.FrameDataset(events, "test")
+    for labels in ([-1, 1], [1, 3]):
+        part.labels = np.array(labels)
+        with pytest.raises(InputError, match=r"has labels from -?1 to [13] but 3 classes"):
+            check_labels(part, str(events), "test")
 
 
 def test_a_split_has_to_be_named_if_it_is_not_clear(tmp_path, trained, events):

@@ -271,6 +271,9 @@ def test_weights_of_other_programs_get_a_header(tmp_path):
     with pytest.raises(OptionError, match="does not state the shape .* pass --shape"):
         export(bare, tmp_path / "net.pt2", recipe=str(recipe))
     assert export(bare, tmp_path / "net.pt2", recipe=str(recipe), shape=(3, 12, 10)) == (3, 12, 10)
+    for name in ("net.pt2", "net.nir", "net.safetensors"):
+        with pytest.raises(OptionError, match=r"can't take samples of shape \(2, 12, 10\)"):
+            export(bare, tmp_path / name, recipe=str(recipe), shape=(2, 12, 10))
     export(bare, out, recipe=str(recipe))
     x = batch((3, 12, 10))
     want = logits(bare, x, recipe=str(recipe))

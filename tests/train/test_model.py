@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from eventdata.errors import EventDataError, InputError, OptionError
 from tests.drawn import TINY_RECIPE
@@ -176,6 +176,15 @@ def test_runs_without_weights_are_errors(whole, tmp_path):
         load_model(folder)
     with pytest.raises(InputError, match="config.toml"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_diverged_training_are_refused(whole, tmp_path, value):
+    state = load_file(whole[0] / "lif/last.safetensors")
+    state["fc.weight"][0, 0] = value
+    save_file(state, tmp_path / "bad.safetensors")
+    with pytest.raises(InputError, match=r"are NaN or infinite: fc\.weight; pass weights from"):
+        load_model(tmp_path / "bad.safetensors", whole[0] / "config.toml")
 
 
 def test_classes_and_the_random_state(whole, tmp_path):
