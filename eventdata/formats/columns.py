@@ -110,18 +110,21 @@ def read(path: Path, options: DecodeOptions) -> Recording:
 def _order_unnamed(arrays: Sequence[_Array], order: str | None, notes: list[str]) -> Stream:
     """Return the columns of four arrays in an ``order``, or if it is None in that of their values.
 
+    Where these do not show it, the order is x, y, t, p. A note says so, and if it is another one.
+
     Raises:
-        InputError: the values do not show the order, or ``order`` is of more columns.
+        InputError: ``order`` is of more columns.
     """
     check_order(order)
     if order is None:
         firsts = [next(one.pieces(0, SAMPLE), np.empty(0)) for one in arrays]
         same = len({len(one) for one in firsts}) == 1
-        order = guess_order(np.stack(firsts, axis=1)) if same else None
-        if order is None:
-            raise InputError(f"{', '.join(UNNAMED)} hold numbers without names; {ASK}")
-        words = ", ".join(order)
-        add_note(notes, f"{', '.join(UNNAMED)} were read as {words} because of their values; {ASK}")
+        found = guess_order(np.stack(firsts, axis=1)) if same else None
+        order = found or "xytp"
+        if found != "xytp":
+            why = "because of their values" if found else "and their values do not show it"
+            what = f"{', '.join(UNNAMED)} were read as {', '.join(order)}"
+            add_note(notes, f"{what}, {why}; {ASK}")
     return {column: (UNNAMED[order.index(column)], None) for column in "xytp"}
 
 

@@ -387,11 +387,14 @@ def test_numpy_files(tmp_path):
         ("a.npz", npz(**BYTES)),
         ("A.NPZ", npz(other=structured, **BYTES)),
         ("b.npz", npz(events=structured)),
-        ("c.npz", npz(**{f"arr_{i}": BYTES[name] for i, name in enumerate("xytp")})),
         ("c.npy", structured),
     ):
         events, size = read_events(str(write(tmp_path, name, content)))
         assert (events.tolist(), size) == (EVENTS.tolist(), (3, 3))
+    unnamed = npz(**{f"arr_{i}": BYTES[name] for i, name in enumerate("xytp")})
+    with pytest.warns(UserWarning, match="were read as x, y, t, p, and their values do not show"):
+        events, size = read_events(str(write(tmp_path, "c.npz", unnamed)))
+    assert (events.tolist(), size) == (EVENTS.tolist(), (3, 3))
     seconds = npz(**BYTES | {"t": npy(np.array([0.5, 0.5, 1.25]))})
     path = write(tmp_path, "d.npz", seconds)
     assert read_events(path)[0]["t"].tolist() == [500_000, 500_000, 1_250_000]

@@ -167,7 +167,7 @@ def test_pieces_are_windows_of_the_recording(tmp_path):
     keep &= (events["t"] < 400) | (events["t"] >= 600)  # and two are empty
     events = {key: value[keep] for key, value in events.items()}
     write_npz(raw / "a" / "long.npz", **events)
-    short = columns(np.random.default_rng(2), length=60)
+    short = columns(np.random.default_rng(2), count=20, length=60)
     write_npz(raw / "b" / "short.npz", **short)
     options = {"every": 100, "window": 25, "representation": "count", "sensor_size": (W, H)}
     result = convert("recordings", raw, out, **options)

@@ -818,6 +818,8 @@ def test_every_recipe_trains(tmp_path, name, large):
     for first, stage in bare.stages.items():
         key = "recalibrate=1" if stage.calibrate == "none" else "calibrate_samples=16"
         changes.append(f"{first}.{key}")
+        if 3 % (stage.collapse or 1):
+            changes.append(f"{first}.collapse=1")
         if stage.weights == "checkpoint":
             size = {"size": (36, 36)} if bare.network["name"] == "crnn" else {}
             settings = {"channels": 3, "classes": 3, "neuron": stage.neuron}
