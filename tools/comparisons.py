@@ -121,7 +121,7 @@ LENGTHS_IMAGES: Mapping[str, str] = {
 
 @contextlib.contextmanager
 def whole(folder: Path, root: str = "") -> Iterator[Path]:
-    """Yield a folder to fill, whose folder `root` becomes `folder`: whole, or not at all."""
+    """Yield a folder to fill; once it is complete, move it, or its folder `root`, to `folder`."""
     beside = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)

@@ -25,7 +25,7 @@ from train.refit import refit as refit_map
 ROWS = 16_000
 """Places that suffice to choose a channel's threshold, or to refit a map."""
 HELD = 5
-"""Every fifth sample is held out to choose the strength of a refit, the last one of fewer."""
+"""Every fifth sample is held out to choose the strength of a refit; of fewer, the last one."""
 LEVELS = tuple(0.3 * (2.6 / 0.3) ** (n / 11) for n in range(12))
 """Thresholds that are tried, as multiples of the root mean square of the reference's output."""
 
@@ -245,8 +245,8 @@ class _Work:
 
         With a single sample nothing can be held out, and the maps stay.
         """
-        every = sum(map(len, currents))
-        if every < 2:
+        given = sum(map(len, currents))
+        if given < 2:
             return None
         wide = [a_map for a_map in self.maps if not a_map.is_identity]
         single = [a_map for a_map in self.maps if a_map.is_identity]
@@ -264,7 +264,7 @@ class _Work:
             residuals.append(residual[chosen])
             of_sample = len(residual) // len(current)
             number = chosen // of_sample + samples
-            held.append(number % HELD == HELD - 1 if every >= HELD else number == every - 1)
+            held.append(number % HELD == HELD - 1 if given >= HELD else number == given - 1)
             samples += len(current)
         change = refit_map(
             torch.cat(xs), torch.cat(residuals), torch.cat(held), torch.cat(own) if own else None

@@ -29,6 +29,8 @@ from train.toml import MAX_BYTES, parse_toml
 
 BATCH = 32
 MEASURED = 64  # samples for firing rates
+FRAMED = tuple(key for key in FRAMING_KEYS if key not in ("steps", "representation", "count_dtype"))
+"""Parameters that decide samples of the same shape and dtype."""
 MOST_CLASSES = 12  # of a confusion matrix that is printed whole
 
 Progress = Callable[[int, int], None]
@@ -58,7 +60,8 @@ def evaluate(
         by layer; notes.
 
     Raises:
-        InputError: the network or the store can't be read, or there are no samples.
+        InputError: the network or the store can't be read, there are no samples, or a label is not
+            that of a class.
         MismatchError: the store's samples or classes are not those of the network.
         OptionError: the store or the split is missing, or has to be named.
     """
@@ -183,7 +186,7 @@ def check_sample(
     here, there = sample, info.framing.sample
     if here == there:
         own = info.framing.parameters
-        apart = [key for key in FRAMING_KEYS if own.get(key) != parameters.get(key)]
+        apart = [key for key in FRAMED if own.get(key) != parameters.get(key)]
         words = (f"{key} {parameters.get(key)}, not {own.get(key)}" for key in apart)
         text = f"the samples were framed otherwise than for the training: {', '.join(words)}"
         return [text] if apart else []

@@ -120,8 +120,10 @@ def best_baseline(methods: Sequence[Entry]) -> Entry | None:
 
 
 def speed_up(methods: Sequence[Entry], entry: Entry, measure: str) -> float | None:
-    """Return the cost of the cheapest baseline that tests as well as the best one, over that of a
-    method; None if the method does not test as well, is a baseline, or a cost is unknown.
+    """Return the cost of the cheapest baseline that tests as well as the best, over a method's.
+
+    Returns:
+        None if the method does not test as well or is a baseline, or a cost is unknown.
     """
     target, cost = best_baseline(methods), entry.costs[measure]
     if target is None or not cost or not entry.reaches(target) or entry.group == "baseline":

@@ -84,7 +84,7 @@ def load_model(
         (N, classes), and the facts about it.
 
     Raises:
-        InputError: the file can't be read, or the weights do not fit the network.
+        InputError: the file can't be read, the weights do not fit the network, or are not finite.
         OptionError: settings are missing, or are not those of the weights.
     """
     file, stage = _file_of(path, stage)

@@ -50,7 +50,7 @@ class Prediction:
     best: tuple[tuple[str, float], ...] = ()
     """The most probable classes with their probabilities; empty for a file that can't be read."""
     note: str = ""
-    """Why it can't be read, or what was changed in reading it."""
+    """Why it can't be read, what was changed in reading it, or how its framing is another one."""
 
 
 def predict(

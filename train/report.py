@@ -68,11 +68,10 @@ def summarise(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
         None if target is None else run.cost_to(target)
         for run, target in zip(runs, goals, strict=True)
     ]
-    slow: dict[int, Cost] = {}
+    slow: dict[int, list[Cost]] = {}
     for run, cost in zip(runs, reached, strict=True):
-        usual = slow.get(run.seed)
-        if run.scratch and cost and (usual is None or (cost.seconds or 0) < (usual.seconds or 0)):
-            slow[run.seed] = cost
+        if run.scratch and cost:
+            slow.setdefault(run.seed, []).append(cost)
     rows = []
     for label in dict.fromkeys(run.label for run in runs):
         own = [run for run in runs if run.label == label]
@@ -97,12 +96,7 @@ def summarise(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
                 "cost": _costs([run.cost for run in own]),
                 "cost_to_target": _costs(fast),
                 **{
-                    key: _speed_up(
-                        [slow.get(run.seed) for run in own],
-                        list(slow.values()),
-                        fast,
-                        of,
-                    )
+                    key: _speed_up([run.seed for run in own], slow, fast, of)
                     for key, of in SPEED_UPS.items()
                 },
             }
@@ -118,30 +112,34 @@ SPEED_UPS: dict[str, Callable[[Cost], float | None]] = {
 
 
 def _speed_up(
-    same_seeds: Sequence[Cost | None],
-    every: Sequence[Cost],
+    seeds: Sequence[int],
+    baselines: Mapping[int, Sequence[Cost]],
     fast: Sequence[Cost],
     of: Callable[[Cost], float | None],
 ) -> float | None:
     """Return the baselines' cost of reaching the target over that of a method's runs.
 
     Args:
-        same_seeds: the cost of the baseline of each run's seed; None stands for the mean of all.
-        every: the costs of all baselines.
+        seeds: the seeds of the runs. One without a baseline is compared with the mean of all.
+        baselines: by seed the costs of the baselines that reach the target; the least counts.
         fast: the costs of the runs that reach the target.
         of: the figure to compare.
 
     Returns:
         None if a run does not reach the target, or a figure is unknown.
     """
-    means = [of(cost) for cost in every]
+    known = {seed: [of(cost) for cost in costs] for seed, costs in baselines.items()}
     costs = [of(cost) for cost in fast]
-    if len(fast) < len(same_seeds) or None in means or None in costs or not every:
+    if len(fast) < len(seeds) or None in costs or not known or any(map(_unknown, known.values())):
         return None
-    usual = mean(filter(None, means)) if any(means) else 0.0
-    slow = mean(usual if cost is None else of(cost) or 0.0 for cost in same_seeds)
+    least = {seed: min(value or 0.0 for value in values) for seed, values in known.items()}
+    slow = mean(least.get(seed, mean(least.values())) for seed in seeds)
     spent = mean(cost or 0.0 for cost in costs)
     return slow / spent if spent else None
+
+
+def _unknown(values: Sequence[float | None]) -> bool:
+    return None in values
 
 
 def _costs(costs: Sequence[Cost]) -> dict[str, dict[str, float] | None]:

@@ -103,7 +103,7 @@ class Weights:
 
     @property
     def _carries_activated(self) -> bool:
-        """The published LIAF-18 activates in place, and has the names of LIF-18."""
+        """Whether the form is that of LIAF-18, which activates in place, and of LIF-18."""
         return (
             self.form is not None and self.form.network + depth_of(self.state) == "event-resnet18"
         )

@@ -113,7 +113,8 @@ def _column(schema: Any, shard: str) -> str:
     named = [name for name in found if name in IMAGES]
     if len(found) > 1 and len(named) != 1:
         raise InputError(
-            f"{shard}: {' and '.join(found)} are columns of images; name the one to read image"
+            f"{shard}: {' and '.join(found)} are columns of images; rename the one to read to "
+            "'image'"
         )
     return (named or found)[0]
 

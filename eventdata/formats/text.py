@@ -160,7 +160,8 @@ def _find_layout(data: bytes, stated: str | None) -> _Layout:
     rows = [row for row in rows if len(row) == len(fields)]
     if names is None:
         commented = [_fields(_BEFORE_NAMES.sub("", comment, count=1)) for comment in comments]
-        known = [one for one in commented if len(one) == len(fields) and _order_of_names(one)]
+        known = [] if stated else commented
+        known = [one for one in known if len(one) == len(fields) and _order_of_names(one)]
         names = known[-1] if known else None
     notes: list[str] = []
     order = stated or (_order_of_names(names) if names is not None else None)
@@ -195,7 +196,8 @@ def _side(text: str) -> int:
 
 def _split_unit(name: str) -> tuple[str, TimeUnit | None]:
     """Return a name of a column in lower case without its unit, and the unit, as in "t [us]"."""
-    plain, _, inside = name.lower().strip(" _])}").partition("[" if "[" in name else "(")
+    name = name.lower().strip(" _])}/").lstrip("[({")
+    plain, _, inside = name.partition("[" if "[" in name else "(")
     if inside:  # also units of length, as in "x [px]"
         return "_".join(re.split(r"[\s_/]+", plain.strip(" _/"))), UNITS_BY_WORD.get(inside.strip())
     words = re.split(r"[\s_{}/]+", plain.strip(" _{}/"))
@@ -219,7 +221,8 @@ def _order_of_names(names: Sequence[str]) -> str | None:
         if order.count(letter) > 1:
             same = [name for name, one in zip(names, order, strict=True) if one == letter]
             raise InputError(
-                f"{' and '.join(same)} could each be the column {letter}; remove or rename one"
+                f"{' and '.join(same)} could each be the column {letter}; pass --columns with the "
+                "order, and - for one to skip"
             )
     return order
 

@@ -21,7 +21,8 @@ from eventdata.raw.listing import SHOWN, few, stored_name
 from eventdata.raw.split_folders import Layout, Part, arrange, arrange_listed, split_mark
 
 _DOCUMENT = re.compile(  # license_plate_01.csv is a recording
-    r"readme.*|(licen[cs]e|copying|changelog|citation)(\W.*)?", re.IGNORECASE
+    r"readme.*|(licen[cs]e|copying|changelog|citation)s?(_(v\d|cc|mit|bsd|gpl|apache).*|\W.*)?",
+    re.IGNORECASE,
 )
 _SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|test)(?![a-z])")
 _FOREIGN = re.compile(r"docs?|documentation", re.IGNORECASE)

@@ -271,10 +271,12 @@ def _labels(where: str, listed: Iterable[_Rows], classes: Sequence[str]) -> dict
     }
     if all(indices.get(word, names[word]) == names[word] for word in words & names.keys()):
         return indices | names
+    if names.keys() == indices.keys():  # "10" comes before "2"
+        return names
     if (words <= names.keys()) == (words <= indices.keys()):
         raise InputError(
             f"{where}: the classes are named {few(classes)}, and the labels can be these names or "
-            "indices from 0; give the classes names that are no numbers"
+            "indices from 0 in their order; pass --classes FILE with lines 'name index'"
         )
     return names if words <= names.keys() else indices
 

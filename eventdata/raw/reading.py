@@ -151,7 +151,7 @@ class Reader:
         checker = self._recording.checker(self.size, options, str(self.path))
         for at, *columns in self._recording.chunks(place):
             held = _Held(at, checker.check(*columns))
-            if self.unit is None and checker.facts is not None:
+            if self.unit is None and checker.facts is not None and checker.time_unit is not None:
                 self._note_unit(checker.facts, checker.time_unit)
             self.unit = checker.time_unit
             yield held
@@ -159,10 +159,10 @@ class Reader:
             checker.finish()
             self.skipped = checker.skipped
 
-    def _note_unit(self, facts: TimeFacts, unit: TimeUnit | None) -> None:
-        """Note a unit of times that only their values show, unless other recordings have it too."""
+    def _note_unit(self, facts: TimeFacts, unit: TimeUnit) -> None:
+        """Note a unit that no other recording has, or that is not what the values suggest."""
         own = infer_unit(facts)
-        read_as = f"its times were read as {NAMES[unit or 'us']}"
+        read_as = f"its times were read as {NAMES[unit]}"
         if self.options.expected_unit is None:
             add_note(self.notes, f"{read_as}, since no unit is stated; {ASK} if this is wrong")
         elif own is not None and own != unit:

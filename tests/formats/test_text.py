@@ -113,6 +113,8 @@ METAVISION = "".join(
         ),
         (",Timestamp [s],X,Y,On\n".replace("On", "p") + "0,0.003811,96,133,0\n", None, "s"),
         ("X [px],Y [px],Timestamp [s],Polarity\n96,133,0.003811,0\n", None, "s"),
+        ("(t,x,y,p)\n" + RPG.replace(" ", ","), None, None),
+        ("# [t, x, y, p]\n" + RPG, None, None),
         # A unit of another column, a size in a remark of MATLAB, and names that are not last.
         ("t,x,y,p,exposure_ms\n" + RPG.replace(" ", ",").replace("\n", ",9\n"), None, None),
         ("% resolution: 240x180\n" + RPG, (240, 180), None),
@@ -149,7 +151,7 @@ def test_the_order_without_names_is_guessed_with_a_note_stated_or_asked_for(tmp_
         ("# only remarks\n\n", "no lines of events"),
         ("This data set\nhas events\n", "line 1 ('This data set'): neither numbers nor the names"),
         ("class,startTime_usec,endTime_usec\n1,2,3\n", "line 1 ('class,startTime_usec"),
-        ("t_s,x,y,p,t_us\n1,2,3,1,5\n", "t_s and t_us could each be the column t"),
+        ("t_s,x,y,p,t_us\n1,2,3,1,5\n", "t_s and t_us could each be the column t; pass --columns"),
         ("t,x,y,p,x\n1,2,3,1,5\n", "x and x could each be the column x"),
         ("1 2 3 4 5\n", "5 columns without names; name them in the first line, such as t,x,y,p"),
         ("t,x,y,p\n1,2,3\n", "line 2 ('1,2,3'): it has 3 columns, and the line of names 4"),

@@ -332,7 +332,8 @@ def test_texts_next_to_recordings_are_not_recordings(tmp_path):
     ("name", "document"),
     [
         *((name, True) for name in ("README", "readme_first.txt", "LICENSE-MIT", "Copying.txt")),
-        *((name, False) for name in ("license_plate_01.csv", "copying_01.csv", "citations.csv")),
+        *((name, True) for name in ("LICENSE_CC-BY.txt", "LICENSES.txt", "CHANGELOG_v2.txt")),
+        *((name, False) for name in ("license_plate_01.csv", "copying_01.csv", "citation_1.csv")),
     ],
 )
 def test_documents_are_known_by_their_whole_name(name, document):

@@ -117,6 +117,21 @@ def test_numbers_are_names_of_classes_or_indices_but_not_both(tmp_path, words, l
     assert [ds.classes[label] for label in ds.labels] == [str(label + 1) for label in labels]
 
 
+def test_numbers_that_are_names_and_indices_of_all_classes_are_names(tmp_path):
+    """The name 10 comes before 2, so that their indices are others."""
+    raw = tmp_path / "raw"
+    for number in range(12):
+        make_images(tmp_path / "one", train=1)
+        folder = next(iter((tmp_path / "one/train").iterdir()))
+        shutil.copytree(folder, raw / "train" / str(number))
+    shutil.copytree(folder, raw / "val")
+    (image,) = (raw / "val").iterdir()
+    (tmp_path / "list.txt").write_text(f"val/{image.name} 10\n")
+    convert("images", raw, tmp_path / "out", list=tmp_path / "list.txt", crop=20)
+    ds = eventdata.FrameDataset(tmp_path / "out", "val")
+    assert ds.classes[ds.labels[0]] == "10"
+
+
 def test_labels_without_names_need_names_that_count(tmp_path):
     make_images(tmp_path / "raw")
     (tmp_path / "list.txt").write_text(f"{WNIDS[0]}\n")

@@ -244,7 +244,7 @@ def test_of_several_columns_of_images_that_of_the_name_is_read(tmp_path, names):
             rest = rest.append_column(name, column)
         parquet.write_table(rest, path)
     if "image" not in names:
-        with pytest.raises(InputError, match="mask and picture are columns of images; name the"):
+        with pytest.raises(InputError, match="mask and picture are columns of images; rename the"):
             convert("images", hub, tmp_path / "two", crop=20)
         return
     convert("images", hub, tmp_path / "two", crop=20)

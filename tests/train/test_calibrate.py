@@ -179,7 +179,7 @@ def test_the_folded_network_is_one_of_explicit_thresholds_and_amplitudes(name, i
 @pytest.mark.parametrize("name", ["image-resnet", "vgg"])
 @torch.no_grad()
 def test_calibration_never_raises_the_error_of_a_channel(name, seed, steps, decay):
-    """As it is: with the same maps, one threshold and no amplitudes."""
+    """It is compared with the same maps, one threshold and no amplitudes."""
     spiking, reference, batches = case(name, "images", seed, steps=steps, decay=decay)
     outcomes = calibrate(spiking, reference, batches)
     unfolded = [Unfolded(spiking, reference, outcomes, *pair).errors for pair in batches]

@@ -155,7 +155,7 @@ def test_another_framing_of_the_same_shape_is_noted(tmp_path, trained, events):
     assert not any(one.note for one in predict(trained[0], events))
 
 
-def test_moved_weights_are_not_tested_on_their_training_samples_untold(tmp_path, drawn):
+def test_a_test_of_moved_weights_on_their_training_samples_is_noted(tmp_path, drawn):
     folder, _, store = drawn
     export(folder, tmp_path / "moved.safetensors")
     result = evaluate(tmp_path / "moved.safetensors", store)

@@ -450,6 +450,16 @@ def test_of_several_baselines_the_cheapest_that_reaches_the_target_counts(tmp_pa
         assert summarise([read_run(made[n]) for n in order])[2]["speed_up"] == 5
 
 
+def test_the_cheapest_baseline_is_that_of_each_measure(tmp_path):
+    made = [
+        make_run(tmp_path, "busy", [(0, 0.1), (200, 0.6)], scratch=True, costs=(20, 2e9, 2e9)),
+        make_run(tmp_path, "more", [(0, 0.1), (50, 0.6)], scratch=True, costs=(40, 4e9, 4e9)),
+        make_run(tmp_path, "fast", [(0, 0.1), (10, 0.6)], costs=(5, 1e9, 1e9)),
+    ]
+    row = summarise([read_run(one) for one in made])[2]
+    assert (row["speed_up"], row["speed_up_cpu"], row["speed_up_operations"]) == (5, 4, 2)
+
+
 def test_training_that_is_not_counted_is_noted(tmp_path, runs):
     result = json.loads((runs[2] / "result.json").read_text()) | {"uncounted": ["a<b>.pth"]}
     (runs[2] / "result.json").write_text(json.dumps(result))

@@ -95,7 +95,9 @@ def stage_of(weights: Weights, stage: Stage, *, on_frames: bool) -> tuple[Stage,
     with reading_header(weights.path):
         if "settings" in facts:
             earlier = from_table(Stage, facts["settings"], "settings")
-            was_on_frames = facts["framing"]["sample"]["steps"] is not None
+            was_on_frames = earlier.data == "data" and facts["pipeline"] == "pipe-d"
+            if "framing" in facts:  # exported weights of other programs have none
+                was_on_frames = facts["framing"]["sample"]["steps"] is not None
             if was_on_frames != on_frames:
                 return replace(earlier, data="images" if stage.data == "data" else "data"), ""
             return replace(earlier, data=stage.data), ""

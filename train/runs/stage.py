@@ -282,8 +282,7 @@ class StageRun:
         return multiply_adds
 
     def _unused_decay(self, taken: Iterable[str]) -> str:
-        """Return that the setting is not used if the decays come from ann neurons, which do not
-        learn them, and differ; else ""."""
+        """Return a note if the decays that were taken are not those of the setting, else ""."""
         state, own = self.module.network.state_dict(), self.stage.neuron.decay
         decays = [torch.sigmoid(state[key]) for key in taken if key.endswith("neuron.decay")]
         other = next((float(one) for one in decays if abs(one - own) > DECAYS_DIFFER), None)

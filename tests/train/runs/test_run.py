@@ -27,6 +27,7 @@ from eventdata.errors import InputError, MismatchError, OptionError
 from tests.drawn import TINY_RECIPE, make_store
 from tests.makers import tree_digest
 from train import load_model
+from train.export import export
 from train.networks import build
 from train.recipe import load, recipe_names
 from train.results import read_run
@@ -927,7 +928,7 @@ def test_a_stage_calibrates_to_the_source_of_its_weights(
 
 
 @pytest.mark.parametrize(("kind", "notes"), [("ann", 1), ("liaf", 0)])
-def test_a_decay_that_is_not_used_is_told(tmp_path, recipe, events, kind, notes):
+def test_a_decay_that_is_not_used_is_noted(tmp_path, recipe, events, kind, notes):
     """Decays are weights: an ann hands on its initial ones, and a liaf those that it learned."""
     changes = ["all.epochs=1", "pretrain.data=data", f"pretrain.neuron.kind={kind}"]
     changes += ["lif.neuron.decay=0.9"]
@@ -964,17 +965,19 @@ def test_the_reference_of_a_file_has_the_settings_of_its_header(
     run(load(recipe, changes=first), tmp_path / "first", data=events)
     source = tmp_path / "first/lif/last.safetensors"
     again = ["lif.calibrate=refit", "lif.calibrate_samples=20", "lif.recalibrate=0"]
-    again += ["lif.epochs=0", "lif.freeze=[]", "lif.freeze_epochs=0"]
+    again += ["lif.epochs=1", "lif.freeze=[]", "lif.freeze_epochs=0"]
     bare = tmp_path / "bare.safetensors"
     save_file(load_file(whole[0] / "pretrain/last.safetensors"), bare)
     said: list[str] = []
-    for name, file in (("own", source), ("bare", bare)):
+    exported = tmp_path / "exported.safetensors"  # states its settings, but not its samples
+    export(bare, exported, recipe=recipe, stage="pretrain")
+    for name, file in (("own", source), ("bare", bare), ("exported", exported)):
         one = load(recipe, changes=[*again, f"lif.weights={file}"])
         result = run(one, tmp_path / name, data=events, say=said.append)
-        assert result["more_samples"] == (name == "bare")
-    (own, own_steps), (other, other_steps) = seen
+        assert result["more_samples"] == (name != "own")
+    (own, own_steps), *others = seen
     assert (own.kind, own.threshold, own.decay, own_steps) == ("lif", 0.9, 0.7, 2)
-    assert (other.kind, other_steps) == ("ann", 1)
+    assert [(neuron.kind, steps) for neuron, steps in others] == [("ann", 1), ("ann", 1)]
     notes = [text for text in said if "does not state how it was trained" in text]
     assert len(notes) == 1
     assert notes[0].endswith("taken as of ann neurons on the sum of the frames")
