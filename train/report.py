@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from statistics import mean, stdev
 from textwrap import fill
@@ -130,16 +130,12 @@ def _speed_up(
     """
     known = {seed: [of(cost) for cost in costs] for seed, costs in baselines.items()}
     costs = [of(cost) for cost in fast]
-    if len(fast) < len(seeds) or None in costs or not known or any(map(_unknown, known.values())):
+    if len(fast) < len(seeds) or not known or None in chain(costs, *known.values()):
         return None
     least = {seed: min(value or 0.0 for value in values) for seed, values in known.items()}
     slow = mean(least.get(seed, mean(least.values())) for seed in seeds)
     spent = mean(cost or 0.0 for cost in costs)
     return slow / spent if spent else None
-
-
-def _unknown(values: Sequence[float | None]) -> bool:
-    return None in values
 
 
 def _costs(costs: Sequence[Cost]) -> dict[str, dict[str, float] | None]:

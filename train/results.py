@@ -170,9 +170,10 @@ def _read(path: str, folder: RunFolder, result: Mapping[str, Any]) -> RunResult:
     own = folder.stage(last["name"])
     rows = read_rows(own.epochs)
     work = {"calibration_multiply_adds": 0, **last}  # older versions did not record it
-    most = cost_of(last).multiply_adds or 0
+    of_last = cost_of(last)
+    most = of_last.multiply_adds or 0
     calibration = number_in(work, "calibration_multiply_adds", most=most)
-    costs = [_until(row, rows[-1], cost_of(last), calibration) for row in rows]
+    costs = [_until(row, rows[-1], of_last, calibration) for row in rows]
     operations = own.root / "operations.json"
     measured = read_json(operations) if operations.exists() else {}
     test = result["test"]

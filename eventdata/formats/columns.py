@@ -91,10 +91,9 @@ def read(path: Path, options: DecodeOptions) -> Recording:
     else:
         arrays = _npz_arrays(path)
     streams = find_streams({name: Shape(one.shape, one.dtype) for name, one in arrays.items()})
-    if not streams and all(len(arrays[name].shape) == 1 for name in UNNAMED if name in arrays):
-        unnamed = [arrays[name] for name in UNNAMED if name in arrays]
-        if len(unnamed) == len(UNNAMED):
-            streams = {"": _order_unnamed(unnamed, options.columns, notes)}
+    unnamed = [arrays[name] for name in UNNAMED if name in arrays and len(arrays[name].shape) == 1]
+    if not streams and len(unnamed) == len(UNNAMED):
+        streams = {"": _order_unnamed(unnamed, options.columns, notes)}
     if not streams:
         raise _no_stream(arrays)
     name = choose_stream(streams, options.stream, notes)

@@ -158,10 +158,9 @@ def _find_layout(data: bytes, stated: str | None) -> _Layout:
         raise InputError("no lines of events in it; check that this is a text file of events")
     rows = [_fields(raw.decode("utf-8", "replace")) for raw in whole_lines[number:]]
     rows = [row for row in rows if len(row) == len(fields)]
-    if names is None:
+    if names is None and stated is None:
         commented = [_fields(_BEFORE_NAMES.sub("", comment, count=1)) for comment in comments]
-        known = [] if stated else commented
-        known = [one for one in known if len(one) == len(fields) and _order_of_names(one)]
+        known = [one for one in commented if len(one) == len(fields) and _order_of_names(one)]
         names = known[-1] if known else None
     notes: list[str] = []
     order = stated or (_order_of_names(names) if names is not None else None)

@@ -164,8 +164,9 @@ def test_unnamed_arrays_are_read_in_the_order_that_their_values_show(tmp_path, o
     np.savez(path, *(columns[one] for one in order))
     recording, found, _ = read_columns(path)
     assert found == expected(columns)
-    told = [f"arr_0, arr_1, arr_2, arr_3 were read as {', '.join(order)}, because of their values"]
-    assert [note.partition(";")[0] for note in recording.notes] == told * (order != "xytp")
+    note = f"arr_0, arr_1, arr_2, arr_3 were read as {', '.join(order)}, because of their values"
+    expected_notes = [] if order == "xytp" else [note]
+    assert [text.partition(";")[0] for text in recording.notes] == expected_notes
     recording, found, _ = read_columns(path, columns=order.replace("xy", "yx"))
     assert found == expected(columns | {"x": columns["y"], "y": columns["x"]})
     assert recording.notes == []

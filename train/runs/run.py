@@ -152,8 +152,8 @@ def _run_stages(plan: RunPlan, folder: RunFolder, say: Callable[[str], Any]) -> 
             if source not in counted:  # a file may start one stage and teach another
                 counted.add(source)
                 facts = weight_facts(source)
-                more_samples |= facts.get("store") != plan.stores["data"].digest
-                more_samples |= facts.get("more_samples") is not False
+                seen = facts.get("store"), facts.get("more_samples")
+                more_samples |= seen != (plan.stores["data"].digest, False)
                 into = _cost_into(source)
                 before += into
                 cost += into

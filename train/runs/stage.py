@@ -45,7 +45,7 @@ from train.transfer import Report, transfer
 from train.weights import Weights, load_state, read_weights
 
 MEASURED = 64  # samples for firing rates and operations
-DECAYS_DIFFER = 1e-3
+DECAYS_DIFFER = 1e-3  # more than the rounding of a decay that is stored as its logit
 
 
 def is_first() -> bool:
