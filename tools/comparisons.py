@@ -107,9 +107,20 @@ def pictures(archive: Path, work: Path, choice: Choice) -> list[Comparison]:
     ]
 
 
+# A longer ANN learns from two steps of four frames each, and sees more varied samples. The LIF
+# neurons are those of the tuned baseline.
+LONG_EVENTS = (
+    "sum.collapse=2 sum.augment.crop=0.15 sum.augment.scale=0.2"
+    " lif.neuron.threshold=0.5 lif.neuron.decay=0.25"
+)
 LENGTHS_EVENTS: Mapping[str, str] = {
     "calibrated": "lif.epochs=0",
-    "long": "sum.epochs=40",
+    "long": f"{LONG_EVENTS} sum.epochs=24",
+    "longer": f"{LONG_EVENTS} sum.epochs=40 lif.epochs=8 lif.learning_rate=0.05",
+}
+LENGTHS_NMNIST: Mapping[str, str] = {
+    "calibrated": "lif.epochs=0",
+    "long": "lif.epochs=12",
 }
 LENGTHS_IMAGES: Mapping[str, str] = {
     "calibrated": "lif.epochs=0",
@@ -169,7 +180,7 @@ def nmnist(archive: Path, work: Path, choice: Choice) -> list[Comparison]:
     few = ("--set", "lif.learning_rate=0.05")  # 26 steps per epoch
     methods = (
         Method("scratch", ("scratch", *recipe)),
-        Method("pipe-D, events", ("pipe-d", *recipe, *few)),
+        *lengths("pipe-D, events", ("pipe-d", *recipe, *few), LENGTHS_NMNIST),
     )
     return [Comparison("pipe-D", store, "pipe-d-small-events", methods, changes)]
 
