@@ -36,10 +36,12 @@ class Affine:
         """
         conv, norm = _parts(module)
         if isinstance(conv, nn.Conv2d | nn.Linear):
-            if isinstance(conv, nn.Conv2d) and (conv.groups > 1 or conv.padding_mode != "zeros"):
+            if isinstance(conv, nn.Conv2d) and (
+                conv.groups > 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str)
+            ):
                 raise OptionError(
-                    "a convolution with groups or without zero padding can't be calibrated; set "
-                    "calibrate=none"
+                    "a convolution with groups, without zero padding or with a named padding can't "
+                    "be calibrated; set calibrate=none"
                 )
             weight = conv.weight.clone()
             bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.clone()
@@ -83,19 +85,25 @@ class Affine:
         self.weight = self.weight * _over_rows(gain, self.weight)
         self.bias = self.bias * gain
 
-    def rows(self, y: Tensor) -> Tensor:
-        """Return the inputs (R, F) of each output for y (N, C, H, W); of an identity (R, C)."""
+    def rows(self, y: Tensor, chosen: Tensor) -> Tensor:
+        """Return the inputs (R, F) of chosen outputs for y (N, C, H, W); of an identity (R, C).
+
+        Args:
+            y: what the map reads.
+            chosen: (R,), numbers of the outputs as in `places`.
+        """
         conv, _ = _parts(self.module)
-        if isinstance(conv, nn.Conv2d):
-            patches = functional.unfold(
-                y,
-                conv.kernel_size,
-                conv.dilation,
-                conv.padding,  # type: ignore[arg-type]
-                conv.stride,
-            )
-            return patches.transpose(1, 2).flatten(0, 1)
-        return y.flatten(1) if isinstance(conv, nn.Linear) else places(y)
+        if not isinstance(conv, nn.Conv2d):
+            return (y.flatten(1) if isinstance(conv, nn.Linear) else places(y))[chosen]
+        assert isinstance(conv.padding, tuple)  # see `of`
+        rows, columns = conv.padding
+        patches = functional.pad(y, (columns, columns, rows, rows))
+        for side in range(2):  # a view (N, C, H, W, rows and columns of the kernel)
+            reach = (conv.kernel_size[side] - 1) * conv.dilation[side] + 1
+            patches = patches.unfold(2 + side, reach, conv.stride[side])
+        patches = patches[..., :: conv.dilation[0], :: conv.dilation[1]]
+        index = torch.unravel_index(chosen, (len(y), *patches.shape[2:4]))
+        return patches.permute(0, 2, 3, 1, 4, 5)[index].flatten(1)
 
     def write(
         self, module: nn.Module, gain: Tensor, amplitude: Tensor, mean: Tensor, variance: Tensor

@@ -258,7 +258,7 @@ class _Work:
             residual = places(current - _sum(a_map(mean[None])[0] for a_map, mean in pairs))
             count = min(len(residual), -(-ROWS * len(residual) // total))
             chosen = torch.randperm(len(residual), generator=rng)[:count].to(residual.device)
-            rows = [(a_map.is_identity, a_map.rows(mean)[chosen]) for a_map, mean in pairs]
+            rows = [(a_map.is_identity, a_map.rows(mean, chosen)) for a_map, mean in pairs]
             xs.append(torch.cat([x for identity, x in rows if not identity], dim=1))
             own += [x for identity, x in rows if identity]
             residuals.append(residual[chosen])

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from eventdata.errors import OptionError
+from train.affine import Affine, places
 from train.calibrate import calibrate, recalibrate, table
 from train.networks.crnn import CRNN
 from train.networks.layers import Network
@@ -317,12 +318,30 @@ def test_mixed_axes_are_refused():
         made.layers()
 
 
-def test_grouped_convolutions_are_refused():
+@pytest.mark.parametrize("odd", [{"groups": 2, "padding": 1}, {"padding": "same"}])
+def test_odd_convolutions_are_refused(odd):
     spiking, reference, batches = case("vgg", "images")
-    conv = torch.nn.Conv2d(4, 8, 3, padding=1, groups=2, bias=False).double()
-    reference.cells[0].conv = conv
-    with pytest.raises(OptionError, match="a convolution with groups"):
+    reference.cells[0].conv = torch.nn.Conv2d(4, 8, 3, bias=False, **odd).double()
+    with pytest.raises(OptionError, match="a convolution with groups, without zero padding or"):
         calibrate(spiking, reference, batches)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": 1, "stride": 2},
+        {"kernel_size": (3, 2), "stride": (1, 2), "padding": (0, 1), "dilation": (2, 3)},
+    ],
+)
+def test_rows_are_the_inputs_of_the_chosen_outputs(shape):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(4, 8, **shape).double()
+    x = torch.randn(3, 4, 9, 11).double()
+    outputs = places(conv(x))
+    chosen = torch.randperm(len(outputs))[:20]
+    found = Affine.of(conv, x[0, :, 0, 0]).rows(x, chosen)
+    torch.testing.assert_close(found @ conv.weight.flatten(1).T + conv.bias, outputs[chosen])
 
 
 @pytest.mark.parametrize(
