@@ -116,7 +116,7 @@ LENGTHS_EVENTS: Mapping[str, str] = {
     ),
 }
 LENGTHS_NMNIST: Mapping[str, str] = {
-    "calibrated": "lif.epochs=0",
+    "calibrated": "lif.epochs=0 lif.calibrate_samples=128",
     "long": "lif.epochs=12",
 }
 LENGTHS_IMAGES: Mapping[str, str] = {
