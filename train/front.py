@@ -194,6 +194,7 @@ def plot(methods: Sequence[Entry], out: Path) -> None:
         if target is not None and target.test is not None:
             axes.axhline(100 * target.test, color="#777777", linestyle=":", label="best baseline")
         axes.set_xlabel(title)
+        axes.locator_params(axis="x", nbins=6)  # labels of large numbers are wide
         axes.set_xlim(left=0)
         axes.grid(alpha=0.2)
     if axes.get_legend_handles_labels()[0]:  # there are none before a run has finished
