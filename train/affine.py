@@ -36,12 +36,10 @@ class Affine:
         """
         conv, norm = _parts(module)
         if isinstance(conv, nn.Conv2d | nn.Linear):
-            if isinstance(conv, nn.Conv2d) and (
-                conv.groups > 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str)
-            ):
+            if isinstance(conv, nn.Conv2d) and (conv.groups > 1 or conv.padding_mode != "zeros"):
                 raise OptionError(
-                    "a convolution with groups, without zero padding or with a named padding can't "
-                    "be calibrated; set calibrate=none"
+                    "a convolution with groups or without zero padding can't be calibrated; set "
+                    "calibrate=none"
                 )
             weight = conv.weight.clone()
             bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.clone()
@@ -95,9 +93,8 @@ class Affine:
         conv, _ = _parts(self.module)
         if not isinstance(conv, nn.Conv2d):
             return (y.flatten(1) if isinstance(conv, nn.Linear) else places(y))[chosen]
-        assert isinstance(conv.padding, tuple)  # see `of`
-        rows, columns = conv.padding
-        patches = functional.pad(y, (columns, columns, rows, rows))
+        # What torch pads by itself, also for a padding with a name such as "same".
+        patches = functional.pad(y, conv._reversed_padding_repeated_twice)
         for side in range(2):  # a view (N, C, H, W, rows and columns of the kernel)
             reach = (conv.kernel_size[side] - 1) * conv.dilation[side] + 1
             patches = patches.unfold(2 + side, reach, conv.stride[side])
