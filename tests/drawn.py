@@ -42,6 +42,8 @@ class Drawn:
     first_label: int = 0
     n_classes: int = CLASSES
     side: int = SIDE
+    trace: str = ""
+    """Placements of ODG, as if that had made the frames."""
     dataset = "drawn"
 
     @property
@@ -63,7 +65,9 @@ class Drawn:
 
     @property
     def parameters(self) -> dict[str, object]:
-        return {"source": "drawn", "kind": self.kind, "counts": [list(c) for c in self.counts]}
+        counts = [list(count) for count in self.counts]
+        trace = {"trace": self.trace} if self.trace else {}
+        return {"source": "drawn", "kind": self.kind, "counts": counts, **trace}
 
     def splits(self) -> dict[str, Samples]:
         listing = {}

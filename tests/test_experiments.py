@@ -89,11 +89,12 @@ def test_pictures_are_unpacked_whole_and_once(tmp_path, monkeypatch):
     [
         ({"decay 0.9": 0.1, "batch_size 32": 0.05}, "scratch, decay 0.9, batch_size 32"),
         ({"decay 0.9": 0.1}, "scratch, decay 0.9"),
+        ({"ema 0.9, decay 0.7": 0.1}, "scratch, ema 0.9, decay 0.7"),
         ({}, "scratch"),
     ],
 )
 def test_tuned_baselines_get_more_seeds(tmp_path, monkeypatch, gains, tuned):
-    """The search on ten classes finds the changes that gain."""
+    """The search on ten classes finds the changes that gain, also those of the comparison."""
 
     def train(words, **_):
         given = dict(pairwise(words))
@@ -116,7 +117,8 @@ def test_tuned_baselines_get_more_seeds(tmp_path, monkeypatch, gains, tuned):
 
     def pictures(_, work, choice):
         store = work / f"{choice.classes}.zarr"
-        return [Comparison("pipe-S", store, "pipe-s-small", methods)]
+        tried = ((("ema", 0.9), ("neuron.decay", 0.7)),)
+        return [Comparison("pipe-S", store, "pipe-s-small", methods, tried=tried)]
 
     trained: list[tuple[str, str | None]] = []
     words = ("pipe-s", "--recipe", "pipe-s-small")
@@ -132,7 +134,7 @@ def test_tuned_baselines_get_more_seeds(tmp_path, monkeypatch, gains, tuned):
     kept = ["scratch", f"{tuned}, 0.5x", tuned, f"{tuned}, 2x"]
     assert seeds == dict.fromkeys(kept, 3) | {"pipe-S": 2}
     searched = json.loads((tmp_path / "search/report/pipe-S/report.json").read_text())["front"]
-    tries = 14 + (len(gains) > 1)
+    tries = 15 + (len(gains) > 1)
     assert len(searched) == tries
     assert trained[:tries] == [(str(tmp_path / "search/10.zarr"), "0.2")] * tries
     assert set(trained[tries:]) == {(str(tmp_path / "20.zarr"), None)}

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 import eventdata
+from tools.baselines import Changes
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Comparison:
     """Settings of the recipe in every run."""
     few: int = 2
     """The number of few steps; it divides the number of all steps."""
+    tried: tuple[Changes, ...] = ()
+    """Changes of the baseline to search besides those of `tools.baselines`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,7 @@ def pictures(archive: Path, work: Path, choice: Choice) -> list[Comparison]:
     eventdata.convert("images", events, grey, grey_from_events=True)
     recipe_d, recipe_s = ("--recipe", "pipe-d-small"), ("--recipe", "pipe-s-small")
     recipe_e = ("--recipe", "pipe-d-small-events", "--set", "all.augment.flip=0.5")
+    recipe_a = ("--recipe", "pipe-d-small-aligned")
     return [
         Comparison(
             "pipe-D",
@@ -90,10 +94,12 @@ def pictures(archive: Path, work: Path, choice: Choice) -> list[Comparison]:
             "pipe-d-small",
             (
                 Method("scratch", ("scratch", *recipe_d)),
+                *lengths("pipe-D, aligned", ("pipe-d", *recipe_a), LENGTHS_ALIGNED),
                 *lengths("pipe-D, events", ("pipe-d", *recipe_e), LENGTHS_EVENTS),
                 Method("pipe-D, RGB", ("pipe-d", *recipe_d), rgb),
                 Method("pipe-D, grey", ("pipe-d", *recipe_d), grey),
             ),
+            tried=ALIGNED,
         ),
         Comparison(
             "pipe-S",
@@ -107,6 +113,16 @@ def pictures(archive: Path, work: Path, choice: Choice) -> list[Comparison]:
     ]
 
 
+ALIGNED: tuple[Changes, ...] = (
+    (("align", True),),
+    (("align", True), ("neuron.decay", 0.7), ("augment.polarity_swap", 0.0)),
+)
+"""The input of the aligned pipeline for baselines, first without its neurons, then with them."""
+
+LENGTHS_ALIGNED: Mapping[str, str] = {
+    "calibrated": "sum.epochs=12 lif.epochs=0",
+    "long": "sum.epochs=40 sum.augment.crop=0.15 sum.augment.scale=0.2 lif.epochs=4",
+}
 LENGTHS_EVENTS: Mapping[str, str] = {
     "calibrated": "sum.epochs=16 lif.epochs=0",
     # Two steps of four frames each, more varied samples, and the neurons of the tuned baseline.

@@ -108,6 +108,7 @@ class Runner:
         unchanged = Baseline(comparison.recipe, comparison.changes, length=TRIAL)
         tried = self._try(one_by_one(unchanged, comparison.few))
         tried += self._try(combined(tried))
+        tried += self._try([replace(unchanged, changes=one) for one in comparison.tried])
         best, _ = max(tried, key=lambda pair: pair[1])
         report(sorted(self.folder.iterdir()), self.work / "report" / comparison.name)
         return best.changes

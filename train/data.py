@@ -22,6 +22,7 @@ from eventdata.kernels.representations import REPRESENTATIONS
 from eventdata.loader import FrameLoader
 from eventdata.store.layout import SampleFormat
 from eventdata.store.read import open_store
+from train.align import Shifts, align, shifts_of
 from train.splits import draw, sample_keys
 
 PURPOSES = {"train": "train on", "select": "select models by", "test": "test on"}
@@ -65,11 +66,20 @@ def downscale(packed: Tensor, factor: int, sample: SampleFormat) -> Tensor:
     return x if sample.is_events else (x / factor**2).round()
 
 
-def unpack_batch(packed: Tensor, sample: SampleFormat, steps: int | None, factor: int) -> Tensor:
+def unpack_batch(
+    packed: Tensor,
+    sample: SampleFormat,
+    *,
+    steps: int | None,
+    factor: int,
+    shifts: Shifts | None = None,
+) -> Tensor:
     """Return packed samples (N, K, H, W, P) as a batch of an `Epoch` with these settings.
 
-    They are downscaled while packed, which is an eighth of the work.
+    They are aligned and downscaled while packed, which is an eighth of the work.
     """
+    if shifts is not None:
+        packed = align(packed, shifts)
     steps = sample.steps if steps is None else steps
     if sample.steps is not None and steps is not None:
         sample = replace(sample, steps=steps)
@@ -120,6 +130,8 @@ class Epoch:
     """Frames: the number of first steps to use; None: all."""
     downscale: int = 1
     """Divisor of rows and columns."""
+    align: bool = False
+    """Whether to align the steps of ODG's frames (`train.align`)."""
     shuffle_by: tuple[int, int] | None = None
     """Seed and epoch; None for evaluation."""
     balanced: bool = False
@@ -140,6 +152,7 @@ class Epoch:
         seed, epoch = self.shuffle_by or (0, 0)
         part = balance(self.part, seed, epoch) if training and self.balanced else self.part
         wide = self.part.sample_format.dtype != "uint8"
+        as_stored = self.downscale > 1 or self.align
         loader = FrameLoader(
             part,
             self.batch_size,
@@ -150,9 +163,9 @@ class Epoch:
             world_size=self.devices,
             threads=self.threads,
             device=self.device,
-            layout="NTPHW" if self.downscale == 1 else "packed",
-            dtype=torch.float32 if wide and self.downscale == 1 else torch.uint8,
-            transform=self._cut if self.downscale == 1 else self._shrink,
+            layout="packed" if as_stored else "NTPHW",
+            dtype=torch.float32 if wide and not as_stored else torch.uint8,
+            transform=self._unpack if as_stored else self._cut,
         )
         loader.epoch = epoch
         return loader
@@ -160,8 +173,11 @@ class Epoch:
     def _cut(self, batch: Tensor) -> Tensor:
         return batch[:, : self.steps] if batch.ndim == 5 else batch
 
-    def _shrink(self, packed: Tensor) -> Tensor:
-        return unpack_batch(packed, self.part.sample_format, self.steps, self.downscale)
+    def _unpack(self, packed: Tensor) -> Tensor:
+        sample, attrs, shifts = self.part.sample_format, self.part.attrs, None
+        if self.align:
+            shifts = shifts_of(attrs["parameters"], sample, attrs["dataset"])
+        return unpack_batch(packed, sample, steps=self.steps, factor=self.downscale, shifts=shifts)
 
     def __len__(self) -> int:
         return epoch_steps(len(self._loader()) // self.multiple, self.share) * self.multiple

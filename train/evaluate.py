@@ -246,6 +246,7 @@ def _batches(part: FrameDataset, info: ModelInfo, network: Network) -> Epoch:
         batch_size=BATCH,
         steps=stage.steps,
         downscale=stage.downscale,
+        align=stage.align,
         device=next(network.parameters()).device,
     )
 

@@ -53,7 +53,7 @@ class ModelInfo:
 
     @property
     def settings(self) -> Stage:
-        """The settings of the stage: neurons, steps, collapse, downscale."""
+        """The settings of the stage: neurons, steps, collapse, downscale, align."""
         return self.recipe.stages[self.stage]
 
 
@@ -128,7 +128,7 @@ def _file_of(path: str | Path, stage: str | None) -> tuple[Path, str | None]:
 
 def _deciding(stage: Stage) -> dict[str, Any]:
     """Return the settings of a stage that decide the outputs of a network with given weights."""
-    inputs = ("steps", "collapse", "downscale", "normalise")
+    inputs = ("steps", "collapse", "downscale", "align", "normalise")
     return {key: getattr(stage, key) for key in inputs} | table_of(stage.neuron)
 
 

@@ -33,6 +33,7 @@ from eventdata.raw.source import Samples, Source, collect_notes
 from eventdata.raw.ucf101_lists import FOLDERS, ClipFolders
 from eventdata.store.layout import HEADER_KEY
 from eventdata.store.read import open_store
+from train.align import shifts_of
 from train.data import unpack_batch
 from train.evaluate import BATCH, Progress, answers, check_sample, outputs, pick_split, to_device
 from train.model import Framing, ModelInfo, load_model
@@ -134,6 +135,7 @@ def _of_files(
     check_sample(info, source.sample_format, source.parameters, place)
     samples.inspect_files()
     sample, settings, device = source.sample_format, info.settings, to_device(network)
+    shifts = shifts_of(source.parameters, source.sample_format, place) if settings.align else None
     packed = np.zeros((BATCH, *sample.packed_shape), sample.dtype)
     for start in range(0, len(samples), BATCH):
         read: dict[int, int] = {}  # sample -> its place in the batch
@@ -150,7 +152,9 @@ def _of_files(
         best: list[tuple[tuple[str, float], ...]] = []
         if read:
             batch = torch.from_numpy(packed[: len(read)]).to(device)
-            frames = unpack_batch(batch, sample, settings.steps, settings.downscale)
+            frames = unpack_batch(
+                batch, sample, steps=settings.steps, factor=settings.downscale, shifts=shifts
+            )
             best = _best(answers(network, info, frames), info, top)
         for index in indices:
             own = best[read[index]] if index in read else ()

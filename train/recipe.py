@@ -319,6 +319,7 @@ def _with_teachers(stages: dict[str, Stage], *, on_frames: bool) -> dict[str, St
                 steps=stage.steps if frames else None,
                 collapse=1 if frames else None,
                 downscale=stage.downscale,
+                align=stage.align,
                 normalise=stage.normalise,
             )
             known = [key for key, one in found.items() if one == teacher]
@@ -346,7 +347,7 @@ def _check_teachers(stages: dict[str, Stage], where: str, *, on_frames: bool) ->
                 f"({', '.join(earlier) or 'there is none'}) nor a file; correct it"
             )
         frames = on_frames and stage.data == "data"
-        for key in ("data", "downscale", *(("steps",) if frames else ())):
+        for key in ("data", "downscale", *(("steps", "align") if frames else ())):
             mine, theirs = getattr(stage, key), getattr(stages[stage.teacher or name], key)
             if mine != theirs:
                 raise OptionError(
@@ -359,6 +360,7 @@ def _check_of_images(stage: Stage, where: str) -> None:
     """Raise OptionError if a stage on still images has settings that act only on frames."""
     for key, value in (
         ("collapse", stage.collapse),
+        ("align", stage.align),
         ("augment.time_shift", stage.augment.time_shift),
         ("augment.event_drop", stage.augment.event_drop),
         ("augment.polarity_swap", stage.augment.polarity_swap),

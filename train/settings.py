@@ -232,6 +232,11 @@ class Stage(Settings):
         "Divisor of rows and columns, by max-pooling of event frames, by the mean of images.",
         least=1,
     )
+    align: bool = setting(
+        False,
+        "Event frames of ODG (es-imagenet, imagenet): move each step back by the placement of its "
+        "image, so that the events of an edge meet at the same pixels.",
+    )
     normalise: Literal["grey", "imagenet"] = setting(
         "grey",
         "Images: the same mean and deviation for all channels, or those of ImageNet's colours, as "

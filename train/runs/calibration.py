@@ -48,7 +48,7 @@ def calibrate_stage(
     same_store = stage.weights in plan.recipe.stages or (
         facts.get("store") == plan.stores[stage.data].digest
     )
-    keys = ("data", "downscale", "steps" if on_frames else "normalise")
+    keys = ("data", "downscale", *(("steps", "align") if on_frames else ("normalise",)))
     same_view = same_store and all(getattr(earlier, key) == getattr(stage, key) for key in keys)
     collapse = earlier.collapse if earlier.data == stage.data else 1
     if on_frames and (stage.steps or data.shape[0]) % (collapse or 1):

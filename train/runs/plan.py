@@ -10,6 +10,7 @@ import torch
 
 from eventdata.errors import OptionError
 from eventdata.store.read import Store, open_store
+from train.align import shifts_of
 from train.data import Data, open_data
 from train.networks import NETWORKS, OF_THE_DATA, build
 from train.networks.layers import Network
@@ -210,6 +211,10 @@ def _check_stage(plan: RunPlan, name: str) -> None:
             raise OptionError(
                 f"{name}: collapse is {stage.collapse}, which does not divide {used} steps evenly"
             )
+        if stage.align:
+            store = plan.stores[stage.data]
+            # Refuses other frames.
+            shifts_of(store.header.parameters, data.train.sample_format, store.files.where)
     elif stage.normalise == "imagenet" and channels != 3:
         raise OptionError(
             f"{name}: normalise is imagenet, but the store's images have {channels} channels, not "

@@ -344,6 +344,7 @@ class StageRun:
             batch_size=size,
             steps=self.stage.steps,
             downscale=self.stage.downscale,
+            align=self.stage.align,
             shuffle_by=(self.plan.recipe.run.seed, 0),
             device=device,
         )

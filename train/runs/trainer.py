@@ -38,6 +38,7 @@ class Feed(LightningDataModule):
             batch_size=self.plan.device_batch(self.stage),
             steps=self.stage.steps,
             downscale=self.stage.downscale,
+            align=self.stage.align,
             shuffle_by=None if seed is None else (seed, trainer.current_epoch),
             balanced=self.stage.sampling == "balanced",
             multiple=1 if seed is None else self.stage.accumulate,

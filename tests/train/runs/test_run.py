@@ -24,7 +24,7 @@ import train.runs.record
 import train.runs.run
 from eventdata.cli import main
 from eventdata.errors import InputError, MismatchError, OptionError
-from tests.drawn import TINY_RECIPE, make_store
+from tests.drawn import TINY_RECIPE, T, make_store
 from tests.makers import tree_digest
 from train import load_model
 from train.export import export
@@ -801,9 +801,9 @@ def test_gradients_accumulate(tmp_path, recipe, events):
 def large(tmp_path_factory):
     """Stores of events and of still images, large enough for every network."""
     folder = tmp_path_factory.mktemp("large")
-    counts = (("train", 12), ("test", 6))
+    counts, trace = (("train", 12), ("test", 6)), " ".join(f"0,{n % 2}" for n in range(T + 1))
     return [
-        make_store(folder / "events.zarr", side=36, counts=counts),
+        make_store(folder / "events.zarr", side=36, counts=counts, trace=trace),
         make_store(folder / "images.zarr", kind="image", channels=3, side=36, counts=counts),
     ]
 
