@@ -115,12 +115,12 @@ def pictures(archive: Path, work: Path, choice: Choice) -> list[Comparison]:
 
 ALIGNED: tuple[Changes, ...] = (
     (("align", True),),
-    (("align", True), ("neuron.decay", 0.7), ("augment.polarity_swap", 0.0)),
+    (("align", True), ("neuron.decay", 0.6), ("augment.polarity_swap", 0.0)),
 )
 """The input of the aligned pipeline for baselines, first without its neurons, then with them."""
 
 LENGTHS_ALIGNED: Mapping[str, str] = {
-    "calibrated": "sum.epochs=12 lif.epochs=0",
+    "calibrated": "sum.epochs=10 lif.epochs=0",
     "long": "sum.epochs=40 sum.augment.crop=0.15 sum.augment.scale=0.2 lif.epochs=4",
 }
 LENGTHS_EVENTS: Mapping[str, str] = {
