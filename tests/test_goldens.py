@@ -555,7 +555,10 @@ def test_training_has_the_recorded_losses(
     assert list(losses) == list(RECIPES[recipe])
     for stage, values in losses.items():
         assert all(math.isfinite(value) for value in values)
-        assert values == pytest.approx(expected["losses"][stage], rel=1e-4), stage
+        # Processors round differently. A spike at its threshold is then there or not, which changed
+        # losses of LIF by up to 1.6 % from one processor to another.
+        rel = 1e-4 if stage in ("ann", "pretrain", "sum") else 0.03
+        assert values == pytest.approx(expected["losses"][stage], rel=rel), stage
     # One of the 16 test images may lie on the edge between two classes.
     assert found["top1"] == pytest.approx(expected["top1"], abs=1 / 16 + 1e-6)
 
