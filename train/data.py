@@ -69,7 +69,6 @@ def downscale(packed: Tensor, factor: int, sample: SampleFormat) -> Tensor:
 def unpack_batch(
     packed: Tensor,
     sample: SampleFormat,
-    *,
     steps: int | None,
     factor: int,
     shifts: Shifts | None = None,
@@ -177,7 +176,7 @@ class Epoch:
         sample, attrs, shifts = self.part.sample_format, self.part.attrs, None
         if self.align:
             shifts = shifts_of(attrs["parameters"], sample, attrs["dataset"])
-        return unpack_batch(packed, sample, steps=self.steps, factor=self.downscale, shifts=shifts)
+        return unpack_batch(packed, sample, self.steps, self.downscale, shifts)
 
     def __len__(self) -> int:
         return epoch_steps(len(self._loader()) // self.multiple, self.share) * self.multiple

@@ -152,9 +152,7 @@ def _of_files(
         best: list[tuple[tuple[str, float], ...]] = []
         if read:
             batch = torch.from_numpy(packed[: len(read)]).to(device)
-            frames = unpack_batch(
-                batch, sample, steps=settings.steps, factor=settings.downscale, shifts=shifts
-            )
+            frames = unpack_batch(batch, sample, settings.steps, settings.downscale, shifts)
             best = _best(answers(network, info, frames), info, top)
         for index in indices:
             own = best[read[index]] if index in read else ()
