@@ -44,8 +44,7 @@ def shifts_of(parameters: Mapping[str, Any], sample: SampleFormat, where: object
         raise OptionError(f"{where}: {error}; convert it again") from None
     if not sample.is_packed or sample.steps != odg.steps:
         raise OptionError(f"{where}: its frames do not have the {odg.steps} steps of its path")
-    centre = odg.reach // 2
-    return tuple((centre - row, centre - column) for row, column in odg.trace[1:])
+    return odg.shifts
 
 
 def align(packed: Tensor, shifts: Shifts) -> Tensor:

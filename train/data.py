@@ -7,7 +7,7 @@ Legend: N samples, T steps, P polarities, C channels, H rows, W columns; K bytes
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import islice
 
 import numpy as np
@@ -172,11 +172,16 @@ class Epoch:
     def _cut(self, batch: Tensor) -> Tensor:
         return batch[:, : self.steps] if batch.ndim == 5 else batch
 
+    @cached_property
+    def _shifts(self) -> Shifts | None:
+        attrs = self.part.attrs
+        if not self.align:
+            return None
+        return shifts_of(attrs["parameters"], self.part.sample_format, attrs["dataset"])
+
     def _unpack(self, packed: Tensor) -> Tensor:
-        sample, attrs, shifts = self.part.sample_format, self.part.attrs, None
-        if self.align:
-            shifts = shifts_of(attrs["parameters"], sample, attrs["dataset"])
-        return unpack_batch(packed, sample, self.steps, self.downscale, shifts)
+        sample = self.part.sample_format
+        return unpack_batch(packed, sample, self.steps, self.downscale, self._shifts)
 
     def __len__(self) -> int:
         return epoch_steps(len(self._loader()) // self.multiple, self.share) * self.multiple

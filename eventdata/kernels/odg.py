@@ -93,6 +93,12 @@ class OdgSettings(Settings):
         return max(max(place) for place in self.trace)
 
     @property
+    def shifts(self) -> tuple[tuple[int, int], ...]:
+        """Return the rows and columns that move each step to where the image rests (T, 2)."""
+        rest = self.reach // 2
+        return tuple((rest - row, rest - column) for row, column in self.trace[1:])
+
+    @property
     def canvas(self) -> int:
         """Return the side of the square that holds every placement of a square image."""
         return self.long_side + self.reach
@@ -172,9 +178,9 @@ def edge_integral(packed: U8, settings: OdgSettings) -> U8:
         raise InputError(f"frames {packed.shape} lack {settings.steps} steps with polarity last")
     steps, reach, (height, width) = settings.steps, settings.reach, packed.shape[1:3]
     sums = np.zeros((height + 2 * reach, width + 2 * reach), np.int32)
-    for step, place in enumerate(settings.trace[1:]):
+    for step, shift in enumerate(settings.shifts):
         bits = packed[step // 8] >> (7 - step % 8) & 1
-        top, left = (reach + reach // 2 - side for side in place)
+        top, left = (reach + distance for distance in shift)
         moved = sums[top : top + height, left : left + width]
         moved += (bits[..., 0] - bits[..., 1]).view(np.int8)
     sums = sums[reach : reach + height, reach : reach + width]
